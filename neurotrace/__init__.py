@@ -1,0 +1,51 @@
+"""neurotrace: find the MLP neurons that make a language model recall or reason, and prove it.
+
+Names are loaded when first used: `import neurotrace` doesn't import torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "errors": ("InputError",),
+    "neurons": ("Neuron", "NEURON_DEFINITION"),
+    "pairs": (
+        "Fold", "PromptPair", "fold_pairs", "load_pairs", "probe_names", "split_pairs",
+    ),
+    "models": ("hook", "load_model"),
+    "hooks": ("ModelInfo", "inspect_model"),
+    "tokens": ("EncodedPairs", "encode"),
+    "activations": ("Activations", "Moments", "collect", "moments"),
+    "scores": ("Scores",),
+    "rankers": (
+        "contrast", "direct", "exact", "gradient", "integrated", "pearson", "random_scores",
+    ),
+    "interventions": (
+        "Intervention", "mean", "patch", "random_signs", "scale", "set_to_mean", "shift", "zero",
+    ),
+    "effects": ("Effects", "damage", "measure"),
+    "generation": ("generate",),
+    "study": ("Study", "study"),
+    "plotting": ("plot_estimates", "plot_flips", "plot_pairs", "plot_scores"),
+    "report": ("write_report",),
+    "runs": ("save_run",),
+}  # fmt: skip
+_module_of = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = ["__version__", *sorted(_module_of)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _module_of:
+        raise AttributeError(f"module 'neurotrace' has no attribute {name!r}")
+    value = getattr(import_module(f"neurotrace.{_module_of[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

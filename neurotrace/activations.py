@@ -1,0 +1,151 @@
+"""Collect what the neurons do on both sides of every pair, at the read position.
+
+`collect` keeps every value; `moments` streams and keeps sums, so that its memory doesn't grow with
+the number of pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from neurotrace.errors import InputError
+from neurotrace.hooks import forward, inspect_model
+from neurotrace.pairs import PromptPair
+from neurotrace.tokens import SIDES, EncodedPairs, Progress, Side, by_length, encode
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Neuron activations at the read position, in the order of `pairs`."""
+
+    values: Float[Tensor, "side pair layer neuron"]  # side 0 memorization, 1 reasoning
+    pairs: tuple[PromptPair, ...]
+
+    def side(self, side: Side) -> Float[Tensor, "pair layer neuron"]:
+        return self.values[SIDES.index(side)]
+
+    def moments(self) -> Moments:
+        return Moments(
+            self.values.mean(dim=1), self.values.var(dim=1, unbiased=False), len(self.pairs)
+        )
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean and (population) variance of each neuron's activation on each side."""
+
+    mean: Float[Tensor, "side layer neuron"]
+    variance: Float[Tensor, "side layer neuron"]
+    count: int  # pairs
+
+    def mean_of(self, side: Side) -> Float[Tensor, "layer neuron"]:
+        return self.mean[SIDES.index(side)]
+
+    @property
+    def contrast(self) -> Float[Tensor, "layer neuron"]:
+        """NMD: mean over pairs of a(reasoning) - a(memorization) (Huang et al., EMNLP 2025)."""
+        return self.mean[1] - self.mean[0]
+
+    @property
+    def pearson(self) -> Float[Tensor, "layer neuron"]:
+        """Correlation of the activation with y = 1 on the reasoning side; NaN where it is constant.
+
+        With as many prompts on either side the total variance is the mean of the two variances plus
+        (contrast / 2)^2, and the covariance with y is contrast / 4.
+        """
+        total = self.variance.mean(dim=0) + (self.contrast / 2) ** 2
+        return torch.where(total > 0, self.contrast / 2 / total.sqrt(), torch.nan)
+
+
+def collect(
+    model: Any,
+    pairs: Sequence[PromptPair] | EncodedPairs,
+    *,
+    batch_size: int = 32,
+    budget_gb: float = 4.0,
+    progress: Progress = None,
+) -> Activations:
+    """Activations of every neuron on both sides of every (behaving) pair.
+
+    Raises:
+        InputError: they would take more than `budget_gb`; `moments` streams instead.
+    """
+    encoded = encode(model, pairs)
+    info = inspect_model(model)
+    size = 2 * len(encoded) * info.n_neurons * 4 / 2**30
+    if size > budget_gb:
+        raise InputError(
+            f"the activations of {len(encoded)} pairs take {size:.1f} GiB, the budget is "
+            f"{budget_gb:g}: use nt.moments(model, pairs), raise budget_gb, or pass fewer pairs"
+        )
+    values = torch.empty(2, len(encoded), info.n_layers, info.d_mlp)
+    for place, side in enumerate(SIDES):
+        for rows, batch in stream(model, encoded, side, batch_size=batch_size, progress=progress):
+            values[place, rows] = batch
+    return Activations(values, encoded.pairs)
+
+
+def moments(
+    model: Any,
+    pairs: Sequence[PromptPair] | EncodedPairs,
+    *,
+    batch_size: int = 32,
+    progress: Progress = None,
+) -> Moments:
+    """Mean and variance of every neuron on both sides, streamed (Chan's parallel update)."""
+    encoded = encode(model, pairs)
+    info = inspect_model(model)
+    mean = torch.zeros(2, info.n_layers, info.d_mlp, dtype=torch.float64)
+    spread = torch.zeros_like(mean)
+    for place, side in enumerate(SIDES):
+        seen = 0
+        for rows, batch in stream(model, encoded, side, batch_size=batch_size, progress=progress):
+            values = batch.double()
+            new = len(rows)
+            delta = values.mean(dim=0) - mean[place]
+            spread[place] += ((values - values.mean(dim=0)) ** 2).sum(dim=0)
+            spread[place] += delta**2 * (seen * new / (seen + new))
+            mean[place] += delta * (new / (seen + new))
+            seen += new
+    return Moments(mean.float(), (spread / len(encoded)).float(), len(encoded))
+
+
+def stream(
+    model: Any,
+    encoded: EncodedPairs,
+    side: Side,
+    *,
+    batch_size: int = 32,
+    progress: Progress = None,
+) -> Iterator[tuple[list[int], Float[Tensor, "batch layer neuron"]]]:
+    """(places of the pairs, their activations at the read position), batch by batch."""
+    info = inspect_model(model)
+    batches = list(by_length(encoded.ids(side), batch_size))
+    label = f"reading neurons ({side} prompts)"
+    for rows, ids in progress(batches, description=label) if progress else batches:
+        yield rows, read_activations(model, ids, info.n_layers, info.d_mlp)
+
+
+def read_activations(
+    model: Any, ids: Tensor, n_layers: int, d_mlp: int
+) -> Float[Tensor, "batch layer neuron"]:
+    """Activations of every neuron at the last position of a batch of equal-length prompts."""
+    found = torch.empty(len(ids), n_layers, d_mlp)
+
+    def keep(layer: int, post: Tensor) -> None:
+        found[:, layer] = post[:, -1].detach().float().cpu()
+
+    with torch.no_grad():
+        forward(model, ids, edit=keep, layers=range(n_layers))
+    bad = ~torch.isfinite(found).all(dim=-1).all(dim=0)
+    if bad.any():
+        raise InputError(
+            f"activations in layer {int(bad.nonzero()[0])} are not finite: try dtype=float32"
+        )
+    return found

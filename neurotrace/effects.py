@@ -1,0 +1,384 @@
+"""Do it and look: what interventions do to the model's answers, pair by pair.
+
+Interventions at the read position run on the suffix engine where one was proved for the model
+(`suffix.py`); else, and at all positions, as full forward passes with hooks. Both ways give the
+same numbers within rounding; `tests/test_effects.py` holds one against the other.
+"""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from neurotrace import metrics, statistics
+from neurotrace.activations import read_activations
+from neurotrace.errors import InputError
+from neurotrace.hooks import forward, inspect_model, tokenizer_of, twin
+from neurotrace.interventions import Intervention
+from neurotrace.neurons import by_layer
+from neurotrace.pairs import PromptPair
+from neurotrace.scores import Direction
+from neurotrace.tokens import EncodedPairs, Progress, by_length, encode, last_logits
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+Positions = Literal["read", "all"]
+_engines: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+_ROWS_AT_ONCE = 256  # changed rows whose logits over the vocabulary are held together
+
+
+@dataclass(frozen=True)
+class Effects:
+    """One row for each (pair, intervention).
+
+    Columns: `pair, family, template, group`; `direction, intervention, role, k`; `L_before, L_after`
+    (nats); `p_memorized_before|after, p_reasoned_before|after`; `top_before, top_after` (the model's
+    top-1 token, as text); `prefers` (L changed sides), `answers` (the *other* named answer is the
+    top-1 token), `kl` (KL(before || after) of the next token on this prompt, nats).
+    """
+
+    table: pa.Table
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    def to_frame(self) -> pd.DataFrame:
+        return self.table.to_pandas()
+
+    def where(self, **values: Any) -> Effects:
+        """The rows in which every named column has the given value."""
+        import pyarrow.compute as pc
+
+        table = self.table
+        for name, value in values.items():
+            if name not in table.column_names:
+                raise InputError(f"no column {name!r}; there are {', '.join(table.column_names)}")
+            table = table.filter(pc.equal(table[name], value))
+        return Effects(table)
+
+    def rates(
+        self, by: Sequence[str] = ("family", "direction", "intervention", "k", "role")
+    ) -> pd.DataFrame:
+        """Flip rates with 95 % intervals clustered by group: a row for each value of `by`."""
+        import pandas as pd
+
+        rows = []
+        for key, part in self.to_frame().groupby(list(by), sort=False):
+            groups = part["group"].tolist()
+            low, high = statistics.rate_interval(part["answers"].to_numpy(), groups)
+            low_p, high_p = statistics.rate_interval(part["prefers"].to_numpy(), groups)
+            rows.append(
+                dict(zip(by, key, strict=True))
+                | {
+                    "answers": float(part["answers"].mean()),
+                    "answers_low": low,
+                    "answers_high": high,
+                    "prefers": float(part["prefers"].mean()),
+                    "prefers_low": low_p,
+                    "prefers_high": high_p,
+                    "kl": float(part["kl"].mean()),
+                    "n": part["pair"].nunique(),
+                    "groups": len(set(groups)),
+                }
+            )
+        return pd.DataFrame(rows)
+
+
+def measure(
+    model: Any,
+    pairs: Sequence[PromptPair] | EncodedPairs,
+    interventions: Sequence[Intervention],
+    *,
+    positions: Positions = "read",
+    progress: Progress = None,
+) -> Effects:
+    """Perform every intervention on its recipient prompt of every pair.
+
+    Args:
+        interventions: any mixture of kinds, sizes and directions. With role ``"other_donor"`` a
+            patch takes its values from the next pair of another group (other answers, same
+            behaviour).
+        positions: ``"read"``, or ``"all"`` positions of the prompt; patching them all needs pairs
+            whose two prompts have equally many tokens.
+
+    Raises:
+        InputError: no interventions; a patch at all positions on pairs that don't align.
+    """
+    encoded = encode(model, pairs)
+    info = inspect_model(model)
+    if not interventions:
+        raise InputError("no interventions to measure: pass nt.patch(neurons, donor=...) or others")
+    outside = [
+        neuron for each in interventions for neuron in each.neurons
+        if neuron.layer >= info.n_layers or neuron.index >= info.d_mlp
+    ]  # fmt: skip
+    if outside:
+        raise InputError(
+            f"{outside[0]} is not in this model of {info.n_layers} layers × {info.d_mlp} neurons"
+        )
+    if positions not in ("read", "all"):
+        raise InputError(f"positions={positions!r}: wanted 'read' or 'all'")
+    if positions == "all" and not encoded.aligned and any(i.needs_donor for i in interventions):
+        raise InputError(
+            "a patch at all positions needs prompts of equal length on both sides; "
+            "patch at the read position or set to a mean"
+        )
+    rows: list[dict[str, Any]] = []
+    tokenizer = tokenizer_of(model)
+    for direction in dict.fromkeys(each.direction for each in interventions):
+        own = [each for each in interventions if each.direction == direction]
+        side = own[0].recipient
+        batches = list(by_length(encoded.ids(side), max(1, _ROWS_AT_ONCE // len(own))))
+        label = f"intervening ({direction.replace('_', ' ')})"
+        for places, ids in progress(batches, description=label) if progress else batches:
+            clean = last_logits(model, ids).float().cpu()
+            donors = _donors(model, encoded, own, places, positions)
+            changed = changed_logits(model, ids, own, donors, positions=positions)
+            rows += _rows(tokenizer, encoded.at(places), own, clean, changed)
+    return Effects(_table(rows))
+
+
+def changed_logits(
+    model: Any,
+    ids: Int[Tensor, "prompt pos"],
+    interventions: Sequence[Intervention],
+    donors: Sequence[Tensor | None],
+    *,
+    positions: Positions = "read",
+) -> Iterator[Float[Tensor, "prompt vocab"]]:
+    """Logits at the last position under each intervention in turn.
+
+    Args:
+        donors: for each intervention the donor values of its neurons, Float[Tensor, "prompt neuron"]
+            (or "prompt pos neuron" at all positions), None where it needs none.
+    """
+    engine = engine_of(model) if positions == "read" else None
+    if engine is None:
+        for intervention, values in zip(interventions, donors, strict=True):
+            yield _hooked_logits(model, ids, intervention, values, positions)
+        return
+    from neurotrace.suffix import Edit
+
+    run = engine.clean(ids)
+    edits: list[list[Edit]] = []
+    for intervention, values in zip(interventions, donors, strict=True):
+        layers = torch.tensor([neuron.layer for neuron in intervention.neurons])
+        units = torch.tensor([neuron.index for neuron in intervention.neurons])
+        given = torch.zeros(len(ids), len(intervention)) if values is None else values
+        offsets = intervention.gain * given + intervention.offset
+        edits.append([Edit(layers, units, intervention.keep, offset) for offset in offsets])
+    # the engine wants rows in prompt order
+    flat = [of_one[row] for row in range(len(ids)) for of_one in edits]
+    logits = engine.logits(engine.sets(run, flat)).float().cpu()
+    yield from rearrange(logits, "(prompt each) vocab -> each prompt vocab", prompt=len(ids))
+
+
+def engine_of(model: Any) -> Any | None:
+    """The suffix engine of this model, made and proved on first use; None where there is none."""
+    other = twin(model)
+    if other is None:
+        return None
+    if other not in _engines:
+        from neurotrace import suffix
+
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            _engines[other] = suffix.engine(other)
+        for each in said:
+            warnings.warn(str(each.message), stacklevel=3)
+    return _engines[other]
+
+
+def _hooked_logits(
+    model: Any,
+    ids: Tensor,
+    intervention: Intervention,
+    donor: Tensor | None,
+    positions: Positions,
+) -> Float[Tensor, "prompt vocab"]:
+    """The slow, obvious way: a full forward pass with hooks that apply the map."""
+    where = slice(-1, None) if positions == "read" else slice(None)
+    places = by_layer(intervention.neurons)
+
+    def edit(layer: int, post: Tensor) -> Tensor:
+        chosen = places[layer]
+        units = [intervention.neurons[place].index for place in chosen]
+        keep, gain, offset = (
+            getattr(intervention, name)[chosen].to(post) for name in ("keep", "gain", "offset")
+        )
+        changed = post.clone()
+        new = torch.where(keep == 0, 0, keep * post[:, where][..., units]) + offset
+        if donor is not None:
+            given = donor[..., chosen].to(post)
+            new = new + gain * (given[:, None] if given.ndim == 2 else given)
+        changed[:, where, units] = new
+        return changed
+
+    with torch.no_grad():
+        return forward(model, ids, edit=edit, layers=places).float().cpu()
+
+
+def _donors(
+    model: Any,
+    encoded: EncodedPairs,
+    interventions: Sequence[Intervention],
+    places: Sequence[int],
+    positions: Positions,
+) -> list[Tensor | None]:
+    """Donor values of each intervention's neurons for the pairs at `places`."""
+    found: list[Tensor | None] = []
+    cached: dict[bool, Tensor] = {}
+    for intervention in interventions:
+        if not intervention.needs_donor:
+            found.append(None)
+            continue
+        foreign = intervention.role == "other_donor"
+        if foreign not in cached:
+            origin = [_next_of_other_group(encoded, place) for place in places] if foreign else places
+            prompts = [encoded.ids(intervention.donor)[place] for place in origin]
+            cached[foreign] = _clean_activations(model, prompts, positions)
+        layers = [neuron.layer for neuron in intervention.neurons]
+        units = [neuron.index for neuron in intervention.neurons]
+        found.append(cached[foreign][..., layers, units])
+    return found
+
+
+def _clean_activations(model: Any, prompts: Sequence[Tensor], positions: Positions) -> Tensor:
+    """Float[Tensor, "prompt layer neuron"], or "prompt pos layer neuron" at all positions."""
+    info = inspect_model(model)
+    engine = engine_of(model) if positions == "read" else None
+    found: list[Tensor | None] = [None] * len(prompts)
+    for rows, ids in by_length(prompts, len(prompts)):
+        if engine is not None:
+            values = engine.clean(ids).activations.float().cpu()
+        elif positions == "read":
+            values = read_activations(model, ids, info.n_layers, info.d_mlp)
+        else:
+            values = torch.empty(*ids.shape, info.n_layers, info.d_mlp)
+
+            def keep(layer: int, post: Tensor, into: Tensor = values) -> None:
+                into[:, :, layer] = post.float().cpu()
+
+            with torch.no_grad():
+                forward(model, ids, edit=keep, layers=range(info.n_layers))
+        for row, value in zip(rows, values, strict=True):
+            found[row] = value
+    return torch.stack([value for value in found if value is not None])
+
+
+def _next_of_other_group(encoded: EncodedPairs, place: int) -> int:
+    """The next pair of the same family and another group with other answers, if there is one."""
+    own = encoded.pairs[place]
+    total = len(encoded)
+    order = [(place + step) % total for step in range(1, total)]
+    tests: list[Callable[[PromptPair], bool]] = [
+        lambda other: other.family == own.family and other.group != own.group
+        and other.memorized_answer != own.memorized_answer
+        and other.reasoned_answer != own.reasoned_answer,
+        lambda other: other.group != own.group,
+        lambda other: True,
+    ]  # fmt: skip
+    for test in tests:
+        for other in order:
+            if test(encoded.pairs[other]):
+                return other
+    raise InputError("the control 'other_donor' needs at least two pairs")
+
+
+def _rows(
+    tokenizer: Any,
+    part: EncodedPairs,
+    interventions: Sequence[Intervention],
+    clean: Float[Tensor, "pair vocab"],
+    changed: Iterator[Float[Tensor, "pair vocab"]],
+) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    before = _readout(clean, part)
+    for intervention, logits in zip(interventions, changed, strict=True):
+        if not torch.isfinite(logits).all():
+            raise InputError(f"{intervention}: the logits it leaves are not finite")
+        after = _readout(logits, part)
+        divergence = metrics.kl(clean, logits)
+        to_reasoning = intervention.direction == "to_reasoning"
+        wanted = part.reasoned if to_reasoning else part.memorized
+        for row, pair in enumerate(part.pairs):
+            moved = after["L"][row] < 0 if to_reasoning else after["L"][row] > 0
+            rows.append(
+                {
+                    "pair": pair.id, "family": pair.family, "template": pair.template,
+                    "group": pair.group, "direction": intervention.direction,
+                    "intervention": intervention.kind, "role": intervention.role,
+                    "k": len(intervention),
+                    "L_before": float(before["L"][row]), "L_after": float(after["L"][row]),
+                    "p_memorized_before": float(before["p_memorized"][row]),
+                    "p_memorized_after": float(after["p_memorized"][row]),
+                    "p_reasoned_before": float(before["p_reasoned"][row]),
+                    "p_reasoned_after": float(after["p_reasoned"][row]),
+                    "top_before": tokenizer.decode([int(before["top"][row])]),
+                    "top_after": tokenizer.decode([int(after["top"][row])]),
+                    "prefers": bool(moved),
+                    "answers": bool(after["top"][row] == wanted[row]),
+                    "kl": float(divergence[row]),
+                }
+            )  # fmt: skip
+    return rows
+
+
+def _readout(logits: Float[Tensor, "pair vocab"], part: EncodedPairs) -> dict[str, Tensor]:
+    return {
+        "L": metrics.logit_difference(logits, part.memorized, part.reasoned),
+        "p_memorized": metrics.log_probability(logits, part.memorized).exp(),
+        "p_reasoned": metrics.log_probability(logits, part.reasoned).exp(),
+        "top": logits.argmax(-1),
+    }
+
+
+def _table(rows: list[dict[str, Any]]) -> pa.Table:
+    import pyarrow as pa
+
+    return pa.Table.from_pylist(rows)
+
+
+def damage(
+    model: Any,
+    texts: Sequence[str],
+    intervention: Intervention,
+    *,
+    donor_mean: Float[Tensor, "layer neuron"] | None = None,
+    batch_size: int = 32,
+) -> Float[Tensor, "text"]:
+    """KL(before || after), in nats, of the next token after each neutral text.
+
+    Args:
+        texts: prompts that have nothing to do with the pairs.
+        donor_mean: the value that a patch writes here, where there is no donor run: the donor
+            class's mean over training pairs.
+    """
+    if intervention.needs_donor and donor_mean is None:
+        raise InputError("a patch has no donor on neutral text: pass donor_mean, its class's mean")
+    tokenizer = tokenizer_of(model)
+    prompts = [torch.tensor(tokenizer(text).input_ids) for text in texts]
+    found = torch.zeros(len(prompts))
+    for rows, ids in by_length(prompts, batch_size):
+        given = None
+        if donor_mean is not None and intervention.needs_donor:
+            layers = [neuron.layer for neuron in intervention.neurons]
+            units = [neuron.index for neuron in intervention.neurons]
+            given = donor_mean[layers, units].expand(len(rows), -1)
+        clean = last_logits(model, ids).float().cpu()
+        (changed,) = changed_logits(model, ids, [intervention], [given])
+        found[rows] = metrics.kl(clean, changed)
+    return found
+
+
+__all__ = ["Direction", "Effects", "changed_logits", "damage", "engine_of", "measure"]

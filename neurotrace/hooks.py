@@ -1,0 +1,277 @@
+"""The only file that knows TransformerLens: its model classes, hook names and their traps.
+
+Two generations are served: `TransformerBridge` (3.9 and 4.x) and `HookedTransformer` (3.9 and
+before). What the rest of the package needs of either is in `ModelInfo` and in `forward`, which runs
+a batch of prompts of *equal length* (never padded: left-padded batches are silently wrong for
+models with learned positions) and hands each layer's neuron activations to a function.
+
+Tensors of the wrong kind under the right name have shipped before, so `inspect_model` measures,
+once for each model, that the hooks are what they say, and refuses by name what fails.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from neurotrace.errors import InputError
+
+# (layer, activations [batch pos neuron]) -> the activations to go on with, or None to leave them
+Edit = Callable[[int, Tensor], "Tensor | None"]
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What was found out about a hooked model when it was checked."""
+
+    name: str
+    kind: str  # "TransformerBridge" or "HookedTransformer"
+    n_layers: int
+    d_mlp: int
+    d_model: int
+    d_vocab: int
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def n_neurons(self) -> int:
+        return self.n_layers * self.d_mlp
+
+
+@dataclass(frozen=True)
+class _Origin:
+    name: str
+    tokenizer: Any
+    twin: torch.nn.Module | None
+
+
+_origins: weakref.WeakKeyDictionary[Any, _Origin] = weakref.WeakKeyDictionary()
+_checked: weakref.WeakKeyDictionary[Any, ModelInfo] = weakref.WeakKeyDictionary()
+
+
+def remember_origin(
+    model: Any, *, name: str, tokenizer: Any, twin: torch.nn.Module | None
+) -> None:
+    """Note where a loaded model came from: its name, its own tokenizer, its unhooked twin.
+
+    TransformerLens makes the tokenizer prepend BOS even where the model's own doesn't; the original
+    is what `encode` uses. The twin is the transformers model over the same storage, made before
+    TransformerLens replaced its modules.
+    """
+    _origins[model] = _Origin(name, tokenizer, twin)
+
+
+def twin(model: Any) -> torch.nn.Module | None:
+    """The untouched transformers model over the same weights, where `load_model` made one.
+
+    None while the user has hooks of their own on the model: the twin would not see them.
+    """
+    origin = _origins.get(model)
+    if origin is None or any(point.fwd_hooks for point in model.hook_dict.values()):
+        return None
+    return origin.twin
+
+
+def tokenizer_of(model: Any) -> Any:
+    """The tokenizer as the model's makers set it up, else the one on the hooked model."""
+    origin = _origins.get(model)
+    tokenizer = origin.tokenizer if origin else getattr(model, "tokenizer", None)
+    if tokenizer is None:
+        raise InputError("the model has no tokenizer: load it with one, or set model.tokenizer")
+    return tokenizer
+
+
+def inspect_model(model: Any) -> ModelInfo:
+    """Check, once, that the model's neuron hooks are what they claim; return what was found.
+
+    Raises:
+        InputError: not a TransformerLens model; in training mode; no MLP neurons (attention only,
+            sparse mixture of experts); a hook that is missing, fires never or twice, has the wrong
+            width, or doesn't equal the input of the down projection.
+    """
+    if model in _checked:
+        return _checked[model]
+    if not (hasattr(model, "cfg") and hasattr(model, "hook_dict") and hasattr(model, "hooks")):
+        raise InputError(
+            f"came a {type(model).__name__}, wanted a TransformerLens model (TransformerBridge or "
+            "HookedTransformer): load it with nt.load_model(name or folder)"
+        )
+    cfg = model.cfg
+    name = _origins[model].name if model in _origins else str(getattr(cfg, "model_name", "model"))
+    if model.training:
+        raise InputError(f"{name} is in training mode, where dropout adds noise: call model.eval()")
+    if getattr(cfg, "num_experts", None):
+        raise InputError(
+            f"{name} has sparse mixture-of-experts blocks ({cfg.num_experts} experts): which neuron "
+            "is which changes from token to token; use a dense model"
+        )
+    if getattr(cfg, "attn_only", False) or not getattr(cfg, "d_mlp", None):
+        raise InputError(f"{name} has no MLP neurons (attention only): use a model with MLPs")
+    info = ModelInfo(
+        name=name,
+        kind="HookedTransformer" if type(model).__name__ == "HookedTransformer"
+        else "TransformerBridge",
+        n_layers=int(cfg.n_layers),
+        d_mlp=int(cfg.d_mlp),
+        d_model=int(cfg.d_model),
+        d_vocab=int(cfg.d_vocab),
+        device=next(model.parameters()).device,
+        dtype=next(model.parameters()).dtype,
+    )  # fmt: skip
+    _check_neurons(model, info)
+    _check_logits(model, info)
+    _checked[model] = info
+    return info
+
+
+def post_name(layer: int) -> str:
+    """Hook point of the neurons of block `layer`."""
+    return f"blocks.{layer}.mlp.hook_post"
+
+
+def w_out(model: Any, layer: int) -> Float[Tensor, "neuron d_model"]:
+    """Rows that the neurons of `layer` write to the residual stream."""
+    return model.blocks[layer].mlp.W_out.detach()
+
+
+def forward(
+    model: Any,
+    ids: Int[Tensor, "batch pos"],
+    *,
+    edit: Edit | None = None,
+    layers: Iterable[int] = (),
+) -> Float[Tensor, "batch vocab"]:
+    """Logits at the last position, with `edit(layer, activations)` called in each of `layers`.
+
+    The hooks are gone when this returns, exceptions included; the user's own hooks stay. A hook
+    that doesn't fire exactly once raises RuntimeError.
+    """
+    fired = dict.fromkeys(layers, 0)
+
+    def make(layer: int) -> Callable[..., Tensor | None]:
+        def hook(value: Tensor, hook: Any = None) -> Tensor | None:
+            fired[layer] += 1
+            flat = value.ndim == 2  # OPT's MLP runs on [batch*pos, neuron]
+            shaped = value.reshape(*ids.shape, value.shape[-1]) if flat else value
+            changed = edit(layer, shaped) if edit else None
+            return changed.reshape(value.shape) if flat and changed is not None else changed
+
+        return hook
+
+    with model.hooks(fwd_hooks=[(post_name(layer), make(layer)) for layer in fired]):
+        logits = model(ids.to(next(model.parameters()).device))
+    wrong = [layer for layer, count in fired.items() if count != 1]
+    if wrong:
+        raise RuntimeError(f"{post_name(wrong[0])} fired {fired[wrong[0]]} times; wanted once")
+    return logits[:, -1]
+
+
+def final_residual_slope(
+    model: Any, ids: Int[Tensor, "batch pos"], metric: Callable[[Tensor], Tensor]
+) -> tuple[Float[Tensor, "batch layer neuron"], Float[Tensor, "batch d_model"]]:
+    """Activations at the last position, and d metric / d residual behind the last block there.
+
+    `metric` takes Float["batch vocab"] to Float["batch"].
+    """
+    info = inspect_model(model)
+    values = torch.zeros(len(ids), info.n_layers, info.d_mlp)
+    leaf: list[Tensor] = []
+
+    def keep(layer: int, post: Tensor) -> None:
+        values[:, layer] = post[:, -1].detach().float().cpu()
+
+    def cut(residual: Tensor, hook: Any = None) -> Tensor:
+        leaf.append(residual.detach().requires_grad_())
+        return leaf[0]
+
+    with torch.enable_grad():
+        point = f"blocks.{info.n_layers - 1}.hook_resid_post"
+        with model.hooks(fwd_hooks=[(point, cut)]):
+            logits = forward(model, ids, edit=keep, layers=range(info.n_layers))
+        (slope,) = torch.autograd.grad(metric(logits).sum(), leaf)
+    return values, slope.reshape(*ids.shape, -1)[:, -1].float().cpu()
+
+
+def _check_neurons(model: Any, info: ModelInfo) -> None:
+    """Width, firing, and hook_post @ W_out + b against what the down projection returned."""
+    ids = _sample_ids(info)
+    names = [post_name(layer) for layer in range(info.n_layers)]
+    missing = [name for name in names if name not in model.hook_dict]
+    if missing:
+        raise InputError(f"{info.name}: no hook {missing[0]}: its blocks have no dense MLP to read")
+    seen: dict[int, Tensor] = {}
+    written: dict[int, Tensor] = {}
+
+    def keep(layer: int, post: Tensor) -> None:
+        seen[layer] = post.detach()
+
+    def keep_written(layer: int) -> Callable[..., None]:
+        def hook(value: Tensor, hook: Any = None) -> None:
+            written[layer] = value.detach().reshape(*ids.shape, -1)
+
+        return hook
+
+    outputs = [
+        (name, keep_written(layer))
+        for layer in range(info.n_layers)
+        if (name := f"blocks.{layer}.mlp.out.hook_out") in model.hook_dict
+        or (name := f"blocks.{layer}.hook_mlp_out") in model.hook_dict
+    ]
+    try:
+        with torch.no_grad(), model.hooks(fwd_hooks=outputs):
+            forward(model, ids, edit=keep, layers=range(info.n_layers))
+    except RuntimeError as error:
+        raise InputError(f"{info.name}: the neuron hooks fail their check: {error}") from error
+    post_norm = getattr(model.cfg, "use_normalization_before_and_after", False)
+    for layer, post in seen.items():
+        if post.shape[-1] != info.d_mlp:
+            raise InputError(
+                f"{info.name}: {post_name(layer)} is {post.shape[-1]} wide, wanted d_mlp = "
+                f"{info.d_mlp}: these are not neurons (a sparse or unusual MLP); use another model"
+            )
+        if layer not in written or (post_norm and "HookedTransformer" in info.kind):
+            continue
+        mlp = model.blocks[layer].mlp
+        bias = getattr(mlp, "b_out", None)
+        expected = post.float() @ w_out(model, layer).float()
+        expected = expected + bias.detach().float() if bias is not None else expected
+        scale = expected.abs().max().clamp(min=1e-6)
+        error = (expected - written[layer].float()).abs().max() / scale
+        if not error <= _tolerance(info.dtype):  # `not <=` catches NaN
+            raise InputError(
+                f"{info.name}: {post_name(layer)} @ W_out differs from the MLP's output by "
+                f"{error:.2g} of its size: the hook doesn't show this model's neurons; use another "
+                "version of transformer-lens or another model"
+            )
+
+
+def _check_logits(model: Any, info: ModelInfo) -> None:
+    """The hooked model's log-probabilities against its twin's, where there is one."""
+    other = twin(model)
+    if other is None:
+        return
+    ids = _sample_ids(info)
+    with torch.no_grad():
+        ours = forward(model, ids).float().log_softmax(-1)
+        theirs = other(ids.to(info.device), use_cache=False).logits[:, -1].float().log_softmax(-1)
+    error = (ours - theirs).abs().max()
+    # eager against fused attention: 1e-3 in float32 is what TransformerLens itself allows
+    if not error <= max(2e-3, 10 * _tolerance(info.dtype)):
+        raise InputError(
+            f"{info.name}: through TransformerLens its log-probabilities differ by {error:.2g} from "
+            "transformers' own: hooks on it would describe another model; use another version"
+        )
+
+
+def _sample_ids(info: ModelInfo) -> Int[Tensor, "1 pos"]:
+    return (torch.arange(1, 7) * 7 % info.d_vocab)[None]
+
+
+def _tolerance(dtype: torch.dtype) -> float:
+    return 1e-3 if dtype == torch.float32 else 5e-2

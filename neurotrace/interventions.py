@@ -1,0 +1,288 @@
+"""What is done to neurons: every intervention is one affine map.
+
+    a' = keep * a + gain * d + offset
+
+with a the neuron's activation in the run that is changed (the recipient), d its activation in the
+run of the pair's other prompt (the donor), and keep, gain, offset constants of each neuron:
+
+    patch   keep 0, gain 1            the donor's own value
+    set     keep 0, offset = m        the donor class's mean m over training pairs
+    zero    keep 0
+    mean    keep 0, offset = m        m over both classes
+    shift   keep 1, offset = alpha*sign(rho)*|NMD|    the paper's steering
+    scale   keep s
+
+Controls are maps of the same form, so they have the same size and magnitude by construction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from neurotrace.activations import Activations, Moments
+from neurotrace.errors import InputError
+from neurotrace.neurons import Neuron
+from neurotrace.scores import Direction, Scores
+from neurotrace.tokens import Side
+
+Kind = Literal["patch", "set", "zero", "mean", "shift", "scale"]
+KINDS: tuple[Kind, ...] = ("patch", "set", "zero", "mean", "shift", "scale")
+Reference = Activations | Moments
+
+
+@dataclass(frozen=True)
+class Intervention:
+    """An affine map on some neurons of the recipient run; see the module's docstring."""
+
+    kind: str
+    neurons: tuple[Neuron, ...]
+    direction: Direction
+    keep: Float[Tensor, "neuron"]
+    gain: Float[Tensor, "neuron"]
+    offset: Float[Tensor, "neuron"]
+    role: str = "selected"  # or the control's name
+
+    def __post_init__(self) -> None:
+        if len(set(self.neurons)) != len(self.neurons) or not self.neurons:
+            raise InputError(f"{self.kind}: wanted one or more neurons, each once")
+        for name in ("keep", "gain", "offset"):
+            column = getattr(self, name)
+            if column.shape != (len(self.neurons),) or not torch.isfinite(column).all():
+                raise InputError(f"{self.kind}: {name} must be one finite number for each neuron")
+
+    @property
+    def recipient(self) -> Side:
+        """The prompt whose run is changed: recall is flipped to reasoning, and the other way."""
+        return "memorization" if self.direction == "to_reasoning" else "reasoning"
+
+    @property
+    def donor(self) -> Side:
+        return "reasoning" if self.direction == "to_reasoning" else "memorization"
+
+    @property
+    def needs_donor(self) -> bool:
+        return bool((self.gain != 0).any())
+
+    def __len__(self) -> int:
+        return len(self.neurons)
+
+    def __repr__(self) -> str:
+        named = " ".join(str(neuron) for neuron in self.neurons[:4])
+        more = f" … ({len(self)} in all)" if len(self) > 4 else ""
+        return f"{self.kind}({named}{more}, {self.direction}, {self.role})"
+
+
+def patch(
+    neurons: Sequence[Neuron], *, donor: Side, role: str = "selected", strength: float = 1.0
+) -> Intervention:
+    """Give neurons the value that they have in the pair's other run.
+
+    `strength` other than 1 goes part of the way or beyond: a' = a + strength * (d - a).
+    """
+    direction: Direction = "to_reasoning" if donor == "reasoning" else "to_memorization"
+    return _make("patch", neurons, direction, keep=1 - strength, gain=strength, role=role)
+
+
+def set_to_mean(
+    neurons: Sequence[Neuron], reference: Reference, *, donor: Side, role: str = "selected"
+) -> Intervention:
+    """Set neurons to their mean over the donor class, taken from (training) `reference`."""
+    direction: Direction = "to_reasoning" if donor == "reasoning" else "to_memorization"
+    values = _pick(_moments(reference).mean_of(donor), neurons)
+    return _make("set", neurons, direction, offset=values, role=role)
+
+
+def zero(
+    neurons: Sequence[Neuron], *, direction: Direction, role: str = "selected"
+) -> Intervention:
+    """Set neurons to 0."""
+    return _make("zero", neurons, direction, role=role)
+
+
+def mean(
+    neurons: Sequence[Neuron],
+    reference: Reference,
+    *,
+    direction: Direction,
+    role: str = "selected",
+) -> Intervention:
+    """Set neurons to their mean over both classes (mean ablation)."""
+    values = _pick(_moments(reference).mean.mean(dim=0), neurons)
+    return _make("mean", neurons, direction, offset=values, role=role)
+
+
+def shift(
+    neurons: Sequence[Neuron],
+    reference: Reference,
+    *,
+    direction: Direction,
+    alpha: float = 1.0,
+    role: str = "selected",
+) -> Intervention:
+    """The paper's steering: a + alpha*sign(rho)*|NMD| towards reasoning, minus towards recall.
+
+    rho and NMD (reasoning minus memorization) are taken from `reference`; since rho has the sign of
+    NMD, the shift is alpha * NMD (Huang et al., EMNLP 2025, arXiv 2412.18497).
+    """
+    sign = 1.0 if direction == "to_reasoning" else -1.0
+    offset = sign * alpha * _pick(_moments(reference).contrast, neurons)
+    return _make("shift", neurons, direction, keep=1.0, offset=offset, role=role)
+
+
+def scale(
+    neurons: Sequence[Neuron],
+    *,
+    factor: float,
+    direction: Direction,
+    role: str = "selected",
+) -> Intervention:
+    """Multiply neurons by `factor`."""
+    return _make("scale", neurons, direction, keep=factor, role=role)
+
+
+def make(
+    kind: Kind,
+    neurons: Sequence[Neuron],
+    reference: Reference,
+    *,
+    direction: Direction,
+    strength: float = 1.0,
+) -> Intervention:
+    """The intervention of this kind; `strength` is the patch's, the shift's alpha, the factor."""
+    donor: Side = "reasoning" if direction == "to_reasoning" else "memorization"
+    if kind == "patch":
+        return patch(neurons, donor=donor, strength=strength)
+    if kind == "set":
+        return set_to_mean(neurons, reference, donor=donor)
+    if kind == "zero":
+        return zero(neurons, direction=direction)
+    if kind == "mean":
+        return mean(neurons, reference, direction=direction)
+    if kind == "shift":
+        return shift(neurons, reference, direction=direction, alpha=strength)
+    if kind == "scale":
+        return scale(neurons, factor=strength, direction=direction)
+    raise InputError(f"intervention {kind!r}: wanted one of {', '.join(KINDS)}")
+
+
+def random_signs(intervention: Intervention, *, seed: int) -> Intervention:
+    """The same neurons moved by as much, each up or down by the toss of a coin.
+
+    a' = a + s*(target - a) with s = +1 or -1: the map of the intervention where s is +1, its mirror
+    image about the neuron's own value where s is -1.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    heads = torch.randint(0, 2, (len(intervention),), generator=generator).bool()
+    return replace(
+        intervention,
+        keep=torch.where(heads, intervention.keep, 2 - intervention.keep),
+        gain=torch.where(heads, intervention.gain, -intervention.gain),
+        offset=torch.where(heads, intervention.offset, -intervention.offset),
+        role="sign",
+    )
+
+
+def other_donor(intervention: Intervention) -> Intervention:
+    """The same patch, its values to be taken from another pair's donor run (see `measure`)."""
+    return replace(intervention, role="other_donor")
+
+
+def same_shift(
+    intervention: Intervention, neurons: Sequence[Neuron], reference: Reference, *, role: str
+) -> Intervention:
+    """Move other neurons by as much as the intervention moves its own, on average over `reference`.
+
+    a'_j = a_j + mean(target_i - a_i): neuron j stands in for neuron i at its place in the list.
+    """
+    moments = _moments(reference)
+    own = _pick(moments.mean_of(intervention.recipient), intervention.neurons)
+    donor = _pick(moments.mean_of(intervention.donor), intervention.neurons)
+    moved = (intervention.keep - 1) * own + intervention.gain * donor + intervention.offset
+    return _make("shift", neurons, intervention.direction, keep=1.0, offset=moved, role=role)
+
+
+def on_others(
+    intervention: Intervention, neurons: Sequence[Neuron], reference: Reference, *, role: str
+) -> Intervention:
+    """The same kind of intervention on other neurons: their own donor values, means or factors."""
+    strength = float(intervention.gain[0])
+    if intervention.kind == "shift":
+        own = _pick(_moments(reference).contrast, intervention.neurons)
+        nonzero = own.abs() > 0
+        ratio = (intervention.offset[nonzero] / own[nonzero]).abs()
+        strength = float(ratio.median()) if len(ratio) else 1.0
+    elif intervention.kind == "scale":
+        strength = float(intervention.keep[0])
+    made = make(
+        cast(Kind, intervention.kind), neurons, reference, direction=intervention.direction,
+        strength=strength,
+    )  # fmt: skip
+    return replace(made, role=role)
+
+
+def norm_matched(
+    intervention: Intervention, norms: Float[Tensor, "layer neuron"], *, seed: int
+) -> tuple[Neuron, ...]:
+    """For each neuron another of its layer with a similar ||W_out row||, drawn from the ten nearest."""
+    generator = torch.Generator().manual_seed(seed)
+    taken = set(intervention.neurons)
+    drawn: list[Neuron] = []
+    for neuron in intervention.neurons:
+        distance = (norms[neuron.layer] - norms[neuron.layer, neuron.index]).abs()
+        order = distance.argsort().tolist()
+        free = [place for place in order if Neuron(neuron.layer, place) not in taken][:10]
+        if not free:
+            raise InputError(f"layer {neuron.layer} has no neuron left to match {neuron}'s norm")
+        pick = free[int(torch.randint(len(free), (1,), generator=generator))]
+        drawn.append(Neuron(neuron.layer, pick))
+        taken.add(drawn[-1])
+    return tuple(drawn)
+
+
+def low_correlation(intervention: Intervention, scores: Scores) -> tuple[Neuron, ...]:
+    """As many neurons in each layer, those with the lowest |rho|."""
+    taken = set(intervention.neurons)
+    drawn: list[Neuron] = []
+    for neuron in intervention.neurons:
+        order = scores.value[neuron.layer].abs().nan_to_num(nan=0.0).argsort().tolist()
+        place = next((p for p in order if Neuron(neuron.layer, p) not in taken), None)
+        if place is None:
+            raise InputError(f"layer {neuron.layer} has no neuron left besides the selected ones")
+        drawn.append(Neuron(neuron.layer, place))
+        taken.add(drawn[-1])
+    return tuple(drawn)
+
+
+def _make(
+    kind: str,
+    neurons: Sequence[Neuron],
+    direction: Direction,
+    *,
+    keep: float = 0.0,
+    gain: float = 0.0,
+    offset: Tensor | None = None,
+    role: str = "selected",
+) -> Intervention:
+    count = len(neurons)
+    return Intervention(
+        kind, tuple(neurons), direction, torch.full((count,), float(keep)),
+        torch.full((count,), float(gain)), torch.zeros(count) if offset is None else offset, role,
+    )  # fmt: skip
+
+
+def _pick(values: Tensor, neurons: Sequence[Neuron]) -> Float[Tensor, "neuron"]:
+    layers = torch.tensor([neuron.layer for neuron in neurons], dtype=torch.long)
+    units = torch.tensor([neuron.index for neuron in neurons], dtype=torch.long)
+    if len(neurons) and (layers.max() >= values.shape[0] or units.max() >= values.shape[1]):
+        raise InputError(f"a neuron lies outside the {tuple(values.shape)} of the reference")
+    return values[layers, units].float()
+
+
+def _moments(reference: Reference) -> Moments:
+    return reference.moments() if isinstance(reference, Activations) else reference

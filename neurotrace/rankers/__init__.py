@@ -1,0 +1,14 @@
+"""Rankers: one file a method, one signature, `(model, pairs, *, donor, intervention, ...) -> Scores`.
+
+What a ranking predicts is the intervention named in it: the effect on L of doing it to one neuron of
+the recipient run. The random ranking is a ranker too: whatever is claimed stands beside it.
+"""
+
+from neurotrace.rankers.contrast import contrast, pearson
+from neurotrace.rankers.direct import direct
+from neurotrace.rankers.exact import exact
+from neurotrace.rankers.gradient import gradient
+from neurotrace.rankers.integrated import integrated
+from neurotrace.rankers.random import random_scores
+
+__all__ = ["contrast", "direct", "exact", "gradient", "integrated", "pearson", "random_scores"]

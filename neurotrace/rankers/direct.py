@@ -1,0 +1,59 @@
+"""Direct logit attribution: what a neuron writes straight to the answers, past all later layers.
+
+    score_i = mean over pairs of (target_i - a_i) * (W_out[i] . dL/dh)
+
+with h the residual stream behind the last block: the gradient there carries the unembedding rows of
+both answers, the final norm and a soft cap, linearised at the recipient run. Blind to neurons that
+act through later layers. One forward pass and the backward pass of the final norm a pair. In models
+with a norm behind the MLP the written row is taken before that norm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from neurotrace.activations import Moments
+from neurotrace.hooks import final_residual_slope, inspect_model, w_out
+from neurotrace.interventions import Kind
+from neurotrace.metrics import logit_difference
+from neurotrace.pairs import PromptPair
+from neurotrace.rankers.targets import Targets, finite, provenance, recipient_of
+from neurotrace.scores import Scores
+from neurotrace.tokens import EncodedPairs, Progress, Side, by_length, encode
+
+
+def direct(
+    model: Any,
+    pairs: Sequence[PromptPair] | EncodedPairs,
+    *,
+    donor: Side = "reasoning",
+    intervention: Kind = "patch",
+    reference: Moments | None = None,
+    batch_size: int = 16,
+    progress: Progress = None,
+) -> Scores:
+    """Predicted change of L (nats) by the direct path alone."""
+    encoded = encode(model, pairs)
+    info = inspect_model(model)
+    targets = Targets(model, encoded, donor, intervention, reference, 1.0, progress)
+    total = torch.zeros(info.n_layers, info.d_mlp)
+    batches = list(by_length(encoded.ids(recipient_of(donor)), batch_size))
+    for rows, ids in progress(batches, description="direct effects") if progress else batches:
+        answers = encoded.memorized[rows], encoded.reasoned[rows]
+
+        def metric(logits: Tensor, answers: tuple[Tensor, Tensor] = answers) -> Tensor:
+            return logit_difference(logits, *answers)
+
+        values, slope = final_residual_slope(model, ids, metric)
+        changes = targets.changes(rows, values)
+        for layer in range(info.n_layers):
+            written = (w_out(model, layer).float() @ slope.to(info.device).t()).t().cpu()
+            total[layer] += (changes[:, layer] * written).sum(dim=0)
+    return Scores(
+        "direct", finite(total / len(encoded), "direct"),
+        provenance=provenance(model, encoded, donor, intervention),
+    )  # fmt: skip

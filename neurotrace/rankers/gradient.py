@@ -1,0 +1,114 @@
+"""Gradient attribution (attribution patching): first-order prediction of an intervention's effect.
+
+    score_i = mean over pairs of (target_i - a_i) * dL/da_i
+
+at the recipient's read position, where target_i is what the intervention would set the neuron to:
+the donor's value (`patch`, AtP: Nanda 2023; Kramár et al. 2024), a mean (`set`, `mean`) or 0. All
+neurons for two forward passes and one backward pass a pair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from neurotrace.activations import Moments
+from neurotrace.hooks import forward, inspect_model
+from neurotrace.interventions import Kind
+from neurotrace.metrics import logit_difference
+from neurotrace.pairs import PromptPair
+from neurotrace.rankers.targets import Targets, finite, provenance, recipient_of
+from neurotrace.scores import Scores
+from neurotrace.tokens import EncodedPairs, Progress, Side, by_length, encode
+
+
+def gradient(
+    model: Any,
+    pairs: Sequence[PromptPair] | EncodedPairs,
+    *,
+    donor: Side = "reasoning",
+    intervention: Kind = "patch",
+    reference: Moments | None = None,
+    strength: float = 1.0,
+    batch_size: int = 16,
+    progress: Progress = None,
+) -> Scores:
+    """Predicted change of L (nats) when `intervention` is done to one neuron of the recipient.
+
+    Args:
+        donor: ``"reasoning"`` ranks for flips to reasoning, ``"memorization"`` for the way back.
+        reference: class means for `set`, `mean` and `shift`; default: those of `pairs`.
+        strength: the patch's strength, the shift's alpha or the scale's factor.
+    """
+    encoded = encode(model, pairs)
+    targets = Targets(model, encoded, donor, intervention, reference, strength, progress)
+    total = torch.zeros(inspect_model(model).n_layers, inspect_model(model).d_mlp)
+    batches = gradients(model, encoded, recipient_of(donor), batch_size, progress)
+    for rows, values, slopes in batches:
+        total += (targets.changes(rows, values) * slopes).sum(dim=0)
+    return Scores(
+        "gradient", finite(total / len(encoded), "gradient"),
+        provenance=provenance(model, encoded, donor, intervention),
+    )  # fmt: skip
+
+
+def gradients(
+    model: Any,
+    encoded: EncodedPairs,
+    side: Side,
+    batch_size: int = 16,
+    progress: Progress = None,
+) -> Iterator[
+    tuple[list[int], Float[Tensor, "batch layer neuron"], Float[Tensor, "batch layer neuron"]]
+]:
+    """(places of the pairs, activations, dL/da) at the read position, batch by batch."""
+    batches = list(by_length(encoded.ids(side), batch_size))
+    label = f"gradients ({side} prompts)"
+    for rows, ids in progress(batches, description=label) if progress else batches:
+        values, slopes = slopes_of(model, ids, encoded.memorized[rows], encoded.reasoned[rows])
+        yield rows, values, slopes
+
+
+def slopes_of(
+    model: Any,
+    ids: Tensor,
+    memorized: Tensor,
+    reasoned: Tensor,
+    added: Float[Tensor, "batch layer neuron"] | None = None,
+    layers: Sequence[int] | None = None,
+) -> tuple[Float[Tensor, "batch layer neuron"], Float[Tensor, "batch layer neuron"]]:
+    """Activations and dL/da at the last position, optionally with `added` put on the activations.
+
+    A zero is added to each activation and L is differentiated by it: no parameter's gradient is
+    computed, and nothing of the model is changed.
+    """
+    info = inspect_model(model)
+    chosen = list(range(info.n_layers)) if layers is None else list(layers)
+    nudges = {
+        layer: torch.zeros(
+            len(ids), info.d_mlp, device=info.device, dtype=info.dtype, requires_grad=True
+        )
+        for layer in chosen
+    }
+    values = torch.zeros(len(ids), info.n_layers, info.d_mlp)
+
+    def edit(layer: int, post: Tensor) -> Tensor:
+        values[:, layer] = post[:, -1].detach().float().cpu()
+        changed = post.clone()
+        changed[:, -1] = changed[:, -1] + nudges[layer]
+        if added is not None:
+            changed[:, -1] = changed[:, -1] + added[:, layer].to(post)
+        return changed
+
+    with torch.enable_grad():
+        logits = forward(model, ids, edit=edit, layers=chosen)
+        total = logit_difference(logits, memorized, reasoned).sum()
+        found = torch.autograd.grad(total, [nudges[layer] for layer in chosen])
+    slopes = torch.zeros_like(values)
+    for layer, slope in zip(chosen, found, strict=True):
+        slopes[:, layer] = slope.float().cpu()
+    return values, slopes

@@ -1,0 +1,32 @@
+"""The random ranking: what any other one has to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from neurotrace.hooks import inspect_model
+from neurotrace.interventions import Kind
+from neurotrace.pairs import PromptPair
+from neurotrace.scores import Scores
+from neurotrace.tokens import EncodedPairs, Progress, Side
+
+
+def random_scores(
+    model: Any,
+    pairs: Sequence[PromptPair] | EncodedPairs = (),
+    *,
+    donor: Side = "reasoning",
+    intervention: Kind = "patch",
+    seed: int = 0,
+    progress: Progress = None,
+) -> Scores:
+    """Independent standard normal numbers; looks at the model's shape and at nothing else."""
+    info = inspect_model(model)
+    generator = torch.Generator().manual_seed(seed)
+    return Scores(
+        "random", torch.randn(info.n_layers, info.d_mlp, generator=generator), "none",
+        provenance={"seed": seed, "donor": donor, "intervention": intervention},
+    )  # fmt: skip

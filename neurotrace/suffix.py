@@ -1,0 +1,516 @@
+"""Resume a clean forward pass where an intervention begins, for many interventions at once.
+
+An intervention on MLP neurons of block l at position t leaves everything before (l, t) as it was in
+the clean run. So, for C interventions on one prompt:
+
+1. *Clean run*, once: the keys and values of the prefix (the positions before the first changed one)
+   and, from there on, every block's output and every neuron's activation.
+2. *Enter*: block l runs once, at batch 1; what its MLP wrote is *widened* to C rows, each with its
+   own neuron's change `(a' - a)·W_out[i]`, and whatever the block does next (norms, multipliers,
+   residual sums) carries the C rows on. A set of neurons changes the input of `W_out` instead.
+3. *Resume*: the model is called with the suffix tokens, C rows. Blocks below l return their clean
+   output as a constant; blocks above run as they are, over the prefix's keys and values.
+4. *Read out*: what reaches the unembedding is the result. Logits come from the unembedding's rows
+   that are asked for, and from the model's own code behind it (soft cap, scale).
+
+Nothing here knows an architecture: the model's own `forward` does all of it (its norms, positions
+and masks), with a few modules' `forward` overridden for one call. What can't be known is measured:
+`engine` compares with full hooked passes before it returns, and degrades *shared → frozen → naive*
+(`suffix_attention.py`; naive = full passes) with a warning that says why.
+
+Usage::
+
+    engine = suffix.engine(hf_model)                     # .path, .reason; warns where it degraded
+    run = engine.clean(ids)                              # ids: Int[Tensor, "pos"] or "prompt pos"
+    run.activations                                      # Float["prompt layer neuron"], read position
+    hidden = engine.single(run, layer, index, values)    # Float["row d_model"]: a'[index[c]]=values[c]
+    hidden = engine.sets(run, [Edit.set(layers, indices, values), ...])      # one row an Edit
+    engine.logit_difference(hidden, memorized_id, reasoned_id)               # Float["row"]
+    engine.logits(hidden)                                # Float["row vocabulary"]; or tokens=[...]
+    engine.logits(run.hidden)                            # the clean run's
+
+`hidden` is the input of the unembedding at the last position, behind the final norm. Rows are in
+prompt order: prompt 0's rows, then prompt 1's. Prompts of one run have one length (no padding).
+Edits act at the last position, or at `clean(ids, positions=[...])`, or at `positions="all"`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from neurotrace.suffix_attention import Prefix, PrefixError, attention_shared, spread
+from neurotrace.suffix_check import Reference, check_ids, prove, reference
+from neurotrace.suffix_parts import Parts, find_parts, hooked, overridden, write_rows
+
+Path = Literal["shared", "frozen", "naive"]
+PATHS: tuple[Path, ...] = ("shared", "frozen", "naive")
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One row: each listed neuron becomes scale·a + offset, a being its value in that very pass.
+
+    Zero: scale 0, offset 0. Set or donor: scale 0, offset the value. Shift: scale 1. A neuron above
+    another listed one sees what the lower one has changed.
+
+    Attributes:
+        layers, indices: Int[Tensor, "n"]; each (layer, index) once.
+        scale: Float[Tensor, "n"].
+        offset: Float[Tensor, "n"], or "n position" with a value for each of the run's positions.
+    """
+
+    layers: Tensor
+    indices: Tensor
+    scale: Tensor
+    offset: Tensor
+
+    def __post_init__(self) -> None:
+        n = len(self.layers)
+        if not (len(self.indices) == len(self.scale) == len(self.offset) == n):
+            raise ValueError("layers, indices, scale and offset must have one entry a neuron")
+        if len(set(zip(self.layers.tolist(), self.indices.tolist(), strict=True))) != n:
+            raise ValueError("a neuron is listed twice in one edit: what it becomes is ambiguous")
+
+    @classmethod
+    def set(cls, layers: Any, indices: Any, values: Any) -> Edit:
+        """Each neuron is set to its value (a number for all, or one a neuron)."""
+        layers, indices = torch.as_tensor(layers), torch.as_tensor(indices)
+        values = torch.as_tensor(values, dtype=torch.float32)
+        values = values.expand(len(layers)) if values.dim() == 0 else values
+        return cls(layers, indices, torch.zeros(len(layers)), values)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A clean run: what the blocks and neurons of one batch of equally long prompts did.
+
+    Attributes:
+        ids: Int[Tensor, "prompt pos"].
+        positions: where edits act, ascending, counted from the prompt's start.
+        start: the first recomputed position; the prefix is what lies before it.
+        path: the engine's way for this run.
+        inputs: for each block, Float[Tensor, "prompt position neuron"] at `positions`.
+        hidden: Float[Tensor, "prompt d_model"], the unembedding's input at the last position.
+    """
+
+    ids: Tensor
+    positions: tuple[int, ...]
+    start: int
+    path: Path
+    inputs: tuple[Tensor, ...] = field(repr=False)
+    hidden: Tensor = field(repr=False)
+    prefix: Prefix | None = field(default=None, repr=False)
+    outputs: tuple[Any, ...] = field(default=(), repr=False)  # each block's own, clean
+    calls: tuple[Any, ...] = field(default=(), repr=False)  # each block's (args, kwargs)
+    linears: dict[nn.Module, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
+
+    @property
+    def activations(self) -> Tensor:
+        """Float[Tensor, "prompt layer neuron"] at the last of `positions`."""
+        return torch.stack([x[:, -1] for x in self.inputs], dim=1)
+
+
+class Engine:
+    """Changed rows over a clean run; made by `engine`, which has proved `path` on this model."""
+
+    def __init__(self, parts: Parts, path: Path, *, widen: bool = True, batch_size: int = 512):
+        self.parts = parts
+        self.path = path
+        self.reason = ""
+        self.widen = widen
+        self.batch_size = batch_size
+        self.error = 0.0  # largest error of any logit in the check, nats
+        self.plain_tail = False  # True: logits are the unembedding's output, nothing behind it
+        self.many: Path | None = None  # the way for positions other than the last, once proved
+
+    # ---- the clean run -------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def clean(self, ids: Tensor, positions: Sequence[int] | Literal["all"] | None = None) -> Run:
+        """Run prompts unchanged and keep what the changed rows will need.
+
+        Args:
+            ids: Int[Tensor, "pos"] or Int[Tensor, "prompt pos"].
+            positions: where edits act; None: the last position; "all"; or a list (negative: from
+                the end).
+
+        Raises:
+            ValueError: empty ids, a position outside the prompt, or a non-finite clean run.
+        """
+        ids = torch.as_tensor(ids, device=self.parts.unembedding.weight.device)
+        ids = ids[None] if ids.dim() == 1 else ids
+        length = ids.shape[-1]
+        if not ids.numel():
+            raise ValueError("a run needs at least one prompt of at least one token")
+        if positions is None:
+            positions = (length - 1,)
+        elif positions == "all":
+            positions = range(length)
+        if any(not -length <= p < length for p in positions):
+            raise ValueError(f"positions {tuple(positions)} outside a prompt of {length} tokens")
+        positions = tuple(sorted({p % length for p in positions}))
+        if not positions:
+            raise ValueError("a run needs at least one position")
+        if positions == (length - 1,):
+            path = self.path
+        else:
+            self.many = self.many or _prove_many(self)
+            path = self.many
+        run = self._record(ids, positions, path)
+        if not torch.isfinite(run.hidden).all():
+            raise ValueError("the clean run is not finite: the model's activations hold NaN or inf")
+        return run
+
+    def _record(self, ids: Tensor, positions: tuple[int, ...], path: Path) -> Run:
+        start = 0 if path == "naive" else positions[0]
+        prefix = None
+        if start:
+            cache = self.parts.model(ids[:, :start], use_cache=True).past_key_values
+            prefix = Prefix(cache, shared=path == "shared")
+        where = torch.tensor(positions, device=ids.device) - start
+        inputs, outputs, calls = [], [], []
+
+        def see_input(_: nn.Module, args: tuple, kwargs: dict) -> None:
+            x = args[0]
+            inputs.append(x.reshape(len(ids), -1, x.shape[-1])[:, where])
+
+        hooks = [(p, "input", see_input) for p in self.parts.projections]
+        if path != "naive":
+            hooks += [(b, "input", lambda _, a, k: calls.append((a, k))) for b in self.parts.blocks]
+            hooks += [(b, "output", lambda _, a, y: outputs.append(y)) for b in self.parts.blocks]
+        hidden = self._forward(ids[:, start:], prefix, hooks, shared=path == "shared")
+        if len(inputs) != len(self.parts.blocks):
+            raise PrefixError(f"{len(inputs)} of {len(self.parts.blocks)} projections were called")
+        return Run(
+            ids, positions, start, path, tuple(inputs), hidden, prefix, tuple(outputs), tuple(calls)
+        )
+
+    # ---- changed rows --------------------------------------------------------------------------
+
+    def stream_norm(self, run: Run, layer: int) -> float:
+        """Norm of the residual stream behind block `layer` (naive: of the final one), last position."""
+        behind = run.outputs[layer] if run.outputs else run.hidden[:, None]
+        behind = behind[0] if isinstance(behind, tuple) else behind
+        return float(behind[0, -1].float().norm())
+
+    @torch.no_grad()
+    def single(self, run: Run, layer: int, index: Tensor, values: Tensor) -> Tensor:
+        """One neuron a row, all in one layer: neuron index[c] of `layer` becomes values[c].
+
+        Args:
+            index: Int[Tensor, "c"].
+            values: Float[Tensor, "c"], "c position" (one for each of the run's positions) or
+                "prompt c position".
+
+        Returns:
+            Float[Tensor, "row d_model"], c rows a prompt in prompt order.
+        """
+        prompts, count = len(run.ids), len(index)
+        index, values = index.to(run.ids.device), values.to(run.ids.device)
+        if values.dim() < 3:
+            values = values.reshape(1, count, -1)
+        values = values.expand(prompts, count, len(run.positions))
+        if run.path == "naive" or not self.widen or prompts > 1:
+
+            def change(rows: slice) -> Callable[[Tensor], Tensor]:
+                def edit(x: Tensor) -> Tensor:
+                    n = rows.stop - rows.start
+                    row = torch.arange(prompts * n, device=x.device)
+                    where = torch.tensor(run.positions, device=x.device) - run.start
+                    which = index[rows].repeat(prompts)
+                    new = values[:, rows].reshape(prompts * n, -1).to(x.dtype)
+                    x[row[:, None], where, which[:, None]] = new
+                    return x
+
+                return edit
+
+            return self._chunks(
+                run, count, lambda rows: self._edited(run, rows, {layer: change(rows)})
+            )
+        change = values[0] - run.inputs[layer][0][:, index].t()
+        weight = write_rows(self.parts.projections[layer])
+        return self._chunks(
+            run, count, lambda rows: self._widened(run, layer, change[rows], weight[index[rows]])
+        )
+
+    @torch.no_grad()
+    def sets(self, run: Run, edits: Sequence[Edit]) -> Tensor:
+        """One `Edit` a row, in prompt order, equally many for each of the run's prompts.
+
+        Returns:
+            Float[Tensor, "row d_model"].
+
+        Raises:
+            ValueError: the number of edits is not a multiple of the number of prompts.
+        """
+        prompts = len(run.ids)
+        if not edits or len(edits) % prompts:
+            raise ValueError(f"{len(edits)} edits for {prompts} prompts: pass as many for each")
+        count = len(edits) // prompts
+        by_prompt = [edits[p * count : (p + 1) * count] for p in range(prompts)]
+        return self._chunks(
+            run,
+            count,
+            lambda rows: self._edited(
+                run, rows, self._maps(run, [e for own in by_prompt for e in own[rows]])
+            ),
+        )
+
+    def _maps(self, run: Run, edits: Sequence[Edit]) -> dict[int, Callable[[Tensor], Tensor]]:
+        """For each touched layer, the affine map of its projection's input [row, q, neuron]."""
+        device, n_positions = run.ids.device, len(run.positions)
+        rows = torch.cat([torch.full((len(e.layers),), r) for r, e in enumerate(edits)]).to(device)
+        layers, indices, scale = (
+            torch.cat([getattr(e, name) for e in edits]).to(device)
+            for name in ("layers", "indices", "scale")
+        )
+        offset = torch.cat([e.offset.reshape(len(e.layers), -1).expand(-1, n_positions) for e in edits])
+        offset = offset.to(device)
+        where = torch.tensor(run.positions, device=device) - run.start
+
+        def affine(chosen: Tensor) -> Callable[[Tensor], Tensor]:
+            at = (rows[chosen, None], where, indices[chosen, None])
+            by, to = scale[chosen, None], offset[chosen]
+
+            def edit(x: Tensor) -> Tensor:
+                x[at] = torch.where(by == 0, to, by * x[at] + to).to(x.dtype)
+                return x
+
+            return edit
+
+        return {layer: affine(layers == layer) for layer in sorted(set(layers.tolist()))}
+
+    def _edited(self, run: Run, rows: slice, maps: dict[int, Callable]) -> Tensor:
+        """Rows whose projections' inputs go through `maps`; no map: the clean rows."""
+        count = len(run.ids) * (rows.stop - rows.start)
+
+        def hook(edit: Callable) -> Callable:
+            def change(_: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+                x = args[0]
+                y = edit(x.reshape(count, -1, x.shape[-1]).clone())
+                return (y.view(x.shape), *args[1:]), kwargs
+
+            return change
+
+        hooks = [(self.parts.projections[l], "input", hook(f)) for l, f in maps.items()]
+        first = min(maps, default=len(self.parts.blocks))
+        ids = spread(run.ids[:, run.start :], count)
+        with overridden(self._constants(run, first, count)):
+            return self._forward(ids, run.prefix, hooks, shared=run.path == "shared")
+
+    def _widened(self, run: Run, layer: int, change: Tensor, weight: Tensor) -> Tensor:
+        """Rows with one neuron each: change [c, position] of weight [c, d_model] in `layer`."""
+        count, block = len(change), self.parts.blocks[layer]
+        args, kwargs = run.calls[layer]
+        where = torch.tensor(run.positions, device=change.device) - run.start
+        own = block.forward
+        written = change[..., None] * weight[:, None]
+
+        def widen(_: nn.Module, __: tuple, y: Tensor) -> Tensor:
+            y = y.expand(count, *y.shape[1:]).clone()
+            y[:, where] += written.to(y.dtype)
+            return y
+
+        def enter(*_: Any, **__: Any) -> Any:
+            with hooked([(self.parts.projections[layer], "output", widen)]):
+                return own(*args, **kwargs)
+
+        ids = spread(run.ids[:, run.start :], count)
+        with overridden([*self._constants(run, layer, count), (block, enter)]):
+            return self._forward(ids, run.prefix, (), shared=run.path == "shared")
+
+    # ---- calling the model ---------------------------------------------------------------------
+
+    def _constants(self, run: Run, first: int, rows: int) -> Iterator[tuple[nn.Module, Callable]]:
+        """Blocks below `first`, each returning its clean output for `rows` rows."""
+        if run.path == "naive":
+            return
+        for block, clean in zip(self.parts.blocks[:first], run.outputs, strict=False):
+            constant = spread(clean[0] if isinstance(clean, tuple) else clean, rows)
+            constant = (constant, *clean[1:]) if isinstance(clean, tuple) else constant
+            yield block, lambda *_, __constant=constant, **___: __constant
+
+    def _forward(
+        self, ids: Tensor, prefix: Prefix | None, hooks: Iterable, *, shared: bool
+    ) -> Tensor:
+        """Call the model and return the unembedding's input at the last position, [row, d_model]."""
+        seen: list[Tensor] = []
+        weight = self.parts.unembedding.weight
+
+        def see(x: Tensor) -> Tensor:  # stands for the unembedding: nobody reads these logits
+            seen.append(x[:, -1])
+            return x.new_zeros(*x.shape[:-1], 1).to(weight.dtype)
+
+        with ExitStack() as stack:
+            if shared and prefix is not None:
+                stack.enter_context(attention_shared(self.parts.model))
+            stack.enter_context(overridden([(self.parts.unembedding, see)]))
+            stack.enter_context(hooked(hooks))
+            if prefix is None:
+                self.parts.model(ids, use_cache=False)
+            else:
+                prefix.start()
+                self.parts.model(ids, past_key_values=prefix, use_cache=True)
+                prefix.finish()
+        if len(seen) != 1:
+            raise PrefixError(f"the unembedding was called {len(seen)} times, wanted once")
+        return seen[0]
+
+    def _chunks(self, run: Run, count: int, rows: Callable[[slice], Tensor]) -> Tensor:
+        """`rows(slice)` over `count` rows a prompt, in batches; halves them when memory runs out."""
+        prompts = len(run.ids)
+        parts: list[Tensor] = []
+        at = 0
+        while at < count:
+            size = max(1, self.batch_size // (prompts * max(1, run.ids.shape[1] - run.start)))
+            try:
+                got = rows(slice(at, min(at + size, count)))
+            except RuntimeError as error:
+                if not _out_of_memory(error) or size == 1:
+                    raise
+                self.batch_size = max(1, self.batch_size // 2)
+                continue
+            parts.append(got.view(prompts, -1, got.shape[-1]))
+            at += size
+        return torch.cat(parts, dim=1).flatten(0, 1)
+
+    # ---- reading out ---------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def logits(self, hidden: Tensor, tokens: Any = None) -> Tensor:
+        """The model's logits for `hidden`.
+
+        Args:
+            hidden: Float[Tensor, "row d_model"].
+            tokens: None: the whole vocabulary; Int "k": these for every row; Int "row k": each
+                row's own.
+
+        Returns:
+            Float[Tensor, "row vocabulary"] or "row k", soft cap and scale included.
+        """
+        unembedding = self.parts.unembedding
+        if tokens is None:
+            raw = unembedding(hidden)
+        else:
+            tokens = torch.as_tensor(tokens, device=hidden.device)
+            weight, bias = unembedding.weight[tokens], getattr(unembedding, "bias", None)
+            if tokens.dim() == 1:
+                raw = hidden @ weight.t()
+            else:
+                raw = (weight @ hidden[..., None])[..., 0]
+            raw = raw if bias is None else raw + bias[tokens]
+        return raw if self.plain_tail else self._behind_unembedding(raw)
+
+    def _behind_unembedding(self, raw: Tensor) -> Tensor:
+        """What the model's own code makes of the unembedding's output: a pass over one token."""
+        token = torch.zeros(1, 1, dtype=torch.long, device=raw.device)
+        with overridden([(self.parts.unembedding, lambda _: raw[None])]):
+            return self.parts.model(token, use_cache=False).logits[0]
+
+    def logit_difference(self, hidden: Tensor, memorized: Any, reasoned: Any) -> Tensor:
+        """L = logit(memorized) - logit(reasoned), in nats, Float[Tensor, "row"].
+
+        Args:
+            memorized, reasoned: a token id, or Int[Tensor, "row"].
+        """
+        tokens = torch.stack([torch.as_tensor(memorized), torch.as_tensor(reasoned)], dim=-1)
+        both = self.logits(hidden, tokens)
+        return both[:, 0] - both[:, 1]
+
+
+def engine(
+    model: nn.Module,
+    path: Path | Literal["auto"] = "auto",
+    *,
+    batch_size: int = 512,
+    blocks: Iterable[nn.Module] | None = None,
+    projection: str | None = None,
+    unembedding: nn.Module | None = None,
+) -> Engine:
+    """Find `model`'s parts, prove the fastest way that is right on it, and return its engine.
+
+    Args:
+        model: a transformers causal LM in eval mode. (Not one whose blocks a hook library has
+            replaced: pass the twin made before.)
+        path: the way to try first; slower ones follow if it is disproved.
+        batch_size: most tokens (rows times suffix positions) in one pass; halved when memory runs out.
+        blocks, projection, unembedding: see `find_parts`.
+
+    Raises:
+        ValueError: a part is missing or ambiguous, dropout is on, or the model yields NaN.
+
+    Warns:
+        UserWarning: the way found is slower than the one asked for ("auto": than `shared`).
+    """
+    if model.training:
+        raise ValueError("the model is in training mode: call model.eval() first")
+    parts = find_parts(model, blocks, projection, unembedding)
+    naive = Engine(parts, "naive", batch_size=batch_size)
+    naive.plain_tail = _plain_tail(naive)
+    truth = reference(naive, Edit, None)
+    wanted = PATHS[0] if path == "auto" else path
+    found = _first_proved(naive, truth, wanted)
+    if found.path != wanted:
+        warnings.warn(f"suffix engine: {found.path}, not {wanted}: {found.reason}", stacklevel=2)
+    return found
+
+
+def _first_proved(naive: Engine, truth: Reference, wanted: Path, widen: bool = True) -> Engine:
+    reasons = []
+    for path in PATHS[PATHS.index(wanted) : -1]:
+        for wide in (True, False) if widen else (False,):
+            trial = Engine(naive.parts, path, widen=wide, batch_size=naive.batch_size)
+            trial.plain_tail, trial.many = naive.plain_tail, path
+            try:
+                trial.error = prove(trial, truth)
+            except Exception as error:  # whatever the model's code raises means: not this way
+                reasons.append(f"{path}{'' if wide else ', not widened'}: {_short(error)}")
+                continue
+            trial.many, trial.reason = None, "; ".join(reasons)
+            return trial
+    naive.reason = "; ".join(reasons)
+    naive.many = "naive"
+    return naive
+
+
+def _prove_many(engine: Engine) -> Path:
+    """The way for edits before the last position: proved with a prefix and without one."""
+    if engine.path == "naive":
+        return "naive"
+    naive = Engine(engine.parts, "naive", batch_size=engine.batch_size)
+    naive.plain_tail, naive.many = engine.plain_tail, "naive"
+    path: Path = engine.path
+    length = check_ids(engine).shape[1]
+    for positions in ((length - 4, length - 2), tuple(range(length))):
+        found = _first_proved(naive, reference(naive, Edit, positions), path, engine.widen)
+        if found.path != path:
+            path = found.path
+            warnings.warn(f"suffix engine: {path} for early positions: {found.reason}", stacklevel=4)
+        if path == "naive":
+            break
+    return path
+
+
+def _plain_tail(engine: Engine) -> bool:
+    """Whether the model's logits are its unembedding's output and nothing else."""
+    seen: list[Tensor] = []
+    with torch.no_grad(), hooked(
+        [(engine.parts.unembedding, "output", lambda _, __, y: seen.append(y.clone()))]
+    ):
+        logits = engine.parts.model(check_ids(engine), use_cache=False).logits
+    return len(seen) == 1 and seen[0].shape == logits.shape and torch.equal(seen[0], logits)
+
+
+def _short(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)

@@ -1,0 +1,188 @@
+"""One clean prefix, many changed rows: caches that hold still, and attention that shares them.
+
+Two ways for C rows to read the keys and values of one clean prefix of P positions:
+
+- *frozen*: the cache's `update` returns cat(prefix expanded to C rows, new) and stores nothing; the
+  model's own attention runs. Right wherever a layer's cache is plain keys and values.
+- *shared*: `update` returns only the new keys and values with the prefix pinned to them, and the
+  attention function `SHARED` reads both: one matmul of all rows against one prefix, nothing copied.
+  Right only where the model fetches its attention through transformers' `AttentionInterface` and
+  hands the cache's tensors on untouched. Both are checked at each call: a key without its prefix
+  raises, and `Prefix.finish` raises if a block took the keys and never called the function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.cache_utils import Cache, DynamicLayer
+from transformers.masking_utils import sdpa_mask
+
+SHARED = "neurotrace_shared_prefix"
+_FIELD = "_attn_implementation_internal"
+_HARMLESS = {"is_causal", "position_ids", "sliding_window", "use_cache", "cache_position"}
+
+
+class PrefixError(RuntimeError):
+    """The prefix can't be shared this way on this model; the message says what was met."""
+
+
+class _PrefixLayer(DynamicLayer):
+    """One layer's clean keys and values, [prompt, head, position, width]; `update` keeps nothing."""
+
+    def __init__(self, layer: Any, shared: bool) -> None:
+        super().__init__()
+        if type(layer).__name__ not in ("DynamicLayer", "DynamicSlidingWindowLayer"):
+            raise PrefixError(f"a {type(layer).__name__} is not plain keys and values")
+        if layer.keys is None or layer.keys.dim() != 4:
+            raise PrefixError("a cache layer without keys of shape [prompt, head, position, width]")
+        self.keys, self.values, self.is_initialized = layer.keys, layer.values, True
+        self.is_sliding = layer.is_sliding
+        self._sizes = layer.get_mask_sizes
+        self._length = layer.get_seq_length()
+        self.shared = shared
+        self.unread = 0  # keys handed out to the shared function and not yet seen there
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self._sizes(query_length)
+
+    def get_seq_length(self) -> int:
+        return self._length
+
+    def update(self, key: Tensor, value: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        if self.shared:
+            self.unread += 1
+            key = key.view(key.shape)  # a fresh object, so that the pin is ours alone
+            key.neurotrace_prefix = self
+            return key, value
+        return (
+            torch.cat([spread(self.keys, key.shape[0]), key], dim=-2),
+            torch.cat([spread(self.values, value.shape[0]), value], dim=-2),
+        )
+
+
+class Prefix(Cache):
+    """The clean prefix of a run as a cache that no forward pass can change."""
+
+    def __init__(self, cache: Cache, shared: bool) -> None:
+        super().__init__(layers=[_PrefixLayer(layer, shared) for layer in cache.layers])
+
+    def start(self) -> None:
+        """Before a forward pass: forget what an interrupted one left behind."""
+        for layer in self.layers:
+            layer.unread = 0
+
+    def finish(self) -> None:
+        """After a forward pass: every block that took shared keys must have used them.
+
+        Raises:
+            PrefixError: a block took the new keys alone and attended without the prefix.
+        """
+        silent = [i for i, layer in enumerate(self.layers) if layer.unread]
+        if silent:
+            raise PrefixError(f"blocks {silent} don't fetch attention through AttentionInterface")
+
+
+def spread(x: Tensor, rows: int) -> Tensor:
+    """[prompt, ...] → [row, ...], rows in prompt order, as many for each; a view for one prompt."""
+    if x.shape[0] == 1:
+        return x.expand(rows, *x.shape[1:])
+    return x.repeat_interleave(rows // x.shape[0], dim=0)
+
+
+def shared_prefix_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """softmax(q·[prefix keys; new keys]) · [prefix values; new values], the prefix in one matmul.
+
+    Args:
+        query: [row, head, q, width]; key, value: [row, key head, q, width], the new positions only.
+        attention_mask: bool [row or 1, 1, q, prefix + q], True where a query may look; None: causal.
+        s_aux: a sink's logit for each head (gpt-oss).
+
+    Returns:
+        [row, q, head, width] and no weights.
+
+    Raises:
+        PrefixError: the key carries no prefix, or the model asks for something else.
+    """
+    prefix = getattr(key, "neurotrace_prefix", None)
+    if prefix is None:
+        raise PrefixError("the model changed the cache's keys before its attention function")
+    if prefix.unread != 1:
+        raise PrefixError("the attention function was not called once for each block")
+    prefix.unread = 0
+    odd = [k for k, v in options.items() if v is not None and v is not False and k not in _HARMLESS]
+    if odd or dropout:
+        raise PrefixError(f"the attention function was asked for {odd or ['dropout']}")
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+
+    rows, heads, q, width = query.shape
+    prompts, key_heads, length, _ = prefix.keys.shape
+    many, group = rows // prompts, heads // key_heads
+    query = query * scaling
+    # [prompt, key head, row of it · group · q, width]: every row of a prompt meets its prefix at once
+    stacked = query.reshape(prompts, many, key_heads, group * q, width).transpose(1, 2)
+    stacked = stacked.reshape(prompts, key_heads, many * group * q, width)
+    far = stacked @ prefix.keys.transpose(-1, -2)
+    far = far.view(prompts, key_heads, many, group, q, length).permute(0, 2, 1, 3, 4, 5)
+    grouped = query.reshape(rows, key_heads, group * q, width)
+    near = grouped @ key.transpose(-1, -2)
+    scores = torch.cat(
+        [far.reshape(rows, heads, q, length), near.reshape(rows, heads, q, q)], dim=-1
+    )
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    if attention_mask is not None:
+        if attention_mask.dtype != torch.bool or attention_mask.shape[-1] != length + q:
+            raise PrefixError(f"a mask of {attention_mask.dtype} {tuple(attention_mask.shape)}")
+        scores = scores.masked_fill(~attention_mask, float("-inf"))
+    elif q > 1:
+        ahead = torch.ones(q, q, dtype=torch.bool, device=scores.device).triu(1)
+        scores[..., length:].masked_fill_(ahead, float("-inf"))
+    if s_aux is not None:
+        sink = s_aux.view(1, heads, 1, 1).expand(rows, heads, q, 1).to(scores.dtype)
+        scores = torch.cat([scores, sink], dim=-1)
+    weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+    far, near = weights[..., :length], weights[..., length : length + q]
+    far = far.reshape(prompts, many, key_heads, group * q, length).transpose(1, 2)
+    out = far.reshape(prompts, key_heads, many * group * q, length) @ prefix.values
+    out = out.view(prompts, key_heads, many, group, q, -1).permute(0, 2, 1, 3, 4, 5)
+    out = out.reshape(rows, key_heads, group * q, -1) + near.reshape(
+        rows, key_heads, group * q, q
+    ) @ value
+    return out.reshape(rows, heads, q, -1).transpose(1, 2).contiguous(), None
+
+
+@contextmanager
+def attention_shared(model: nn.Module) -> Iterator[None]:
+    """Inside the `with`, `model` fetches the shared function; its own choice comes back after.
+
+    The choice is a field of the model's configs, which every attention module holds by reference.
+    """
+    AttentionInterface.register(SHARED, shared_prefix_attention)
+    AttentionMaskInterface.register(SHARED, sdpa_mask)
+    configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values()
+    configs = [c for c in configs if hasattr(c, _FIELD)]
+    before = [getattr(c, _FIELD) for c in configs]
+    try:
+        for config in configs:
+            setattr(config, _FIELD, SHARED)
+        yield
+    finally:
+        for config, choice in zip(configs, before, strict=True):
+            setattr(config, _FIELD, choice)

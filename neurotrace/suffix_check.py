@@ -1,0 +1,149 @@
+"""Prove an engine's way on its own model: resumed rows against full hooked passes.
+
+For the first, middle and last block: a neuron at rest, one at random set to zero, the one that
+writes most, and one pushed until it writes a third of the residual stream's norm (an effect too
+large to hide in rounding). Then sets across layers with scales and shifts, on two prompts at once.
+Every logit of every row must agree within TOLERANCE of that row's own effect plus rounding.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from neurotrace.suffix_parts import write_rows
+
+if TYPE_CHECKING:
+    from neurotrace.suffix import Edit, Engine, Run
+
+# (share of the effect, units of rounding of the largest logit)
+TOLERANCE = {torch.float32: (1e-3, 64), torch.float64: (1e-6, 64)}
+LOW_PRECISION = (0.1, 8)  # bf16 and fp16 models: one pass alone rounds by this much
+
+
+class Disproved(Exception):
+    """A resumed row differs from the full pass; the message says where and by how much."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Full hooked passes on the check prompts, computed once and compared with each way."""
+
+    ids: Tensor
+    positions: tuple[int, ...] | None
+    singles: list[tuple[int, Tensor, Tensor]]  # layer, index [c], values [c]
+    edits: list[Edit]
+    clean: Tensor  # logits [prompt, vocabulary]
+    single_logits: list[Tensor]  # [c, vocabulary], first prompt
+    set_logits: Tensor  # [row, vocabulary], all prompts
+
+
+def check_ids(engine: Engine) -> Tensor:
+    """Int["2 pos"]: 12 tokens, or 4 more than a short sliding window, so that it matters."""
+    config = engine.parts.model.config
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    window = getattr(config, "sliding_window", None)
+    length = window + 4 if isinstance(window, int) and 8 < window <= 60 else 12
+    generator = torch.Generator().manual_seed(0)
+    vocabulary = engine.parts.unembedding.weight.shape[0]
+    ids = torch.randint(min(100, vocabulary // 2), vocabulary, (2, length), generator=generator)
+    return ids.to(engine.parts.unembedding.weight.device)
+
+
+def reference(naive: Engine, edit: type[Edit], positions: tuple[int, ...] | None) -> Reference:
+    """The full passes to compare with.
+
+    Raises:
+        ValueError: the model's own passes are not finite; names the first such block.
+    """
+    ids = check_ids(naive)
+    run = naive.clean(ids, positions)
+    one = naive.clean(ids[:1], positions)
+    generator = torch.Generator().manual_seed(1)
+    depth = len(naive.parts.blocks)
+    singles = []
+    for layer in sorted({0, depth // 2, depth - 1}):
+        index, values = _telling_neurons(naive, one, layer, generator)
+        singles.append((layer, index, values))
+    edits = []
+    for row in range(2 * len(ids)):
+        layers, indices, values = (torch.cat(x) for x in zip(*(
+            (torch.full_like(i, l), i, v) for l, i, v in singles
+        ), strict=True))
+        scale = (torch.arange(len(layers)) + row) % 2 * 0.5
+        edits.append(edit(layers.cpu(), indices.cpu(), scale, (values * (1 + row) / 3).cpu()))
+    return Reference(
+        ids,
+        positions,
+        singles,
+        edits,
+        naive.logits(run.hidden),
+        [naive.logits(naive.single(one, *single)) for single in singles],
+        naive.logits(naive.sets(run, edits)),
+    )
+
+
+def _telling_neurons(
+    engine: Engine, run: Run, layer: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    a = run.inputs[layer][0, -1].float()
+    weight = write_rows(engine.parts.projections[layer]).float()
+    norms = weight.norm(dim=1)
+    strength = a.abs() * norms
+    if not torch.isfinite(strength).all():
+        raise ValueError(f"block {layer} holds NaN or inf activations or weights")
+    loud = int(strength.argmax())
+    picked = [i for i in torch.randperm(len(a), generator=generator).tolist() if i != loud]
+    index = torch.tensor([*picked[:3], loud], device=a.device)
+    values = a[index].clone()
+    values[1] = 0.0
+    scale = engine.stream_norm(run, layer) / 3
+    values[2] += scale / norms[index[2]].clamp_min(1e-6)
+    values[3] = 0.0
+    return index, values
+
+
+def prove(engine: Engine, truth: Reference) -> float:
+    """The largest error of any logit, in nats.
+
+    Raises:
+        Disproved: an error above tolerance, or a number that is not finite.
+    """
+    run = engine.clean(truth.ids, truth.positions)
+    one = engine.clean(truth.ids[:1], truth.positions)
+    kept = [_first(y).clone() for y in one.outputs]
+    worst = 0.0
+    for (layer, index, values), expected in zip(truth.singles, truth.single_logits, strict=True):
+        got = engine.logits(engine.single(one, layer, index, values))
+        worst = max(worst, _compare(got, expected, truth.clean[:1], f"block {layer}, one neuron"))
+    got = engine.logits(engine.sets(run, truth.edits))
+    clean = truth.clean.repeat_interleave(len(got) // len(truth.clean), dim=0)
+    worst = max(worst, _compare(got, truth.set_logits, clean, "sets on two prompts"))
+    if not all(torch.equal(a, _first(b)) for a, b in zip(kept, one.outputs, strict=True)):
+        raise Disproved("a pass changed the clean run's tensors in place")
+    return worst
+
+
+def _first(output: Tensor | tuple) -> Tensor:
+    return output[0] if isinstance(output, tuple) else output
+
+
+def _compare(got: Tensor, expected: Tensor, clean: Tensor, where: str) -> float:
+    share, units = TOLERANCE.get(got.dtype, LOW_PRECISION)
+    rounding = units * torch.finfo(got.dtype).eps * float(expected.abs().max())
+    error = (got - expected).float().abs().amax(dim=-1)
+    effect = (expected - clean).float().abs().amax(dim=-1)
+    if not (torch.isfinite(error).all() and torch.isfinite(effect).all()):
+        raise Disproved(f"{where}: NaN or inf")
+    if not (error <= share * effect + rounding).all():
+        row = int((error - share * effect).argmax())
+        raise Disproved(
+            f"{where}: {float(error[row]):.2g} logits off where the effect is {float(effect[row]):.2g}"
+        )
+    worst = float(error.max())
+    assert math.isfinite(worst)
+    return worst

@@ -1,0 +1,161 @@
+"""Find, by shape, the parts of a causal language model that the suffix engine needs to touch.
+
+Four parts: the list of blocks; in each block the one module that maps d_mlp to d_model (its input
+holds the neurons, its weight their `W_out` rows); the unembedding; and nothing else. Everything
+between them (norms, multipliers, positions, masks, soft caps) stays the model's own code, run as it
+stands. Also here: the two context managers through which that code is borrowed for one call and
+given back, whatever happens.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+_ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A model's blocks, their neurons' output projections, and its unembedding."""
+
+    model: nn.Module
+    blocks: tuple[nn.Module, ...]
+    projections: tuple[nn.Module, ...]  # one a block; input: [..., d_mlp], output: [..., d_model]
+    unembedding: nn.Module  # its weight: Float["vocabulary d_model"]
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Neurons in each block."""
+        return tuple(write_rows(p).shape[0] for p in self.projections)
+
+
+def write_rows(projection: nn.Module) -> Tensor:
+    """`W_out` as Float["d_mlp d_model"], a view: row i is what neuron i writes."""
+    weight = projection.weight
+    return weight if isinstance(projection, Conv1D) else weight.t()
+
+
+def find_parts(
+    model: nn.Module,
+    blocks: Iterable[nn.Module] | None = None,
+    projection: str | None = None,
+    unembedding: nn.Module | None = None,
+) -> Parts:
+    """Find the parts of `model`, or check the ones given.
+
+    Args:
+        model: a transformers causal LM (or a module that behaves like one: `config`,
+            `model(ids).logits`, `past_key_values`).
+        blocks: the blocks in order, where they are not the one `ModuleList` of
+            `num_hidden_layers` modules.
+        projection: the projection's path inside a block, e.g. "mlp.down_proj", where its shape
+            does not single it out.
+        unembedding: where `model.get_output_embeddings()` is not it.
+
+    Raises:
+        ValueError: a part is missing or ambiguous; says which were seen and what to pass.
+    """
+    config = getattr(model, "config", None)
+    if config is None:
+        raise ValueError(f"{type(model).__name__} has no config: pass a transformers causal LM")
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    if blocks is None:
+        blocks = _find_blocks(model, config)
+    blocks = tuple(blocks)
+    projections = tuple(
+        block.get_submodule(projection) if projection else _find_projection(block, config, layer)
+        for layer, block in enumerate(blocks)
+    )
+    if unembedding is None:
+        unembedding = model.get_output_embeddings()
+    if unembedding is None or getattr(unembedding, "weight", None) is None:
+        raise ValueError(f"{type(model).__name__} has no output embedding: pass unembedding=")
+    return Parts(model, blocks, projections, unembedding)
+
+
+def _find_blocks(model: nn.Module, config: Any) -> nn.ModuleList:
+    depth = config.num_hidden_layers
+    found = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList)
+        and len(module) == depth
+        and not any(part in name for part in ("vision", "audio", "encoder."))
+        and any(isinstance(m, nn.Linear | Conv1D) for m in module[0].modules())
+        and len({type(block) for block in module}) <= 2
+    ]
+    outer = [m for m in found if not any(m is not o and _inside(m, o) for o in found)]
+    if len(outer) != 1:
+        raise ValueError(
+            f"{type(model).__name__} has {len(outer)} lists of {depth} blocks, wanted one: "
+            "pass blocks="
+        )
+    return outer[0]
+
+
+def _inside(module: nn.Module, other: nn.Module) -> bool:
+    return any(module is m for m in other.modules())
+
+
+def _find_projection(block: nn.Module, config: Any, layer: int) -> nn.Module:
+    candidates = {
+        name: module
+        for name, module in block.named_modules()
+        if isinstance(module, nn.Linear | Conv1D)
+        and not _ATTENTION.search(name)
+        and write_rows(module).shape[1] == config.hidden_size
+    }
+    if len(candidates) > 1:
+        width = getattr(config, "intermediate_size", None)
+        candidates = {n: m for n, m in candidates.items() if write_rows(m).shape[0] == width}
+    if len(candidates) != 1:
+        raise ValueError(
+            f"block {layer} ({type(block).__name__}) has {len(candidates)} modules that map "
+            f"d_mlp to d_model ({', '.join(candidates) or 'none'}), wanted one (a sparse mixture "
+            "of experts has no one hidden layer): pass projection="
+        )
+    return next(iter(candidates.values()))
+
+
+@contextmanager
+def overridden(forwards: Iterable[tuple[nn.Module, Callable]]) -> Iterator[None]:
+    """Give each module another `forward` inside the `with`; its own comes back on any exit."""
+    done: list[tuple[nn.Module, Any]] = []
+    try:
+        for module, forward in forwards:
+            done.append((module, module.__dict__.get("forward")))
+            object.__setattr__(module, "forward", forward)
+        yield
+    finally:
+        for module, forward in reversed(done):
+            if forward is None:
+                object.__delattr__(module, "forward")
+            else:
+                object.__setattr__(module, "forward", forward)
+
+
+@contextmanager
+def hooked(hooks: Iterable[tuple[nn.Module, str, Callable]]) -> Iterator[None]:
+    """Forward hooks inside the `with`: (module, "input" | "output", hook). Always removed.
+
+    An "input" hook is called as `hook(module, args, kwargs)`, an "output" hook as
+    `hook(module, args, output)`; both may return a replacement, as in PyTorch.
+    """
+    handles = []
+    try:
+        for module, side, hook in hooks:
+            if side == "input":
+                handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+            else:
+                handles.append(module.register_forward_hook(hook))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,263 @@
+"""Pairs as token ids, with the model's own behaviour on them; what was dropped, and why, beside.
+
+A pair is kept when the model does on both sides what the pair says: its top-1 answer to the
+memorization prompt is the memorized one, to the reasoning prompt the reasoned one. A silent drop
+would change the experiment, so every dropped pair comes back with its reason.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from neurotrace import metrics
+from neurotrace.errors import InputError
+from neurotrace.hooks import forward, inspect_model, tokenizer_of, twin
+from neurotrace.pairs import PromptPair
+
+Side = Literal["memorization", "reasoning"]
+SIDES: tuple[Side, Side] = ("memorization", "reasoning")
+Progress = Any  # a callable (iterable, total=, description=) -> iterable; see `progress.py`
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A pair that the model can't be studied on, and why."""
+
+    pair: PromptPair
+    reason: str  # "same first token" | "answer merges" | "too long" | "does not recall" | ...
+    detail: str
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """What the unchanged model does on one side of every pair, at the read position."""
+
+    logit_difference: Float[Tensor, "pair"]  # nats
+    p_memorized: Float[Tensor, "pair"]
+    p_reasoned: Float[Tensor, "pair"]
+    top: Int[Tensor, "pair"]  # id of the top-1 token
+
+    def __getitem__(self, rows: Sequence[int]) -> Behaviour:
+        index = torch.as_tensor(list(rows), dtype=torch.long)
+        return Behaviour(
+            self.logit_difference[index], self.p_memorized[index], self.p_reasoned[index],
+            self.top[index],
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class EncodedPairs:
+    """Pairs with their ids. The read position is the last token of each prompt."""
+
+    pairs: tuple[PromptPair, ...]
+    memorization: tuple[Int[Tensor, "pos"], ...]
+    reasoning: tuple[Int[Tensor, "pos"], ...]
+    memorized: Int[Tensor, "pair"]  # first token of the memorized answer
+    reasoned: Int[Tensor, "pair"]
+    on_memorization: Behaviour
+    on_reasoning: Behaviour
+    dropped: tuple[Dropped, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def ids(self, side: Side) -> tuple[Int[Tensor, "pos"], ...]:
+        return self.memorization if side == "memorization" else self.reasoning
+
+    def behaviour(self, side: Side) -> Behaviour:
+        return self.on_memorization if side == "memorization" else self.on_reasoning
+
+    @property
+    def aligned(self) -> bool:
+        """Whether the two prompts of every pair have the same number of tokens."""
+        return all(len(m) == len(r) for m, r in zip(self.memorization, self.reasoning, strict=True))
+
+    def at(self, rows: Sequence[int]) -> EncodedPairs:
+        """The pairs at these places, in this order."""
+        index = torch.as_tensor(list(rows), dtype=torch.long)
+        return replace(
+            self,
+            pairs=tuple(self.pairs[row] for row in rows),
+            memorization=tuple(self.memorization[row] for row in rows),
+            reasoning=tuple(self.reasoning[row] for row in rows),
+            memorized=self.memorized[index],
+            reasoned=self.reasoned[index],
+            on_memorization=self.on_memorization[rows],
+            on_reasoning=self.on_reasoning[rows],
+            dropped=(),
+        )
+
+    def of(self, pairs: Sequence[PromptPair]) -> EncodedPairs:
+        """The given pairs, which must be among these; those that were dropped are left out."""
+        place = {pair.id: row for row, pair in enumerate(self.pairs)}
+        return self.at([place[pair.id] for pair in pairs if pair.id in place])
+
+    def reasons(self) -> dict[str, int]:
+        """Reason -> number of pairs dropped for it, most frequent first."""
+        return dict(Counter(dropped.reason for dropped in self.dropped).most_common())
+
+    def __repr__(self) -> str:
+        left_out = ", ".join(f"{count} {reason}" for reason, count in self.reasons().items())
+        return f"EncodedPairs({len(self)} kept; dropped: {left_out or 'none'})"
+
+
+def encode(
+    model: Any,
+    pairs: Sequence[PromptPair],
+    *,
+    check: bool = True,
+    batch_size: int = 32,
+    progress: Progress = None,
+) -> EncodedPairs:
+    """Token ids, answer ids and behaviour of every pair that can be studied on this model.
+
+    Args:
+        check: drop pairs that the model doesn't answer as named on both sides.
+        batch_size: prompts of equal length that run together; changes no result.
+
+    Raises:
+        InputError: no pair is left; the message counts the reasons.
+    """
+    if isinstance(pairs, EncodedPairs):
+        return pairs
+    info = inspect_model(model)
+    limit = int(getattr(model.cfg, "n_ctx", 0) or 0)
+    kept: list[PromptPair] = []
+    ids: dict[Side, list[Tensor]] = {"memorization": [], "reasoning": []}
+    firsts: tuple[list[int], list[int]] = ([], [])
+    dropped: list[Dropped] = []
+    tokenizer = tokenizer_of(model)
+    for pair in pairs:
+        found = _tokens(tokenizer, pair, limit)
+        if isinstance(found, Dropped):
+            dropped.append(found)
+            continue
+        kept.append(pair)
+        for side, row in zip(SIDES, found[:2], strict=True):
+            ids[side].append(torch.tensor(row))
+        for place in (0, 1):
+            firsts[place].append(found[2 + place])
+    if not kept:
+        raise InputError(_nothing_left(info.name, len(pairs), dropped))
+    memorized, reasoned = torch.tensor(firsts[0]), torch.tensor(firsts[1])
+    behaviour = [
+        _behaviour(model, ids[side], memorized, reasoned, batch_size, progress, side)
+        for side in SIDES
+    ]
+    encoded = EncodedPairs(
+        tuple(kept), tuple(ids["memorization"]), tuple(ids["reasoning"]), memorized, reasoned,
+        behaviour[0], behaviour[1], tuple(dropped),
+    )  # fmt: skip
+    return _drop_unbehaved(info.name, tokenizer, encoded, len(pairs)) if check else encoded
+
+
+def by_length(
+    ids: Sequence[Int[Tensor, "pos"]], batch_size: int
+) -> Iterator[tuple[list[int], Int[Tensor, "batch pos"]]]:
+    """Batches of prompts of equal length: (their places, their stacked ids). No padding."""
+    buckets: dict[int, list[int]] = {}
+    for row, prompt in enumerate(ids):
+        buckets.setdefault(len(prompt), []).append(row)
+    for rows in buckets.values():
+        for start in range(0, len(rows), batch_size):
+            batch = rows[start : start + batch_size]
+            yield batch, torch.stack([ids[row] for row in batch])
+
+
+def last_logits(model: Any, ids: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch vocab"]:
+    """Logits at the last position; by the twin where there is one, which needn't unembed the rest."""
+    other = twin(model)
+    with torch.no_grad():
+        if other is None:
+            return forward(model, ids)
+        place = next(other.parameters()).device
+        return other(ids.to(place), use_cache=False, logits_to_keep=1).logits[:, -1]
+
+
+def _tokens(tokenizer: Any, pair: PromptPair, limit: int) -> Dropped | tuple[list, list, int, int]:
+    prompts = [tokenizer(getattr(pair, side)).input_ids for side in SIDES]
+    firsts: list[int] = []
+    for side, prompt, answer in zip(
+        SIDES, prompts, (pair.memorized_answer, pair.reasoned_answer), strict=True
+    ):
+        if limit and len(prompt) > limit:
+            return Dropped(
+                pair, "too long", f"{side}: {len(prompt)} tokens, the model takes {limit}"
+            )
+        joined = tokenizer(getattr(pair, side) + answer).input_ids
+        if joined[: len(prompt)] != prompt or len(joined) == len(prompt):
+            return Dropped(
+                pair, "answer merges",
+                f"{side}: {answer!r} changes the tokens of the prompt before it",
+            )  # fmt: skip
+        firsts.append(joined[len(prompt)])
+    if firsts[0] == firsts[1]:
+        return Dropped(
+            pair, "same first token",
+            f"{pair.memorized_answer!r} and {pair.reasoned_answer!r} begin with the same token",
+        )  # fmt: skip
+    return prompts[0], prompts[1], firsts[0], firsts[1]
+
+
+def _behaviour(
+    model: Any,
+    ids: Sequence[Tensor],
+    memorized: Tensor,
+    reasoned: Tensor,
+    batch_size: int,
+    progress: Progress,
+    side: Side,
+) -> Behaviour:
+    found = torch.zeros(3, len(ids))
+    top = torch.zeros(len(ids), dtype=torch.long)
+    batches = list(by_length(ids, batch_size))
+    label = f"asking the model ({side} prompts)"
+    for rows, batch in progress(batches, description=label) if progress else batches:
+        logits = last_logits(model, batch).float().cpu()
+        if not torch.isfinite(logits).all():
+            raise InputError(
+                "the model's logits are not finite on these prompts: try dtype=float32, "
+                "and check its weights"
+            )
+        found[0, rows] = metrics.logit_difference(logits, memorized[rows], reasoned[rows])
+        found[1, rows] = metrics.log_probability(logits, memorized[rows]).exp()
+        found[2, rows] = metrics.log_probability(logits, reasoned[rows]).exp()
+        top[rows] = logits.argmax(-1)
+    return Behaviour(found[0], found[1], found[2], top)
+
+
+def _drop_unbehaved(name: str, tokenizer: Any, encoded: EncodedPairs, read: int) -> EncodedPairs:
+    kept: list[int] = []
+    dropped = list(encoded.dropped)
+    recalls = encoded.on_memorization.top == encoded.memorized
+    reasons = encoded.on_reasoning.top == encoded.reasoned
+    for row, pair in enumerate(encoded.pairs):
+        if recalls[row] and reasons[row]:
+            kept.append(row)
+            continue
+        side: Side = "reasoning" if recalls[row] else "memorization"
+        said = tokenizer.decode([int(encoded.behaviour(side).top[row])])
+        wanted = pair.memorized_answer if side == "memorization" else pair.reasoned_answer
+        reason = "does not recall" if side == "memorization" else "does not reason"
+        if not recalls[row] and not reasons[row]:
+            reason = "does neither"
+        dropped.append(Dropped(pair, reason, f"{side}: says {said!r}, wanted {wanted!r}"))
+    if not kept:
+        raise InputError(_nothing_left(name, read, dropped))
+    return replace(encoded.at(kept), dropped=tuple(dropped))
+
+
+def _nothing_left(name: str, read: int, dropped: Sequence[Dropped]) -> str:
+    counts = Counter(drop.reason for drop in dropped)
+    why = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
+    return (
+        f"none of the {read} pairs can be studied on {name} ({why}): use pairs that this model "
+        "answers both ways, or another model"
+    )
