@@ -27,9 +27,10 @@ _HOME = {
     "interventions": (
         "Intervention", "mean", "patch", "random_signs", "scale", "set_to_mean", "shift", "zero",
     ),
-    "effects": ("Effects", "damage", "measure"),
+    "effects": ("Effects", "measure"),
+    "neutral": ("damage", "neutral_texts"),
     "generation": ("generate",),
-    "study": ("Study", "study"),
+    "studies": ("Study", "study"),
     "plotting": ("plot_estimates", "plot_flips", "plot_pairs", "plot_scores"),
     "report": ("write_report",),
     "runs": ("save_run",),

@@ -25,7 +25,6 @@ from neurotrace.hooks import forward, inspect_model, tokenizer_of, twin
 from neurotrace.interventions import Intervention
 from neurotrace.neurons import by_layer
 from neurotrace.pairs import PromptPair
-from neurotrace.scores import Direction
 from neurotrace.tokens import EncodedPairs, Progress, by_length, encode, last_logits
 
 if TYPE_CHECKING:
@@ -41,10 +40,11 @@ _ROWS_AT_ONCE = 256  # changed rows whose logits over the vocabulary are held to
 class Effects:
     """One row for each (pair, intervention).
 
-    Columns: `pair, family, template, group`; `direction, intervention, role, k`; `L_before, L_after`
-    (nats); `p_memorized_before|after, p_reasoned_before|after`; `top_before, top_after` (the model's
-    top-1 token, as text); `prefers` (L changed sides), `answers` (the *other* named answer is the
-    top-1 token), `kl` (KL(before || after) of the next token on this prompt, nats).
+    Columns: `pair, family, template, group`; `direction, intervention, role, label, k`;
+    `L_before, L_after` (nats); `p_memorized_before|after, p_reasoned_before|after`;
+    `top_before, top_after` (the model's top-1 token, as text); `prefers` (L changed sides),
+    `answers` (the *other* named answer is the top-1 token), `kl` (KL(before || after) of the next
+    token on this prompt, nats).
     """
 
     table: pa.Table
@@ -244,7 +244,9 @@ def _donors(
             continue
         foreign = intervention.role == "other_donor"
         if foreign not in cached:
-            origin = [_next_of_other_group(encoded, place) for place in places] if foreign else places
+            origin = (
+                [_next_of_other_group(encoded, place) for place in places] if foreign else places
+            )
             prompts = [encoded.ids(intervention.donor)[place] for place in origin]
             cached[foreign] = _clean_activations(model, prompts, positions)
         layers = [neuron.layer for neuron in intervention.neurons]
@@ -318,7 +320,7 @@ def _rows(
                     "pair": pair.id, "family": pair.family, "template": pair.template,
                     "group": pair.group, "direction": intervention.direction,
                     "intervention": intervention.kind, "role": intervention.role,
-                    "k": len(intervention),
+                    "label": intervention.label, "k": len(intervention),
                     "L_before": float(before["L"][row]), "L_after": float(after["L"][row]),
                     "p_memorized_before": float(before["p_memorized"][row]),
                     "p_memorized_after": float(after["p_memorized"][row]),
@@ -347,38 +349,3 @@ def _table(rows: list[dict[str, Any]]) -> pa.Table:
     import pyarrow as pa
 
     return pa.Table.from_pylist(rows)
-
-
-def damage(
-    model: Any,
-    texts: Sequence[str],
-    intervention: Intervention,
-    *,
-    donor_mean: Float[Tensor, "layer neuron"] | None = None,
-    batch_size: int = 32,
-) -> Float[Tensor, "text"]:
-    """KL(before || after), in nats, of the next token after each neutral text.
-
-    Args:
-        texts: prompts that have nothing to do with the pairs.
-        donor_mean: the value that a patch writes here, where there is no donor run: the donor
-            class's mean over training pairs.
-    """
-    if intervention.needs_donor and donor_mean is None:
-        raise InputError("a patch has no donor on neutral text: pass donor_mean, its class's mean")
-    tokenizer = tokenizer_of(model)
-    prompts = [torch.tensor(tokenizer(text).input_ids) for text in texts]
-    found = torch.zeros(len(prompts))
-    for rows, ids in by_length(prompts, batch_size):
-        given = None
-        if donor_mean is not None and intervention.needs_donor:
-            layers = [neuron.layer for neuron in intervention.neurons]
-            units = [neuron.index for neuron in intervention.neurons]
-            given = donor_mean[layers, units].expand(len(rows), -1)
-        clean = last_logits(model, ids).float().cpu()
-        (changed,) = changed_logits(model, ids, [intervention], [given])
-        found[rows] = metrics.kl(clean, changed)
-    return found
-
-
-__all__ = ["Direction", "Effects", "changed_logits", "damage", "engine_of", "measure"]

@@ -55,9 +55,7 @@ _origins: weakref.WeakKeyDictionary[Any, _Origin] = weakref.WeakKeyDictionary()
 _checked: weakref.WeakKeyDictionary[Any, ModelInfo] = weakref.WeakKeyDictionary()
 
 
-def remember_origin(
-    model: Any, *, name: str, tokenizer: Any, twin: torch.nn.Module | None
-) -> None:
+def remember_origin(model: Any, *, name: str, tokenizer: Any, twin: torch.nn.Module | None) -> None:
     """Note where a loaded model came from: its name, its own tokenizer, its unhooked twin.
 
     TransformerLens makes the tokenizer prepend BOS even where the model's own doesn't; the original

@@ -43,10 +43,11 @@ class Intervention:
     kind: str
     neurons: tuple[Neuron, ...]
     direction: Direction
-    keep: Float[Tensor, "neuron"]
-    gain: Float[Tensor, "neuron"]
-    offset: Float[Tensor, "neuron"]
+    keep: Float[Tensor, neuron]
+    gain: Float[Tensor, neuron]
+    offset: Float[Tensor, neuron]
     role: str = "selected"  # or the control's name
+    label: str = ""  # whatever the caller wants to find the rows by, the ranker's name say
 
     def __post_init__(self) -> None:
         if len(set(self.neurons)) != len(self.neurons) or not self.neurons:
@@ -172,13 +173,16 @@ def make(
 
 
 def random_signs(intervention: Intervention, *, seed: int) -> Intervention:
-    """The same neurons moved by as much, each up or down by the toss of a coin.
+    """The same neurons moved by as much, a random half of them the wrong way.
 
     a' = a + s*(target - a) with s = +1 or -1: the map of the intervention where s is +1, its mirror
-    image about the neuron's own value where s is -1.
+    image about the neuron's own value where s is -1. The signs are balanced (of an odd number, one
+    more is wrong): free tosses would now and then be the intervention itself, with one neuron half
+    the time.
     """
     generator = torch.Generator().manual_seed(seed)
-    heads = torch.randint(0, 2, (len(intervention),), generator=generator).bool()
+    heads = torch.zeros(len(intervention), dtype=torch.bool)
+    heads[torch.randperm(len(intervention), generator=generator)[: len(intervention) // 2]] = True
     return replace(
         intervention,
         keep=torch.where(heads, intervention.keep, 2 - intervention.keep),
@@ -276,7 +280,7 @@ def _make(
     )  # fmt: skip
 
 
-def _pick(values: Tensor, neurons: Sequence[Neuron]) -> Float[Tensor, "neuron"]:
+def _pick(values: Tensor, neurons: Sequence[Neuron]) -> Float[Tensor, neuron]:
     layers = torch.tensor([neuron.layer for neuron in neurons], dtype=torch.long)
     units = torch.tensor([neuron.index for neuron in neurons], dtype=torch.long)
     if len(neurons) and (layers.max() >= values.shape[0] or units.max() >= values.shape[1]):

@@ -32,7 +32,9 @@ class Neuron:
         """The neuron written as ``L<layer>.N<index>``; `InputError` for anything else."""
         match = _WRITTEN.fullmatch(text.strip())
         if match is None:
-            raise InputError(f"{text!r} is not a neuron: write it as L<layer>.N<index>, L3.N771 say")
+            raise InputError(
+                f"{text!r} is not a neuron: write it as L<layer>.N<index>, L3.N771 say"
+            )
         return cls(int(match[1]), int(match[2]))
 
 

@@ -167,6 +167,14 @@ def fold_pairs(
     return found
 
 
+def sample_pairs(pairs: Sequence[PromptPair], count: int, *, seed: int = 0) -> list[PromptPair]:
+    """At most `count` pairs, drawn at random, in their old order."""
+    if count < 1:
+        raise InputError(f"{count} pairs asked for: wanted at least 1")
+    drawn = random.Random(seed).sample(range(len(pairs)), min(count, len(pairs)))
+    return [pairs[place] for place in sorted(drawn)]
+
+
 def pair_record(pair: PromptPair) -> dict[str, str]:
     """The pair as a plain dict, its JSON line."""
     return asdict(pair)

@@ -64,7 +64,7 @@ FAMILIES: dict[str, tuple[str, dict, str]] = {
     "falcon": (
         "falcon",
         dict(vocab_size=96, hidden_size=32, num_hidden_layers=4, num_attention_heads=4),
-        "shared",
+        "frozen",
     ),
     "falcon_alibi": (
         "falcon",

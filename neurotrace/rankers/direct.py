@@ -21,7 +21,7 @@ from neurotrace.hooks import final_residual_slope, inspect_model, w_out
 from neurotrace.interventions import Kind
 from neurotrace.metrics import logit_difference
 from neurotrace.pairs import PromptPair
-from neurotrace.rankers.targets import Targets, finite, provenance, recipient_of
+from neurotrace.rankers.targets import finite, provenance, recipient_of, targets_for
 from neurotrace.scores import Scores
 from neurotrace.tokens import EncodedPairs, Progress, Side, by_length, encode
 
@@ -39,7 +39,7 @@ def direct(
     """Predicted change of L (nats) by the direct path alone."""
     encoded = encode(model, pairs)
     info = inspect_model(model)
-    targets = Targets(model, encoded, donor, intervention, reference, 1.0, progress)
+    targets = targets_for(model, encoded, donor, intervention, reference, 1.0, progress)
     total = torch.zeros(info.n_layers, info.d_mlp)
     batches = list(by_length(encoded.ids(recipient_of(donor)), batch_size))
     for rows, ids in progress(batches, description="direct effects") if progress else batches:

@@ -20,7 +20,7 @@ from neurotrace.interventions import Kind
 from neurotrace.metrics import logit_difference
 from neurotrace.neurons import Neuron, by_layer
 from neurotrace.pairs import PromptPair
-from neurotrace.rankers.targets import Targets, finite, provenance, recipient_of
+from neurotrace.rankers.targets import Targets, finite, provenance, recipient_of, targets_for
 from neurotrace.scores import Scores
 from neurotrace.tokens import EncodedPairs, Progress, Side, encode
 
@@ -58,7 +58,7 @@ def exact(
             raise InputError(
                 f"a neuron outside the model's {info.n_layers} layers × {info.d_mlp} neurons"
             )
-    targets = Targets(model, encoded, donor, intervention, reference, 1.0, progress)
+    targets = targets_for(model, encoded, donor, intervention, reference, 1.0, progress)
     total = torch.full((info.n_layers, info.d_mlp), torch.nan)
     for layer, units in chosen.items():
         total[layer, units] = 0.0

@@ -21,7 +21,7 @@ from neurotrace.hooks import forward, inspect_model
 from neurotrace.interventions import Kind
 from neurotrace.metrics import logit_difference
 from neurotrace.pairs import PromptPair
-from neurotrace.rankers.targets import Targets, finite, provenance, recipient_of
+from neurotrace.rankers.targets import finite, provenance, recipient_of, targets_for
 from neurotrace.scores import Scores
 from neurotrace.tokens import EncodedPairs, Progress, Side, by_length, encode
 
@@ -45,7 +45,7 @@ def gradient(
         strength: the patch's strength, the shift's alpha or the scale's factor.
     """
     encoded = encode(model, pairs)
-    targets = Targets(model, encoded, donor, intervention, reference, strength, progress)
+    targets = targets_for(model, encoded, donor, intervention, reference, strength, progress)
     total = torch.zeros(inspect_model(model).n_layers, inspect_model(model).d_mlp)
     batches = gradients(model, encoded, recipient_of(donor), batch_size, progress)
     for rows, values, slopes in batches:

@@ -21,7 +21,7 @@ from neurotrace.hooks import inspect_model
 from neurotrace.interventions import Kind
 from neurotrace.pairs import PromptPair
 from neurotrace.rankers.gradient import slopes_of
-from neurotrace.rankers.targets import Targets, finite, provenance, recipient_of
+from neurotrace.rankers.targets import finite, provenance, recipient_of, targets_for
 from neurotrace.scores import Scores
 from neurotrace.tokens import EncodedPairs, Progress, Side, by_length, encode
 
@@ -44,7 +44,7 @@ def integrated(
     encoded = encode(model, pairs)
     info = inspect_model(model)
     chosen = list(range(info.n_layers)) if layers is None else sorted(set(layers))
-    targets = Targets(model, encoded, donor, intervention, reference, 1.0, progress)
+    targets = targets_for(model, encoded, donor, intervention, reference, 1.0, progress)
     total = torch.full((info.n_layers, info.d_mlp), torch.nan)
     total[chosen] = 0.0
     batches = list(by_length(encoded.ids(recipient_of(donor)), batch_size))

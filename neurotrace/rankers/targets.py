@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,57 +29,57 @@ def recipient_of(donor: Side) -> Side:
     return "memorization" if direction_of(donor) == "to_reasoning" else "reasoning"
 
 
+@dataclass(frozen=True)
 class Targets:
-    """The value that `intervention` would give each neuron, for each pair.
+    """The value that an intervention would give each neuron.
 
-    For `patch` the donor activations of all pairs are held (Float["pair layer neuron"]); the other
-    kinds need class means only.
+    `patch` needs the donor activations of every pair, the others class means at most.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        encoded: EncodedPairs,
-        donor: Side,
-        intervention: Kind,
-        reference: Moments | None = None,
-        strength: float = 1.0,
-        progress: Progress = None,
-    ):
-        if intervention not in KINDS:
-            raise InputError(f"intervention={intervention!r}: wanted one of {', '.join(KINDS)}")
-        self.kind = intervention
-        self.strength = strength
-        self.sign = 1.0 if direction_of(donor) == "to_reasoning" else -1.0
-        self.donors: Tensor | None = None
-        self.mean: Tensor | None = None
-        if intervention == "patch":
-            self.donors = collect(model, encoded, progress=progress).side(donor)
-        elif intervention in ("set", "mean", "shift"):
-            found = reference or moments(model, encoded, progress=progress)
-            if intervention == "set":
-                self.mean = found.mean_of(donor)
-            elif intervention == "mean":
-                self.mean = found.mean.mean(dim=0)
-            else:
-                self.mean = found.contrast
-        inspect_model(model)
+    kind: Kind
+    donor: Side
+    donors: Float[Tensor, "pair layer neuron"] | None = None
+    reference: Moments | None = None
+    strength: float = 1.0
 
     def changes(
         self, rows: Sequence[int], values: Float[Tensor, "batch layer neuron"]
     ) -> Float[Tensor, "batch layer neuron"]:
         """target - a, for the pairs at `rows` whose recipient activations are `values`."""
-        if self.kind == "patch":
-            assert self.donors is not None
-            return self.strength * (self.donors[list(rows)] - values)
         if self.kind == "zero":
             return -values
         if self.kind == "scale":
             return (self.strength - 1) * values
-        assert self.mean is not None
-        if self.kind == "shift":
-            return (self.sign * self.strength * self.mean).expand_as(values)
-        return self.mean - values
+        if self.kind == "patch":
+            assert self.donors is not None
+            return self.strength * (self.donors[list(rows)] - values)
+        assert self.reference is not None
+        if self.kind == "set":
+            return self.reference.mean_of(self.donor) - values
+        if self.kind == "mean":
+            return self.reference.mean.mean(dim=0) - values
+        sign = 1.0 if direction_of(self.donor) == "to_reasoning" else -1.0
+        return (sign * self.strength * self.reference.contrast).expand_as(values)
+
+
+def targets_for(
+    model: Any,
+    encoded: EncodedPairs,
+    donor: Side,
+    kind: Kind,
+    reference: Moments | None = None,
+    strength: float = 1.0,
+    progress: Progress = None,
+) -> Targets:
+    """Targets of these pairs, with what they need read off the model."""
+    if kind not in KINDS:
+        raise InputError(f"intervention={kind!r}: wanted one of {', '.join(KINDS)}")
+    donors = None
+    if kind == "patch":
+        donors = collect(model, encoded, progress=progress).side(donor)
+    elif kind in ("set", "mean", "shift") and reference is None:
+        reference = moments(model, encoded, progress=progress)
+    return Targets(kind, donor, donors, reference, strength)
 
 
 def provenance(

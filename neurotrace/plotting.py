@@ -1,0 +1,203 @@
+"""Figures: tables in, plotly figures out. Never shown, never a model, no global template.
+
+Colours: RdBu centred at zero for signed numbers (blue supports recall, red reasoning), Okabe and
+Ito's colour-blind-safe palette for lines.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from neurotrace.effects import Effects
+from neurotrace.errors import InputError
+from neurotrace.scores import DIRECTIONS, Scores
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+COLOURS = {
+    "patch": "#0072B2", "set": "#009E73", "zero": "#D55E00", "mean": "#CC79A7",
+    "shift": "#E69F00", "scale": "#56B4E9", "random": "#7f7f7f",
+}  # fmt: skip
+_TITLES = {"to_reasoning": "memory → reasoning", "to_memorization": "reasoning → memory"}
+_FONT = {"family": "system-ui, -apple-system, Segoe UI, Roboto, sans-serif", "size": 13}
+
+
+def plot_scores(scores: Scores, *, title: str | None = None) -> go.Figure:
+    """Layer × neuron heat map of one ranking; white is zero, blank is not measured."""
+    import plotly.graph_objects as go
+
+    values = scores.value.numpy()
+    # a few neurons carry the effect: a scale to the very largest would show nothing else
+    bound = float(np.nanquantile(np.abs(values), 0.9995)) or float(np.nanmax(np.abs(values))) or 1.0
+    figure = go.Figure(
+        go.Heatmap(
+            z=values, zmin=-bound, zmax=bound, colorscale="RdBu", colorbar={"title": "score"},
+            hovertemplate="L%{y}.N%{x}<br>%{z:.4f}<extra></extra>",
+        )
+    )  # fmt: skip
+    figure.update_xaxes(title="neuron")
+    figure.update_yaxes(title="layer", dtick=max(1, values.shape[0] // 10))
+    direction = str(scores.provenance.get("direction", "")).replace("_", " ")
+    return _finish(figure, title or f"{scores.method} {direction}: {scores.unit}", height=380)
+
+
+def plot_estimates(estimate: Scores, truth: Scores, *, title: str | None = None) -> go.Figure:
+    """What a ranker predicts against the exact effect, for the neurons that have both."""
+    import plotly.graph_objects as go
+    from scipy.stats import spearmanr
+
+    both = ~(estimate.value.isnan() | truth.value.isnan())
+    if not both.any():
+        raise InputError("no neuron has both scores: measure the exact effect of some of them")
+    x, y = truth.value[both].numpy(), estimate.value[both].numpy()
+    names = [f"L{layer}.N{unit}" for layer, unit in both.nonzero().tolist()]
+    layers = both.nonzero()[:, 0].numpy()
+    figure = go.Figure()
+    ends = [float(min(x.min(), y.min())), float(max(x.max(), y.max()))]
+    figure.add_scatter(
+        x=ends, y=ends, mode="lines", name="equal", line={"color": "#999999", "dash": "dot"},
+        hoverinfo="skip",
+    )  # fmt: skip
+    figure.add_scatter(
+        x=x, y=y, mode="markers", name="neuron", text=names,
+        marker={"color": layers, "colorscale": "Viridis", "size": 7, "colorbar": {"title": "layer"}},
+        hovertemplate="%{text}<br>exact %{x:.3f}<br>estimate %{y:.3f}<extra></extra>",
+    )  # fmt: skip
+    rho = f", Spearman {spearmanr(x, y).statistic:.3f}" if len(x) > 2 else ""
+    figure.update_xaxes(title="exact effect on L, nats")
+    figure.update_yaxes(title=f"{estimate.method}'s estimate, nats")
+    figure.update_layout(showlegend=False)
+    return _finish(figure, title or f"{estimate.method} against exact, {len(x)} neurons{rho}")
+
+
+def plot_flips(effects: Effects, *, title: str | None = None) -> go.Figure:
+    """Share of flipped answers against the number of neurons, with 95 % bands and controls.
+
+    A row of panels a family, a column a direction. Solid: the ranked neurons, one line for each
+    intervention. Grey: random neurons. Other controls are single markers where they were measured.
+    """
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
+    rates = effects.rates()
+    families = list(dict.fromkeys(rates["family"]))
+    directions = [d for d in DIRECTIONS if d in set(rates["direction"])]
+    figure = make_subplots(
+        rows=len(families), cols=len(directions), shared_yaxes=True, shared_xaxes=True,
+        vertical_spacing=0.24 / max(2, len(families)), horizontal_spacing=0.06,
+        subplot_titles=[
+            f"{family}: {_TITLES[direction]}" for family in families for direction in directions
+        ],
+    )  # fmt: skip
+    named: set[str] = set()
+    for place, (family, direction) in enumerate([(f, d) for f in families for d in directions]):
+        at = {"row": place // len(directions) + 1, "col": place % len(directions) + 1}
+        part = rates[(rates["family"] == family) & (rates["direction"] == direction)]
+        main = part[part["role"] == "selected"]
+        for kind, line in main.groupby("intervention", sort=False):
+            _line(figure, line, str(kind), COLOURS.get(str(kind), "#000000"), named, at)
+        random = part[part["role"] == "random"]
+        for _, line in random.groupby("intervention", sort=False):
+            _line(figure, line, "random neurons", COLOURS["random"], named, at)
+        for role, symbol in (("norm", "x"), ("sign", "triangle-up"), ("low_rho", "square"),
+                             ("other_donor", "diamond-open")):  # fmt: skip
+            dots = part[part["role"] == role]
+            if len(dots):
+                figure.add_scatter(
+                    x=dots["k"], y=dots["answers"], mode="markers", name=f"control: {role}",
+                    marker={"symbol": symbol, "size": 9, "color": "#444444"},
+                    legendgroup=role, showlegend=role not in named, **at,
+                    hovertemplate=f"{role}, k=%{{x}}<br>%{{y:.1%}} flipped<extra></extra>",
+                )  # fmt: skip
+                named.add(role)
+    figure.update_xaxes(type="log", tickvals=sorted(set(rates["k"])), ticktext=[
+        str(k) for k in sorted(set(rates["k"]))])  # fmt: skip
+    figure.update_xaxes(title="neurons changed, k", row=len(families))
+    figure.update_yaxes(range=[-0.03, 1.05], tickformat=".0%")
+    figure.update_yaxes(title="answers flipped", col=1)
+    if isinstance(figure, go.Figure):
+        figure.update_layout(legend={"orientation": "h", "y": -0.14 / len(families) - 0.08})
+    height = 150 + 270 * len(families)
+    return _finish(figure, title or "Flipped answers on held-out pairs", height=height)
+
+
+def plot_pairs(effects: Effects, *, limit: int = 24, title: str | None = None) -> go.Figure:
+    """Before and after, pair by pair: the probabilities of both named answers on the recipient prompt.
+
+    Takes the rows of one intervention in one direction; see `Effects.where`.
+    """
+    import plotly.graph_objects as go
+
+    table = effects.to_frame()
+    kinds = table[["direction", "intervention", "role", "k", "label"]].drop_duplicates()
+    if len(kinds) != 1:
+        raise InputError(
+            f"these effects hold {len(kinds)} interventions; pick one: "
+            "effects.where(direction=..., intervention=..., role='selected', k=...)"
+        )
+    table = table.drop_duplicates("pair").head(limit).iloc[::-1]
+    figure = go.Figure()
+    for answer, colour in (("memorized", "#0072B2"), ("reasoned", "#D55E00")):
+        before, after = table[f"p_{answer}_before"], table[f"p_{answer}_after"]
+        for row, (start, end) in enumerate(zip(before, after, strict=True)):
+            figure.add_scatter(
+                x=[start, end], y=[row, row], mode="lines", line={"color": colour, "width": 1.5},
+                opacity=0.5, hoverinfo="skip", showlegend=False,
+            )  # fmt: skip
+        for values, symbol, when in ((before, "circle-open", "before"), (after, "circle", "after")):
+            figure.add_scatter(
+                x=values, y=list(range(len(table))), mode="markers", name=f"{answer}, {when}",
+                marker={"color": colour, "symbol": symbol, "size": 9},
+                text=table["pair"], hovertemplate="%{text}<br>p = %{x:.3f}<extra></extra>",
+            )  # fmt: skip
+    figure.update_yaxes(
+        tickvals=list(range(len(table))), ticktext=[_clip(name) for name in table["pair"]]
+    )
+    figure.update_xaxes(title="probability of the answer's first token", range=[-0.03, 1.03])
+    one = kinds.iloc[0]
+    what = f"{_TITLES[one['direction']]}, {one['intervention']} of {one['k']} neurons"
+    figure.update_layout(legend={"orientation": "h", "y": -0.18})
+    return _finish(figure, title or f"Single held-out pairs, {what}", height=170 + 19 * len(table))
+
+
+def _line(
+    figure: Any, line: Any, name: str, colour: str, named: set[str], at: dict[str, int]
+) -> None:
+    line = line.sort_values("k").drop_duplicates("k")
+    ks = list(line["k"])
+    band = [*line["answers_high"], *line["answers_low"].iloc[::-1]]
+    figure.add_scatter(
+        x=[*ks, *reversed(ks)], y=band, fill="toself", fillcolor=_alpha(colour), mode="none",
+        hoverinfo="skip", legendgroup=name, showlegend=False, **at,
+    )  # fmt: skip
+    figure.add_scatter(
+        x=ks, y=line["answers"], mode="lines+markers", name=name, legendgroup=name,
+        line={"color": colour, "dash": "dash" if name.startswith("random") else "solid"},
+        showlegend=name not in named, customdata=line[["answers_low", "answers_high", "n"]], **at,
+        hovertemplate=f"{name}, k=%{{x}}<br>%{{y:.1%}} flipped [%{{customdata[0]:.1%}}, "
+        "%{customdata[1]:.1%}], %{customdata[2]} pairs<extra></extra>",
+    )  # fmt: skip
+    named.add(name)
+
+
+def _finish(figure: Any, title: str, *, height: int = 440) -> Any:
+    figure.update_layout(
+        template="plotly_white", title={"text": _clip(title, 110), "x": 0.01}, font=_FONT,
+        height=height, margin={"l": 70, "r": 30, "t": 70, "b": 60},
+    )  # fmt: skip
+    return figure
+
+
+def _alpha(colour: str, alpha: float = 0.15) -> str:
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{alpha})"
+
+
+def _clip(text: str, limit: int = 40) -> str:
+    import html
+
+    short = text if len(text) <= limit else text[: limit - 1] + "…"
+    return html.escape(short)  # plotly reads tags in its labels

@@ -1,0 +1,260 @@
+"""A run's folder: what was done, with what, and what came of it.
+
+    manifest.json    versions, seeds, the model's identity and weights' hash, device, dtype, command
+    summary.json     the flips, as figures and as the verdict
+    scores.parquet   family, direction, layer, neuron, method, score
+    effects.parquet  a row for each held-out pair × intervention × k, controls included
+    dropped.parquet  the pairs that were left out, and why
+    report.html      all of it to look at
+
+Every file is written under another name, synced and renamed: what stands under its final name is
+whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neurotrace.errors import InputError
+from neurotrace.neurons import NEURON_DEFINITION
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from neurotrace.studies import Study
+
+FILES = (
+    "manifest.json", "summary.json", "scores.parquet", "effects.parquet", "dropped.parquet",
+    "report.html",
+)  # fmt: skip
+_PACKAGES = ("torch", "transformers", "transformer-lens", "datasets", "numpy", "pyarrow", "scipy")
+
+
+def prepare_folder(out: str | Path, *, overwrite: bool = False) -> Path:
+    """Make the folder and prove that it can be written, before the long work begins."""
+    folder = Path(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        present = [name for name in FILES if (folder / name).exists()]
+        if present and not overwrite:
+            raise InputError(
+                f"{folder} already holds a run ({present[0]}): name another folder or pass "
+                "--overwrite"
+            )
+        write_atomically(folder / ".writable", b"")
+        (folder / ".writable").unlink()
+    except OSError as error:
+        raise InputError(
+            f"can't write to {folder}: {error.strerror or error}; name a folder that can be written"
+        ) from None
+    return folder
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write, sync, rename. After any failure the final name is what it was before."""
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def save_run(
+    study: Study,
+    out: str | Path,
+    *,
+    model: Any,
+    probes: Sequence[str],
+    command: str = "",
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Write the run's folder; returns what `summary.json` holds.
+
+    Raises:
+        InputError: the folder holds a run already, or can't be written (full, read-only).
+    """
+    from neurotrace.report import write_report
+
+    folder = prepare_folder(out, overwrite=overwrite)
+    summary = summarise(study, probes)
+    record = manifest(study, model=model, probes=probes, command=command)
+    try:
+        for name, table in (
+            ("scores.parquet", _scores(study)),
+            ("effects.parquet", study.effects.table),
+            ("dropped.parquet", _dropped(study)),
+        ):
+            write_atomically(folder / name, _parquet(table))
+        write_atomically(folder / "report.html", write_report(study, summary, record).encode())
+        write_atomically(folder / "summary.json", _json(summary))
+        write_atomically(folder / "manifest.json", _json(record))
+    except OSError as error:
+        raise InputError(
+            f"can't write the run to {folder}: {error.strerror or error}; free some space or name "
+            "another folder. No half-written file was left"
+        ) from None
+    return summary
+
+
+def summarise(study: Study, probes: Sequence[str]) -> dict[str, Any]:
+    """The content of `summary.json`."""
+    from neurotrace.studies import VERDICT, flip_record
+
+    return {
+        "model": study.model.name,
+        "probes": list(probes),
+        "neuron_definition": NEURON_DEFINITION,
+        "pairs": {
+            "read": study.read,
+            "kept": len(study.encoded),
+            "train": study.smallest_train,
+            "test": len(study.encoded),
+            "dropped": study.encoded.reasons(),
+        },
+        "split": study.split,
+        "folds": study.folds,
+        "neurons": study.model.n_neurons,
+        "verdict": {
+            "rule": "a small set decides where the selected rows flip at least "
+            f"{VERDICT['answers']:.0%} of answers both ways with at most "
+            f"{VERDICT['fraction']:.0%} of the neurons and no control flips more than "
+            f"{VERDICT['control_answers']:.0%}",
+            "small_set_decides": study.verdicts(),
+        },
+        "flips": [flip_record(flip) for flip in study.flips],
+        "examples": [example.__dict__ for example in study.examples],
+    }
+
+
+def manifest(
+    study: Study, *, model: Any, probes: Sequence[str], command: str = ""
+) -> dict[str, Any]:
+    """The content of `manifest.json`: enough to do it again, and to know whether it is the same."""
+    import torch
+
+    from neurotrace import __version__
+    from neurotrace.hooks import tokenizer_of, twin
+
+    info = study.model
+    tokenizer = tokenizer_of(model)
+    real = twin(model) or model
+    config = getattr(real, "config", None)
+    lines = "\n".join(
+        json.dumps(pair.__dict__, sort_keys=True, ensure_ascii=True) for pair in study.encoded.pairs
+    )
+    return {
+        "format": "neurotrace.run/1",
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": command,
+        "neurotrace": __version__,
+        "versions": {"python": platform.python_version()} | _versions(),
+        "model": {
+            "name": info.name,
+            "hooked_by": info.kind,
+            "architecture": type(real).__name__,
+            "layers": info.n_layers,
+            "neurons_per_layer": info.d_mlp,
+            "d_model": info.d_model,
+            "weights_sha256": weights_hash(real),
+            "attention": getattr(config, "_attn_implementation", None),
+        },
+        "tokenizer": {
+            "class": type(tokenizer).__name__,
+            "vocabulary": len(tokenizer),
+            "prepended": tokenizer.decode(tokenizer("").input_ids),
+        },
+        "device": str(info.device),
+        "dtype": str(info.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "seed": study.seed,
+        "split": study.split,
+        "folds": study.folds,
+        "settings": dict(study.settings),
+        "probes": list(probes),
+        "kept_pairs_sha256": hashlib.sha256(lines.encode()).hexdigest(),
+        "neuron_definition": NEURON_DEFINITION,
+    }
+
+
+def weights_hash(model: Any) -> str:
+    """SHA-256 over names, shapes, types and bytes of every parameter, in order of name."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.named_parameters(), key=lambda item: item[0]):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        data = tensor.detach().cpu().contiguous()
+        digest.update(data.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _scores(study: Study) -> pa.Table:
+    import pandas as pd
+    import pyarrow as pa
+
+    frames = []
+    for (family, _, direction), scores in study.scores.items():
+        frame = scores.to_frame()[["layer", "neuron", "method", "score"]]
+        frame.insert(0, "family", family)
+        frame.insert(1, "direction", direction)
+        frames.append(frame)
+    return pa.Table.from_pandas(pd.concat(frames, ignore_index=True), preserve_index=False)
+
+
+def _dropped(study: Study) -> pa.Table:
+    import pyarrow as pa
+
+    fields = ("pair", "family", "template", "group", "reason", "detail")
+    rows = [
+        (d.pair.id, d.pair.family, d.pair.template, d.pair.group, d.reason, d.detail)
+        for d in study.encoded.dropped
+    ]
+    return pa.table(
+        {name: pa.array([row[i] for row in rows], pa.string()) for i, name in enumerate(fields)}
+    )
+
+
+def _parquet(table: pa.Table) -> bytes:
+    import pyarrow.parquet as pq
+
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+def _json(content: Any) -> bytes:
+    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "replace")
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def command_line() -> str:
+    """How this process was called, quoted for a shell."""
+    import shlex
+
+    return shlex.join(["neurotrace", *sys.argv[1:]])
