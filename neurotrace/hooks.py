@@ -49,6 +49,7 @@ class _Origin:
     name: str
     tokenizer: Any
     twin: torch.nn.Module | None
+    own_hooks: int  # TransformerLens puts some of its own on some families (OPT)
 
 
 _origins: weakref.WeakKeyDictionary[Any, _Origin] = weakref.WeakKeyDictionary()
@@ -62,7 +63,7 @@ def remember_origin(model: Any, *, name: str, tokenizer: Any, twin: torch.nn.Mod
     is what `encode` uses. The twin is the transformers model over the same storage, made before
     TransformerLens replaced its modules.
     """
-    _origins[model] = _Origin(name, tokenizer, twin)
+    _origins[model] = _Origin(name, tokenizer, twin, _count_hooks(model))
 
 
 def twin(model: Any) -> torch.nn.Module | None:
@@ -71,7 +72,7 @@ def twin(model: Any) -> torch.nn.Module | None:
     None while the user has hooks of their own on the model: the twin would not see them.
     """
     origin = _origins.get(model)
-    if origin is None or any(point.fwd_hooks for point in model.hook_dict.values()):
+    if origin is None or _count_hooks(model) != origin.own_hooks:
         return None
     return origin.twin
 
@@ -116,7 +117,7 @@ def inspect_model(model: Any) -> ModelInfo:
         kind="HookedTransformer" if type(model).__name__ == "HookedTransformer"
         else "TransformerBridge",
         n_layers=int(cfg.n_layers),
-        d_mlp=int(cfg.d_mlp),
+        d_mlp=_width(model, name),
         d_model=int(cfg.d_model),
         d_vocab=int(cfg.d_vocab),
         device=next(model.parameters()).device,
@@ -196,6 +197,24 @@ def final_residual_slope(
     return values, slope.reshape(*ids.shape, -1)[:, -1].float().cpu()
 
 
+def _count_hooks(model: Any) -> int:
+    return sum(len(point.fwd_hooks) for point in model.hook_dict.values())
+
+
+def _width(model: Any, name: str) -> int:
+    """Rows of W_out, the same in every layer. (The config's d_mlp is wrong for some families.)"""
+    try:
+        widths = {w_out(model, layer).shape[0] for layer in range(int(model.cfg.n_layers))}
+    except (AttributeError, TypeError):
+        raise InputError(
+            f"{name}: its blocks have no dense MLP with a W_out to read (attention only, or sparse "
+            "mixture of experts): use a dense model"
+        ) from None
+    if len(widths) != 1:
+        raise InputError(f"{name}: MLPs of different widths {sorted(widths)} are not supported")
+    return widths.pop()
+
+
 def _check_neurons(model: Any, info: ModelInfo) -> None:
     """Width, firing, and hook_post @ W_out + b against what the down projection returned."""
     ids = _sample_ids(info)
@@ -230,8 +249,8 @@ def _check_neurons(model: Any, info: ModelInfo) -> None:
     for layer, post in seen.items():
         if post.shape[-1] != info.d_mlp:
             raise InputError(
-                f"{info.name}: {post_name(layer)} is {post.shape[-1]} wide, wanted d_mlp = "
-                f"{info.d_mlp}: these are not neurons (a sparse or unusual MLP); use another model"
+                f"{info.name}: {post_name(layer)} is {post.shape[-1]} wide, W_out has {info.d_mlp} "
+                "rows: these are not neurons (a sparse or unusual MLP); use another model"
             )
         if layer not in written or (post_norm and "HookedTransformer" in info.kind):
             continue

@@ -62,8 +62,9 @@ def hook(model: torch.nn.Module, tokenizer: Any, *, name: str) -> Any:
     shared = [*model.parameters(), *model.buffers()]
     twin = copy.deepcopy(model, memo={id(tensor): tensor for tensor in shared})
     try:
+        # a bare name could be one of TransformerLens' aliases for a published model
         bridge = TransformerBridge.boot_transformers(
-            name, hf_model=model, tokenizer=copy.deepcopy(tokenizer)
+            f"local/{Path(name).name}", hf_model=model, tokenizer=copy.deepcopy(tokenizer)
         )
     except Exception as error:  # TransformerLens raises many kinds for "unknown architecture"
         raise InputError(

@@ -47,10 +47,12 @@ from torch import Tensor, nn
 
 from neurotrace.suffix_attention import Prefix, PrefixError, attention_shared, spread
 from neurotrace.suffix_check import Reference, check_ids, prove, reference
+from neurotrace.suffix_modules import Delta, Forward, bf16_missing, fused, linears
 from neurotrace.suffix_parts import Parts, find_parts, hooked, overridden, write_rows
 
 Path = Literal["shared", "frozen", "naive"]
 PATHS: tuple[Path, ...] = ("shared", "frozen", "naive")
+BATCH = 1024  # tokens a pass: where a matmul's rate levels off
 
 
 @dataclass(frozen=True)
@@ -120,12 +122,22 @@ class Run:
 class Engine:
     """Changed rows over a clean run; made by `engine`, which has proved `path` on this model."""
 
-    def __init__(self, parts: Parts, path: Path, *, widen: bool = True, batch_size: int = 512):
+    def __init__(
+        self,
+        parts: Parts,
+        path: Path,
+        *,
+        batch_size: int = BATCH,
+        widen: bool = True,
+        light: bool = True,
+    ) -> None:
         self.parts = parts
         self.path = path
         self.reason = ""
-        self.widen = widen
         self.batch_size = batch_size
+        self.widen = widen
+        self.fused = fused(parts.blocks) if light and path != "naive" else []
+        self.delta: Delta | None = None  # set where precision is "fast"
         self.error = 0.0  # largest error of any logit in the check, nats
         self.plain_tail = False  # True: logits are the unembedding's output, nothing behind it
         self.many: Path | None = None  # the way for positions other than the last, once proved
@@ -185,11 +197,29 @@ class Engine:
         if path != "naive":
             hooks += [(b, "input", lambda _, a, k: calls.append((a, k))) for b in self.parts.blocks]
             hooks += [(b, "output", lambda _, a, y: outputs.append(y)) for b in self.parts.blocks]
+        both: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
+        if self.delta is not None and path != "naive":
+
+            def see_both(module: nn.Module, args: tuple, y: Tensor) -> None:
+                shape = len(ids), ids.shape[1] - start
+                pair = args[0].reshape(*shape, -1).clone(), y.reshape(*shape, -1).clone()
+                both.setdefault(module, []).append(pair)
+
+            hooks += [(m, "output", see_both) for m in self.delta.weights]
         hidden = self._forward(ids[:, start:], prefix, hooks, shared=path == "shared")
         if len(inputs) != len(self.parts.blocks):
             raise PrefixError(f"{len(inputs)} of {len(self.parts.blocks)} projections were called")
         return Run(
-            ids, positions, start, path, tuple(inputs), hidden, prefix, tuple(outputs), tuple(calls)
+            ids,
+            positions,
+            start,
+            path,
+            tuple(inputs),
+            hidden,
+            prefix,
+            tuple(outputs),
+            tuple(calls),
+            {module: seen[0] for module, seen in both.items() if len(seen) == 1},
         )
 
     # ---- changed rows --------------------------------------------------------------------------
@@ -201,13 +231,16 @@ class Engine:
         return float(behind[0, -1].float().norm())
 
     @torch.no_grad()
-    def single(self, run: Run, layer: int, index: Tensor, values: Tensor) -> Tensor:
+    def single(
+        self, run: Run, layer: int, index: Tensor, values: Tensor, *, exact: bool = False
+    ) -> Tensor:
         """One neuron a row, all in one layer: neuron index[c] of `layer` becomes values[c].
 
         Args:
             index: Int[Tensor, "c"].
             values: Float[Tensor, "c"], "c position" (one for each of the run's positions) or
                 "prompt c position".
+            exact: float32 even where the engine is fast.
 
         Returns:
             Float[Tensor, "row d_model"], c rows a prompt in prompt order.
@@ -232,16 +265,18 @@ class Engine:
                 return edit
 
             return self._chunks(
-                run, count, lambda rows: self._edited(run, rows, {layer: change(rows)})
+                run, count, lambda rows: self._edited(run, rows, {layer: change(rows)}, exact)
             )
         change = values[0] - run.inputs[layer][0][:, index].t()
         weight = write_rows(self.parts.projections[layer])
         return self._chunks(
-            run, count, lambda rows: self._widened(run, layer, change[rows], weight[index[rows]])
+            run,
+            count,
+            lambda rows: self._widened(run, layer, change[rows], weight[index[rows]], exact),
         )
 
     @torch.no_grad()
-    def sets(self, run: Run, edits: Sequence[Edit]) -> Tensor:
+    def sets(self, run: Run, edits: Sequence[Edit], *, exact: bool = False) -> Tensor:
         """One `Edit` a row, in prompt order, equally many for each of the run's prompts.
 
         Returns:
@@ -259,7 +294,7 @@ class Engine:
             run,
             count,
             lambda rows: self._edited(
-                run, rows, self._maps(run, [e for own in by_prompt for e in own[rows]])
+                run, rows, self._maps(run, [e for own in by_prompt for e in own[rows]]), exact
             ),
         )
 
@@ -287,7 +322,7 @@ class Engine:
 
         return {layer: affine(layers == layer) for layer in sorted(set(layers.tolist()))}
 
-    def _edited(self, run: Run, rows: slice, maps: dict[int, Callable]) -> Tensor:
+    def _edited(self, run: Run, rows: slice, maps: dict[int, Callable], exact: bool) -> Tensor:
         """Rows whose projections' inputs go through `maps`; no map: the clean rows."""
         count = len(run.ids) * (rows.stop - rows.start)
 
@@ -302,10 +337,12 @@ class Engine:
         hooks = [(self.parts.projections[l], "input", hook(f)) for l, f in maps.items()]
         first = min(maps, default=len(self.parts.blocks))
         ids = spread(run.ids[:, run.start :], count)
-        with overridden(self._constants(run, first, count)):
+        with overridden([*self._lighter(run, exact), *self._constants(run, first, count)]):
             return self._forward(ids, run.prefix, hooks, shared=run.path == "shared")
 
-    def _widened(self, run: Run, layer: int, change: Tensor, weight: Tensor) -> Tensor:
+    def _widened(
+        self, run: Run, layer: int, change: Tensor, weight: Tensor, exact: bool
+    ) -> Tensor:
         """Rows with one neuron each: change [c, position] of weight [c, d_model] in `layer`."""
         count, block = len(change), self.parts.blocks[layer]
         args, kwargs = run.calls[layer]
@@ -323,8 +360,15 @@ class Engine:
                 return own(*args, **kwargs)
 
         ids = spread(run.ids[:, run.start :], count)
-        with overridden([*self._constants(run, layer, count), (block, enter)]):
+        constants = self._constants(run, layer, count)
+        with overridden([*self._lighter(run, exact), *constants, (block, enter)]):
             return self._forward(ids, run.prefix, (), shared=run.path == "shared")
+
+    def _lighter(self, run: Run, exact: bool) -> list[Forward]:
+        """The lighter modules for changed rows; the clean run uses the model's own."""
+        if run.path == "naive":
+            return []
+        return self.fused + (self.delta.forwards(run.linears) if self.delta and not exact else [])
 
     # ---- calling the model ---------------------------------------------------------------------
 
@@ -429,7 +473,8 @@ def engine(
     model: nn.Module,
     path: Path | Literal["auto"] = "auto",
     *,
-    batch_size: int = 512,
+    precision: Literal["exact", "fast"] = "exact",
+    batch_size: int = BATCH,
     blocks: Iterable[nn.Module] | None = None,
     projection: str | None = None,
     unembedding: nn.Module | None = None,
@@ -440,6 +485,8 @@ def engine(
         model: a transformers causal LM in eval mode. (Not one whose blocks a hook library has
             replaced: pass the twin made before.)
         path: the way to try first; slower ones follow if it is disproved.
+        precision: "exact", or "fast": bf16 deltas (`suffix_modules.py`), about 1 % off the effect;
+            `single` and `sets` then take `exact=True` for the rows to measure that by.
         batch_size: most tokens (rows times suffix positions) in one pass; halved when memory runs out.
         blocks, projection, unembedding: see `find_parts`.
 
@@ -447,7 +494,8 @@ def engine(
         ValueError: a part is missing or ambiguous, dropout is on, or the model yields NaN.
 
     Warns:
-        UserWarning: the way found is slower than the one asked for ("auto": than `shared`).
+        UserWarning: the way found is slower than the one asked for ("auto": than `shared`), or
+            "fast" was asked for where it can't be had: then the engine is exact.
     """
     if model.training:
         raise ValueError("the model is in training mode: call model.eval() first")
@@ -459,19 +507,35 @@ def engine(
     found = _first_proved(naive, truth, wanted)
     if found.path != wanted:
         warnings.warn(f"suffix engine: {found.path}, not {wanted}: {found.reason}", stacklevel=2)
+    if precision == "fast":
+        missing = bf16_missing(parts.unembedding.weight.device)
+        missing = missing or ("" if linears(parts.blocks) else "its weights are not float32")
+        missing = missing or ("full passes have no delta form" if found.path == "naive" else "")
+        if missing:
+            warnings.warn(f"suffix engine: exact, not fast: {missing}", stacklevel=2)
+        else:
+            found.delta = Delta(linears(parts.blocks))
+    # glibc gives freed memory back above a threshold that grows to the largest block once freed:
+    # without this, every pass would fault its activations in anew (a tenth of the time)
+    torch.empty(31 << 20, dtype=torch.uint8)
     return found
 
 
 def _first_proved(naive: Engine, truth: Reference, wanted: Path, widen: bool = True) -> Engine:
     reasons = []
     for path in PATHS[PATHS.index(wanted) : -1]:
-        for wide in (True, False) if widen else (False,):
-            trial = Engine(naive.parts, path, widen=wide, batch_size=naive.batch_size)
+        for wide, light in ((True, True), (True, False), (False, True), (False, False)):
+            if wide and not widen:
+                continue
+            trial = Engine(naive.parts, path, batch_size=naive.batch_size, widen=wide, light=light)
+            if light and not trial.fused:
+                continue
             trial.plain_tail, trial.many = naive.plain_tail, path
             try:
                 trial.error = prove(trial, truth)
             except Exception as error:  # whatever the model's code raises means: not this way
-                reasons.append(f"{path}{'' if wide else ', not widened'}: {_short(error)}")
+                way = path + ("" if wide else ", not widened") + (", fused" if light else "")
+                reasons.append(f"{way}: {_short(error)}")
                 continue
             trial.many, trial.reason = None, "; ".join(reasons)
             return trial

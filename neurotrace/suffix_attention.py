@@ -134,38 +134,59 @@ def shared_prefix_attention(
     rows, heads, q, width = query.shape
     prompts, key_heads, length, _ = prefix.keys.shape
     many, group = rows // prompts, heads // key_heads
-    query = query * scaling
-    # [prompt, key head, row of it · group · q, width]: every row of a prompt meets its prefix at once
-    stacked = query.reshape(prompts, many, key_heads, group * q, width).transpose(1, 2)
-    stacked = stacked.reshape(prompts, key_heads, many * group * q, width)
-    far = stacked @ prefix.keys.transpose(-1, -2)
-    far = far.view(prompts, key_heads, many, group, q, length).permute(0, 2, 1, 3, 4, 5)
-    grouped = query.reshape(rows, key_heads, group * q, width)
-    near = grouped @ key.transpose(-1, -2)
-    scores = torch.cat(
-        [far.reshape(rows, heads, q, length), near.reshape(rows, heads, q, q)], dim=-1
+    by_head = (prompts, heads, many, q)
+
+    # scores: [prompt · head, row of it · q, prefix + q], the prefix in one batched matmul
+    scores = query.new_empty(prompts * heads, many * q, length + q)
+    stacked = query.reshape(prompts, many, heads, q, width).transpose(1, 2)
+    torch.baddbmm(
+        scores[..., :length],
+        stacked.reshape(prompts * heads, many * q, width),
+        _each_head(prefix.keys, group).transpose(1, 2),
+        beta=0,
+        alpha=scaling,
+        out=scores[..., :length],
     )
+    near = query.reshape(rows, key_heads, group * q, width) @ key.transpose(-1, -2)
+    near = near.view(prompts, many, heads, q, q).transpose(1, 2)
+    torch.mul(near, scaling, out=scores.view(*by_head, length + q)[..., length:])
+
     if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
+        scores.div_(softcap).tanh_().mul_(softcap)
     if attention_mask is not None:
         if attention_mask.dtype != torch.bool or attention_mask.shape[-1] != length + q:
             raise PrefixError(f"a mask of {attention_mask.dtype} {tuple(attention_mask.shape)}")
-        scores = scores.masked_fill(~attention_mask, float("-inf"))
+        mask = attention_mask.expand(rows, 1, q, length + q).view(prompts, many, 1, q, length + q)
+        scores.view(*by_head, length + q).masked_fill_(~mask.transpose(1, 2), float("-inf"))
     elif q > 1:
-        ahead = torch.ones(q, q, dtype=torch.bool, device=scores.device).triu(1)
-        scores[..., length:].masked_fill_(ahead, float("-inf"))
+        raise PrefixError("several positions without a mask")
     if s_aux is not None:
-        sink = s_aux.view(1, heads, 1, 1).expand(rows, heads, q, 1).to(scores.dtype)
-        scores = torch.cat([scores, sink], dim=-1)
+        sink = s_aux.to(scores.dtype).view(1, heads, 1, 1).expand(prompts, heads, many * q, 1)
+        scores = torch.cat([scores, sink.reshape(prompts * heads, many * q, 1)], dim=-1)
     weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
-    far, near = weights[..., :length], weights[..., length : length + q]
-    far = far.reshape(prompts, many, key_heads, group * q, length).transpose(1, 2)
-    out = far.reshape(prompts, key_heads, many * group * q, length) @ prefix.values
-    out = out.view(prompts, key_heads, many, group, q, -1).permute(0, 2, 1, 3, 4, 5)
-    out = out.reshape(rows, key_heads, group * q, -1) + near.reshape(
-        rows, key_heads, group * q, q
-    ) @ value
-    return out.reshape(rows, heads, q, -1).transpose(1, 2).contiguous(), None
+
+    far = torch.bmm(weights[..., :length], _each_head(prefix.values, group))
+    out = far.new_empty(rows, q, heads, far.shape[-1])
+    target = out.view(prompts, many, q, key_heads, group, -1)
+    far = far.view(prompts, key_heads, group, many, q, -1).permute(0, 3, 4, 1, 2, 5)
+    own = weights[..., length : length + q].unflatten(1, (many, q))  # [prompt · head, row, q, q]
+    own = own.unflatten(0, (prompts, key_heads, group))
+    if q == 1:  # own: a number a head, so no matmul
+        own = own.permute(0, 3, 4, 1, 2, 5)
+        value = value.reshape(prompts, many, 1, key_heads, 1, -1)
+        torch.addcmul(far, own, value, out=target)
+    else:
+        own = own.permute(0, 3, 1, 2, 4, 5).reshape(rows, key_heads, group * q, q)
+        own = (own @ value).view(prompts, many, key_heads, group, q, -1).permute(0, 1, 4, 2, 3, 5)
+        torch.add(far, own, out=target)
+    return out, None
+
+
+def _each_head(x: Tensor, group: int) -> Tensor:
+    """[prompt, key head, position, width] → [prompt · head, position, width]."""
+    prompts, key_heads, length, width = x.shape
+    x = x.unsqueeze(2).expand(prompts, key_heads, group, length, width)
+    return x.reshape(prompts * key_heads * group, length, width)
 
 
 @contextmanager

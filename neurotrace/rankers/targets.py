@@ -74,6 +74,7 @@ def targets_for(
     """Targets of these pairs, with what they need read off the model."""
     if kind not in KINDS:
         raise InputError(f"intervention={kind!r}: wanted one of {', '.join(KINDS)}")
+    direction_of(donor)  # refuses other words
     donors = None
     if kind == "patch":
         donors = collect(model, encoded, progress=progress).side(donor)

@@ -1,0 +1,182 @@
+"""Interventions and what they do: two routes to one number, and the laws of patching."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from families import CONFIGS, family_model, random_pairs
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from planted import PLANTED
+
+import neurotrace as nt
+from neurotrace.errors import InputError
+from neurotrace.interventions import KINDS, make, on_others, random_signs, same_shift
+from neurotrace.tokens import encode
+
+PAIR_OF_KIND = {"to_reasoning": "reasoning", "to_memorization": "memorization"}
+
+
+def both_routes(model, encoded, interventions):
+    """Effects by the suffix engine, and by full passes with hooks (a user's hook disables it)."""
+    fast = nt.measure(model, encoded, interventions).to_frame()
+    with model.hooks(fwd_hooks=[("blocks.0.mlp.hook_post", lambda value, hook: None)]):
+        slow = nt.measure(model, encoded, interventions).to_frame()
+    return fast, slow
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_engine_equals_hooks_on_every_family(name, tmp_path):
+    model = family_model(name, tmp_path)
+    encoded = encode(model, random_pairs(4), check=False)
+    reference = nt.moments(model, encoded)
+    neurons = [nt.Neuron(0, 1), nt.Neuron(0, 9), nt.Neuron(1, 33), nt.Neuron(2, 60)]
+    interventions = [
+        made
+        for kind in KINDS
+        for direction in PAIR_OF_KIND
+        for made in [make(kind, neurons, reference, direction=direction, strength=1.5)]
+    ]
+    interventions += [random_signs(interventions[0], seed=3)]
+    fast, slow = both_routes(model, encoded, interventions)
+    moved = (fast["L_after"] - fast["L_before"]).abs()
+    assert moved.max() > 0.1  # or the comparison would be of zeros
+    assert (fast["L_after"] - slow["L_after"]).abs().max() < 2e-4 * max(1.0, moved.max())
+    assert (fast["top_after"] == slow["top_after"]).all()
+
+
+def test_planted_neuron_flips_both_ways_and_others_do_not(model, encoded):
+    for direction, donor in PAIR_OF_KIND.items():
+        one = nt.patch([PLANTED], donor=donor)
+        other = on_others(one, [nt.Neuron(1, 6)], nt.moments(model, encoded), role="random")
+        frame = nt.measure(model, encoded, [one, other]).to_frame()
+        assert frame[frame["role"] == "selected"]["answers"].all(), direction
+        assert not frame[frame["role"] == "random"]["answers"].any(), direction
+
+
+def test_patching_a_run_with_itself_changes_nothing(model, encoded):
+    """Each neuron set to the value that it has: bit-identical on the slow route."""
+    values = nt.collect(model, encoded).values[0]
+    from neurotrace.effects import _hooked_logits
+    from neurotrace.hooks import forward
+    from neurotrace.interventions import patch
+
+    everything = [nt.Neuron(layer, unit) for layer in range(2) for unit in range(24)]
+    own = patch(everything, donor="reasoning")
+    ids = encoded.memorization[0][None]
+    with torch.no_grad():
+        clean = forward(model, ids)
+    same = _hooked_logits(model, ids, own, values[0].flatten()[None], "read")
+    assert torch.equal(clean, same)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    units=st.lists(st.integers(0, 23), min_size=1, max_size=8, unique=True),
+    strength=st.floats(-2, 3, allow_nan=False),
+)
+def test_batching_and_order_do_not_matter(model, encoded, units, strength):
+    made = nt.patch([nt.Neuron(1, unit) for unit in units], donor="reasoning", strength=strength)
+    zero = nt.zero([nt.Neuron(0, unit) for unit in units], direction="to_reasoning")
+    together = nt.measure(model, encoded, [made, zero]).to_frame().set_index(["pair", "intervention"])
+    turned = encoded.at(list(range(len(encoded)))[::-1])
+    alone = nt.measure(model, turned, [made]).to_frame().set_index(["pair", "intervention"])
+    for key in alone.index:
+        assert alone.loc[key, "L_after"] == pytest.approx(together.loc[key, "L_after"], abs=1e-4)
+
+
+def test_signs_are_balanced_and_moves_have_equal_size(model, encoded):
+    reference = nt.moments(model, encoded)
+    neurons = [nt.Neuron(1, unit) for unit in range(7)]
+    one = nt.set_to_mean(neurons, reference, donor="reasoning")
+    for seed in range(5):
+        flipped = random_signs(one, seed=seed)
+        assert int((flipped.keep == 2).sum()) == 4  # of seven, the larger half moves the wrong way
+        a = torch.linspace(-1, 2, 7)
+        moves = [each.keep * a + each.offset - a for each in (one, flipped)]
+        assert torch.allclose(moves[0].abs(), moves[1].abs(), atol=1e-6)
+    others = [nt.Neuron(1, unit) for unit in range(10, 17)]
+    moved = same_shift(one, others, reference, role="norm")
+    recipient = reference.mean_of("memorization")
+    expected = [float(one.offset[i] - recipient[n.layer, n.index]) for i, n in enumerate(neurons)]
+    assert torch.allclose(moved.offset, torch.tensor(expected), atol=1e-6)
+    assert (moved.keep == 1).all()
+
+
+def test_all_positions(model, encoded):
+    """At all positions a patch equals the donor's run wherever the last token decides alone."""
+    one = nt.patch([PLANTED], donor="reasoning")
+    read = nt.measure(model, encoded, [one]).to_frame()
+    every = nt.measure(model, encoded, [one], positions="all").to_frame()
+    assert every["answers"].all()
+    assert (read["L_after"] - every["L_after"]).abs().max() < 0.5
+    zero = nt.zero([PLANTED], direction="to_memorization")
+    assert nt.measure(model, encoded, [zero], positions="all").to_frame()["answers"].all()
+
+
+def test_other_donor_takes_another_pairs_values(model, encoded):
+    from neurotrace.effects import _next_of_other_group
+
+    for place in range(len(encoded)):
+        other = _next_of_other_group(encoded, place)
+        assert encoded.pairs[other].group != encoded.pairs[place].group
+
+
+def test_rates_count_what_happened(model, encoded):
+    effects = nt.measure(model, encoded, [nt.patch([PLANTED], donor="reasoning")])
+    (row,) = effects.rates().to_dict("records")
+    assert (row["answers"], row["n"], row["groups"]) == (1.0, 12, 12)
+    assert 0.7 < row["answers_low"] < 0.8  # Wilson with n = 12
+    assert row["answers_high"] == pytest.approx(1.0)
+    frame = effects.to_frame()
+    assert (frame["top_before"] == "mem").all()
+    assert (frame["top_after"] == "rea").all()
+    assert (frame["p_reasoned_after"] > frame["p_reasoned_before"]).all()
+
+
+def test_refusals_say_what_to_do(model, encoded, tmp_path):
+    with pytest.raises(InputError, match="no interventions"):
+        nt.measure(model, encoded, [])
+    with pytest.raises(InputError, match=r"L7\.N0 is not in this model"):
+        nt.measure(model, encoded, [nt.patch([nt.Neuron(7, 0)], donor="reasoning")])
+    with pytest.raises(InputError, match="one or more neurons"):
+        nt.patch([], donor="reasoning")
+    with pytest.raises(InputError, match="each once"):
+        nt.zero([PLANTED, PLANTED], direction="to_reasoning")
+    with pytest.raises(InputError, match="'read' or 'all'"):
+        nt.measure(model, encoded, [nt.patch([PLANTED], donor="reasoning")], positions="first")
+    with pytest.raises(InputError, match="no column"):
+        nt.measure(model, encoded, [nt.patch([PLANTED], donor="reasoning")]).where(colour=1)
+    longer = [
+        nt.PromptPair("x", "f", "t", "g", "the item1 recall", "item1 think", " mem", " rea"),
+    ]
+    uneven = encode(model, longer)
+    with pytest.raises(InputError, match="equal length"):
+        nt.measure(model, uneven, [nt.patch([PLANTED], donor="reasoning")], positions="all")
+
+
+def test_generation_shows_the_flip(model, pairs):
+    pair = pairs[0]
+    assert nt.generate(model, pair.memorization, max_new_tokens=1) == "mem"
+    one = nt.patch([PLANTED], donor="reasoning")
+    flipped = nt.generate(
+        model, pair.memorization, one, donor_prompt=pair.reasoning, max_new_tokens=1
+    )
+    assert flipped == "rea"
+    assert nt.generate(model, pair.reasoning, max_new_tokens=1) == "rea"
+    with pytest.raises(InputError, match="donor_prompt"):
+        nt.generate(model, pair.memorization, one)
+    with pytest.raises(InputError, match="empty"):
+        nt.generate(model, "")
+    with pytest.raises(InputError, match="the model takes 16"):
+        nt.generate(model, "the " * 20)
+
+
+def test_damage_is_zero_for_nothing_and_positive_for_something(model, encoded):
+    texts = ["the item1", "item2 item3 the"]
+    nothing = nt.scale([PLANTED], factor=1.0, direction="to_reasoning")
+    assert float(nt.damage(model, texts, nothing).abs().max()) < 1e-6
+    loud = nt.scale([nt.Neuron(0, 3)], factor=50.0, direction="to_reasoning")
+    assert float(nt.damage(model, texts, loud).max()) > 1e-4
+    with pytest.raises(InputError, match="donor_mean"):
+        nt.damage(model, texts, nt.patch([PLANTED], donor="reasoning"))

@@ -1,0 +1,148 @@
+"""The laws of hooking: what fires, what is left behind, what is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from families import CONFIGS, family_model, random_pairs
+from planted import WORDS, word_tokenizer
+from transformers import GPT2Config, GPT2LMHeadModel, MixtralConfig, MixtralForCausalLM
+
+import neurotrace as nt
+from neurotrace.errors import InputError
+from neurotrace.hooks import forward, inspect_model, post_name, twin
+from neurotrace.models import hook
+
+IDS = torch.tensor([[1, 7, 9, 2], [3, 8, 4, 1]])
+
+
+def live_hooks(model) -> int:
+    return sum(len(point.fwd_hooks) + len(point.bwd_hooks) for point in model.hook_dict.values())
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_families_pass_the_check_and_equal_their_twin(name, tmp_path):
+    model = family_model(name, tmp_path)
+    info = inspect_model(model)
+    assert (info.n_layers, info.d_mlp) == (3, 64)
+    with torch.no_grad():
+        ours = forward(model, IDS)
+        theirs = twin(model)(IDS, use_cache=False).logits[:, -1]
+    ours, theirs = ours - ours.mean(-1, keepdim=True), theirs - theirs.mean(-1, keepdim=True)
+    assert torch.allclose(ours, theirs, atol=2e-4 * float(theirs.abs().max()))
+
+
+def test_no_hook_survives_an_exception(model):
+    before = live_hooks(model)
+
+    def fail(layer, post):
+        raise KeyError("injected")
+
+    with pytest.raises(KeyError, match="injected"):
+        forward(model, IDS, edit=fail, layers=[0, 1])
+    assert live_hooks(model) == before
+    clean = forward(model, IDS)
+    assert torch.equal(clean, forward(model, IDS))
+
+
+def test_the_users_own_hooks_stay_and_the_twin_steps_back(model):
+    seen = []
+    assert twin(model) is not None
+    with model.hooks(fwd_hooks=[(post_name(0), lambda value, hook: seen.append(value.shape))]):
+        forward(model, IDS, edit=lambda layer, post: None, layers=[0])
+        assert twin(model) is None  # it would not see the user's hook
+        forward(model, IDS)
+    assert len(seen) == 2
+    assert twin(model) is not None
+
+
+def test_a_hook_that_does_not_fire_once_is_refused(model):
+    class Twice:
+        """Runs the model twice inside one forward call."""
+
+        cfg, hook_dict, hooks = model.cfg, model.hook_dict, model.hooks
+        parameters = model.parameters
+
+        def __call__(self, ids):
+            model(ids)
+            return model(ids)
+
+    with pytest.raises(RuntimeError, match="fired 2 times"):
+        forward(Twice(), IDS, edit=lambda layer, post: None, layers=[1])
+
+
+def test_layers_before_an_edit_are_bit_equal_and_identity_changes_nothing(tmp_path):
+    model = family_model("llama", tmp_path)
+    clean, edited = {}, {}
+
+    def keep(into):
+        def edit(layer, post):
+            into[layer] = post.clone()
+            if into is edited and layer == 1:
+                return post + 1.0
+            return None
+
+        return edit
+
+    before = forward(model, IDS, edit=keep(clean), layers=range(3))
+    after = forward(model, IDS, edit=keep(edited), layers=range(3))
+    assert torch.equal(clean[0], edited[0])
+    assert torch.equal(clean[1], edited[1])
+    assert not torch.equal(clean[2], edited[2])
+    assert not torch.allclose(before, after)
+    same = forward(model, IDS, edit=lambda layer, post: post.clone(), layers=range(3))
+    assert torch.equal(before, same)
+
+
+def test_moe_is_refused_by_name(tmp_path):
+    config = MixtralConfig(
+        vocab_size=len(WORDS), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, num_local_experts=2, num_experts_per_tok=1,
+        max_position_embeddings=32,
+    )  # fmt: skip
+    model = MixtralForCausalLM(config).eval()
+    with pytest.raises(InputError, match="expert|wide|MLP"):
+        hook(model, word_tokenizer(tmp_path, WORDS), name="tiny-moe")
+
+
+def test_wrong_neurons_are_refused(tmp_path):
+    """A hook that shows something else than the down projection's input must not pass."""
+    model = family_model("gpt2", tmp_path)
+    from neurotrace import hooks
+
+    with pytest.raises(InputError, match="differs from the MLP's output"):
+        with torch.no_grad():
+            real = hooks.w_out
+            try:
+                hooks.w_out = lambda m, layer: real(m, layer) * 1.5
+                hooks._check_neurons(model, inspect_model(model))
+            finally:
+                hooks.w_out = real
+
+
+def test_training_mode_and_foreign_objects_are_refused(tmp_path):
+    with pytest.raises(InputError, match="load_model"):
+        nt.load_model(torch.nn.Linear(2, 2))
+    config = GPT2Config(vocab_size=len(WORDS), n_positions=16, n_embd=32, n_layer=1, n_head=2)
+    bridge = hook(GPT2LMHeadModel(config).eval(), word_tokenizer(tmp_path, WORDS), name="tiny")
+    fresh = GPT2LMHeadModel(config).eval()
+    other = hook(fresh, word_tokenizer(tmp_path, WORDS), name="tiny2")
+    from neurotrace import hooks
+
+    hooks._checked.pop(other)
+    other.train()
+    with pytest.raises(InputError, match=r"model\.eval\(\)"):
+        inspect_model(other)
+    assert inspect_model(bridge).name == "tiny"
+
+
+def test_weights_are_not_changed_by_the_work(tmp_path):
+    model = family_model("qwen2", tmp_path)
+    before = {name: p.clone() for name, p in twin(model).named_parameters()}
+    encoded = nt.encode(model, random_pairs(), check=False)
+    scores = nt.gradient(model, encoded)
+    top = scores.top(3, direction="to_reasoning")
+    nt.measure(model, encoded, [nt.patch(top, donor="reasoning")])
+    for name, parameter in twin(model).named_parameters():
+        assert torch.equal(parameter, before[name])
+        assert parameter.grad is None
