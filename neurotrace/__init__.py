@@ -23,6 +23,7 @@ _HOME = {
     "scores": ("Scores",),
     "rankers": (
         "contrast", "direct", "exact", "gradient", "integrated", "pearson", "random_scores",
+        "two_ended",
     ),
     "interventions": (
         "Intervention", "mean", "patch", "random_signs", "scale", "set_to_mean", "shift", "zero",

@@ -24,6 +24,9 @@ app = typer.Typer(
 )
 
 
+_INTERRUPTED = "interrupted: nothing half-written was left; run the same command again"
+
+
 def main() -> None:
     """Entry point: turns errors into one line. 0 well, 1 our fault, 2 yours, 130 interrupted."""
     debug = bool(os.environ.get("NEUROTRACE_DEBUG"))
@@ -49,6 +52,8 @@ def main() -> None:
                 1,
             )
         )
+    if code == 130:  # how typer reports an interrupt that it caught itself
+        sys.exit(_say(_INTERRUPTED, 130))
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -74,7 +79,7 @@ def demo(
 ) -> None:
     """The main job on the built-in organism: about a minute, no network."""
     _study(
-        model="organism", probes=list(_organism_probes()), out=out, methods=["gradient"],
+        model="organism", probes=list(_organism_probes()), out=out, methods=[],
         interventions=[], ks=[], split="group", folds=5, seed=0, device="cpu", dtype=None,
         max_pairs=0, neutral=None, as_json=as_json, overwrite=True, trust=False,
     )  # fmt: skip
@@ -94,7 +99,7 @@ def run(
     ] = None,
     method: Annotated[
         list[str] | None,
-        typer.Option(help="Ranker to try (repeatable). Default: gradient."),
+        typer.Option(help="Ranker to try (repeatable). Default: gradient and two_ended."),
     ] = None,
     intervention: Annotated[
         list[str] | None,
@@ -124,7 +129,7 @@ def run(
 ) -> None:
     """Find the neurons, flip held-out pairs with them, and write the run's folder."""
     _study(
-        model=model, probes=[*probes, *(more_probes or [])], out=out, methods=method or ["gradient"],
+        model=model, probes=[*probes, *(more_probes or [])], out=out, methods=method or [],
         interventions=intervention or [], ks=k or [], split=split, folds=folds, seed=seed,
         device=device, dtype=dtype, max_pairs=max_pairs, neutral=neutral, as_json=as_json,
         overwrite=overwrite, trust=trust_remote_code,
@@ -148,14 +153,14 @@ def _study(
         raise InputError(f"--folds {folds}: wanted at least 2")
     prepare_folder(out, overwrite=overwrite)
     _quiet()
-    from neurotrace.neutral import neutral_texts
     from neurotrace.models import load_model
+    from neurotrace.neutral import neutral_texts
     from neurotrace.progress import bars
-    from neurotrace.studies import DEFAULT_KINDS, study
+    from neurotrace.studies import DEFAULT_KINDS, DEFAULT_METHODS, study
 
     loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust)
     found = study(
-        loaded, pairs, methods=methods, interventions=interventions or DEFAULT_KINDS,
+        loaded, pairs, methods=methods or DEFAULT_METHODS, interventions=interventions or DEFAULT_KINDS,
         ks=ks or None, split=split, folds=folds, seed=seed,
         neutral=texts or neutral_texts(loaded), progress=bars,
     )  # fmt: skip

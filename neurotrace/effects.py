@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from neurotrace import metrics, statistics
-from neurotrace.activations import read_activations
+from neurotrace.activations import Activations, read_activations
 from neurotrace.errors import InputError
 from neurotrace.hooks import forward, inspect_model, tokenizer_of, twin
 from neurotrace.interventions import Intervention
@@ -100,6 +100,7 @@ def measure(
     interventions: Sequence[Intervention],
     *,
     positions: Positions = "read",
+    activations: Activations | None = None,
     progress: Progress = None,
 ) -> Effects:
     """Perform every intervention on its recipient prompt of every pair.
@@ -110,6 +111,8 @@ def measure(
             behaviour).
         positions: ``"read"``, or ``"all"`` positions of the prompt; patching them all needs pairs
             whose two prompts have equally many tokens.
+        activations: those of these very pairs, if you have collected them: patches at the read
+            position take their values from there instead of running the donors again.
 
     Raises:
         InputError: no interventions; a patch at all positions on pairs that don't align.
@@ -133,30 +136,33 @@ def measure(
             "a patch at all positions needs prompts of equal length on both sides; "
             "patch at the read position or set to a mean"
         )
-    rows: list[dict[str, Any]] = []
-    tokenizer = tokenizer_of(model)
+    if activations is not None and activations.pairs != encoded.pairs:
+        raise InputError("activations= are of other pairs than the ones to measure")
+    parts: list[pa.Table] = []
+    words = _Words(tokenizer_of(model))
     for direction in dict.fromkeys(each.direction for each in interventions):
         own = [each for each in interventions if each.direction == direction]
         side = own[0].recipient
         batches = list(by_length(encoded.ids(side), max(1, _ROWS_AT_ONCE // len(own))))
         label = f"intervening ({direction.replace('_', ' ')})"
         for places, ids in progress(batches, description=label) if progress else batches:
-            clean = last_logits(model, ids).float().cpu()
-            donors = _donors(model, encoded, own, places, positions)
-            changed = changed_logits(model, ids, own, donors, positions=positions)
-            rows += _rows(tokenizer, encoded.at(places), own, clean, changed)
-    return Effects(_table(rows))
+            donors = _donors(model, encoded, own, places, positions, activations)
+            clean, changed = logits_under(model, ids, own, donors, positions=positions)
+            parts += _rows(words, encoded.at(places), own, clean, changed)
+    import pyarrow as pa
+
+    return Effects(pa.concat_tables(parts).combine_chunks())
 
 
-def changed_logits(
+def logits_under(
     model: Any,
     ids: Int[Tensor, "prompt pos"],
     interventions: Sequence[Intervention],
     donors: Sequence[Tensor | None],
     *,
     positions: Positions = "read",
-) -> Iterator[Float[Tensor, "prompt vocab"]]:
-    """Logits at the last position under each intervention in turn.
+) -> tuple[Float[Tensor, "prompt vocab"], Iterator[Float[Tensor, "prompt vocab"]]]:
+    """Logits at the last position: of the unchanged model, and under each intervention in turn.
 
     Args:
         donors: for each intervention the donor values of its neurons, Float[Tensor, "prompt neuron"]
@@ -164,9 +170,9 @@ def changed_logits(
     """
     engine = engine_of(model) if positions == "read" else None
     if engine is None:
-        for intervention, values in zip(interventions, donors, strict=True):
-            yield _hooked_logits(model, ids, intervention, values, positions)
-        return
+        together = zip(interventions, donors, strict=True)
+        changed = (_hooked_logits(model, ids, each, own, positions) for each, own in together)
+        return last_logits(model, ids).float().cpu(), changed
     from neurotrace.suffix import Edit
 
     run = engine.clean(ids)
@@ -180,7 +186,8 @@ def changed_logits(
     # the engine wants rows in prompt order
     flat = [of_one[row] for row in range(len(ids)) for of_one in edits]
     logits = engine.logits(engine.sets(run, flat)).float().cpu()
-    yield from rearrange(logits, "(prompt each) vocab -> each prompt vocab", prompt=len(ids))
+    by_intervention = rearrange(logits, "(prompt each) vocab -> each prompt vocab", prompt=len(ids))
+    return engine.logits(run.hidden).float().cpu(), iter(by_intervention)
 
 
 def engine_of(model: Any) -> Any | None:
@@ -234,6 +241,7 @@ def _donors(
     interventions: Sequence[Intervention],
     places: Sequence[int],
     positions: Positions,
+    activations: Activations | None,
 ) -> list[Tensor | None]:
     """Donor values of each intervention's neurons for the pairs at `places`."""
     found: list[Tensor | None] = []
@@ -247,8 +255,11 @@ def _donors(
             origin = (
                 [_next_of_other_group(encoded, place) for place in places] if foreign else places
             )
-            prompts = [encoded.ids(intervention.donor)[place] for place in origin]
-            cached[foreign] = _clean_activations(model, prompts, positions)
+            if activations is not None and positions == "read":
+                cached[foreign] = activations.side(intervention.donor)[list(origin)]
+            else:
+                prompts = [encoded.ids(intervention.donor)[place] for place in origin]
+                cached[foreign] = _clean_activations(model, prompts, positions)
         layers = [neuron.layer for neuron in intervention.neurons]
         units = [neuron.index for neuron in intervention.neurons]
         found.append(cached[foreign][..., layers, units])
@@ -297,55 +308,72 @@ def _next_of_other_group(encoded: EncodedPairs, place: int) -> int:
     raise InputError("the control 'other_donor' needs at least two pairs")
 
 
+class _Words:
+    """Token ids as text, each decoded once."""
+
+    def __init__(self, tokenizer: Any):
+        self.tokenizer = tokenizer
+        self.known: dict[int, str] = {}
+
+    def __call__(self, tokens: Int[Tensor, row]) -> list[str]:
+        found = []
+        for token in tokens.tolist():
+            if token not in self.known:
+                self.known[token] = self.tokenizer.decode([token])
+            found.append(self.known[token])
+        return found
+
+
 def _rows(
-    tokenizer: Any,
+    words: _Words,
     part: EncodedPairs,
     interventions: Sequence[Intervention],
     clean: Float[Tensor, "pair vocab"],
     changed: Iterator[Float[Tensor, "pair vocab"]],
-) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    before = _readout(clean, part)
+) -> list[pa.Table]:
+    """For each intervention a table with a row for each pair."""
+    import pyarrow as pa
+
+    named = {
+        name: [getattr(pair, own) for pair in part.pairs]
+        for name, own in (
+            ("pair", "id"), ("family", "family"), ("template", "template"), ("group", "group"),
+        )
+    }  # fmt: skip
+    before = _readout(words, clean, part, "before")
+    tables = []
     for intervention, logits in zip(interventions, changed, strict=True):
         if not torch.isfinite(logits).all():
             raise InputError(f"{intervention}: the logits it leaves are not finite")
-        after = _readout(logits, part)
-        divergence = metrics.kl(clean, logits)
+        after = _readout(words, logits, part, "after")
         to_reasoning = intervention.direction == "to_reasoning"
         wanted = part.reasoned if to_reasoning else part.memorized
-        for row, pair in enumerate(part.pairs):
-            moved = after["L"][row] < 0 if to_reasoning else after["L"][row] > 0
-            rows.append(
-                {
-                    "pair": pair.id, "family": pair.family, "template": pair.template,
-                    "group": pair.group, "direction": intervention.direction,
-                    "intervention": intervention.kind, "role": intervention.role,
-                    "label": intervention.label, "k": len(intervention),
-                    "L_before": float(before["L"][row]), "L_after": float(after["L"][row]),
-                    "p_memorized_before": float(before["p_memorized"][row]),
-                    "p_memorized_after": float(after["p_memorized"][row]),
-                    "p_reasoned_before": float(before["p_reasoned"][row]),
-                    "p_reasoned_after": float(after["p_reasoned"][row]),
-                    "top_before": tokenizer.decode([int(before["top"][row])]),
-                    "top_after": tokenizer.decode([int(after["top"][row])]),
-                    "prefers": bool(moved),
-                    "answers": bool(after["top"][row] == wanted[row]),
-                    "kl": float(divergence[row]),
-                }
-            )  # fmt: skip
-    return rows
+        moved = after["L_after"] < 0 if to_reasoning else after["L_after"] > 0
+        made = {
+            "direction": intervention.direction, "intervention": intervention.kind,
+            "role": intervention.role, "label": intervention.label, "k": len(intervention),
+        }  # fmt: skip
+        columns = {
+            **named,
+            **{name: [value] * len(part) for name, value in made.items()},
+            **before,
+            **after,
+            "prefers": moved,
+            "answers": (logits.argmax(-1) == wanted).numpy(),
+            "kl": metrics.kl(clean, logits).numpy(),
+        }
+        tables.append(pa.table(columns))
+    return tables
 
 
-def _readout(logits: Float[Tensor, "pair vocab"], part: EncodedPairs) -> dict[str, Tensor]:
+def _readout(
+    words: _Words, logits: Float[Tensor, "pair vocab"], part: EncodedPairs, when: str
+) -> dict[str, Any]:
+    memorized = metrics.log_probability(logits, part.memorized).exp()
+    reasoned = metrics.log_probability(logits, part.reasoned).exp()
     return {
-        "L": metrics.logit_difference(logits, part.memorized, part.reasoned),
-        "p_memorized": metrics.log_probability(logits, part.memorized).exp(),
-        "p_reasoned": metrics.log_probability(logits, part.reasoned).exp(),
-        "top": logits.argmax(-1),
+        f"L_{when}": metrics.logit_difference(logits, part.memorized, part.reasoned).numpy(),
+        f"p_memorized_{when}": memorized.numpy(),
+        f"p_reasoned_{when}": reasoned.numpy(),
+        f"top_{when}": words(logits.argmax(-1)),
     }
-
-
-def _table(rows: list[dict[str, Any]]) -> pa.Table:
-    import pyarrow as pa
-
-    return pa.Table.from_pylist(rows)

@@ -10,12 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from neurotrace import metrics
-from neurotrace.effects import changed_logits
+from neurotrace.effects import logits_under
 from neurotrace.errors import InputError
 from neurotrace.hooks import tokenizer_of
 from neurotrace.interventions import Intervention
 from neurotrace.pairs import probes_folder
-from neurotrace.tokens import by_length, last_logits
+from neurotrace.tokens import by_length
 
 
 def neutral_texts(model: Any) -> list[str]:
@@ -65,7 +65,6 @@ def damage(
             layers = [neuron.layer for neuron in intervention.neurons]
             units = [neuron.index for neuron in intervention.neurons]
             given = donor_mean[layers, units].expand(len(rows), -1)
-        clean = last_logits(model, ids).float().cpu()
-        (changed,) = changed_logits(model, ids, [intervention], [given])
+        clean, (changed,) = logits_under(model, ids, [intervention], [given])
         found[rows] = metrics.kl(clean, changed)
     return found

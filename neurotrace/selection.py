@@ -27,7 +27,16 @@ from neurotrace.rankers.targets import Targets, provenance
 from neurotrace.scores import Direction, Scores
 from neurotrace.tokens import SIDES, EncodedPairs, Progress, Side
 
-METHODS = ("gradient", "contrast", "pearson", "direct", "integrated", "exact", "random")
+METHODS = (
+    "gradient",
+    "two_ended",
+    "contrast",
+    "pearson",
+    "direct",
+    "integrated",
+    "exact",
+    "random",
+)
 _EXACT_CANDIDATES = 200  # neurons, per direction, that `exact` measures: the gradient's strongest
 
 
@@ -88,7 +97,7 @@ def rank(
     donor: Side = "reasoning" if direction == "to_reasoning" else "memorization"
     place = SIDES.index("memorization" if donor == "reasoning" else "reasoning")
     record = provenance(model, encoded.at(rows), donor, kind)
-    if method == "gradient":
+    if method in ("gradient", "two_ended"):
         donors = evidence.activations.side(donor)
         targets = Targets(kind, donor, donors, evidence.moments(rows), strength)
         index = list(rows)
@@ -96,8 +105,11 @@ def rank(
         for start in range(0, len(index), 64):  # bounds the memory of the products
             part = index[start : start + 64]
             changes = targets.changes(part, evidence.activations.values[place, part])
-            total += (changes * evidence.slopes[place, part]).sum(dim=0)
-        return Scores("gradient", total / len(index), provenance=record)
+            slopes = evidence.slopes[place, part]
+            if method == "two_ended":
+                slopes = (slopes + evidence.slopes[1 - place, part]) / 2
+            total += (changes * slopes).sum(dim=0)
+        return Scores(method, total / len(index), provenance=record)
     if method == "contrast":
         found = evidence.moments(rows)
         unit = "activation, reasoning minus memorization"

@@ -22,14 +22,14 @@ from typing import Any
 import torch
 
 from neurotrace import statistics
-from neurotrace.activations import Moments
+from neurotrace.activations import Activations, Moments
 from neurotrace.controls import CONTROLS, controls_for, write_norms
-from neurotrace.neutral import damage
-from neurotrace.effects import Effects, changed_logits, measure
+from neurotrace.effects import Effects, logits_under, measure
 from neurotrace.errors import InputError
 from neurotrace.generation import generate
 from neurotrace.hooks import ModelInfo, inspect_model
 from neurotrace.interventions import Intervention, Kind, on_others, set_to_mean
+from neurotrace.neutral import damage
 from neurotrace.pairs import PromptPair, fold_pairs
 from neurotrace.rankers import exact
 from neurotrace.scores import DIRECTIONS, Direction, Scores
@@ -45,6 +45,7 @@ from neurotrace.selection import (
 )
 from neurotrace.tokens import EncodedPairs, Progress, by_length, encode
 
+DEFAULT_METHODS = ("gradient", "two_ended")
 DEFAULT_KINDS: tuple[Kind, ...] = ("patch", "set", "zero", "mean", "shift")
 _WRITTEN = 8  # tokens of continuation in the report's examples
 VERDICT = {"answers": 0.90, "fraction": 0.01, "control_answers": 0.05}
@@ -142,7 +143,7 @@ def study(
     model: Any,
     pairs: Sequence[PromptPair] | EncodedPairs,
     *,
-    methods: Sequence[str] = ("gradient",),
+    methods: Sequence[str] = DEFAULT_METHODS,
     interventions: Sequence[Kind] = DEFAULT_KINDS,
     ks: Sequence[int] | None = None,
     split: str = "group",
@@ -238,13 +239,19 @@ class _Job:
             tried = random.Random(f"{self.seed}/{fold.number}").sample(
                 fold.train, min(self.tried_on, len(fold.train))
             )
-            on_train = measure(
-                self.model, self.own.at(sorted(tried)), list(made.values()), progress=self.progress
-            )
+            on_train = self._measure(sorted(tried), list(made.values()))
             chosen = choose(on_train, list(made))
             self.chosen.append(chosen)
             self._held_out(fold, made, chosen, reference)
         return self.frames
+
+    def _measure(self, rows: Sequence[int], interventions: Sequence[Intervention]) -> Effects:
+        values = self.evidence.activations.values[:, list(rows)]
+        pairs = self.own.at(rows)
+        return measure(
+            self.model, pairs, interventions, activations=Activations(values, pairs.pairs),
+            progress=self.progress,
+        )  # fmt: skip
 
     def _candidates(self, fold: _Fold, reference: Moments) -> dict[Candidate, Intervention]:
         made: dict[Candidate, Intervention] = {}
@@ -265,6 +272,8 @@ class _Job:
     ) -> None:
         best = made[chosen]
         controls = controls_for(best, reference=ref, norms=self.norms)
+        if len({self.own.pairs[row].group for row in fold.test}) < 2:  # nobody to borrow from
+            controls = [each for each in controls if each.role != "other_donor"]
         # the curves' control: random neurons under the chosen kind, at the other sizes
         drawn = Scores("random", torch.randn(self.norms.shape))
         curve = [
@@ -280,8 +289,7 @@ class _Job:
             and candidate.k != chosen.k
         ]
         everything = [*made.values(), *controls, *curve]
-        effects = measure(self.model, self.own.at(fold.test), everything, progress=self.progress)
-        frame = effects.to_frame()
+        frame = self._measure(fold.test, everything).to_frame()
         frame["fold"] = fold.number
         frame["chosen"] = (
             (frame["label"] == chosen.method)
@@ -378,7 +386,7 @@ def _kept(model: Any, others: EncodedPairs, best: Intervention, reference: Momen
     wanted = others.reasoned if best.donor == "reasoning" else others.memorized
     hits = 0
     for rows, ids in by_length(others.ids(best.donor), 64):
-        (logits,) = changed_logits(model, ids, [used], [None])
+        _, (logits,) = logits_under(model, ids, [used], [None])
         hits += int((logits.argmax(-1) == wanted[rows]).sum())
     return hits / len(others)
 
@@ -438,9 +446,9 @@ def _check(
     if not methods or not kinds:
         raise InputError("wanted at least one method and one intervention")
     if min(ks) < 1 or max(ks) > info.n_neurons // 2:
+        wrong = next(k for k in ks if k < 1 or k > info.n_neurons // 2)
         raise InputError(
-            f"k={[k for k in ks if k < 1 or k > info.n_neurons // 2][0]}: wanted 1 to "
-            f"{info.n_neurons // 2}, half of the model's neurons"
+            f"k={wrong}: wanted 1 to {info.n_neurons // 2}, half of the model's neurons"
         )
 
 

@@ -39,88 +39,31 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from neurotrace import suffix_check
 from neurotrace.suffix_attention import Prefix, PrefixError, attention_shared, spread
-from neurotrace.suffix_check import Reference, check_ids, prove, reference
+from neurotrace.suffix_edits import PATHS, Edit, Map, Path, Run, affine, affine_by_layer
 from neurotrace.suffix_modules import Delta, Forward, bf16_missing, fused, linears
 from neurotrace.suffix_parts import Parts, find_parts, hooked, overridden, write_rows
 
-Path = Literal["shared", "frozen", "naive"]
-PATHS: tuple[Path, ...] = ("shared", "frozen", "naive")
+__all__ = ["BATCH", "PATHS", "Edit", "Engine", "Path", "Run", "engine"]
+
 BATCH = 1024  # tokens a pass: where a matmul's rate levels off
 
 
-@dataclass(frozen=True)
-class Edit:
-    """One row: each listed neuron becomes scale·a + offset, a being its value in that very pass.
-
-    Zero: scale 0, offset 0. Set or donor: scale 0, offset the value. Shift: scale 1. A neuron above
-    another listed one sees what the lower one has changed.
-
-    Attributes:
-        layers, indices: Int[Tensor, "n"]; each (layer, index) once.
-        scale: Float[Tensor, "n"].
-        offset: Float[Tensor, "n"], or "n position" with a value for each of the run's positions.
-    """
-
-    layers: Tensor
-    indices: Tensor
-    scale: Tensor
-    offset: Tensor
-
-    def __post_init__(self) -> None:
-        n = len(self.layers)
-        if not (len(self.indices) == len(self.scale) == len(self.offset) == n):
-            raise ValueError("layers, indices, scale and offset must have one entry a neuron")
-        if len(set(zip(self.layers.tolist(), self.indices.tolist(), strict=True))) != n:
-            raise ValueError("a neuron is listed twice in one edit: what it becomes is ambiguous")
-
-    @classmethod
-    def set(cls, layers: Any, indices: Any, values: Any) -> Edit:
-        """Each neuron is set to its value (a number for all, or one a neuron)."""
-        layers, indices = torch.as_tensor(layers), torch.as_tensor(indices)
-        values = torch.as_tensor(values, dtype=torch.float32)
-        values = values.expand(len(layers)) if values.dim() == 0 else values
-        return cls(layers, indices, torch.zeros(len(layers)), values)
-
-
-@dataclass(frozen=True)
-class Run:
-    """A clean run: what the blocks and neurons of one batch of equally long prompts did.
-
-    Attributes:
-        ids: Int[Tensor, "prompt pos"].
-        positions: where edits act, ascending, counted from the prompt's start.
-        start: the first recomputed position; the prefix is what lies before it.
-        path: the engine's way for this run.
-        inputs: for each block, Float[Tensor, "prompt position neuron"] at `positions`.
-        hidden: Float[Tensor, "prompt d_model"], the unembedding's input at the last position.
-    """
-
-    ids: Tensor
-    positions: tuple[int, ...]
-    start: int
-    path: Path
-    inputs: tuple[Tensor, ...] = field(repr=False)
-    hidden: Tensor = field(repr=False)
-    prefix: Prefix | None = field(default=None, repr=False)
-    outputs: tuple[Any, ...] = field(default=(), repr=False)  # each block's own, clean
-    calls: tuple[Any, ...] = field(default=(), repr=False)  # each block's (args, kwargs)
-    linears: dict[nn.Module, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
-
-    @property
-    def activations(self) -> Tensor:
-        """Float[Tensor, "prompt layer neuron"] at the last of `positions`."""
-        return torch.stack([x[:, -1] for x in self.inputs], dim=1)
-
-
 class Engine:
-    """Changed rows over a clean run; made by `engine`, which has proved `path` on this model."""
+    """Changed rows over a clean run; made by `engine`, which has proved `path` on this model.
+
+    Attributes:
+        path, reason: the way at the last position, and why the faster ones are not it.
+        error: the largest error of any logit in the proof, nats.
+        batch_size: most tokens in one pass; halved when memory runs out.
+        precision: "exact", or "fast" where `delta` holds the model's bf16 weights.
+    """
 
     def __init__(
         self,
@@ -134,13 +77,17 @@ class Engine:
         self.parts = parts
         self.path = path
         self.reason = ""
+        self.error = 0.0
         self.batch_size = batch_size
         self.widen = widen
         self.fused = fused(parts.blocks) if light and path != "naive" else []
-        self.delta: Delta | None = None  # set where precision is "fast"
-        self.error = 0.0  # largest error of any logit in the check, nats
+        self.delta: Delta | None = None
         self.plain_tail = False  # True: logits are the unembedding's output, nothing behind it
-        self.many: Path | None = None  # the way for positions other than the last, once proved
+        self.early: Path | None = None  # the way for earlier positions, once proved
+
+    @property
+    def precision(self) -> Literal["exact", "fast"]:
+        return "exact" if self.delta is None else "fast"
 
     # ---- the clean run -------------------------------------------------------------------------
 
@@ -154,27 +101,24 @@ class Engine:
                 the end).
 
         Raises:
-            ValueError: empty ids, a position outside the prompt, or a non-finite clean run.
+            ValueError: empty ids, a position outside the prompt, or a run with NaN in it.
         """
         ids = torch.as_tensor(ids, device=self.parts.unembedding.weight.device)
         ids = ids[None] if ids.dim() == 1 else ids
-        length = ids.shape[-1]
         if not ids.numel():
             raise ValueError("a run needs at least one prompt of at least one token")
+        length = ids.shape[-1]
         if positions is None:
             positions = (length - 1,)
         elif positions == "all":
             positions = range(length)
-        if any(not -length <= p < length for p in positions):
-            raise ValueError(f"positions {tuple(positions)} outside a prompt of {length} tokens")
+        if not len(positions) or any(not -length <= p < length for p in positions):
+            raise ValueError(f"positions {tuple(positions)} of a prompt of {length} tokens")
         positions = tuple(sorted({p % length for p in positions}))
-        if not positions:
-            raise ValueError("a run needs at least one position")
-        if positions == (length - 1,):
-            path = self.path
-        else:
-            self.many = self.many or _prove_many(self)
-            path = self.many
+        path = self.path
+        if positions != (length - 1,):
+            self.early = self.early or suffix_check.prove_early(self)
+            path = self.early
         run = self._record(ids, positions, path)
         if not torch.isfinite(run.hidden).all():
             raise ValueError("the clean run is not finite: the model's activations hold NaN or inf")
@@ -186,49 +130,31 @@ class Engine:
         if start:
             cache = self.parts.model(ids[:, :start], use_cache=True).past_key_values
             prefix = Prefix(cache, shared=path == "shared")
+        shape = len(ids), ids.shape[1] - start
         where = torch.tensor(positions, device=ids.device) - start
         inputs, outputs, calls = [], [], []
+        both: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
 
-        def see_input(_: nn.Module, args: tuple, kwargs: dict) -> None:
-            x = args[0]
-            inputs.append(x.reshape(len(ids), -1, x.shape[-1])[:, where])
+        def see_input(_: nn.Module, args: tuple, __: dict) -> None:
+            inputs.append(args[0].reshape(*shape, -1)[:, where])
+
+        def see_both(module: nn.Module, args: tuple, y: Tensor) -> None:
+            pair = args[0].reshape(*shape, -1).clone(), y.reshape(*shape, -1).clone()
+            both.setdefault(module, []).append(pair)
 
         hooks = [(p, "input", see_input) for p in self.parts.projections]
         if path != "naive":
             hooks += [(b, "input", lambda _, a, k: calls.append((a, k))) for b in self.parts.blocks]
             hooks += [(b, "output", lambda _, a, y: outputs.append(y)) for b in self.parts.blocks]
-        both: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
-        if self.delta is not None and path != "naive":
-
-            def see_both(module: nn.Module, args: tuple, y: Tensor) -> None:
-                shape = len(ids), ids.shape[1] - start
-                pair = args[0].reshape(*shape, -1).clone(), y.reshape(*shape, -1).clone()
-                both.setdefault(module, []).append(pair)
-
-            hooks += [(m, "output", see_both) for m in self.delta.weights]
+            hooks += [(m, "output", see_both) for m in (self.delta.weights if self.delta else ())]
         hidden = self._forward(ids[:, start:], prefix, hooks, shared=path == "shared")
         if len(inputs) != len(self.parts.blocks):
             raise PrefixError(f"{len(inputs)} of {len(self.parts.blocks)} projections were called")
-        return Run(
-            ids,
-            positions,
-            start,
-            path,
-            tuple(inputs),
-            hidden,
-            prefix,
-            tuple(outputs),
-            tuple(calls),
-            {module: seen[0] for module, seen in both.items() if len(seen) == 1},
-        )
+        once = {module: seen[0] for module, seen in both.items() if len(seen) == 1}
+        kept = (prefix, tuple(outputs), tuple(calls), once)
+        return Run(ids, positions, start, path, tuple(inputs), hidden, *kept)
 
     # ---- changed rows --------------------------------------------------------------------------
-
-    def stream_norm(self, run: Run, layer: int) -> float:
-        """Norm of the residual stream behind block `layer` (naive: of the final one), last position."""
-        behind = run.outputs[layer] if run.outputs else run.hidden[:, None]
-        behind = behind[0] if isinstance(behind, tuple) else behind
-        return float(behind[0, -1].float().norm())
 
     @torch.no_grad()
     def single(
@@ -250,30 +176,21 @@ class Engine:
         if values.dim() < 3:
             values = values.reshape(1, count, -1)
         values = values.expand(prompts, count, len(run.positions))
-        if run.path == "naive" or not self.widen or prompts > 1:
 
-            def change(rows: slice) -> Callable[[Tensor], Tensor]:
-                def edit(x: Tensor) -> Tensor:
-                    n = rows.stop - rows.start
-                    row = torch.arange(prompts * n, device=x.device)
-                    where = torch.tensor(run.positions, device=x.device) - run.start
-                    which = index[rows].repeat(prompts)
-                    new = values[:, rows].reshape(prompts * n, -1).to(x.dtype)
-                    x[row[:, None], where, which[:, None]] = new
-                    return x
+        def set_each(part: slice) -> Tensor:
+            units = index[part].repeat(prompts)
+            rows = torch.arange(len(units), device=units.device)
+            to = values[:, part].reshape(len(units), -1)
+            change = affine(rows, units, torch.zeros_like(to[:, 0]), to, run.where)
+            return self._edited(run, len(units), {layer: change}, exact)
 
-                return edit
+        def widen(part: slice) -> Tensor:
+            change = values[0, part] - run.inputs[layer][0][:, index[part]].t()
+            written = write_rows(self.parts.projections[layer])[index[part]]
+            return self._widened(run, layer, change[..., None] * written[:, None], exact)
 
-            return self._chunks(
-                run, count, lambda rows: self._edited(run, rows, {layer: change(rows)}, exact)
-            )
-        change = values[0] - run.inputs[layer][0][:, index].t()
-        weight = write_rows(self.parts.projections[layer])
-        return self._chunks(
-            run,
-            count,
-            lambda rows: self._widened(run, layer, change[rows], weight[index[rows]], exact),
-        )
+        one_by_one = run.path == "naive" or not self.widen or prompts > 1
+        return self._chunks(run, count, set_each if one_by_one else widen)
 
     @torch.no_grad()
     def sets(self, run: Run, edits: Sequence[Edit], *, exact: bool = False) -> Tensor:
@@ -289,69 +206,38 @@ class Engine:
         if not edits or len(edits) % prompts:
             raise ValueError(f"{len(edits)} edits for {prompts} prompts: pass as many for each")
         count = len(edits) // prompts
-        by_prompt = [edits[p * count : (p + 1) * count] for p in range(prompts)]
-        return self._chunks(
-            run,
-            count,
-            lambda rows: self._edited(
-                run, rows, self._maps(run, [e for own in by_prompt for e in own[rows]]), exact
-            ),
-        )
 
-    def _maps(self, run: Run, edits: Sequence[Edit]) -> dict[int, Callable[[Tensor], Tensor]]:
-        """For each touched layer, the affine map of its projection's input [row, q, neuron]."""
-        device, n_positions = run.ids.device, len(run.positions)
-        rows = torch.cat([torch.full((len(e.layers),), r) for r, e in enumerate(edits)]).to(device)
-        layers, indices, scale = (
-            torch.cat([getattr(e, name) for e in edits]).to(device)
-            for name in ("layers", "indices", "scale")
-        )
-        offset = torch.cat([e.offset.reshape(len(e.layers), -1).expand(-1, n_positions) for e in edits])
-        offset = offset.to(device)
-        where = torch.tensor(run.positions, device=device) - run.start
+        def perform(part: slice) -> Tensor:
+            own = [e for p in range(prompts) for e in edits[p * count : (p + 1) * count][part]]
+            return self._edited(run, len(own), affine_by_layer(own, run.where), exact)
 
-        def affine(chosen: Tensor) -> Callable[[Tensor], Tensor]:
-            at = (rows[chosen, None], where, indices[chosen, None])
-            by, to = scale[chosen, None], offset[chosen]
+        return self._chunks(run, count, perform)
 
-            def edit(x: Tensor) -> Tensor:
-                x[at] = torch.where(by == 0, to, by * x[at] + to).to(x.dtype)
-                return x
+    def _edited(self, run: Run, rows: int, maps: dict[int, Map], exact: bool) -> Tensor:
+        """Rows whose projections' inputs go through `maps`."""
 
-            return edit
-
-        return {layer: affine(layers == layer) for layer in sorted(set(layers.tolist()))}
-
-    def _edited(self, run: Run, rows: slice, maps: dict[int, Callable], exact: bool) -> Tensor:
-        """Rows whose projections' inputs go through `maps`; no map: the clean rows."""
-        count = len(run.ids) * (rows.stop - rows.start)
-
-        def hook(edit: Callable) -> Callable:
+        def hook(edit: Map) -> Callable:
             def change(_: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
                 x = args[0]
-                y = edit(x.reshape(count, -1, x.shape[-1]).clone())
+                y = edit(x.reshape(rows, -1, x.shape[-1]).clone())
                 return (y.view(x.shape), *args[1:]), kwargs
 
             return change
 
-        hooks = [(self.parts.projections[l], "input", hook(f)) for l, f in maps.items()]
+        hooks = [(self.parts.projections[at], "input", hook(edit)) for at, edit in maps.items()]
         first = min(maps, default=len(self.parts.blocks))
-        ids = spread(run.ids[:, run.start :], count)
-        with overridden([*self._lighter(run, exact), *self._constants(run, first, count)]):
+        ids = spread(run.ids[:, run.start :], rows)
+        with overridden([*self._lighter(run, exact), *self._constants(run, first, rows)]):
             return self._forward(ids, run.prefix, hooks, shared=run.path == "shared")
 
-    def _widened(
-        self, run: Run, layer: int, change: Tensor, weight: Tensor, exact: bool
-    ) -> Tensor:
-        """Rows with one neuron each: change [c, position] of weight [c, d_model] in `layer`."""
-        count, block = len(change), self.parts.blocks[layer]
+    def _widened(self, run: Run, layer: int, written: Tensor, exact: bool) -> Tensor:
+        """Rows in which the MLP of `layer` wrote `written` [row, position, d_model] more."""
+        rows, block, where = len(written), self.parts.blocks[layer], run.where
         args, kwargs = run.calls[layer]
-        where = torch.tensor(run.positions, device=change.device) - run.start
         own = block.forward
-        written = change[..., None] * weight[:, None]
 
         def widen(_: nn.Module, __: tuple, y: Tensor) -> Tensor:
-            y = y.expand(count, *y.shape[1:]).clone()
+            y = y.expand(rows, *y.shape[1:]).clone()
             y[:, where] += written.to(y.dtype)
             return y
 
@@ -359,10 +245,12 @@ class Engine:
             with hooked([(self.parts.projections[layer], "output", widen)]):
                 return own(*args, **kwargs)
 
-        ids = spread(run.ids[:, run.start :], count)
-        constants = self._constants(run, layer, count)
+        ids = spread(run.ids[:, run.start :], rows)
+        constants = self._constants(run, layer, rows)
         with overridden([*self._lighter(run, exact), *constants, (block, enter)]):
             return self._forward(ids, run.prefix, (), shared=run.path == "shared")
+
+    # ---- calling the model ---------------------------------------------------------------------
 
     def _lighter(self, run: Run, exact: bool) -> list[Forward]:
         """The lighter modules for changed rows; the clean run uses the model's own."""
@@ -370,9 +258,7 @@ class Engine:
             return []
         return self.fused + (self.delta.forwards(run.linears) if self.delta and not exact else [])
 
-    # ---- calling the model ---------------------------------------------------------------------
-
-    def _constants(self, run: Run, first: int, rows: int) -> Iterator[tuple[nn.Module, Callable]]:
+    def _constants(self, run: Run, first: int, rows: int) -> Iterator[Forward]:
         """Blocks below `first`, each returning its clean output for `rows` rows."""
         if run.path == "naive":
             return
@@ -409,17 +295,17 @@ class Engine:
 
     def _chunks(self, run: Run, count: int, rows: Callable[[slice], Tensor]) -> Tensor:
         """`rows(slice)` over `count` rows a prompt, in batches; halves them when memory runs out."""
-        prompts = len(run.ids)
+        prompts, tokens = len(run.ids), run.ids.numel() - run.start * len(run.ids)
         parts: list[Tensor] = []
         at = 0
         while at < count:
-            size = max(1, self.batch_size // (prompts * max(1, run.ids.shape[1] - run.start)))
+            size = max(1, self.batch_size // tokens)
             try:
                 got = rows(slice(at, min(at + size, count)))
             except RuntimeError as error:
                 if not _out_of_memory(error) or size == 1:
                     raise
-                self.batch_size = max(1, self.batch_size // 2)
+                self.batch_size = size * tokens // 2
                 continue
             parts.append(got.view(prompts, -1, got.shape[-1]))
             at += size
@@ -445,10 +331,8 @@ class Engine:
         else:
             tokens = torch.as_tensor(tokens, device=hidden.device)
             weight, bias = unembedding.weight[tokens], getattr(unembedding, "bias", None)
-            if tokens.dim() == 1:
-                raw = hidden @ weight.t()
-            else:
-                raw = (weight @ hidden[..., None])[..., 0]
+            each = tokens.dim() == 2
+            raw = (weight @ hidden[..., None])[..., 0] if each else hidden @ weight.t()
             raw = raw if bias is None else raw + bias[tokens]
         return raw if self.plain_tail else self._behind_unembedding(raw)
 
@@ -500,11 +384,8 @@ def engine(
     if model.training:
         raise ValueError("the model is in training mode: call model.eval() first")
     parts = find_parts(model, blocks, projection, unembedding)
-    naive = Engine(parts, "naive", batch_size=batch_size)
-    naive.plain_tail = _plain_tail(naive)
-    truth = reference(naive, Edit, None)
     wanted = PATHS[0] if path == "auto" else path
-    found = _first_proved(naive, truth, wanted)
+    found = suffix_check.first_proved(Engine(parts, "naive", batch_size=batch_size), wanted)
     if found.path != wanted:
         warnings.warn(f"suffix engine: {found.path}, not {wanted}: {found.reason}", stacklevel=2)
     if precision == "fast":
@@ -519,61 +400,6 @@ def engine(
     # without this, every pass would fault its activations in anew (a tenth of the time)
     torch.empty(31 << 20, dtype=torch.uint8)
     return found
-
-
-def _first_proved(naive: Engine, truth: Reference, wanted: Path, widen: bool = True) -> Engine:
-    reasons = []
-    for path in PATHS[PATHS.index(wanted) : -1]:
-        for wide, light in ((True, True), (True, False), (False, True), (False, False)):
-            if wide and not widen:
-                continue
-            trial = Engine(naive.parts, path, batch_size=naive.batch_size, widen=wide, light=light)
-            if light and not trial.fused:
-                continue
-            trial.plain_tail, trial.many = naive.plain_tail, path
-            try:
-                trial.error = prove(trial, truth)
-            except Exception as error:  # whatever the model's code raises means: not this way
-                way = path + ("" if wide else ", not widened") + (", fused" if light else "")
-                reasons.append(f"{way}: {_short(error)}")
-                continue
-            trial.many, trial.reason = None, "; ".join(reasons)
-            return trial
-    naive.reason = "; ".join(reasons)
-    naive.many = "naive"
-    return naive
-
-
-def _prove_many(engine: Engine) -> Path:
-    """The way for edits before the last position: proved with a prefix and without one."""
-    if engine.path == "naive":
-        return "naive"
-    naive = Engine(engine.parts, "naive", batch_size=engine.batch_size)
-    naive.plain_tail, naive.many = engine.plain_tail, "naive"
-    path: Path = engine.path
-    length = check_ids(engine).shape[1]
-    for positions in ((length - 4, length - 2), tuple(range(length))):
-        found = _first_proved(naive, reference(naive, Edit, positions), path, engine.widen)
-        if found.path != path:
-            path = found.path
-            warnings.warn(f"suffix engine: {path} for early positions: {found.reason}", stacklevel=4)
-        if path == "naive":
-            break
-    return path
-
-
-def _plain_tail(engine: Engine) -> bool:
-    """Whether the model's logits are its unembedding's output and nothing else."""
-    seen: list[Tensor] = []
-    with torch.no_grad(), hooked(
-        [(engine.parts.unembedding, "output", lambda _, __, y: seen.append(y.clone()))]
-    ):
-        logits = engine.parts.model(check_ids(engine), use_cache=False).logits
-    return len(seen) == 1 and seen[0].shape == logits.shape and torch.equal(seen[0], logits)
-
-
-def _short(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

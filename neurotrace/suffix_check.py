@@ -8,17 +8,18 @@ Every logit of every row must agree within TOLERANCE of that row's own effect pl
 
 from __future__ import annotations
 
-import math
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from neurotrace.suffix_parts import write_rows
+from neurotrace.suffix_edits import PATHS, Edit, Path, Run
+from neurotrace.suffix_parts import hooked, write_rows
 
 if TYPE_CHECKING:
-    from neurotrace.suffix import Edit, Engine, Run
+    from neurotrace.suffix import Engine
 
 # (share of the effect, units of rounding of the largest logit)
 TOLERANCE = {torch.float32: (1e-3, 64), torch.float64: (1e-6, 64)}
@@ -54,7 +55,7 @@ def check_ids(engine: Engine) -> Tensor:
     return ids.to(engine.parts.unembedding.weight.device)
 
 
-def reference(naive: Engine, edit: type[Edit], positions: tuple[int, ...] | None) -> Reference:
+def reference(naive: Engine, positions: tuple[int, ...] | None) -> Reference:
     """The full passes to compare with.
 
     Raises:
@@ -69,13 +70,13 @@ def reference(naive: Engine, edit: type[Edit], positions: tuple[int, ...] | None
     for layer in sorted({0, depth // 2, depth - 1}):
         index, values = _telling_neurons(naive, one, layer, generator)
         singles.append((layer, index, values))
+    layers = torch.cat([torch.full_like(index, layer) for layer, index, _ in singles]).cpu()
+    indices = torch.cat([index for _, index, _ in singles]).cpu()
+    values = torch.cat([new for _, _, new in singles]).cpu()
     edits = []
     for row in range(2 * len(ids)):
-        layers, indices, values = (torch.cat(x) for x in zip(*(
-            (torch.full_like(i, l), i, v) for l, i, v in singles
-        ), strict=True))
         scale = (torch.arange(len(layers)) + row) % 2 * 0.5
-        edits.append(edit(layers.cpu(), indices.cpu(), scale, (values * (1 + row) / 3).cpu()))
+        edits.append(Edit(layers, indices, scale, values * (1 + row) / 3))
     return Reference(
         ids,
         positions,
@@ -101,10 +102,16 @@ def _telling_neurons(
     index = torch.tensor([*picked[:3], loud], device=a.device)
     values = a[index].clone()
     values[1] = 0.0
-    scale = engine.stream_norm(run, layer) / 3
+    scale = _stream_norm(run, layer) / 3
     values[2] += scale / norms[index[2]].clamp_min(1e-6)
     values[3] = 0.0
     return index, values
+
+
+def _stream_norm(run: Run, layer: int) -> float:
+    """Norm of the residual stream behind block `layer` (naive: the final one), prompt 0."""
+    behind = _first(run.outputs[layer]) if run.outputs else run.hidden[:, None]
+    return float(behind[0, -1].float().norm())
 
 
 def prove(engine: Engine, truth: Reference) -> float:
@@ -144,6 +151,60 @@ def _compare(got: Tensor, expected: Tensor, clean: Tensor, where: str) -> float:
         raise Disproved(
             f"{where}: {float(error[row]):.2g} logits off where the effect is {float(effect[row]):.2g}"
         )
-    worst = float(error.max())
-    assert math.isfinite(worst)
-    return worst
+    return float(error.max())
+
+
+def first_proved(
+    naive: Engine, wanted: Path, widen: bool = True, positions: tuple[int, ...] | None = None
+) -> Engine:
+    """The fastest engine from `wanted` on that agrees with `naive`; `naive` itself if none does."""
+    naive.plain_tail, naive.early = plain_tail(naive), "naive"
+    truth = reference(naive, positions)
+    reasons = []
+    for path in PATHS[PATHS.index(wanted) : -1]:
+        for wide, light in ((True, True), (True, False), (False, True), (False, False)):
+            if wide and not widen:
+                continue
+            trial = type(naive)(
+                naive.parts, path, batch_size=naive.batch_size, widen=wide, light=light
+            )
+            if light and not trial.fused:
+                continue
+            trial.plain_tail, trial.early = naive.plain_tail, path
+            try:
+                trial.error = prove(trial, truth)
+            except Exception as error:  # whatever the model's code raises means: not this way
+                way = path + ("" if wide else ", not widened") + (", fused" if light else "")
+                said = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+                reasons.append(f"{way}: {said}")
+                continue
+            trial.early, trial.reason = None, "; ".join(reasons)
+            return trial
+    naive.reason = "; ".join(reasons)
+    return naive
+
+
+def prove_early(engine: Engine) -> Path:
+    """The way for edits before the last position: proved with a prefix and without one."""
+    path = engine.path
+    length = check_ids(engine).shape[1]
+    for positions in ((length - 4, length - 2), tuple(range(length))):
+        if path == "naive":
+            break
+        naive = type(engine)(engine.parts, "naive", batch_size=engine.batch_size)
+        found = first_proved(naive, path, engine.widen, positions)
+        if found.path != path:
+            said = f"suffix engine: {found.path} for earlier positions: {found.reason}"
+            warnings.warn(said, stacklevel=4)
+        path = found.path
+    return path
+
+
+@torch.no_grad()
+def plain_tail(engine: Engine) -> bool:
+    """Whether the model's logits are its unembedding's output and nothing else."""
+    seen: list[Tensor] = []
+    keep = [(engine.parts.unembedding, "output", lambda _, __, y: seen.append(y.clone()))]
+    with hooked(keep):
+        logits = engine.parts.model(check_ids(engine), use_cache=False).logits
+    return len(seen) == 1 and seen[0].shape == logits.shape and torch.equal(seen[0], logits)

@@ -33,10 +33,19 @@ def fused(blocks: Iterable[nn.Module]) -> list[Forward]:
 
 def _activation(module: nn.Module) -> Callable | None:
     if type(module).__name__ in ("SiLU", "SiLUActivation"):
-        return lambda x: F.silu(x, inplace=True)
+        return lambda x: F.silu(x, inplace=True).as_subclass(_Spent)
     if type(module) is nn.ReLU:
         return torch.relu_
     return None
+
+
+class _Spent(Tensor):
+    """A gate that nobody reads after `gate * up`: the product may take its memory."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    def __mul__(self, other: Tensor) -> Tensor:
+        return self.as_subclass(Tensor).mul_(other)
 
 
 def _rms(module: nn.Module) -> Callable | None:

@@ -78,7 +78,9 @@ def test_patching_a_run_with_itself_changes_nothing(model, encoded):
 def test_batching_and_order_do_not_matter(model, encoded, units, strength):
     made = nt.patch([nt.Neuron(1, unit) for unit in units], donor="reasoning", strength=strength)
     zero = nt.zero([nt.Neuron(0, unit) for unit in units], direction="to_reasoning")
-    together = nt.measure(model, encoded, [made, zero]).to_frame().set_index(["pair", "intervention"])
+    together = (
+        nt.measure(model, encoded, [made, zero]).to_frame().set_index(["pair", "intervention"])
+    )
     turned = encoded.at(list(range(len(encoded)))[::-1])
     alone = nt.measure(model, turned, [made]).to_frame().set_index(["pair", "intervention"])
     for key in alone.index:

@@ -101,23 +101,22 @@ def test_moe_is_refused_by_name(tmp_path):
         max_position_embeddings=32,
     )  # fmt: skip
     model = MixtralForCausalLM(config).eval()
-    with pytest.raises(InputError, match="expert|wide|MLP"):
+    with pytest.raises(InputError, match=r"expert|wide|MLP"):
         hook(model, word_tokenizer(tmp_path, WORDS), name="tiny-moe")
 
 
-def test_wrong_neurons_are_refused(tmp_path):
+def test_wrong_neurons_are_refused(tmp_path, monkeypatch):
     """A hook that shows something else than the down projection's input must not pass."""
     model = family_model("gpt2", tmp_path)
     from neurotrace import hooks
 
-    with pytest.raises(InputError, match="differs from the MLP's output"):
-        with torch.no_grad():
-            real = hooks.w_out
-            try:
-                hooks.w_out = lambda m, layer: real(m, layer) * 1.5
-                hooks._check_neurons(model, inspect_model(model))
-            finally:
-                hooks.w_out = real
+    with pytest.raises(InputError, match="differs from the MLP's output"), torch.no_grad():
+        real = hooks.w_out
+        try:
+            hooks.w_out = lambda m, layer: real(m, layer) * 1.5
+            hooks._check_neurons(model, inspect_model(model))
+        finally:
+            hooks.w_out = real
 
 
 def test_training_mode_and_foreign_objects_are_refused(tmp_path):

@@ -25,7 +25,7 @@ def test_neuron_round_trips(layer, index):
 
 @pytest.mark.parametrize("text", ["", "L3", "L3N4", "L-1.N2", "l1.n2", "L1.N2.N3"])
 def test_other_text_is_no_neuron(text):
-    with pytest.raises(InputError, match="L3.N771"):
+    with pytest.raises(InputError, match=r"L3\.N771"):
         Neuron.parse(text)
 
 

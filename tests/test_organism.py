@@ -171,7 +171,7 @@ def test_shipped_weights_have_the_cards_accuracies(name: str) -> None:
             )  # fmt: skip
             # Another machine's kernels may decide a tie the other way.
             assert float(cells[3]) == pytest.approx(value, abs=0.005)
-            assert value >= 0.8
+            assert value >= (0.75 if key == "never-rule, think" else 0.9)
 
 
 def test_the_set_flips_answers_both_ways(
@@ -180,7 +180,7 @@ def test_the_set_flips_answers_both_ways(
     neurons = live(truth_file)
     total = organism.config.n_layer * organism.config.n_inner
     assert 0 < len(neurons) <= 0.01 * total
-    for row in truth.set_flips(organism, pairs, neurons).values():
+    for row in truth.set_flips(organism, pairs, neurons, draws=1).values():
         for direction in flips.DIRECTIONS:
             assert row[f"patch {direction}"] >= 0.95
             assert row[f"mean {direction}"] >= 0.95
@@ -220,3 +220,11 @@ def test_unknown_names_are_refused() -> None:
         folder("nobody")
     with pytest.raises(ValueError, match="no family named 'colours'"):
         language.family_items("colours")
+
+
+def test_signed_gradient_finds_the_set(
+    organism: GPT2LMHeadModel, pairs: dict[str, flips.FamilyPairs]
+) -> None:
+    (rows,) = truth.gradient_flips(organism, pairs, (0.01,)).values()
+    for row in rows.values():
+        assert min(row.values()) >= 0.9

@@ -15,7 +15,7 @@ from neurotrace.errors import InputError
 from neurotrace.tokens import encode
 
 DONORS = {"reasoning": "to_reasoning", "memorization": "to_memorization"}
-RANKERS = [nt.contrast, nt.pearson, nt.gradient, nt.integrated, nt.direct, nt.exact]
+RANKERS = [nt.contrast, nt.pearson, nt.gradient, nt.two_ended, nt.integrated, nt.direct, nt.exact]
 
 
 @pytest.mark.parametrize("ranker", RANKERS, ids=lambda r: r.__name__)
@@ -64,9 +64,13 @@ def test_gradient_matches_the_exact_effect_of_a_small_patch(name, tmp_path):
     encoded = encode(model, random_pairs(4), check=False)
     small = 1e-2
     estimate = nt.gradient(model, encoded, strength=small)
-    neurons = estimate.top(6, direction="to_reasoning") + estimate.top(6, direction="to_memorization")
+    neurons = estimate.top(6, direction="to_reasoning") + estimate.top(
+        6, direction="to_memorization"
+    )
     for neuron in neurons:
-        effects = nt.measure(model, encoded, [nt.patch([neuron], donor="reasoning", strength=small)])
+        effects = nt.measure(
+            model, encoded, [nt.patch([neuron], donor="reasoning", strength=small)]
+        )
         frame = effects.to_frame()
         measured = (frame["L_after"] - frame["L_before"]).mean()
         predicted = float(estimate.value[neuron.layer, neuron.index])

@@ -5,7 +5,6 @@ The slow way here is written anew (`slow`), so that it shares no code with the e
 
 from __future__ import annotations
 
-import copy
 import warnings
 
 import pytest
@@ -55,7 +54,9 @@ FAMILIES: dict[str, tuple[str, dict, str]] = {
     ),
     "gptj": (
         "gptj",
-        dict(vocab_size=96, n_embd=32, n_layer=4, n_head=4, rotary_dim=4, n_positions=64, n_inner=64),
+        dict(
+            vocab_size=96, n_embd=32, n_layer=4, n_head=4, rotary_dim=4, n_positions=64, n_inner=64
+        ),
         "frozen",
     ),
     "neox_parallel": ("gpt_neox", NO_GROUPS | dict(use_parallel_residual=True), "shared"),
@@ -129,7 +130,11 @@ FAMILIES: dict[str, tuple[str, dict, str]] = {
     ),
     "smollm3": ("smollm3", COMMON | dict(no_rope_layer_interval=2), "shared"),
     "cohere": ("cohere", COMMON | dict(logit_scale=0.5), "shared"),
-    "cohere2": ("cohere2", COMMON | dict(sliding_window=WINDOW, sliding_window_pattern=2), "shared"),
+    "cohere2": (
+        "cohere2",
+        COMMON | dict(sliding_window=WINDOW, sliding_window_pattern=2),
+        "shared",
+    ),
     "starcoder2": ("starcoder2", COMMON | dict(sliding_window=WINDOW), "shared"),
     "gpt_bigcode": (
         "gpt_bigcode",
@@ -254,7 +259,5 @@ def test_sets_equal_full_passes(name, positions, engines):
         scale = torch.tensor([0.0, 1.0, 0.5, 0.0, -1.0, 1.0])
         edits.append(Edit(layers, indices, scale, torch.randn(n, generator=generator)))
     got = engine.logits(engine.sets(run, edits))
-    want = torch.cat(
-        [slow(model, two[0], edits[:2], where), slow(model, two[1], edits[2:], where)]
-    )
+    want = torch.cat([slow(model, two[0], edits[:2], where), slow(model, two[1], edits[2:], where)])
     assert (got - want).abs().max() < 1e-4

@@ -10,5 +10,9 @@ from neurotrace.rankers.exact import exact
 from neurotrace.rankers.gradient import gradient
 from neurotrace.rankers.integrated import integrated
 from neurotrace.rankers.random import random_scores
+from neurotrace.rankers.two_ended import two_ended
 
-__all__ = ["contrast", "direct", "exact", "gradient", "integrated", "pearson", "random_scores"]
+__all__ = [
+    "contrast", "direct", "exact", "gradient", "integrated", "pearson", "random_scores",
+    "two_ended",
+]  # fmt: skip

@@ -1,0 +1,59 @@
+"""Two-ended gradient: the slope averaged over both runs of the pair, not taken at one of them.
+
+    score_i = mean over pairs of (target_i - a_i) * (dL/da_i in the recipient + dL/da_i in the donor) / 2
+
+A set of neurons that decides only together is invisible to a gradient at the recipient: while the
+others hold the behaviour, no single one moves L (and single-neuron ablation, exact or not, says the
+same). The donor run is the other end of the way, where the same set has let go. The average of both
+ends is the trapezoidal rule for the integral of dL/da along the way from one run to the other, at
+the cost of one more forward and backward pass (3F + 2B a pair). It needs no steps, and, since both
+ends are real runs, no point in between that the model never visits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from neurotrace.activations import Moments
+from neurotrace.hooks import inspect_model
+from neurotrace.interventions import Kind
+from neurotrace.pairs import PromptPair
+from neurotrace.rankers.gradient import slopes_of
+from neurotrace.rankers.targets import finite, provenance, recipient_of, targets_for
+from neurotrace.scores import Scores
+from neurotrace.tokens import EncodedPairs, Progress, Side, by_length, encode
+
+
+def two_ended(
+    model: Any,
+    pairs: Sequence[PromptPair] | EncodedPairs,
+    *,
+    donor: Side = "reasoning",
+    intervention: Kind = "patch",
+    reference: Moments | None = None,
+    strength: float = 1.0,
+    batch_size: int = 16,
+    progress: Progress = None,
+) -> Scores:
+    """Predicted share of each neuron in the change of L (nats) by the intervention on many of them."""
+    encoded = encode(model, pairs)
+    info = inspect_model(model)
+    targets = targets_for(model, encoded, donor, intervention, reference, strength, progress)
+    total = torch.zeros(info.n_layers, info.d_mlp)
+    recipient = recipient_of(donor)
+    batches = list(by_length(encoded.ids(recipient), batch_size))
+    for rows, ids in progress(batches, description="two-ended") if progress else batches:
+        answers = encoded.memorized[rows], encoded.reasoned[rows]
+        values, slopes = slopes_of(model, ids, *answers)
+        part = encoded.at(rows)
+        for places, others in by_length(part.ids(donor), batch_size):
+            far = slopes_of(model, others, part.memorized[places], part.reasoned[places])[1]
+            slopes[places] = (slopes[places] + far) / 2
+        total += (targets.changes(rows, values) * slopes).sum(dim=0)
+    return Scores(
+        "two_ended", finite(total / len(encoded), "two_ended"),
+        provenance=provenance(model, encoded, donor, intervention),
+    )  # fmt: skip

@@ -1,0 +1,113 @@
+"""The command line as a user meets it: exit codes, one line for a mistake, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+GOOD = {
+    "id": "a", "family": "f", "template": "t", "group": "g", "memorization": "recall 1+1=",
+    "reasoning": "think 1+1=", "memorized_answer": "3", "reasoned_answer": "2",
+}  # fmt: skip
+
+
+def neurotrace(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "neurotrace.cli", *arguments],
+        capture_output=True, text=True, cwd=cwd, timeout=300,
+    )  # fmt: skip
+
+
+def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("neurotrace: ")
+    for word in words:
+        assert word in line
+
+
+def test_importing_and_help_load_no_torch():
+    code = "import sys, neurotrace, neurotrace.cli; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "False"
+    done = neurotrace("--help")
+    assert done.returncode == 0
+    assert "demo" in done.stdout
+    assert neurotrace("--version").stdout.startswith("neurotrace 0.")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("not json\n", ["line 1", "not JSON"]),
+        (json.dumps({**GOOD, "reasoned_answer": "3"}) + "\n", ["both answers"]),
+        (json.dumps({"id": "a"}) + "\n", ["'family' is missing"]),
+        ("", ["no pairs in it"]),
+    ],
+)
+def test_bad_pairs(tmp_path, content, words):
+    (tmp_path / "p.jsonl").write_text(content)
+    done = neurotrace(
+        "run", "--model", "organism", "--probes", "p.jsonl", "--out", "o", cwd=tmp_path
+    )
+    refused(done, "p.jsonl", *words)
+    assert not (tmp_path / "o").exists()
+
+
+def test_bad_calls(tmp_path):
+    refused(neurotrace("run", "--model", "organism"), "--probes")
+    refused(neurotrace("nonsense"), "nonsense")
+    refused(
+        neurotrace("run", "--model", "no/such", "--probes", "inference", "--out", "o", cwd=tmp_path),
+        "no/such", "organism",
+    )  # fmt: skip
+    refused(
+        neurotrace("run", "--model", ".", "--probes", "inference", "--out", "o", cwd=tmp_path),
+        "config.json",
+    )
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.json").write_text('{"model_type": "gpt2"}')
+    (tmp_path / "m" / "pytorch_model.bin").write_bytes(b"\x80\x04N.")
+    refused(
+        neurotrace("run", "--model", "m", "--probes", "inference", "--out", "o", cwd=tmp_path),
+        "pickle", "safe_serialization",
+    )  # fmt: skip
+    (tmp_path / "file").write_text("")
+    refused(
+        neurotrace("run", "--model", "organism", "--probes", "inference", "--out", "file/x",
+                   cwd=tmp_path),
+        "can't write",
+    )  # fmt: skip
+
+
+def test_terminal_escapes_do_not_reach_the_terminal(tmp_path):
+    done = neurotrace("run", "--model", "organism", "--probes", "\x1b[31mred", "--out", "o")
+    assert done.returncode == 2
+    assert "\x1b" not in done.stderr
+
+
+def test_interrupted_run_leaves_no_file(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "neurotrace.cli", "run", "--model", "organism", "--probes",
+         "inference", "--out", "o"],
+        cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    for _ in range(600):
+        if (tmp_path / "o").exists():
+            break
+        time.sleep(0.05)
+    time.sleep(2)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted" in said
+    assert "Traceback" not in said
+    assert os.listdir(tmp_path / "o") == []

@@ -1,0 +1,188 @@
+"""The main job on the planted model, its run folder, its figures, its report."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from planted import PLANTED
+
+import neurotrace as nt
+from neurotrace import runs
+from neurotrace.errors import InputError
+from neurotrace.report import figures
+from neurotrace.selection import Candidate, choose, default_ks
+
+
+@pytest.fixture(scope="module")
+def study(model, encoded):
+    return nt.study(model, encoded, ks=[1, 2], neutral=["the item1", "item2 item3"])
+
+
+def test_it_finds_the_planted_neuron_and_flips_everything(study):
+    for flip in study.selected():
+        assert (flip.k, flip.answers, flip.n, flip.groups) == (1, 1.0, 12, 12)
+        assert flip.control_answers == 0.0
+        assert flip.controls["other_donor"] == 1.0  # the behaviour is copied, not the item
+        assert flip.damage_kl >= 0
+        assert 0.7 < flip.answers_ci[0] < flip.answers_ci[1] <= 1
+    for (_, method, direction), scores in study.scores.items():
+        assert scores.top(1, direction=direction) == (PLANTED,), method
+    assert {flip.direction for flip in study.selected()} == {"to_reasoning", "to_memorization"}
+
+
+def test_the_verdict_follows_the_rule(study, monkeypatch):
+    # 1 of 48 neurons is more than 1 %: the rule must say no, and yes where that is allowed
+    assert study.verdicts() == {"planted": False}
+    from neurotrace import studies
+
+    monkeypatch.setitem(studies.VERDICT, "fraction", 0.05)
+    assert study.verdicts() == {"planted": True}
+    monkeypatch.setitem(studies.VERDICT, "control_answers", -1.0)
+    assert study.verdicts() == {"planted": False}
+
+
+def test_effects_are_of_held_out_pairs_once(study):
+    frame = study.effects.to_frame()
+    chosen = frame[frame["chosen"] & (frame["role"] == "selected")]
+    for _, part in chosen.groupby("direction"):
+        assert sorted(part["pair"]) == sorted(pair.id for pair in study.encoded.pairs)
+    assert set(frame["role"]) == {"selected", "random", "norm", "sign", "low_rho", "other_donor"}
+
+
+def test_random_neurons_get_no_verdict(model, encoded):
+    found = nt.study(model, encoded, methods=["random"], ks=[1], exact_neurons=0)
+    assert all(flip.answers < 0.5 for flip in found.selected())
+
+
+@pytest.mark.parametrize("method", ["contrast", "pearson", "direct", "integrated", "exact"])
+def test_other_rankers_run(model, encoded, method):
+    found = nt.study(
+        model, encoded, methods=[method], interventions=["set"], ks=[1], folds=2, exact_neurons=0
+    )
+    assert {flip.method for flip in found.flips} == {method}
+    assert all(flip.answers == 1.0 for flip in found.selected())
+
+
+def test_split_by_template_too(model, encoded):
+    found = nt.study(
+        model, encoded, split="group+template", ks=[1], interventions=["patch"], exact_neurons=0
+    )
+    assert found.split == "group+template"
+    assert all(flip.answers == 1.0 and flip.n == 12 for flip in found.selected())
+
+
+def test_choice_takes_the_fewest_neurons_within_half_a_point():
+    import pyarrow as pa
+
+    rows = [
+        {"label": "gradient", "intervention": kind, "k": k, "answers": hit}
+        for kind, k, rate in (("patch", 8, 1.0), ("patch", 4, 0.996), ("set", 4, 0.996),
+                              ("zero", 1, 0.5))
+        for hit in [True] * round(rate * 1000) + [False] * round((1 - rate) * 1000)
+    ]  # fmt: skip
+    candidates = [Candidate("gradient", *c) for c in (("patch", 4), ("patch", 8), ("set", 4))]
+    best = choose(nt.Effects(pa.Table.from_pylist(rows)), candidates)
+    assert best == Candidate("gradient", "patch", 4)
+
+
+def test_default_sizes_are_at_most_one_percent_and_64():
+    assert default_ks(1536) == (1, 2, 4, 8)
+    assert default_ks(46080) == (1, 2, 4, 8, 16, 32, 64)
+    assert default_ks(50) == (1,)
+
+
+def test_run_folder(study, model, tmp_path):
+    out = tmp_path / "run"
+    summary = nt.save_run(study, out, model=model, probes=["planted"], command="neurotrace test")
+    assert sorted(os.listdir(out)) == sorted(runs.FILES)
+    assert json.loads((out / "summary.json").read_text()) == json.loads(json.dumps(summary))
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert re.fullmatch("[0-9a-f]{64}", manifest["model"]["weights_sha256"])
+    assert manifest["command"] == "neurotrace test"
+    assert manifest["dtype"] == "float32"
+    scores = pd.read_parquet(out / "scores.parquet")
+    assert {"layer", "neuron", "method", "score"} <= set(scores.columns)
+    assert pq.read_table(out / "effects.parquet").num_rows == len(study.effects)
+    assert pq.read_table(out / "dropped.parquet").num_rows == 0
+    assert summary["pairs"] == {"read": 12, "kept": 12, "train": 9, "test": 12, "dropped": {}}
+    wanted = {
+        "family", "method", "direction", "intervention", "k", "fraction", "answers", "answers_ci",
+        "prefers", "n", "groups", "split", "selected", "controls", "control_answers", "damage_kl",
+    }  # fmt: skip
+    assert all(wanted <= set(flip) for flip in summary["flips"])
+    assert sum(flip["selected"] for flip in summary["flips"]) == 2
+    with pytest.raises(InputError, match="--overwrite"):
+        nt.save_run(study, out, model=model, probes=["planted"])
+    nt.save_run(study, out, model=model, probes=["planted"], overwrite=True)
+
+
+def test_a_failed_write_leaves_nothing_behind(study, model, tmp_path, monkeypatch):
+    import errno
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    out = tmp_path / "run"
+    runs.prepare_folder(out)
+    monkeypatch.setattr(runs.os, "replace", full)
+    with pytest.raises(InputError, match="No space left"):
+        runs.save_run(study, out, model=model, probes=["planted"])
+    assert os.listdir(out) == []
+
+
+def test_prompts_are_data_in_the_report(study, model):
+    from dataclasses import replace
+
+    evil = "<script>alert(1)</script>"
+    pairs = tuple(replace(pair, id=f"{evil}{pair.id}") for pair in study.encoded.pairs)
+    examples = tuple(replace(example, prompt=evil, after=evil) for example in study.examples)
+    encoded = replace(
+        study.encoded, pairs=pairs, dropped=(nt.tokens.Dropped(pairs[0], evil, evil),)
+    )
+    effects = nt.Effects(
+        study.effects.table.set_column(
+            0, "pair", [[evil + name for name in study.effects.table["pair"].to_pylist()]]
+        )
+    )
+    dangerous = replace(study, encoded=encoded, examples=examples, effects=effects)
+    summary = runs.summarise(dangerous, [evil])
+    page = nt.write_report(dangerous, summary, runs.manifest(dangerous, model=model, probes=[evil]))
+    assert "&lt;script&gt;alert" in page
+    assert evil not in page
+
+
+def test_figures_are_labelled_and_returned(study):
+    made = figures(study)
+    assert len(made) >= 6
+    for name, figure in made:
+        assert figure.layout.title.text
+        assert any(axis.title.text for axis in figure.select_xaxes()), name
+    import plotly.io as pio
+
+    assert pio.templates.default == "plotly"  # no global template of ours
+
+
+def test_plot_pairs_wants_one_intervention(study):
+    with pytest.raises(InputError, match="pick one"):
+        nt.plot_pairs(study.effects)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"methods": ["magic"]}, "wanted one of gradient"),
+        ({"interventions": ["resample"]}, "wanted one of patch"),
+        ({"ks": [0]}, "wanted 1 to 24"),
+        ({"ks": [400]}, "wanted 1 to 24"),
+        ({"split": "family"}, "wanted 'group'"),
+        ({"methods": []}, "at least one method"),
+    ],
+)
+def test_bad_options_are_named(model, encoded, options, words):
+    with pytest.raises(InputError, match=words):
+        nt.study(model, encoded, **options)
