@@ -110,13 +110,10 @@ def test_wrong_neurons_are_refused(tmp_path, monkeypatch):
     model = family_model("gpt2", tmp_path)
     from neurotrace import hooks
 
-    with pytest.raises(InputError, match="differs from the MLP's output"), torch.no_grad():
-        real = hooks.w_out
-        try:
-            hooks.w_out = lambda m, layer: real(m, layer) * 1.5
-            hooks._check_neurons(model, inspect_model(model))
-        finally:
-            hooks.w_out = real
+    real = hooks.w_out
+    monkeypatch.setattr(hooks, "w_out", lambda m, layer: real(m, layer) * 1.5)
+    with pytest.raises(InputError, match="differs from the MLP's output"):
+        hooks._check_neurons(model, inspect_model(model))
 
 
 def test_training_mode_and_foreign_objects_are_refused(tmp_path):
