@@ -259,11 +259,11 @@ def _check_neurons(model: Any, info: ModelInfo) -> None:
         expected = post.float() @ w_out(model, layer).float()
         expected = expected + bias.detach().float() if bias is not None else expected
         scale = expected.abs().max().clamp(min=1e-6)
-        error = (expected - written[layer].float()).abs().max() / scale
-        if not error <= _tolerance(info.dtype):  # `not <=` catches NaN
+        off = float((expected - written[layer].float()).abs().max() / scale)
+        if not off <= _tolerance(info.dtype):  # `not <=` catches NaN
             raise InputError(
                 f"{info.name}: {post_name(layer)} @ W_out differs from the MLP's output by "
-                f"{error:.2g} of its size: the hook doesn't show this model's neurons; use another "
+                f"{off:.2g} of its size: the hook doesn't show this model's neurons; use another "
                 "version of transformer-lens or another model"
             )
 

@@ -17,9 +17,9 @@ Controls are maps of the same form, so they have the same size and magnitude by 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -31,8 +31,11 @@ from neurotrace.neurons import Neuron
 from neurotrace.scores import Direction, Scores
 from neurotrace.tokens import Side
 
-Kind = Literal["patch", "set", "zero", "mean", "shift", "scale"]
-KINDS: tuple[Kind, ...] = ("patch", "set", "zero", "mean", "shift", "scale")
+KINDS = ("patch", "set", "zero", "mean", "shift", "scale")
+Kind = (
+    str  # one of KINDS; patch, shift and scale take a strength: "patch:1.5", "shift:2", "scale:0"
+)
+_STRENGTHS = ("patch", "shift", "scale")
 Reference = Activations | Moments
 
 
@@ -40,7 +43,7 @@ Reference = Activations | Moments
 class Intervention:
     """An affine map on some neurons of the recipient run; see the module's docstring."""
 
-    kind: str
+    kind: Kind
     neurons: tuple[Neuron, ...]
     direction: Direction
     keep: Float[Tensor, neuron]
@@ -79,6 +82,26 @@ class Intervention:
         return f"{self.kind}({named}{more}, {self.direction}, {self.role})"
 
 
+def parse_kind(kind: Kind) -> tuple[str, float]:
+    """``"shift:2"`` -> ("shift", 2.0). Without a number the strength is 1 (of scale: 2)."""
+    name, _, number = str(kind).partition(":")
+    try:
+        strength = float(number) if number else (2.0 if name == "scale" else 1.0)
+    except ValueError:
+        strength = math.nan
+    if name not in KINDS or not math.isfinite(strength) or (number and name not in _STRENGTHS):
+        raise InputError(
+            f"intervention {kind!r}: wanted one of {', '.join(KINDS)}; "
+            f"{', '.join(_STRENGTHS)} may be followed by a strength, shift:2 say"
+        )
+    return name, strength
+
+
+def _kind(name: str, strength: float) -> Kind:
+    default = 2.0 if name == "scale" else 1.0
+    return name if strength == default else f"{name}:{strength:g}"
+
+
 def patch(
     neurons: Sequence[Neuron], *, donor: Side, role: str = "selected", strength: float = 1.0
 ) -> Intervention:
@@ -87,7 +110,9 @@ def patch(
     `strength` other than 1 goes part of the way or beyond: a' = a + strength * (d - a).
     """
     direction: Direction = "to_reasoning" if donor == "reasoning" else "to_memorization"
-    return _make("patch", neurons, direction, keep=1 - strength, gain=strength, role=role)
+    return _make(
+        _kind("patch", strength), neurons, direction, keep=1 - strength, gain=strength, role=role
+    )
 
 
 def set_to_mean(
@@ -133,7 +158,7 @@ def shift(
     """
     sign = 1.0 if direction == "to_reasoning" else -1.0
     offset = sign * alpha * _pick(_moments(reference).contrast, neurons)
-    return _make("shift", neurons, direction, keep=1.0, offset=offset, role=role)
+    return _make(_kind("shift", alpha), neurons, direction, keep=1.0, offset=offset, role=role)
 
 
 def scale(
@@ -144,32 +169,26 @@ def scale(
     role: str = "selected",
 ) -> Intervention:
     """Multiply neurons by `factor`."""
-    return _make("scale", neurons, direction, keep=factor, role=role)
+    return _make(_kind("scale", factor), neurons, direction, keep=factor, role=role)
 
 
 def make(
-    kind: Kind,
-    neurons: Sequence[Neuron],
-    reference: Reference,
-    *,
-    direction: Direction,
-    strength: float = 1.0,
+    kind: Kind, neurons: Sequence[Neuron], reference: Reference, *, direction: Direction
 ) -> Intervention:
-    """The intervention of this kind; `strength` is the patch's, the shift's alpha, the factor."""
+    """The intervention of this kind, ``"patch"``, ``"set"``, ``"shift:2"``, ..."""
+    name, strength = parse_kind(kind)
     donor: Side = "reasoning" if direction == "to_reasoning" else "memorization"
-    if kind == "patch":
+    if name == "patch":
         return patch(neurons, donor=donor, strength=strength)
-    if kind == "set":
+    if name == "set":
         return set_to_mean(neurons, reference, donor=donor)
-    if kind == "zero":
+    if name == "zero":
         return zero(neurons, direction=direction)
-    if kind == "mean":
+    if name == "mean":
         return mean(neurons, reference, direction=direction)
-    if kind == "shift":
+    if name == "shift":
         return shift(neurons, reference, direction=direction, alpha=strength)
-    if kind == "scale":
-        return scale(neurons, factor=strength, direction=direction)
-    raise InputError(f"intervention {kind!r}: wanted one of {', '.join(KINDS)}")
+    return scale(neurons, factor=strength, direction=direction)
 
 
 def random_signs(intervention: Intervention, *, seed: int) -> Intervention:
@@ -215,18 +234,7 @@ def on_others(
     intervention: Intervention, neurons: Sequence[Neuron], reference: Reference, *, role: str
 ) -> Intervention:
     """The same kind of intervention on other neurons: their own donor values, means or factors."""
-    strength = float(intervention.gain[0])
-    if intervention.kind == "shift":
-        own = _pick(_moments(reference).contrast, intervention.neurons)
-        nonzero = own.abs() > 0
-        ratio = (intervention.offset[nonzero] / own[nonzero]).abs()
-        strength = float(ratio.median()) if len(ratio) else 1.0
-    elif intervention.kind == "scale":
-        strength = float(intervention.keep[0])
-    made = make(
-        cast(Kind, intervention.kind), neurons, reference, direction=intervention.direction,
-        strength=strength,
-    )  # fmt: skip
+    made = make(intervention.kind, neurons, reference, direction=intervention.direction)
     return replace(made, role=role)
 
 

@@ -144,7 +144,8 @@ def _read_gguf(path: Path, dtype: torch.dtype) -> tuple[str, torch.nn.Module, An
     settings.pop("quantization_config", None)
     fresh = type(quantized)(type(quantized.config)(**settings))
     fresh.load_state_dict(quantized.state_dict())
-    return path.stem, fresh.to(dtype), tokenizer
+    module: torch.nn.Module = fresh
+    return path.stem, module.to(dtype), tokenizer
 
 
 def _refuse_pickle(folder: Path) -> None:

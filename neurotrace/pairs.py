@@ -108,7 +108,8 @@ def split_pairs(
         random.Random(f"{seed}/{key}").shuffle(shuffled)
         count = min(max(round(test_share * len(shuffled)), 1), len(shuffled) - 1)
         held_out |= {(key, value) for value in shuffled[:count]}
-    train, test = [], []
+    train: list[PromptPair] = []
+    test: list[PromptPair] = []
     for pair in pairs:
         key = "" if by == "family" else pair.family
         (test if (key, getattr(pair, by)) in held_out else train).append(pair)
@@ -147,7 +148,8 @@ def fold_pairs(
         cells = [(fold, part) for fold in range(folds) for part in range(folds)]
     found = []
     for group_fold, template_fold in cells:
-        train, test = [], []
+        train: list[PromptPair] = []
+        test: list[PromptPair] = []
         for pair in pairs:
             own_group = groups[pair.family, pair.group] == group_fold
             own_template = templates[pair.family, pair.template] == template_fold

@@ -98,7 +98,14 @@ def plot_flips(effects: Effects, *, title: str | None = None) -> go.Figure:
         part = rates[(rates["family"] == family) & (rates["direction"] == direction)]
         main = part[part["role"] == "selected"]
         for kind, line in main.groupby("intervention", sort=False):
-            _line(figure, line, str(kind), COLOURS.get(str(kind), "#000000"), named, at)
+            _line(
+                figure,
+                line,
+                str(kind),
+                COLOURS.get(str(kind).partition(":")[0], "#000000"),
+                named,
+                at,
+            )
         random = part[part["role"] == "random"]
         for _, line in random.groupby("intervention", sort=False):
             _line(figure, line, "random neurons", COLOURS["random"], named, at)

@@ -115,7 +115,8 @@ def save_run(
 
 def summarise(study: Study, probes: Sequence[str]) -> dict[str, Any]:
     """The content of `summary.json`."""
-    from neurotrace.studies import VERDICT, flip_record
+    from neurotrace.proof import flip_record
+    from neurotrace.studies import VERDICT
 
     return {
         "model": study.model.name,

@@ -91,7 +91,6 @@ def rank(
     method: str,
     kind: Kind,
     direction: Direction,
-    strength: float = 1.0,
 ) -> Scores:
     """The ranking of `method` for this intervention, from the pairs at `rows` alone."""
     donor: Side = "reasoning" if direction == "to_reasoning" else "memorization"
@@ -99,15 +98,15 @@ def rank(
     record = provenance(model, encoded.at(rows), donor, kind)
     if method in ("gradient", "two_ended"):
         donors = evidence.activations.side(donor)
-        targets = Targets(kind, donor, donors, evidence.moments(rows), strength)
+        targets = Targets(kind, donor, donors, evidence.moments(rows))
         index = list(rows)
         total = torch.zeros(evidence.slopes.shape[2:])
         for start in range(0, len(index), 64):  # bounds the memory of the products
-            part = index[start : start + 64]
-            changes = targets.changes(part, evidence.activations.values[place, part])
-            slopes = evidence.slopes[place, part]
+            some = index[start : start + 64]
+            changes = targets.changes(some, evidence.activations.values[place, some])
+            slopes = evidence.slopes[place, some]
             if method == "two_ended":
-                slopes = (slopes + evidence.slopes[1 - place, part]) / 2
+                slopes = (slopes + evidence.slopes[1 - place, some]) / 2
             total += (changes * slopes).sum(dim=0)
         return Scores(method, total / len(index), provenance=record)
     if method == "contrast":
@@ -142,14 +141,13 @@ def interventions_for(
     direction: Direction,
     ks: Sequence[int],
     reference: Moments,
-    strength: float = 1.0,
 ) -> list[Intervention]:
     """The intervention on the top k of a ranking, for each k."""
     measured = int((~scores.value.isnan()).sum())
     top: tuple[Neuron, ...] = scores.top(min(max(ks), measured), direction=direction)
     return [
         replace(
-            make(kind, top[:k], reference, direction=direction, strength=strength),
+            make(kind, top[:k], reference, direction=direction),
             label=scores.method,
         )
         for k in ks

@@ -110,7 +110,7 @@ class EncodedPairs:
 
 def encode(
     model: Any,
-    pairs: Sequence[PromptPair],
+    pairs: Sequence[PromptPair] | EncodedPairs,
     *,
     check: bool = True,
     batch_size: int = 32,
@@ -140,10 +140,10 @@ def encode(
             dropped.append(found)
             continue
         kept.append(pair)
-        for side, row in zip(SIDES, found[:2], strict=True):
+        for side, row in zip(SIDES, found.prompts, strict=True):
             ids[side].append(torch.tensor(row))
-        for place in (0, 1):
-            firsts[place].append(found[2 + place])
+        for place, first in enumerate(found.firsts):
+            firsts[place].append(first)
     if not kept:
         raise InputError(_nothing_left(info.name, len(pairs), dropped))
     memorized, reasoned = torch.tensor(firsts[0]), torch.tensor(firsts[1])
@@ -181,7 +181,13 @@ def last_logits(model: Any, ids: Int[Tensor, "batch pos"]) -> Float[Tensor, "bat
         return other(ids.to(place), use_cache=False, logits_to_keep=1).logits[:, -1]
 
 
-def _tokens(tokenizer: Any, pair: PromptPair, limit: int) -> Dropped | tuple[list, list, int, int]:
+@dataclass(frozen=True)
+class _Tokens:
+    prompts: tuple[list[int], list[int]]
+    firsts: tuple[int, int]
+
+
+def _tokens(tokenizer: Any, pair: PromptPair, limit: int) -> Dropped | _Tokens:
     prompts = [tokenizer(getattr(pair, side)).input_ids for side in SIDES]
     firsts: list[int] = []
     for side, prompt, answer in zip(
@@ -203,7 +209,7 @@ def _tokens(tokenizer: Any, pair: PromptPair, limit: int) -> Dropped | tuple[lis
             pair, "same first token",
             f"{pair.memorized_answer!r} and {pair.reasoned_answer!r} begin with the same token",
         )  # fmt: skip
-    return prompts[0], prompts[1], firsts[0], firsts[1]
+    return _Tokens((prompts[0], prompts[1]), (firsts[0], firsts[1]))
 
 
 def _behaviour(

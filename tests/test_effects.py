@@ -33,9 +33,9 @@ def test_engine_equals_hooks_on_every_family(name, tmp_path):
     neurons = [nt.Neuron(0, 1), nt.Neuron(0, 9), nt.Neuron(1, 33), nt.Neuron(2, 60)]
     interventions = [
         made
-        for kind in KINDS
+        for kind in (*KINDS, "patch:1.5", "shift:3", "scale:-1")
         for direction in PAIR_OF_KIND
-        for made in [make(kind, neurons, reference, direction=direction, strength=1.5)]
+        for made in [make(kind, neurons, reference, direction=direction)]
     ]
     interventions += [random_signs(interventions[0], seed=3)]
     fast, slow = both_routes(model, encoded, interventions)
@@ -77,6 +77,7 @@ def test_patching_a_run_with_itself_changes_nothing(model, encoded):
 )
 def test_batching_and_order_do_not_matter(model, encoded, units, strength):
     made = nt.patch([nt.Neuron(1, unit) for unit in units], donor="reasoning", strength=strength)
+    assert nt.patch([PLANTED], donor="reasoning", strength=1.5).kind == "patch:1.5"
     zero = nt.zero([nt.Neuron(0, unit) for unit in units], direction="to_reasoning")
     together = (
         nt.measure(model, encoded, [made, zero]).to_frame().set_index(["pair", "intervention"])
@@ -134,6 +135,12 @@ def test_rates_count_what_happened(model, encoded):
     assert (frame["top_before"] == "mem").all()
     assert (frame["top_after"] == "rea").all()
     assert (frame["p_reasoned_after"] > frame["p_reasoned_before"]).all()
+
+
+@pytest.mark.parametrize("kind", ["", "swap", "zero:2", "shift:two", "scale:nan"])
+def test_unknown_kinds_are_refused(model, encoded, kind):
+    with pytest.raises(InputError, match="wanted one of patch"):
+        make(kind, [PLANTED], nt.moments(model, encoded), direction="to_reasoning")
 
 
 def test_refusals_say_what_to_do(model, encoded, tmp_path):

@@ -63,7 +63,7 @@ def test_gradient_matches_the_exact_effect_of_a_small_patch(name, tmp_path):
     model = family_model(name, tmp_path)
     encoded = encode(model, random_pairs(4), check=False)
     small = 1e-2
-    estimate = nt.gradient(model, encoded, strength=small)
+    estimate = nt.gradient(model, encoded, intervention=f"patch:{small}")
     neurons = estimate.top(6, direction="to_reasoning") + estimate.top(
         6, direction="to_memorization"
     )

@@ -39,7 +39,7 @@ def direct(
     """Predicted change of L (nats) by the direct path alone."""
     encoded = encode(model, pairs)
     info = inspect_model(model)
-    targets = targets_for(model, encoded, donor, intervention, reference, 1.0, progress)
+    targets = targets_for(model, encoded, donor, intervention, reference, progress)
     total = torch.zeros(info.n_layers, info.d_mlp)
     batches = list(by_length(encoded.ids(recipient_of(donor)), batch_size))
     for rows, ids in progress(batches, description="direct effects") if progress else batches:

@@ -58,7 +58,7 @@ def exact(
             raise InputError(
                 f"a neuron outside the model's {info.n_layers} layers × {info.d_mlp} neurons"
             )
-    targets = targets_for(model, encoded, donor, intervention, reference, 1.0, progress)
+    targets = targets_for(model, encoded, donor, intervention, reference, progress)
     total = torch.full((info.n_layers, info.d_mlp), torch.nan)
     for layer, units in chosen.items():
         total[layer, units] = 0.0

@@ -33,7 +33,6 @@ def gradient(
     donor: Side = "reasoning",
     intervention: Kind = "patch",
     reference: Moments | None = None,
-    strength: float = 1.0,
     batch_size: int = 16,
     progress: Progress = None,
 ) -> Scores:
@@ -42,10 +41,9 @@ def gradient(
     Args:
         donor: ``"reasoning"`` ranks for flips to reasoning, ``"memorization"`` for the way back.
         reference: class means for `set`, `mean` and `shift`; default: those of `pairs`.
-        strength: the patch's strength, the shift's alpha or the scale's factor.
     """
     encoded = encode(model, pairs)
-    targets = targets_for(model, encoded, donor, intervention, reference, strength, progress)
+    targets = targets_for(model, encoded, donor, intervention, reference, progress)
     total = torch.zeros(inspect_model(model).n_layers, inspect_model(model).d_mlp)
     batches = gradients(model, encoded, recipient_of(donor), batch_size, progress)
     for rows, values, slopes in batches:

@@ -44,7 +44,7 @@ def integrated(
     encoded = encode(model, pairs)
     info = inspect_model(model)
     chosen = list(range(info.n_layers)) if layers is None else sorted(set(layers))
-    targets = targets_for(model, encoded, donor, intervention, reference, 1.0, progress)
+    targets = targets_for(model, encoded, donor, intervention, reference, progress)
     total = torch.full((info.n_layers, info.d_mlp), torch.nan)
     total[chosen] = 0.0
     batches = list(by_length(encoded.ids(recipient_of(donor)), batch_size))

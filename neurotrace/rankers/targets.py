@@ -13,7 +13,7 @@ from torch import Tensor
 from neurotrace.activations import Moments, collect, moments
 from neurotrace.errors import InputError
 from neurotrace.hooks import inspect_model
-from neurotrace.interventions import KINDS, Kind
+from neurotrace.interventions import Kind, parse_kind
 from neurotrace.scores import Direction
 from neurotrace.tokens import EncodedPairs, Progress, Side
 
@@ -40,26 +40,26 @@ class Targets:
     donor: Side
     donors: Float[Tensor, "pair layer neuron"] | None = None
     reference: Moments | None = None
-    strength: float = 1.0
 
     def changes(
         self, rows: Sequence[int], values: Float[Tensor, "batch layer neuron"]
     ) -> Float[Tensor, "batch layer neuron"]:
         """target - a, for the pairs at `rows` whose recipient activations are `values`."""
-        if self.kind == "zero":
+        name, strength = parse_kind(self.kind)
+        if name == "zero":
             return -values
-        if self.kind == "scale":
-            return (self.strength - 1) * values
-        if self.kind == "patch":
+        if name == "scale":
+            return (strength - 1) * values
+        if name == "patch":
             assert self.donors is not None
-            return self.strength * (self.donors[list(rows)] - values)
+            return strength * (self.donors[list(rows)] - values)
         assert self.reference is not None
-        if self.kind == "set":
+        if name == "set":
             return self.reference.mean_of(self.donor) - values
-        if self.kind == "mean":
+        if name == "mean":
             return self.reference.mean.mean(dim=0) - values
         sign = 1.0 if direction_of(self.donor) == "to_reasoning" else -1.0
-        return (sign * self.strength * self.reference.contrast).expand_as(values)
+        return (sign * strength * self.reference.contrast).expand_as(values)
 
 
 def targets_for(
@@ -68,19 +68,17 @@ def targets_for(
     donor: Side,
     kind: Kind,
     reference: Moments | None = None,
-    strength: float = 1.0,
     progress: Progress = None,
 ) -> Targets:
     """Targets of these pairs, with what they need read off the model."""
-    if kind not in KINDS:
-        raise InputError(f"intervention={kind!r}: wanted one of {', '.join(KINDS)}")
     direction_of(donor)  # refuses other words
+    name, _ = parse_kind(kind)
     donors = None
-    if kind == "patch":
+    if name == "patch":
         donors = collect(model, encoded, progress=progress).side(donor)
-    elif kind in ("set", "mean", "shift") and reference is None:
+    elif name in ("set", "mean", "shift") and reference is None:
         reference = moments(model, encoded, progress=progress)
-    return Targets(kind, donor, donors, reference, strength)
+    return Targets(kind, donor, donors, reference)
 
 
 def provenance(

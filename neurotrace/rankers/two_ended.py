@@ -34,14 +34,13 @@ def two_ended(
     donor: Side = "reasoning",
     intervention: Kind = "patch",
     reference: Moments | None = None,
-    strength: float = 1.0,
     batch_size: int = 16,
     progress: Progress = None,
 ) -> Scores:
     """Predicted share of each neuron in the change of L (nats) by the intervention on many of them."""
     encoded = encode(model, pairs)
     info = inspect_model(model)
-    targets = targets_for(model, encoded, donor, intervention, reference, strength, progress)
+    targets = targets_for(model, encoded, donor, intervention, reference, progress)
     total = torch.zeros(info.n_layers, info.d_mlp)
     recipient = recipient_of(donor)
     batches = list(by_length(encoded.ids(recipient), batch_size))
