@@ -134,9 +134,7 @@ def draw_inference(
     vocab, first = vocabulary(), vocabulary()[names()[0]]
     over, comma, equals = (np.full(len(a), vocab[s]) for s in (">", ",", "="))
     forward = rng.random(len(a)) < 0.5
-    p, q, r, s = (
-        np.where(forward, x, y) + first for x, y in ((a, b), (b, c), (b, a), (c, b))
-    )
+    p, q, r, s = (np.where(forward, x, y) + first for x, y in ((a, b), (b, c), (b, a), (c, b)))
     body = np.stack([p, over, q, comma, r, over, s, comma, a + first, equals], axis=1)
     cue, memory = _cues(rng, strong[a], never[a])
     reasoned = (c + first)[:, None]
@@ -161,5 +159,3 @@ def stack(draws: list[Draw]) -> Draw:
             for name in ("prompt", "reasoned", "memorized", "memory")
         )
     )
-
-

@@ -1,0 +1,15 @@
+"""The built-in organism models: small transformers whose two behaviours are known.
+
+Importing this package loads no torch. `language` generates the text, `training` the weights.
+"""
+
+from pathlib import Path
+
+NAMES = ("organism", "organism-natural")
+
+
+def folder(name: str) -> Path:
+    """The folder with the weights, tokenizer and card of a shipped organism."""
+    if name not in NAMES:
+        raise ValueError(f"no organism named {name!r}; there are {', '.join(NAMES)}")
+    return Path(__file__).parent / "weights" / name

@@ -1,0 +1,199 @@
+"""Write pairs.jsonl: counterfactual capitals as minimal pairs.
+
+Run it from anywhere as `python probes/capitals/build.py`. It needs only the standard library, and
+writes the same bytes every time.
+"""
+
+import json
+import random
+import re
+from pathlib import Path
+
+SEED = 0
+CITIES_PER_COUNTRY = 3
+
+# Country as it is written in the prompts -> its capital. Left out: capitals that are disputed, that
+# are shared between several cities or that are about to move, and countries within a country.
+CAPITALS = {
+    "Afghanistan": "Kabul",
+    "Algeria": "Algiers",
+    "Argentina": "Buenos Aires",
+    "Austria": "Vienna",
+    "Belgium": "Brussels",
+    "Canada": "Ottawa",
+    "Chile": "Santiago",
+    "Colombia": "Bogotá",
+    "Cuba": "Havana",
+    "the Czech Republic": "Prague",
+    "Denmark": "Copenhagen",
+    "Ecuador": "Quito",
+    "Egypt": "Cairo",
+    "Ethiopia": "Addis Ababa",
+    "France": "Paris",
+    "Germany": "Berlin",
+    "Greece": "Athens",
+    "Hungary": "Budapest",
+    "Iceland": "Reykjavik",
+    "Iran": "Tehran",
+    "Iraq": "Baghdad",
+    "Ireland": "Dublin",
+    "Italy": "Rome",
+    "Jamaica": "Kingston",
+    "Japan": "Tokyo",
+    "Kenya": "Nairobi",
+    "the Netherlands": "Amsterdam",
+    "Norway": "Oslo",
+    "Peru": "Lima",
+    "the Philippines": "Manila",
+    "Poland": "Warsaw",
+    "Portugal": "Lisbon",
+    "Romania": "Bucharest",
+    "Russia": "Moscow",
+    "Serbia": "Belgrade",
+    "Somalia": "Mogadishu",
+    "South Korea": "Seoul",
+    "Spain": "Madrid",
+    "Sweden": "Stockholm",
+    "Syria": "Damascus",
+    "Thailand": "Bangkok",
+    "Tunisia": "Tunis",
+    "the United Kingdom": "London",
+    "Uruguay": "Montevideo",
+    "Venezuela": "Caracas",
+    "Zambia": "Lusaka",
+}
+
+# Counterfactual city -> the country that it lies in, written as above.
+CITIES = {
+    "Amsterdam": "the Netherlands",
+    "Athens": "Greece",
+    "Baghdad": "Iraq",
+    "Beijing": "China",
+    "Berlin": "Germany",
+    "Boston": "the United States",
+    "Brussels": "Belgium",
+    "Budapest": "Hungary",
+    "Cairo": "Egypt",
+    "Chicago": "the United States",
+    "Copenhagen": "Denmark",
+    "Damascus": "Syria",
+    "Dublin": "Ireland",
+    "Edinburgh": "the United Kingdom",
+    "Geneva": "Switzerland",
+    "Hamburg": "Germany",
+    "Havana": "Cuba",
+    "Helsinki": "Finland",
+    "Istanbul": "Turkey",
+    "Lima": "Peru",
+    "Lisbon": "Portugal",
+    "London": "the United Kingdom",
+    "Madrid": "Spain",
+    "Manila": "the Philippines",
+    "Milan": "Italy",
+    "Moscow": "Russia",
+    "Mumbai": "India",
+    "Munich": "Germany",
+    "Nairobi": "Kenya",
+    "Oslo": "Norway",
+    "Ottawa": "Canada",
+    "Paris": "France",
+    "Prague": "the Czech Republic",
+    "Rome": "Italy",
+    "Seattle": "the United States",
+    "Seoul": "South Korea",
+    "Shanghai": "China",
+    "Stockholm": "Sweden",
+    "Sydney": "Australia",
+    "Tehran": "Iran",
+    "Tokyo": "Japan",
+    "Toronto": "Canada",
+    "Venice": "Italy",
+    "Vienna": "Austria",
+    "Warsaw": "Poland",
+    "Zurich": "Switzerland",
+}
+
+# {c} is the country, {y} the counterfactual city; of [a|b] the memorization prompt has a and the
+# reasoning prompt has b. Nothing else differs between the two prompts of a pair.
+TEMPLATES = {
+    "story": "In this story, the capital of {c} is the city of {y}. "
+    "In [real life|the story], the capital of {c} is the city of",
+    "game": "In the video game, the capital of {c} is the city of {y}. "
+    "In [real life|the game], the capital of {c} is the city of",
+    "series": "In the TV series, the capital of {c} is the city of {y}. "
+    "In the [real world|series], the capital of {c} is the city of",
+    "opera": 'In the opera, the king sings: "The capital of {c} is {y}." '
+    "In the [real world|opera], the capital of {c} is the city of",
+    "cartoon": 'In the cartoon, a mouse says: "The capital of {c} is {y}." '
+    "In [reality|the cartoon], the capital of {c} is the city of",
+    "quote": '"The capital of {c} is {y}," says the story. '
+    "The [truth|story] is that the capital of {c} is the city of",
+    "rumour": "Someone spread the rumour that the capital of {c} is {y}. "
+    "According to the [encyclopedia|rumour], the capital of {c} is the city of",
+    "planet": "On another planet, the capital of {c} is {y}. "
+    "On [Earth|that planet], the capital of {c} is the city of",
+}
+
+
+def fill(template: str, country: str, city: str, *, side: int) -> str:
+    """Return one prompt of a pair: side 0 is the memorization prompt, side 1 the reasoning one."""
+    chosen = re.sub(r"\[([^|\]]*)\|([^|\]]*)\]", lambda match: match[side + 1], template)
+    return chosen.format(c=country, y=city)
+
+
+def slug(text: str) -> str:
+    """Return `text` as a part of an id: "the United Kingdom" becomes "united-kingdom"."""
+    return re.sub(r"[^a-z]+", "-", text.removeprefix("the ").lower()).strip("-")
+
+
+def choose_cities(seed: int) -> dict[str, list[str]]:
+    """Give every country its counterfactual cities, none of which lies in that country.
+
+    Country i takes the cities at i, i + shift, i + 2·shift, ... of a shuffled circle. As there are
+    as many cities as countries, every city is used equally often.
+    """
+    countries, cities = list(CAPITALS), list(CITIES)
+    assert len(countries) == len(cities), "the balance needs as many cities as countries"
+    shift = len(cities) // CITIES_PER_COUNTRY
+    shuffle = random.Random(seed).shuffle
+    while True:
+        shuffle(cities)
+        chosen = {
+            country: [cities[(i + n * shift) % len(cities)] for n in range(CITIES_PER_COUNTRY)]
+            for i, country in enumerate(countries)
+        }
+        if all(CITIES[city] != country for country in countries for city in chosen[country]):
+            return chosen
+
+
+def build_pairs(seed: int) -> list[dict[str, str]]:
+    """Return all pairs, ordered by country, city and template."""
+    return [
+        {
+            "id": f"capitals-{slug(country)}-{slug(city)}-{name}",
+            "family": "capitals",
+            "template": name,
+            "group": country.removeprefix("the "),
+            "memorization": fill(template, country, city, side=0),
+            "reasoning": fill(template, country, city, side=1),
+            "memorized_answer": f" {CAPITALS[country]}",
+            "reasoned_answer": f" {city}",
+        }
+        for country, cities in choose_cities(seed).items()
+        for city in cities
+        for name, template in TEMPLATES.items()
+    ]
+
+
+def main() -> None:
+    """Write pairs.jsonl beside this file, all of it or nothing."""
+    target = Path(__file__).with_name("pairs.jsonl")
+    lines = [json.dumps(pair, ensure_ascii=False) + "\n" for pair in build_pairs(SEED)]
+    part = target.with_suffix(".part")
+    part.write_text("".join(lines), encoding="utf-8", newline="\n")
+    part.replace(target)
+    print(f"{target.name}: {len(lines)} pairs")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,8 @@
+"""Rewrites pairs.jsonl and prompts.jsonl of this folder, bit for bit."""
+
+from pathlib import Path
+
+from neurotrace.organism.probes import write
+
+if __name__ == "__main__":
+    write("inference", Path(__file__).parent)
