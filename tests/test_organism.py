@@ -159,6 +159,24 @@ def test_short_training_is_bit_reproducible_and_seeded() -> None:
     assert not torch.equal(runs[0]["lm_head.weight"], runs[2]["lm_head.weight"])
 
 
+@pytest.mark.parametrize("name", sorted(set(training.DESIGNS) - {"set"}))
+def test_every_design_trains(name: str) -> None:
+    threads = torch.get_num_threads()
+    model, record = training.train(training.DESIGNS[name], 0, steps=2)
+    torch.set_num_threads(threads)
+    assert record["steps"] == 2
+    assert all(bool(p.isfinite().all()) for p in model.parameters())
+
+
+def test_graded_rows_are_interchanged_in_part() -> None:
+    rng = np.random.default_rng(0)
+    where, share = training._interchanged(400, training.DESIGNS["set"], rng)
+    assert where[1::2].all()
+    assert 0.4 < share[::2].mean() < 0.6
+    whole, _ = training._interchanged(400, training.DESIGNS["or"], rng)
+    assert whole.all()
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_shipped_weights_have_the_cards_accuracies(name: str) -> None:
     card = (folder(name) / "README.md").read_text(encoding="utf-8")
