@@ -19,14 +19,16 @@ _HOME = {
     "models": ("hook", "load_model"),
     "hooks": ("ModelInfo", "inspect_model"),
     "tokens": ("EncodedPairs", "encode"),
-    "activations": ("Activations", "Moments", "collect", "moments"),
+    "activations": ("Activations", "Moments", "Reference", "collect", "moments"),
+    "selection": ("reference",),
     "scores": ("Scores",),
     "rankers": (
         "contrast", "direct", "exact", "gradient", "integrated", "pearson", "random_scores",
         "two_ended",
     ),
     "interventions": (
-        "Intervention", "mean", "patch", "random_signs", "scale", "set_to_mean", "shift", "zero",
+        "Intervention", "mean", "patch", "random_signs", "scale", "set_to_mean", "shift", "steer",
+        "zero",
     ),
     "effects": ("Effects", "measure"),
     "neutral": ("damage", "neutral_texts"),

@@ -4,9 +4,9 @@ Each does something of the same size to other neurons, or something else of the 
 neurons, and is measured on the same held-out pairs:
 
     random       the same kind of intervention on random neurons of the same layers
-    norm         neurons of the same layers with the nearest ||W_out row||, moved by the same amount
+    norm         neurons of the same layers with the nearest ||W_out row||, moved to write as much
     sign         the same neurons, each moved by as much, a random half of them the wrong way
-    low_rho      the neurons of the same layers with the lowest |rho|, moved by the same amount
+    low_rho      neurons of the same layers out of the tenth with the lowest |rho|, likewise
     other_donor  the same patch with the values of another pair (other answers, same behaviour)
 
 The first four ask "does any change of this size do it?"; the last "is it this item's answer that is
@@ -15,6 +15,7 @@ copied, or the behaviour?", and is reported apart.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from neurotrace.activations import Moments
+from neurotrace.activations import Reference
 from neurotrace.hooks import inspect_model, w_out
 from neurotrace.interventions import (
     Intervention,
@@ -30,40 +31,51 @@ from neurotrace.interventions import (
     norm_matched,
     on_others,
     other_donor,
+    parse_kind,
     random_signs,
     same_shift,
 )
+from neurotrace.neurons import Neuron
 from neurotrace.scores import Scores
 
 CONTROLS = ("random", "norm", "sign", "low_rho")
 
 
 def controls_for(
-    intervention: Intervention,
-    *,
-    reference: Moments,
-    norms: Float[Tensor, "layer neuron"],
-    seeds: int = 3,
+    intervention: Intervention, *, reference: Reference, seeds: int = 3
 ) -> list[Intervention]:
-    """Every control of one intervention; those that are drawn at random, `seeds` times.
+    """Every control of one intervention, those that are drawn at random `seeds` times.
 
     Args:
-        reference: moments over the training pairs, from which shifts and correlations are taken.
-        norms: ||W_out row|| of every neuron, see `write_norms`.
+        reference: what the training pairs tell; shifts and correlations are taken from it.
     """
-    pearson = Scores("pearson", reference.pearson.nan_to_num(nan=0.0), "correlation", signed=False)
+    drawn = Scores("random", torch.zeros_like(reference.norms))
+    rho = reference.moments.pearson.nan_to_num(nan=0.0).abs()
     made: list[Intervention] = []
     for seed in range(seeds):
-        others = pearson.random_like(intervention.neurons, seed=seed)
-        made.append(on_others(intervention, others, reference, role="random"))
-        near = norm_matched(intervention, norms, seed=seed)
+        others = drawn.random_like(intervention.neurons, seed=seed)
+        made.append(random_control(intervention, others, reference))
+        near = norm_matched(intervention, reference.norms, seed=seed)
         made.append(same_shift(intervention, near, reference, role="norm"))
         made.append(random_signs(intervention, seed=seed))
-    low = low_correlation(intervention, pearson)
-    made.append(same_shift(intervention, low, reference, role="low_rho"))
+        low = low_correlation(intervention, rho, seed=seed)
+        made.append(same_shift(intervention, low, reference, role="low_rho"))
     if intervention.needs_donor:
         made.append(other_donor(intervention))
     return [replace(control, label=intervention.label) for control in made]
+
+
+def random_control(
+    intervention: Intervention, neurons: Sequence[Neuron], reference: Reference
+) -> Intervention:
+    """The same kind of intervention on other neurons.
+
+    `steer` would push them, too, along their slopes and as far as the gap asks: they are moved to
+    write as much instead.
+    """
+    if parse_kind(intervention.kind)[0] == "steer":
+        return same_shift(intervention, neurons, reference, role="random")
+    return on_others(intervention, neurons, reference, role="random")
 
 
 def write_norms(model: Any) -> Float[Tensor, "layer neuron"]:

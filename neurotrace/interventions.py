@@ -11,6 +11,10 @@ run of the pair's other prompt (the donor), and keep, gain, offset constants of 
     mean    keep 0, offset = m        m over both classes
     shift   keep 1, offset = alpha*sign(rho)*|NMD|    the paper's steering
     scale   keep s
+    steer   keep 1, offset = alpha * the smallest shift that is predicted to close the gap in L
+
+`steer` moves along the slope: of all shifts of these neurons that change L by a given amount to first
+order, offset_i ~ slope_i / ||w_i||^2 writes the least into the residual stream (w_i = W_out row).
 
 Controls are maps of the same form, so they have the same size and magnitude by construction.
 """
@@ -25,18 +29,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from neurotrace.activations import Activations, Moments
+from neurotrace.activations import Activations, Moments, Reference
 from neurotrace.errors import InputError
-from neurotrace.neurons import Neuron
-from neurotrace.scores import Direction, Scores
+from neurotrace.neurons import Neuron, by_layer
+from neurotrace.scores import Direction
 from neurotrace.tokens import Side
 
-KINDS = ("patch", "set", "zero", "mean", "shift", "scale")
+KINDS = ("patch", "set", "zero", "mean", "shift", "scale", "steer")
 Kind = (
     str  # one of KINDS; patch, shift and scale take a strength: "patch:1.5", "shift:2", "scale:0"
 )
-_STRENGTHS = ("patch", "shift", "scale")
-Reference = Activations | Moments
+_STRENGTHS = ("patch", "shift", "scale", "steer")
+ClassMeans = Activations | Moments | Reference
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,7 @@ def patch(
 
 
 def set_to_mean(
-    neurons: Sequence[Neuron], reference: Reference, *, donor: Side, role: str = "selected"
+    neurons: Sequence[Neuron], reference: ClassMeans, *, donor: Side, role: str = "selected"
 ) -> Intervention:
     """Set neurons to their mean over the donor class, taken from (training) `reference`."""
     direction: Direction = "to_reasoning" if donor == "reasoning" else "to_memorization"
@@ -133,7 +137,7 @@ def zero(
 
 def mean(
     neurons: Sequence[Neuron],
-    reference: Reference,
+    reference: ClassMeans,
     *,
     direction: Direction,
     role: str = "selected",
@@ -145,7 +149,7 @@ def mean(
 
 def shift(
     neurons: Sequence[Neuron],
-    reference: Reference,
+    reference: ClassMeans,
     *,
     direction: Direction,
     alpha: float = 1.0,
@@ -172,8 +176,38 @@ def scale(
     return _make(_kind("scale", factor), neurons, direction, keep=factor, role=role)
 
 
+def steer(
+    neurons: Sequence[Neuron],
+    reference: ClassMeans,
+    *,
+    direction: Direction,
+    alpha: float = 1.0,
+    role: str = "selected",
+) -> Intervention:
+    """The least-norm shift of these neurons that is predicted to move L by alpha times the gap.
+
+    offset_i = -+ alpha * gap * (g_i / ||w_i||^2) / sum_j (g_j^2 / ||w_j||^2), minus towards reasoning,
+    with g the mean slope dL/da over both runs of the pairs, w_i the neuron's W_out row and gap the
+    distance of the two sides' mean L: the minimiser of sum (offset_i ||w_i||)^2 subject to
+    sum g_i offset_i = -+ alpha * gap.
+
+    Args:
+        reference: from `nt.reference(model, training pairs)`: slopes are needed, means don't do.
+    """
+    if not isinstance(reference, Reference):
+        raise InputError("steer needs slopes: pass reference=nt.reference(model, training_pairs)")
+    slope = _pick(reference.slope.mean(dim=0), neurons)
+    weight = slope / _pick(reference.norms, neurons) ** 2
+    total = float((slope * weight).sum())
+    if not total > 0:
+        raise InputError("steer: none of these neurons has a slope to move along")
+    sign = -1.0 if direction == "to_reasoning" else 1.0
+    offset = sign * alpha * reference.gap * weight / total
+    return _make(_kind("steer", alpha), neurons, direction, keep=1.0, offset=offset, role=role)
+
+
 def make(
-    kind: Kind, neurons: Sequence[Neuron], reference: Reference, *, direction: Direction
+    kind: Kind, neurons: Sequence[Neuron], reference: ClassMeans, *, direction: Direction
 ) -> Intervention:
     """The intervention of this kind, ``"patch"``, ``"set"``, ``"shift:2"``, ..."""
     name, strength = parse_kind(kind)
@@ -188,6 +222,8 @@ def make(
         return mean(neurons, reference, direction=direction)
     if name == "shift":
         return shift(neurons, reference, direction=direction, alpha=strength)
+    if name == "steer":
+        return steer(neurons, reference, direction=direction, alpha=strength)
     return scale(neurons, factor=strength, direction=direction)
 
 
@@ -219,19 +255,23 @@ def other_donor(intervention: Intervention) -> Intervention:
 def same_shift(
     intervention: Intervention, neurons: Sequence[Neuron], reference: Reference, *, role: str
 ) -> Intervention:
-    """Move other neurons by as much as the intervention moves its own, on average over `reference`.
+    """Move other neurons so that they write as much as the intervention's own, over `reference`.
 
-    a'_j = a_j + mean(target_i - a_i): neuron j stands in for neuron i at its place in the list.
+    Neuron j stands in for neuron i at its place in the list: a'_j = a_j + mean(target_i - a_i) *
+    ||w_i|| / ||w_j||. Equal in the residual stream, which is where neurons act, whatever the scale
+    of their activations.
     """
-    moments = _moments(reference)
+    moments = reference.moments
     own = _pick(moments.mean_of(intervention.recipient), intervention.neurons)
     donor = _pick(moments.mean_of(intervention.donor), intervention.neurons)
     moved = (intervention.keep - 1) * own + intervention.gain * donor + intervention.offset
-    return _make("shift", neurons, intervention.direction, keep=1.0, offset=moved, role=role)
+    written = moved * _pick(reference.norms, intervention.neurons)
+    offset = written / _pick(reference.norms, neurons).clamp(min=1e-6)
+    return _make("shift", neurons, intervention.direction, keep=1.0, offset=offset, role=role)
 
 
 def on_others(
-    intervention: Intervention, neurons: Sequence[Neuron], reference: Reference, *, role: str
+    intervention: Intervention, neurons: Sequence[Neuron], reference: ClassMeans, *, role: str
 ) -> Intervention:
     """The same kind of intervention on other neurons: their own donor values, means or factors."""
     made = make(intervention.kind, neurons, reference, direction=intervention.direction)
@@ -257,18 +297,23 @@ def norm_matched(
     return tuple(drawn)
 
 
-def low_correlation(intervention: Intervention, scores: Scores) -> tuple[Neuron, ...]:
-    """As many neurons in each layer, those with the lowest |rho|."""
+def low_correlation(
+    intervention: Intervention, rho: Float[Tensor, "layer neuron"], *, seed: int
+) -> tuple[Neuron, ...]:
+    """As many neurons in each layer, drawn from the tenth with the lowest |rho|."""
+    generator = torch.Generator().manual_seed(seed)
     taken = set(intervention.neurons)
     drawn: list[Neuron] = []
-    for neuron in intervention.neurons:
-        order = scores.value[neuron.layer].abs().nan_to_num(nan=0.0).argsort().tolist()
-        place = next((p for p in order if Neuron(neuron.layer, p) not in taken), None)
-        if place is None:
-            raise InputError(f"layer {neuron.layer} has no neuron left besides the selected ones")
-        drawn.append(Neuron(neuron.layer, place))
-        taken.add(drawn[-1])
-    return tuple(drawn)
+    for layer, places in by_layer(intervention.neurons).items():
+        order = [p for p in rho[layer].abs().argsort().tolist() if Neuron(layer, p) not in taken]
+        pool = order[: max(len(places), len(order) // 10)]
+        if len(pool) < len(places):
+            raise InputError(f"layer {layer} has too few neurons besides the selected ones")
+        picks = torch.randperm(len(pool), generator=generator)[: len(places)].tolist()
+        drawn += [Neuron(layer, pool[pick]) for pick in picks]
+    # in the order of the neurons they stand in for
+    by = {layer: [n for n in drawn if n.layer == layer] for layer in {n.layer for n in drawn}}
+    return tuple(by[neuron.layer].pop() for neuron in intervention.neurons)
 
 
 def _make(
@@ -296,5 +341,7 @@ def _pick(values: Tensor, neurons: Sequence[Neuron]) -> Float[Tensor, neuron]:
     return values[layers, units].float()
 
 
-def _moments(reference: Reference) -> Moments:
+def _moments(reference: ClassMeans) -> Moments:
+    if isinstance(reference, Reference):
+        return reference.moments
     return reference.moments() if isinstance(reference, Activations) else reference

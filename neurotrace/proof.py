@@ -1,8 +1,9 @@
 """Proof on held-out pairs, for one family and one direction.
 
-In each fold neurons are ranked and the intervention chosen on the training pairs; everything is then
-applied to the held-out ones: each candidate (they make the flip curves), the chosen one's controls,
-and its damage on neutral text and on the other families. The folds' held-out pairs together are all
+In each fold neurons are ranked and the intervention chosen on the training pairs. On the held-out
+ones are then measured: the chosen intervention at every number of neurons (the flip curve) beside
+random neurons, every other kind at the chosen number, the chosen one's controls, and its damage on
+neutral text and on the other families. The folds' held-out pairs together are all
 pairs, each judged by neurons that it had no part in finding.
 """
 
@@ -11,17 +12,18 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
 
 from neurotrace import statistics
-from neurotrace.activations import Activations, Moments
-from neurotrace.controls import CONTROLS, controls_for
+from neurotrace.activations import Activations, Reference
+from neurotrace.controls import CONTROLS, controls_for, random_control
 from neurotrace.effects import Effects, logits_under, measure
 from neurotrace.generation import generate
 from neurotrace.hooks import ModelInfo
-from neurotrace.interventions import Intervention, Kind, on_others, set_to_mean
+from neurotrace.interventions import Intervention, Kind, parse_kind, set_to_mean
 from neurotrace.neutral import damage
 from neurotrace.scores import Direction, Scores
 from neurotrace.selection import Candidate, Evidence, choose, interventions_for, rank
@@ -84,11 +86,11 @@ class Proof:
     def __init__(
         self, model: Any, own: EncodedPairs, others: EncodedPairs, evidence: Evidence,
         direction: Direction, methods: Sequence[str], kinds: Sequence[Kind], ks: Sequence[int],
-        norms: torch.Tensor, neutral: Sequence[str], tried_on: int, seed: int, progress: Progress,
+        neutral: Sequence[str], tried_on: int, seed: int, progress: Progress,
     ):  # fmt: skip
         self.model, self.own, self.others, self.evidence = model, own, others, evidence
         self.direction, self.methods, self.kinds, self.ks = direction, methods, kinds, ks
-        self.norms, self.neutral, self.tried_on = norms, neutral, tried_on
+        self.neutral, self.tried_on = neutral, tried_on
         self.seed, self.progress = seed, progress
         self.chosen: list[Candidate] = []
         self.damages: list[torch.Tensor] = []
@@ -98,13 +100,11 @@ class Proof:
 
     def run(self, folds: Sequence[RowFold]) -> list[Any]:
         for fold in folds:
-            reference = self.evidence.moments(fold.train)
+            reference = self.evidence.reference(fold.train)
             made = self._candidates(fold, reference)
-            tried = random.Random(f"{self.seed}/{fold.number}").sample(
-                fold.train, min(self.tried_on, len(fold.train))
-            )
-            on_train = self._measure(sorted(tried), list(made.values()))
-            chosen = choose(on_train, list(made))
+            draw = random.Random(f"{self.seed}/{fold.number}")
+            tried = sorted(draw.sample(fold.train, min(self.tried_on, len(fold.train))))
+            chosen = choose(made, reference, partial(self._measure, tried))
             self.chosen.append(chosen)
             self._held_out(fold, made, chosen, reference)
         return self.frames
@@ -117,10 +117,16 @@ class Proof:
             progress=self.progress,
         )  # fmt: skip
 
-    def _candidates(self, fold: RowFold, reference: Moments) -> dict[Candidate, Intervention]:
+    def _candidates(self, fold: RowFold, reference: Reference) -> dict[Candidate, Intervention]:
         made: dict[Candidate, Intervention] = {}
         for method in self.methods:
             for kind in self.kinds:
+                if (
+                    parse_kind(kind)[0] == "steer"
+                    and method == "gradient"
+                    and len(self.methods) > 1
+                ):
+                    continue  # its shift follows the two-ended slope: so does its ranking
                 ranking = rank(
                     self.model, self.own, self.evidence, fold.train, method=method, kind=kind,
                     direction=self.direction,
@@ -132,27 +138,33 @@ class Proof:
         return made
 
     def _held_out(
-        self, fold: RowFold, made: dict[Candidate, Intervention], chosen: Candidate, ref: Moments
+        self, fold: RowFold, made: dict[Candidate, Intervention], chosen: Candidate, ref: Reference
     ) -> None:
         best = made[chosen]
-        controls = controls_for(best, reference=ref, norms=self.norms)
+        controls = controls_for(best, reference=ref)
         if len({self.own.pairs[row].group for row in fold.test}) < 2:  # nobody to borrow from
             controls = [each for each in controls if each.role != "other_donor"]
-        # the curves' control: random neurons under the chosen kind, at the other sizes
-        drawn = Scores("random", torch.randn(self.norms.shape))
         curve = [
+            each
+            for candidate, each in made.items()
+            if (candidate.method, candidate.kind) == (chosen.method, chosen.kind)
+        ]
+        rivals = [
+            each
+            for candidate, each in made.items()
+            if candidate.k == chosen.k
+            and (candidate.method, candidate.kind) != (chosen.method, chosen.kind)
+        ]
+        drawn = Scores("random", torch.zeros_like(ref.norms))
+        beside = [
             replace(
-                on_others(
-                    each, drawn.random_like(each.neurons, seed=self.seed), ref, role="random"
-                ),
+                random_control(each, drawn.random_like(each.neurons, seed=self.seed), ref),
                 label=each.label,
             )
-            for candidate, each in made.items()
-            if candidate.kind == chosen.kind
-            and candidate.method == chosen.method
-            and candidate.k != chosen.k
+            for each in curve
+            if len(each) != chosen.k  # at that size the controls stand already
         ]
-        everything = [*made.values(), *controls, *curve]
+        everything = [*curve, *rivals, *controls, *beside]
         frame = self._measure(fold.test, everything).to_frame()
         frame["fold"] = fold.number
         frame["chosen"] = (
@@ -161,7 +173,7 @@ class Proof:
             & (frame["k"] == chosen.k)
         )
         self.frames.append(frame)
-        donor_mean = ref.mean_of(best.donor)
+        donor_mean = ref.moments.mean_of(best.donor)
         if self.neutral:
             self.damages.append(damage(self.model, self.neutral, best, donor_mean=donor_mean))
         if fold.number == 0:
@@ -242,7 +254,7 @@ def _rates(part: Any) -> dict[str, Any]:
     }
 
 
-def _kept(model: Any, others: EncodedPairs, best: Intervention, reference: Moments) -> float:
+def _kept(model: Any, others: EncodedPairs, best: Intervention, reference: Reference) -> float:
     """Share of other families' prompts, of the kind flipped *to*, still answered as before."""
     used = best
     if best.needs_donor:  # no donor run belongs to these prompts: its class's mean stands in

@@ -1,13 +1,14 @@
-"""Which neurons, which intervention, how many: decided on training pairs alone.
+"""Which neurons, which intervention, how many: decided on training pairs alone (`choose`).
 
-A candidate is (ranker, kind of intervention, k). All are tried on (a sample of) the training pairs;
-of those within half a percentage point of the best flip rate the one with the fewest neurons is
-taken, in the given order of kinds where that ties.
+A candidate is (ranker, kind of intervention, k). The best one flips the most answers among those
+whose controls stay quiet: an intervention so strong that a random one of its size flips answers too
+proves nothing about its neurons, whatever it flips. Rates within half a percentage point are equal;
+the fewest neurons then win.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,16 +17,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from neurotrace import rankers
-from neurotrace.activations import Activations, Moments
+from neurotrace.activations import Activations, Moments, Reference
+from neurotrace.controls import CONTROLS, controls_for, write_norms
 from neurotrace.effects import Effects
 from neurotrace.errors import InputError
 from neurotrace.hooks import inspect_model
-from neurotrace.interventions import Intervention, Kind, make
+from neurotrace.interventions import Intervention, Kind, make, parse_kind
 from neurotrace.neurons import Neuron
+from neurotrace.pairs import PromptPair
 from neurotrace.rankers.gradient import gradients
 from neurotrace.rankers.targets import Targets, provenance
 from neurotrace.scores import Direction, Scores
-from neurotrace.tokens import SIDES, EncodedPairs, Progress, Side
+from neurotrace.tokens import SIDES, EncodedPairs, Progress, Side, encode
 
 METHODS = (
     "gradient",
@@ -37,6 +40,8 @@ METHODS = (
     "exact",
     "random",
 )
+QUIET = 0.04  # of training answers, at most, may a chosen candidate's controls flip
+_TESTED = 30  # candidates, at most, whose controls are measured
 _EXACT_CANDIDATES = 200  # neurons, per direction, that `exact` measures: the gradient's strongest
 
 
@@ -54,9 +59,25 @@ class Evidence:
     activations: Activations
     slopes: Float[Tensor, "side pair layer neuron"]  # dL/da
 
+    norms: Float[Tensor, "layer neuron"]  # ||W_out row||
+    logit_difference: Float[Tensor, "side pair"]
+
     def moments(self, rows: Sequence[int]) -> Moments:
         values = self.activations.values[:, list(rows)]
         return Moments(values.mean(dim=1), values.var(dim=1, unbiased=False), len(rows))
+
+    def reference(self, rows: Sequence[int]) -> Reference:
+        """What the pairs at `rows` tell."""
+        groups: dict[str, list[int]] = {}
+        for row in rows:
+            groups.setdefault(self.activations.pairs[row].group, []).append(row)
+        means = torch.stack([self.slopes[:, of_one].mean(dim=1) for of_one in groups.values()])
+        spread = means.std(dim=0) if len(groups) > 1 else torch.zeros_like(means[0])
+        index = list(rows)
+        return Reference(
+            self.moments(rows), self.slopes[:, index].mean(dim=1), spread, self.norms,
+            self.logit_difference[:, index].mean(dim=1),
+        )  # fmt: skip
 
 
 def gather(
@@ -79,7 +100,18 @@ def gather(
     if not torch.isfinite(slopes).all():
         layer = int((~torch.isfinite(slopes)).nonzero()[0][2])
         raise InputError(f"gradients in layer {layer} are not finite: load with dtype=float32")
-    return Evidence(Activations(values, encoded.pairs), slopes)
+    differences = [encoded.behaviour(side).logit_difference for side in SIDES]
+    return Evidence(
+        Activations(values, encoded.pairs), slopes, write_norms(model), torch.stack(differences)
+    )
+
+
+def reference(
+    model: Any, pairs: Sequence[PromptPair] | EncodedPairs, *, progress: Progress = None
+) -> Reference:
+    """Class means and slopes of (training) pairs, as `nt.steer` and the class means want them."""
+    encoded = encode(model, pairs)
+    return gather(model, encoded, progress=progress).reference(range(len(encoded)))
 
 
 def rank(
@@ -96,6 +128,15 @@ def rank(
     donor: Side = "reasoning" if direction == "to_reasoning" else "memorization"
     place = SIDES.index("memorization" if donor == "reasoning" else "reasoning")
     record = provenance(model, encoded.at(rows), donor, kind)
+    if method in ("gradient", "two_ended") and parse_kind(kind)[0] == "steer":
+        found = evidence.reference(rows)
+        both = method == "two_ended"
+        slope = found.slope.mean(dim=0) if both else found.slope[place]
+        spread = found.spread.mean(dim=0) if both else found.spread[place]
+        # a neuron that pushes the same way in most groups, for little written
+        pull = (slope.abs() - spread / 2) / found.norms
+        sign = -1.0 if direction == "to_reasoning" else 1.0
+        return Scores(method, sign * pull, "nats of L per unit written", provenance=record)
     if method in ("gradient", "two_ended"):
         donors = evidence.activations.side(donor)
         targets = Targets(kind, donor, donors, evidence.moments(rows))
@@ -110,13 +151,13 @@ def rank(
             total += (changes * slopes).sum(dim=0)
         return Scores(method, total / len(index), provenance=record)
     if method == "contrast":
-        found = evidence.moments(rows)
+        means = evidence.moments(rows)
         unit = "activation, reasoning minus memorization"
-        return Scores(method, found.contrast, unit, signed=False, provenance=record)
+        return Scores(method, means.contrast, unit, signed=False, provenance=record)
     if method == "pearson":
-        found = evidence.moments(rows)
+        means = evidence.moments(rows)
         unit = "correlation with the reasoning side"
-        return Scores(method, found.pearson, unit, signed=False, provenance=record)
+        return Scores(method, means.pearson, unit, signed=False, provenance=record)
     part = encoded.at(rows)
     if method == "random":
         return rankers.random_scores(model, part, donor=donor, intervention=kind)
@@ -140,7 +181,7 @@ def interventions_for(
     kind: Kind,
     direction: Direction,
     ks: Sequence[int],
-    reference: Moments,
+    reference: Reference,
 ) -> list[Intervention]:
     """The intervention on the top k of a ranking, for each k."""
     measured = int((~scores.value.isnan()).sum())
@@ -155,20 +196,46 @@ def interventions_for(
     ]
 
 
-def choose(effects: Effects, candidates: Sequence[Candidate]) -> Candidate:
-    """The candidate that flips most training answers, by the rule in the module's docstring."""
-    table = effects.to_frame().groupby(["label", "intervention", "k"])["answers"].mean()
-    rates = {
-        each: float(table[each.method, each.kind, each.k])
-        for each in candidates
-        if (each.method, each.kind, each.k) in table.index
-    }
-    best = max(rates.values())
-    good = [each for each in candidates if each in rates and rates[each] >= best - 0.005]
-    return min(good, key=lambda each: each.k)  # min keeps the first of equals: order decides
+def flip_rates(effects: Effects) -> dict[Candidate, float]:
+    """Candidate -> share of answers that its intervention flipped."""
+    table = effects.to_frame()
+    table = table[table["role"] == "selected"]
+    means = table.groupby(["label", "intervention", "k"])["answers"].mean()
+    return {Candidate(m, kind, int(k)): float(rate) for (m, kind, k), rate in means.items()}
+
+
+def control_rate(effects: Effects) -> float:
+    """The largest share of answers that any of the controls flipped."""
+    table = effects.to_frame()
+    return float(table[table["role"].isin(CONTROLS)].groupby("role")["answers"].mean().max())
 
 
 def default_ks(n_neurons: int) -> tuple[int, ...]:
     """Powers of two, at most 1 % of the neurons and at most 64: small sets are the question."""
     limit = max(1, min(64, n_neurons // 100))
     return tuple(2**power for power in range(7) if 2**power <= limit)
+
+
+def choose(
+    made: Mapping[Candidate, Intervention],
+    reference: Reference,
+    measured: Callable[[list[Intervention]], Effects],
+) -> Candidate:
+    """The best of the candidates, by the rule in the module's docstring.
+
+    Args:
+        made: each candidate's intervention, kinds in order of preference where they tie.
+        measured: performs interventions on training pairs.
+    """
+    rates = flip_rates(measured(list(made.values())))
+    order = sorted(made, key=lambda each: (-round(rates[each] * 200), each.k))
+    noise: dict[Candidate, float] = {}
+    for each in order[:_TESTED]:
+        for seeds in (1, 3):  # one draw tells the loud ones
+            controls = controls_for(made[each], reference=reference, seeds=seeds)
+            noise[each] = control_rate(measured(controls))
+            if noise[each] > 2 * QUIET:
+                break
+        if noise[each] <= QUIET:
+            return each
+    return max(noise, key=lambda each: rates[each] - noise[each])

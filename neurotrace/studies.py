@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from neurotrace.controls import write_norms
 from neurotrace.effects import Effects
 from neurotrace.errors import InputError
 from neurotrace.hooks import ModelInfo, inspect_model
@@ -29,7 +28,10 @@ from neurotrace.selection import METHODS, Evidence, default_ks, gather, rank
 from neurotrace.tokens import EncodedPairs, Progress, Side, encode
 
 DEFAULT_METHODS = ("gradient", "two_ended")
-DEFAULT_KINDS: tuple[Kind, ...] = ("patch", "set", "zero", "mean", "shift")
+DEFAULT_KINDS: tuple[Kind, ...] = (
+    "patch", "set", "zero", "mean", "shift", "scale",
+    "steer:0.7", "steer:0.85", "steer", "steer:1.5",
+)  # fmt: skip
 VERDICT = {"answers": 0.90, "fraction": 0.01, "control_answers": 0.05}
 
 
@@ -86,7 +88,7 @@ def study(
     folds: int = 5,
     seed: int = 0,
     neutral: Sequence[str] = (),
-    tried_on: int = 48,
+    tried_on: int = 40,
     exact_neurons: int = 100,
     exact_pairs: int = 8,
     progress: Progress = None,
@@ -110,7 +112,6 @@ def study(
     _check(methods, interventions, ks, info)
     read = len(pairs.pairs) + len(pairs.dropped) if isinstance(pairs, EncodedPairs) else len(pairs)
     encoded = encode(model, pairs, progress=progress)
-    norms = write_norms(model)
     families = list(dict.fromkeys(pair.family for pair in encoded.pairs))
     flips: list[Flip] = []
     tables = []
@@ -132,7 +133,7 @@ def study(
                     direction=direction,
                 )  # fmt: skip
             tables += (job := Proof(
-                model, own, others, evidence, direction, methods, interventions, ks, norms,
+                model, own, others, evidence, direction, methods, interventions, ks,
                 neutral, tried_on, seed, progress,
             )).run(parts)  # fmt: skip
             flips += job.flips(info, family, split)

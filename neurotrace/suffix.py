@@ -52,7 +52,7 @@ from neurotrace.suffix_parts import Parts, find_parts, hooked, overridden, write
 
 __all__ = ["BATCH", "PATHS", "Edit", "Engine", "Path", "Run", "engine"]
 
-BATCH = 1024  # tokens a pass: where a matmul's rate levels off
+BATCH = 1536  # tokens a pass: beyond a thousand a matmul's rate levels off
 
 
 class Engine:
@@ -103,7 +103,7 @@ class Engine:
         Raises:
             ValueError: empty ids, a position outside the prompt, or a run with NaN in it.
         """
-        ids = torch.as_tensor(ids, device=self.parts.unembedding.weight.device)
+        ids = torch.as_tensor(ids, device=self.parts.device)
         ids = ids[None] if ids.dim() == 1 else ids
         if not ids.numel():
             raise ValueError("a run needs at least one prompt of at least one token")
@@ -128,7 +128,8 @@ class Engine:
         start = 0 if path == "naive" else positions[0]
         prefix = None
         if start:
-            cache = self.parts.model(ids[:, :start], use_cache=True).past_key_values
+            with overridden([(self.parts.unembedding, lambda x: x[..., :1])]):  # no logits wanted
+                cache = self.parts.model(ids[:, :start], use_cache=True).past_key_values
             prefix = Prefix(cache, shared=path == "shared")
         shape = len(ids), ids.shape[1] - start
         where = torch.tensor(positions, device=ids.device) - start
@@ -142,7 +143,7 @@ class Engine:
             pair = args[0].reshape(*shape, -1).clone(), y.reshape(*shape, -1).clone()
             both.setdefault(module, []).append(pair)
 
-        hooks = [(p, "input", see_input) for p in self.parts.projections]
+        hooks: list[Any] = [(p, "input", see_input) for p in self.parts.projections]
         if path != "naive":
             hooks += [(b, "input", lambda _, a, k: calls.append((a, k))) for b in self.parts.blocks]
             hooks += [(b, "output", lambda _, a, y: outputs.append(y)) for b in self.parts.blocks]
@@ -263,8 +264,9 @@ class Engine:
         if run.path == "naive":
             return
         for block, clean in zip(self.parts.blocks[:first], run.outputs, strict=False):
-            constant = spread(clean[0] if isinstance(clean, tuple) else clean, rows)
-            constant = (constant, *clean[1:]) if isinstance(clean, tuple) else constant
+            residual, *rest = clean if isinstance(clean, tuple) else (clean,)
+            residual = spread(residual, rows)
+            constant = (residual, *rest) if isinstance(clean, tuple) else residual
             yield block, lambda *_, __constant=constant, **___: __constant
 
     def _forward(
@@ -272,11 +274,10 @@ class Engine:
     ) -> Tensor:
         """Call the model and return the unembedding's input at the last position, [row, d_model]."""
         seen: list[Tensor] = []
-        weight = self.parts.unembedding.weight
 
         def see(x: Tensor) -> Tensor:  # stands for the unembedding: nobody reads these logits
             seen.append(x[:, -1])
-            return x.new_zeros(*x.shape[:-1], 1).to(weight.dtype)
+            return x[..., :1]
 
         with ExitStack() as stack:
             if shared and prefix is not None:
@@ -299,11 +300,13 @@ class Engine:
         parts: list[Tensor] = []
         at = 0
         while at < count:
-            size = max(1, self.batch_size // tokens)
+            most = max(1, self.batch_size // tokens)
+            size = -(-(count - at) // -(-(count - at) // most))  # batches of nearly equal size
             try:
                 got = rows(slice(at, min(at + size, count)))
             except RuntimeError as error:
-                if not _out_of_memory(error) or size == 1:
+                full = isinstance(error, torch.OutOfMemoryError) or "allocate" in str(error)
+                if not full or size == 1:
                     raise
                 self.batch_size = size * tokens // 2
                 continue
@@ -389,18 +392,14 @@ def engine(
     if found.path != wanted:
         warnings.warn(f"suffix engine: {found.path}, not {wanted}: {found.reason}", stacklevel=2)
     if precision == "fast":
-        missing = bf16_missing(parts.unembedding.weight.device)
-        missing = missing or ("" if linears(parts.blocks) else "its weights are not float32")
-        missing = missing or ("full passes have no delta form" if found.path == "naive" else "")
-        if missing:
-            warnings.warn(f"suffix engine: exact, not fast: {missing}", stacklevel=2)
+        plain = linears(parts.blocks)
+        why = bf16_missing(parts.device) or ("" if plain else "its weights are not float32")
+        if why or found.path == "naive":
+            why = why or "full passes have no delta form"
+            warnings.warn(f"suffix engine: exact, not fast: {why}", stacklevel=2)
         else:
-            found.delta = Delta(linears(parts.blocks))
+            found.delta = Delta(plain)
     # glibc gives freed memory back above a threshold that grows to the largest block once freed:
     # without this, every pass would fault its activations in anew (a tenth of the time)
     torch.empty(31 << 20, dtype=torch.uint8)
     return found
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)

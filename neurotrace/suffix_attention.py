@@ -54,15 +54,19 @@ class _PrefixLayer(DynamicLayer):
     def get_seq_length(self) -> int:
         return self._length
 
-    def update(self, key: Tensor, value: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
         if self.shared:
             self.unread += 1
-            key = key.view(key.shape)  # a fresh object, so that the pin is ours alone
-            key.neurotrace_prefix = self
-            return key, value
+            pinned: Any = key_states.view(key_states.shape)  # a fresh object: the pin is ours alone
+            pinned.neurotrace_prefix = self
+            return pinned, value_states
+        assert self.keys is not None
+        assert self.values is not None
         return (
-            torch.cat([spread(self.keys, key.shape[0]), key], dim=-2),
-            torch.cat([spread(self.values, value.shape[0]), value], dim=-2),
+            torch.cat([spread(self.keys, key_states.shape[0]), key_states], dim=-2),
+            torch.cat([spread(self.values, value_states.shape[0]), value_states], dim=-2),
         )
 
 
@@ -70,11 +74,12 @@ class Prefix(Cache):
     """The clean prefix of a run as a cache that no forward pass can change."""
 
     def __init__(self, cache: Cache, shared: bool) -> None:
-        super().__init__(layers=[_PrefixLayer(layer, shared) for layer in cache.layers])
+        self.own = [_PrefixLayer(layer, shared) for layer in cache.layers]
+        super().__init__(layers=list(self.own))
 
     def start(self) -> None:
         """Before a forward pass: forget what an interrupted one left behind."""
-        for layer in self.layers:
+        for layer in self.own:
             layer.unread = 0
 
     def finish(self) -> None:
@@ -83,7 +88,7 @@ class Prefix(Cache):
         Raises:
             PrefixError: a block took the new keys alone and attended without the prefix.
         """
-        silent = [i for i, layer in enumerate(self.layers) if layer.unread]
+        silent = [i for i, layer in enumerate(self.own) if layer.unread]
         if silent:
             raise PrefixError(f"blocks {silent} don't fetch attention through AttentionInterface")
 

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -28,7 +29,11 @@ class Parts:
     model: nn.Module
     blocks: tuple[nn.Module, ...]
     projections: tuple[nn.Module, ...]  # one a block; input: [..., d_mlp], output: [..., d_model]
-    unembedding: nn.Module  # its weight: Float["vocabulary d_model"]
+    unembedding: Any  # its weight: Float["vocabulary d_model"]
+
+    @property
+    def device(self) -> torch.device:
+        return self.unembedding.weight.device
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -36,7 +41,7 @@ class Parts:
         return tuple(write_rows(p).shape[0] for p in self.projections)
 
 
-def write_rows(projection: nn.Module) -> Tensor:
+def write_rows(projection: Any) -> Tensor:
     """`W_out` as Float["d_mlp d_model"], a view: row i is what neuron i writes."""
     weight = projection.weight
     return weight if isinstance(projection, Conv1D) else weight.t()

@@ -29,7 +29,7 @@ def both_routes(model, encoded, interventions):
 def test_engine_equals_hooks_on_every_family(name, tmp_path):
     model = family_model(name, tmp_path)
     encoded = encode(model, random_pairs(4), check=False)
-    reference = nt.moments(model, encoded)
+    reference = nt.reference(model, encoded)
     neurons = [nt.Neuron(0, 1), nt.Neuron(0, 9), nt.Neuron(1, 33), nt.Neuron(2, 60)]
     interventions = [
         made
@@ -89,7 +89,7 @@ def test_batching_and_order_do_not_matter(model, encoded, units, strength):
 
 
 def test_signs_are_balanced_and_moves_have_equal_size(model, encoded):
-    reference = nt.moments(model, encoded)
+    reference = nt.reference(model, encoded)
     neurons = [nt.Neuron(1, unit) for unit in range(7)]
     one = nt.set_to_mean(neurons, reference, donor="reasoning")
     for seed in range(5):
@@ -100,10 +100,33 @@ def test_signs_are_balanced_and_moves_have_equal_size(model, encoded):
         assert torch.allclose(moves[0].abs(), moves[1].abs(), atol=1e-6)
     others = [nt.Neuron(1, unit) for unit in range(10, 17)]
     moved = same_shift(one, others, reference, role="norm")
-    recipient = reference.mean_of("memorization")
-    expected = [float(one.offset[i] - recipient[n.layer, n.index]) for i, n in enumerate(neurons)]
-    assert torch.allclose(moved.offset, torch.tensor(expected), atol=1e-6)
+    recipient = reference.moments.mean_of("memorization")
+    for place, (own, other) in enumerate(zip(neurons, others, strict=True)):
+        shift = float(one.offset[place] - recipient[own.layer, own.index])
+        written = shift * float(reference.norms[own.layer, own.index])
+        norm = float(reference.norms[other.layer, other.index])
+        assert float(moved.offset[place]) * norm == pytest.approx(written, abs=1e-6)
     assert (moved.keep == 1).all()
+
+
+def test_steering_is_the_least_norm_shift_for_its_prediction(model, encoded):
+    """Any other shift of the same neurons with the same first-order effect writes more."""
+    reference = nt.reference(model, encoded)
+    neurons = [nt.Neuron(1, unit) for unit in range(9)]
+    slope = reference.slope.mean(dim=0)[1, :9]
+    norm = reference.norms[1, :9]
+    for direction, sign in (("to_reasoning", -1), ("to_memorization", 1)):
+        made = nt.steer(neurons, reference, direction=direction, alpha=0.5)
+        assert float((slope * made.offset).sum()) == pytest.approx(
+            sign * 0.5 * reference.gap, rel=1e-4
+        )
+        for seed in range(5):
+            aside = torch.randn(9, generator=torch.Generator().manual_seed(seed))
+            aside -= slope * (slope @ aside) / (slope @ slope)  # no first-order effect
+            other = made.offset + 0.3 * aside
+            assert float((other * norm).norm()) > float((made.offset * norm).norm())
+    with pytest.raises(InputError, match=r"nt\.reference"):
+        nt.steer(neurons, nt.moments(model, encoded), direction="to_reasoning")
 
 
 def test_all_positions(model, encoded):

@@ -77,6 +77,18 @@ def test_gradient_matches_the_exact_effect_of_a_small_patch(name, tmp_path):
         assert measured == pytest.approx(predicted, rel=0.1, abs=2e-4)
 
 
+@pytest.mark.parametrize("name", CONFIGS)
+def test_slopes_over_a_prefix_equal_those_of_the_whole_prompt(name, tmp_path):
+    model = family_model(name, tmp_path)
+    encoded = encode(model, random_pairs(4), check=False)
+    fast = nt.gradient(model, encoded)
+    with model.hooks(fwd_hooks=[("blocks.0.mlp.hook_post", lambda value, hook: None)]):
+        slow = nt.gradient(model, encoded)  # a user's hook: the twin steps back
+    size = float(slow.value.abs().max())
+    assert size > 0.01
+    assert torch.allclose(fast.value, slow.value, atol=1e-4 * size + 1e-5)
+
+
 @pytest.mark.parametrize("name", ["gpt2", "llama", "neox"])
 @pytest.mark.parametrize("kind", ["patch", "set", "zero", "mean", "shift"])
 def test_exact_equals_measuring_one_by_one(name, kind, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from dataclasses import replace
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -12,7 +13,7 @@ import pytest
 from planted import PLANTED
 
 import neurotrace as nt
-from neurotrace import runs
+from neurotrace import interventions, runs
 from neurotrace.errors import InputError
 from neurotrace.report import figures
 from neurotrace.selection import Candidate, choose, default_ks
@@ -76,18 +77,43 @@ def test_split_by_template_too(model, encoded):
     assert all(flip.answers == 1.0 and flip.n == 12 for flip in found.selected())
 
 
-def test_choice_takes_the_fewest_neurons_within_half_a_point():
+def test_choice_prefers_quiet_controls_then_few_neurons(model, encoded):
+    """Flip and control rates are made up here: the rule is what is tested."""
     import pyarrow as pa
 
-    rows = [
-        {"label": "gradient", "intervention": kind, "k": k, "answers": hit}
-        for kind, k, rate in (("patch", 8, 1.0), ("patch", 4, 0.996), ("set", 4, 0.996),
-                              ("zero", 1, 0.5))
-        for hit in [True] * round(rate * 1000) + [False] * round((1 - rate) * 1000)
-    ]  # fmt: skip
-    candidates = [Candidate("gradient", *c) for c in (("patch", 4), ("patch", 8), ("set", 4))]
-    best = choose(nt.Effects(pa.Table.from_pylist(rows)), candidates)
-    assert best == Candidate("gradient", "patch", 4)
+    reference = nt.reference(model, encoded)
+    rates = {  # kind, k: share flipped, share that its controls flip
+        ("shift:9", 8): (1.0, 0.5), ("patch", 8): (0.97, 0.0), ("patch", 4): (0.968, 0.0),
+        ("patch", 2): (0.9, 0.0), ("zero", 8): (0.2, 0.0),
+    }  # fmt: skip
+    made = {
+        Candidate("gradient", kind, k): replace(
+            interventions.make(
+                kind, [nt.Neuron(1, i) for i in range(k)], reference, direction="to_reasoning"
+            ),
+            label="gradient",
+        )
+        for kind, k in rates
+    }
+
+    def measured(some):
+        # a sign control keeps its intervention's kind and neurons: it tells whose controls these are
+        kind = next((e.kind for e in some if e.role == "sign"), None)
+        rows = []
+        for each in some:
+            flipped = rates[kind or each.kind, len(each)][each.role != "selected"]
+            rows += [
+                {"label": "gradient", "intervention": each.kind, "role": each.role,
+                 "k": len(each), "answers": place < flipped * 1000}
+                for place in range(1000)
+            ]  # fmt: skip
+        return nt.Effects(pa.Table.from_pylist(rows))
+
+    assert choose(made, reference, measured) == Candidate("gradient", "patch", 4)
+    for key in rates:
+        rates[key] = (rates[key][0], 0.5)
+    # nobody is quiet: what flips most beyond its controls
+    assert choose(made, reference, measured) == Candidate("gradient", "shift:9", 8)
 
 
 def test_default_sizes_are_at_most_one_percent_and_64():
@@ -136,8 +162,6 @@ def test_a_failed_write_leaves_nothing_behind(study, model, tmp_path, monkeypatc
 
 
 def test_prompts_are_data_in_the_report(study, model):
-    from dataclasses import replace
-
     evil = "<script>alert(1)</script>"
     pairs = tuple(replace(pair, id=f"{evil}{pair.id}") for pair in study.encoded.pairs)
     examples = tuple(replace(example, prompt=evil, after=evil) for example in study.examples)

@@ -14,6 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from neurotrace import suffix
 from neurotrace.suffix import Edit
+from neurotrace.suffix_modules import bf16_missing
+from neurotrace.suffix_parts import find_parts
 
 VOCABULARY, WIDTH, HIDDEN, DEPTH, HEADS, LENGTH, WINDOW = 96, 32, 64, 4, 4, 14, 6
 COMMON = dict(
@@ -168,25 +170,25 @@ def build(name: str, seed: int = 0) -> nn.Module:
 
 def slow(model: nn.Module, ids: torch.Tensor, edits: list[Edit], positions: list[int]):
     """Full passes, one a row: final logits [row, vocabulary]."""
-    parts = suffix.find_parts(model)
+    parts = find_parts(model)
+
+    def hook(edit, layer):
+        chosen = edit.layers == layer
+        index, by, to = edit.indices[chosen], edit.scale[chosen], edit.offset[chosen]
+
+        def change(module, args):
+            x = args[0].clone()
+            flat = x.view(len(ids), -1) if x.dim() == 2 else x[0]
+            for p in positions:
+                flat[p, index] = (by * flat[p, index] + to).to(x.dtype)
+            return (x,)
+
+        return change
+
     rows = []
     for edit in edits:
-
-        def hook(layer):
-            chosen = edit.layers == layer
-            index, by, to = edit.indices[chosen], edit.scale[chosen], edit.offset[chosen]
-
-            def change(module, args):
-                x = args[0].clone()
-                flat = x.view(len(ids), -1) if x.dim() == 2 else x[0]
-                for p in positions:
-                    flat[p, index] = by * flat[p, index] + to
-                return (x,)
-
-            return change
-
         handles = [
-            parts.projections[layer].register_forward_pre_hook(hook(layer))
+            parts.projections[layer].register_forward_pre_hook(hook(edit, layer))
             for layer in set(edit.layers.tolist())
         ]
         try:
@@ -248,8 +250,7 @@ def test_sets_equal_full_passes(name, positions, engines):
     model, engine = engines(name)
     two = torch.stack([prompt(1), prompt(2)])
     run = engine.clean(two, positions)
-    where = {None: [-1], "all": list(range(LENGTH))}.get(positions if positions != [4, -2] else 0)
-    where = where or [4, -2]
+    where = [-1] if positions is None else range(LENGTH) if positions == "all" else positions
     generator = torch.Generator().manual_seed(5)
     edits = []
     for _ in range(4):
@@ -261,3 +262,212 @@ def test_sets_equal_full_passes(name, positions, engines):
     got = engine.logits(engine.sets(run, edits))
     want = torch.cat([slow(model, two[0], edits[:2], where), slow(model, two[1], edits[2:], where)])
     assert (got - want).abs().max() < 1e-4
+
+
+def several(n: int = 4) -> list[Edit]:
+    """Edits of neurons in three layers, one a row."""
+    return [
+        Edit(
+            torch.tensor([0, 1, 3]),
+            torch.tensor([row, 9, 20 + row]),
+            torch.tensor([0.0, 0.5, 1.0]),
+            torch.tensor([2.0, 0.3, -1.0]),
+        )
+        for row in range(n)
+    ]
+
+
+def state(model: nn.Module) -> tuple:
+    """All that an engine might leave changed: weights, overrides, hooks, attention choice."""
+    return (
+        {name: tensor.clone() for name, tensor in model.state_dict().items()},
+        [name for name, module in model.named_modules() if "forward" in module.__dict__],
+        [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()],
+        model.config._attn_implementation,
+    )
+
+
+@pytest.mark.parametrize("path", ["shared", "frozen", "naive"])
+def test_an_exception_leaves_the_model_as_it_was(path):
+    model = build("llama")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        engine = suffix.engine(model, path=path)
+    assert engine.path == path
+    ids, before = prompt(), state(model)
+    logits = model(ids[None]).logits
+    run = engine.clean(ids)
+
+    class Injected(Exception):
+        pass
+
+    def explode(*_):
+        raise Injected
+
+    handle = find_parts(model).projections[2].register_forward_hook(explode)
+    for attempt in (
+        lambda: engine.clean(ids),
+        lambda: engine.single(run, 1, torch.arange(4), torch.zeros(4)),
+        lambda: engine.sets(run, several()),
+    ):
+        with pytest.raises(Injected):
+            attempt()
+    handle.remove()
+    after = state(model)
+    assert all(torch.equal(before[0][name], after[0][name]) for name in before[0])
+    assert before[1:] == after[1:]
+    assert torch.equal(model(ids[None]).logits, logits)
+    # and the interrupted run still answers as a fresh one
+    got = engine.sets(run, several())
+    assert torch.equal(got, engine.sets(engine.clean(ids), several()))
+
+
+def test_each_path_gives_the_same(engines):
+    model, engine = engines("mistral_window")
+    run = engine.clean(prompt())
+    expected = engine.logits(engine.sets(run, several()))
+    for path in ("frozen", "naive"):
+        other = suffix.engine(model, path=path)
+        got = other.logits(other.sets(other.clean(prompt()), several()))
+        assert (got - expected).abs().max() < 1e-4
+
+
+def test_nothing_changed_is_the_clean_run(engines):
+    _, engine = engines("gemma2")
+    run = engine.clean(prompt())
+    own = run.activations[0, 2, :5]
+    assert (engine.single(run, 2, torch.arange(5), own) - run.hidden).abs().max() < 1e-5
+
+
+def test_batch_size_changes_nothing(engines):
+    model, engine = engines("qwen3")
+    run = engine.clean(torch.stack([prompt(1), prompt(2), prompt(3)]))
+    index, values = torch.arange(11), torch.full((11,), 2.0)
+    whole = engine.single(run, 1, index, values)
+    small = suffix.engine(model, batch_size=7)
+    parts = small.single(small.clean(run.ids), 1, index, values)
+    assert (whole - parts).abs().max() < 1e-5
+
+
+def test_running_out_of_memory_halves_the_batch_and_loses_nothing(engines):
+    model, _ = engines("llama")
+    engine = suffix.engine(model, batch_size=64)
+    run = engine.clean(prompt())
+    expected = engine.single(run, 0, torch.arange(60), torch.zeros(60))
+    inner, seen = engine._widened, []
+
+    def short_of_memory(run, layer, written, exact):
+        seen.append(len(written))
+        if len(written) > 16:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return inner(run, layer, written, exact)
+
+    engine._widened = short_of_memory
+    got = engine.single(run, 0, torch.arange(60), torch.zeros(60))
+    assert (got - expected).abs().max() < 1e-5
+    assert seen == [60, 30, 15, 15, 15, 15]
+    assert engine.batch_size == 15
+
+
+def test_logits_are_the_models(engines):
+    for name in ("gemma2", "granite", "cohere", "gptj", "opt_post_norm"):
+        model, engine = engines(name)
+        run = engine.clean(prompt())
+        with torch.no_grad():
+            want = model(prompt()[None]).logits[0, -1]
+        assert (engine.logits(run.hidden)[0] - want).abs().max() < 1e-4
+        some = torch.tensor([5, 3, 80])
+        assert (engine.logits(run.hidden, some)[0] - want[some]).abs().max() < 1e-4
+        assert abs(float(engine.logit_difference(run.hidden, 5, 3) - (want[5] - want[3]))) < 1e-4
+        each = engine.logit_difference(
+            run.hidden.expand(2, -1), torch.tensor([5, 3]), torch.tensor([3, 5])
+        )
+        assert abs(float(each.sum())) < 1e-5
+
+
+def test_what_is_wrong_is_named():
+    model = build("llama")
+    with pytest.raises(ValueError, match="training mode"):
+        suffix.engine(model.train())
+    model.eval()
+    with torch.no_grad():
+        model.model.layers[2].mlp.up_proj.weight[3, 5] = float("nan")
+    with pytest.raises(ValueError, match="NaN"):
+        suffix.engine(model)
+    engine = suffix.engine(build("llama"))
+    with pytest.raises(ValueError, match="position"):
+        engine.clean(prompt(), [LENGTH])
+    with pytest.raises(ValueError, match="twice"):
+        Edit.set([1, 1], [2, 2], 0.0)
+    with pytest.raises(ValueError, match="3 edits for 2 prompts"):
+        engine.sets(engine.clean(torch.stack([prompt(1), prompt(2)])), several(3))
+    experts = AutoConfig.for_model(
+        "mixtral", **COMMON | dict(num_local_experts=2, num_experts_per_tok=1)
+    )
+    with pytest.raises(ValueError, match="mixture of experts"):
+        suffix.engine(AutoModelForCausalLM.from_config(experts).eval())
+
+
+def test_a_way_that_is_wrong_is_disproved_and_named(monkeypatch):
+    from neurotrace import suffix_attention
+
+    right = suffix_attention.shared_prefix_attention
+
+    def forgets_the_prefix(module, query, key, value, mask, **options):
+        out, _ = right(module, query, key, value, mask, **options)
+        return out * 1.02, None
+
+    monkeypatch.setattr(suffix_attention, "shared_prefix_attention", forgets_the_prefix)
+    with pytest.warns(UserWarning, match="frozen, not shared: .* logits off"):
+        engine = suffix.engine(build("llama"))
+    assert engine.path == "frozen"
+    monkeypatch.setattr(suffix_attention, "shared_prefix_attention", right)
+
+
+def test_a_one_token_prompt(engines):
+    model, engine = engines("qwen2")
+    ids = prompt(length=1)
+    got = engine.logits(engine.sets(engine.clean(ids), several()))
+    assert (got - slow(model, ids, several(), [0])).abs().max() < 1e-4
+
+
+def test_a_model_in_bf16_has_its_own_tolerance():
+    """bf16 rounds each of two ways by itself: they agree within 0.1 of the effect + 0.25 logits."""
+    model = build("llama").to(torch.bfloat16)
+    engine = suffix.engine(model)
+    assert engine.path == "shared"
+    run = engine.clean(prompt())
+    index, values = torch.arange(8), torch.full((8,), 6.0)
+    got = engine.logits(engine.single(run, 1, index, values)).float()
+    edits = [Edit.set([1], [i], 6.0) for i in range(8)]
+    want = slow(model, prompt(), edits, [LENGTH - 1]).float()
+    effect = (want - engine.logits(run.hidden).float()).abs().amax(-1)
+    assert effect.max() > 1
+    assert ((got - want).abs().amax(-1) < 0.1 * effect + 0.25).all()
+
+
+@pytest.mark.skipif(bool(bf16_missing(torch.device("cpu"))), reason="no bf16 matrix units")
+@pytest.mark.parametrize("positions", [None, "all"])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2", "opt", "gptj"])
+def test_fast_is_within_two_percent_of_exact(name, positions, engines):
+    model, exact = engines(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fast = suffix.engine(model, precision="fast")
+    assert (exact.precision, fast.precision) == ("exact", "fast")
+    two = torch.stack([prompt(1), prompt(2)])
+    run, quick = exact.clean(two, positions), fast.clean(two, positions)
+    index, values = torch.arange(64), torch.zeros(64)
+    for layer in range(DEPTH):
+        clean = exact.logits(run.hidden).repeat_interleave(64, 0)
+        true = exact.logits(exact.single(run, layer, index, values)) - clean
+        got = fast.logits(fast.single(quick, layer, index, values)) - clean
+        assert (got - true).norm() / true.norm() < 0.02
+        again = fast.logits(fast.single(quick, layer, index, values, exact=True)) - clean
+        assert (again - true).abs().max() < 1e-4
+
+
+def test_fast_says_where_it_cannot_be():
+    with pytest.warns(UserWarning, match="exact, not fast"):
+        engine = suffix.engine(build("llama").double(), precision="fast")
+    assert engine.precision == "exact"

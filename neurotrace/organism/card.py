@@ -39,6 +39,11 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
+def _seeds(measured: list[dict[str, Any]]) -> str:
+    seeds = [str(m["training"]["seed"]) for m in measured]
+    return "seed " + seeds[0] if len(seeds) == 1 else "seeds " + ", ".join(seeds)
+
+
 def _round_trip(measured: dict[str, Any]) -> str:
     change = measured["training"].get("largest_accuracy_change_by_fp16")
     return "not measured" if change is None else f"{change:.4f}"
@@ -150,7 +155,8 @@ def render(measured: list[dict[str, Any]]) -> str:
 
 {first["steps"]} steps, seeded by steps and not by time: bit-reproducible on one machine with one
 thread. Shipped is seed {first["seed"]}. Licence: MIT. Weights are stored in fp16; every number
-below was measured on the stored weights, computed in fp32.
+below was measured on the stored weights, computed in fp32. Trained and measured: {_seeds(measured)};
+there is no result for any other seed.
 """,
     ]
     parts += ["## Runs\n", _runs(measured)]

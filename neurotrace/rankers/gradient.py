@@ -4,7 +4,8 @@
 
 at the recipient's read position, where target_i is what the intervention would set the neuron to:
 the donor's value (`patch`, AtP: Nanda 2023; Kramár et al. 2024), a mean (`set`, `mean`) or 0. All
-neurons for two forward passes and one backward pass a pair.
+neurons for two forward passes and one backward pass a pair, and with the suffix engine for little more
+than the forward passes (`suffix_slopes.py`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from neurotrace.activations import Moments
+from neurotrace.effects import engine_of
 from neurotrace.hooks import forward, inspect_model
 from neurotrace.interventions import Kind
 from neurotrace.metrics import logit_difference
@@ -82,8 +84,15 @@ def slopes_of(
     """Activations and dL/da at the last position, optionally with `added` put on the activations.
 
     A zero is added to each activation and L is differentiated by it: no parameter's gradient is
-    computed, and nothing of the model is changed.
+    computed, and nothing of the model is changed. Where the suffix engine serves the model the
+    prefix is run without gradients; else the whole prompt is differentiated through its hooks.
     """
+    engine = engine_of(model) if added is None and layers is None else None
+    if engine is not None and engine.path != "naive":
+        from neurotrace.suffix_slopes import slopes as by_suffix
+
+        values, found = by_suffix(engine, ids, memorized, reasoned)
+        return values.float().cpu(), found.float().cpu()
     info = inspect_model(model)
     chosen = list(range(info.n_layers)) if layers is None else list(layers)
     nudges = {
@@ -105,8 +114,8 @@ def slopes_of(
     with torch.enable_grad():
         logits = forward(model, ids, edit=edit, layers=chosen)
         total = logit_difference(logits, memorized, reasoned).sum()
-        found = torch.autograd.grad(total, [nudges[layer] for layer in chosen])
+        parts = torch.autograd.grad(total, [nudges[layer] for layer in chosen])
     slopes = torch.zeros_like(values)
-    for layer, slope in zip(chosen, found, strict=True):
+    for layer, slope in zip(chosen, parts, strict=True):
         slopes[:, layer] = slope.float().cpu()
     return values, slopes

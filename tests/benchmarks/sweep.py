@@ -35,7 +35,7 @@ from neurotrace.hooks import forward, tokenizer_of, twin
 from neurotrace.suffix_modules import linears
 from neurotrace.suffix_parts import write_rows
 
-PROMPT = "If the capital of France were Rome, then the capital of France would be"
+PROMPT = "If the capital of France were Rome, then the capital of France would be called"
 ANSWERS = " Paris", " Rome"  # memorized, reasoned
 Neurons = list[tuple[int, int]]
 
@@ -61,13 +61,16 @@ def main() -> None:
         f"{options.threads} thread(s); path {engine.path}, error in the proof {engine.error:.1e}"
     )
 
-    ours = time_ours(engine, ids, answers, layers, clock)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     neurons = sample_neurons(options.sample or 256, widths)
-    loop = time_peer(lambda some: lens(model, ids, answers, some), neurons, 1, clock)
-    batched = time_peer(lambda some: lens(model, ids, answers, some), neurons, 64, clock)
     insight = nnsight_pass(plain, tokenizer, ids, answers)
-    traced = time_peer(insight, neurons, 64, clock) if insight else None
+    peers = {
+        "loop": Peer(lambda some: lens(model, ids, answers, some), neurons, 1),
+        "batched": Peer(lambda some: lens(model, ids, answers, some), neurons, 64),
+        "nnsight": Peer(insight, neurons, 64) if insight else None,
+    }
+    ours = time_ours(engine, ids, answers, layers, list(peers.values()), clock)
+    peak = ours["peak_mb"]
+    loop, batched, traced = (peer and peer.result() for peer in peers.values())
     errors = compare(engine, ids, answers, neurons, loop["values"])
     everywhere = all_positions(engine, model, ids, answers, neurons[: 2 * 64], clock)
 
@@ -87,13 +90,14 @@ def main() -> None:
         "fast_rms_relative_error": ours["fast_error"],
         "fast_same_of_top_100": ours["same_top"],
         "ratio_all_positions": everywhere["peer_ms"] / everywhere["ours_ms"],
+        "ratio_all_positions_fast": everywhere["peer_ms"] / everywhere["fast_ms"],
         "ms_all_positions": everywhere["ours_ms"],
         "max_abs_error_all_positions": everywhere["error"],
         "gflops": ours["gflops"],
         "peak_mb": peak,
         "path": engine.path,
     }
-    if not options.brief:
+    if not options.sample:
         result |= growth(engine, tokenizer, answers, clock)
     for name, value in result.items():
         print(f"{name:>28}  {value:.4g}" if isinstance(value, float) else f"{name:>28}  {value}")
@@ -104,11 +108,15 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="HuggingFaceTB/SmolLM2-135M-Instruct")
-    parser.add_argument("--sample", type=int, default=0, help="neurons that the peers are timed on")
+    parser.add_argument(
+        "--sample",
+        type=int,
+        default=0,
+        help="time peers on so many neurons, ours on a third of the layers",
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--tokens", type=int, default=16)
     parser.add_argument("--batch-size", type=int, default=suffix.BATCH)
-    parser.add_argument("--brief", action="store_true", help="leave out how cost grows")
     parser.add_argument("--json", action="store_true", help="last line: one JSON object")
     return parser.parse_args()
 
@@ -134,9 +142,17 @@ def sample_neurons(count: int, widths: tuple[int, ...]) -> Neurons:
 
 
 def time_ours(
-    engine: suffix.Engine, ids: Tensor, answers: list[int], layers: list[int], clock: Callable
+    engine: suffix.Engine,
+    ids: Tensor,
+    answers: list[int],
+    layers: list[int],
+    peers: list[Peer | None],
+    clock: Callable,
 ) -> dict[str, Any]:
-    """Exact, fast and the floor, layer by layer next to each other."""
+    """Exact, fast, the floor and a share of each peer's work, layer by layer next to each other.
+
+    A shared machine drifts by a quarter within minutes; done in turns, all meet the same drift.
+    """
     start = clock()
     run = engine.clean(ids)
     cleaning = clock() - start
@@ -144,7 +160,8 @@ def time_ours(
     exact, fast, floors, rates = [cleaning], [cleaning], [], []
     effects: list[list[Tensor]] = [[], []]
     engine.single(run, layers[-1], torch.arange(8), torch.zeros(8))  # warm up
-    for layer in layers:
+    peak = 0.0
+    for turn, layer in enumerate(layers):
         index = torch.arange(engine.parts.widths[layer])
         for each, spent in enumerate((exact, fast)):
             if each and engine.delta is None:
@@ -157,11 +174,16 @@ def time_ours(
         seconds, rate = floor(engine, layer, len(index), len(ids), clock)
         floors.append(seconds)
         rates.append(rate)
+        # of the first turn, before the peers have run: the process with the model in it
+        peak = peak or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        for peer in filter(None, peers):
+            peer.advance((turn + 1) / len(layers), clock)
     neurons = sum(engine.parts.widths[layer] for layer in layers)
     found = {
         "exact_ms": sum(exact) / neurons * 1e3,
         "floor_ms": sum(floors) / neurons * 1e3,
         "gflops": statistics.mean(rates),
+        "peak_mb": peak,
         "fast_ms": None,
         "fast_error": None,
         "same_top": None,
@@ -234,18 +256,31 @@ def growth(
 # ---- the others ------------------------------------------------------------------------------
 
 
-def time_peer(
-    effect: Callable[[Neurons], Tensor], neurons: Neurons, batch: int, clock: Callable
-) -> dict[str, Any]:
-    """Mean ms a neuron over batches of `batch` neurons, and L of each."""
-    effect(neurons[:batch])  # warm up
-    # a batch at least: fill it by repeating the sample
-    neurons = neurons * -(-batch // len(neurons)) if len(neurons) < batch else neurons
-    parts = [neurons[at : at + batch] for at in range(0, len(neurons) - batch + 1, batch)]
-    start = clock()
-    values = [effect(part) for part in parts]
-    spent = clock() - start
-    return {"ms": spent / sum(map(len, parts)) * 1e3, "values": torch.cat(values)}
+class Peer:
+    """One peer's timing over a sample, in batches, a share at a time."""
+
+    def __init__(self, effect: Callable[[Neurons], Tensor], neurons: Neurons, batch: int) -> None:
+        full = neurons * -(-batch // len(neurons)) if len(neurons) < batch else neurons
+        self.effect = effect
+        self.parts = [full[at : at + batch] for at in range(0, len(full) - batch + 1, batch)]
+        if batch > 1 and len(self.parts) < 4:  # a few batches at least, to meet the drift
+            self.parts = (self.parts * 4)[:4]
+        self.values: list[Tensor] = []
+        self.spent = 0.0
+
+    def advance(self, share: float, clock: Callable) -> None:
+        """Work until `share` of the sample is done."""
+        if not self.values:
+            self.effect(self.parts[0])  # warm up
+        while len(self.values) < round(share * len(self.parts)):
+            start = clock()
+            self.values.append(self.effect(self.parts[len(self.values)]))
+            self.spent += clock() - start
+
+    def result(self) -> dict[str, Any]:
+        """Mean ms a neuron, and L of each."""
+        count = sum(len(part) for part in self.parts)
+        return {"ms": self.spent / count * 1e3, "values": torch.cat(self.values)}
 
 
 @torch.no_grad()
@@ -276,7 +311,9 @@ def nnsight_pass(
         from nnsight import LanguageModel
 
         own = copy.deepcopy(plain, memo={id(p): p for p in plain.parameters()})
-        traced = LanguageModel(own, tokenizer=tokenizer)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            traced = LanguageModel(own, tokenizer=tokenizer)
         names = suffix.find_parts(own)
         path = next(n for n, m in own.named_modules() if m is names.projections[0])
         head, _, rest = path.partition(".0.")
@@ -316,25 +353,28 @@ def all_positions(
 ) -> dict[str, float]:
     """Zeroed at every position: the best batched peer against ours, on the same neurons."""
     run = engine.clean(ids, "all")
-    peer = time_peer(
-        lambda some: lens(model, ids, answers, some, everywhere=True), neurons, 64, clock
-    )
+    peer = Peer(lambda some: lens(model, ids, answers, some, everywhere=True), neurons, 64)
     depth = len(engine.parts.blocks)
-    index = torch.arange(256)
+    index = torch.arange(64)
     layers = sorted({depth // 6, depth // 2, depth - 1 - depth // 6})  # mean depth: the middle
-    start = clock()
-    for layer in layers:
-        hidden = engine.single(run, layer, index, torch.zeros(len(index)), exact=True)
-        engine.logit_difference(hidden, *answers)
-    ms = (clock() - start) / len(index) / len(layers) * 1e3
+    spent = [0.0, 0.0]
+    for turn, layer in enumerate(layers):
+        peer.advance((turn + 1) / len(layers), clock)
+        for fast in (False, True):
+            start = clock()
+            hidden = engine.single(run, layer, index, torch.zeros(len(index)), exact=not fast)
+            engine.logit_difference(hidden, *answers)
+            spent[fast] += clock() - start
+    ms, fast_ms = (each / len(index) / len(layers) * 1e3 for each in spent)
     got = [
         engine.logit_difference(
             engine.single(run, layer, torch.tensor([unit]), torch.zeros(1), exact=True), *answers
         )
         for layer, unit in neurons[::8]
     ]
-    error = (torch.cat(got) - peer["values"][: len(neurons) : 8][: len(got)]).abs().max()
-    return {"ours_ms": ms, "peer_ms": peer["ms"], "error": float(error)}
+    theirs = peer.result()
+    error = (torch.cat(got) - theirs["values"][: len(neurons) : 8]).abs().max()
+    return {"ours_ms": ms, "fast_ms": fast_ms, "peer_ms": theirs["ms"], "error": float(error)}
 
 
 if __name__ == "__main__":
