@@ -104,13 +104,13 @@ def run(
     intervention: Annotated[
         list[str] | None,
         typer.Option(
-            help="Kind to try (repeatable): patch, set, zero, mean, shift, scale; a strength may "
-            "follow, shift:2 say. Default: patch, set, zero, mean, shift."
+            help="Kind to try (repeatable): patch, set, zero, mean, shift, scale, steer; a strength may "
+            "follow, shift:2 say. Default: all, steer at four strengths."
         ),
     ] = None,
     k: Annotated[
         list[int] | None,
-        typer.Option(help="Number of neurons to try (repeatable). Default: powers of two."),
+        typer.Option(help="Number of neurons to try (repeatable). Default: four sizes up to 1 %."),
     ] = None,
     split: Annotated[str, typer.Option(help="group or group+template.")] = "group",
     folds: Annotated[int, typer.Option(help="Folds of the held-out groups.")] = 5,

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 Positions = Literal["read", "all"]
 _engines: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
-_ROWS_AT_ONCE = 256  # changed rows whose logits over the vocabulary are held together
+_LOGITS_AT_ONCE = 2**26  # numbers, over rows and vocabulary, that are held together
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,8 @@ def measure(
     for direction in dict.fromkeys(each.direction for each in interventions):
         own = [each for each in interventions if each.direction == direction]
         side = own[0].recipient
-        batches = list(by_length(encoded.ids(side), max(1, _ROWS_AT_ONCE // len(own))))
+        rows = max(64, _LOGITS_AT_ONCE // info.d_vocab)
+        batches = list(by_length(encoded.ids(side), max(1, min(32, rows // len(own)))))
         label = f"intervening ({direction.replace('_', ' ')})"
         for places, ids in progress(batches, description=label) if progress else batches:
             donors = _donors(model, encoded, own, places, positions, activations)

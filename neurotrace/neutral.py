@@ -42,29 +42,33 @@ def neutral_texts(model: Any) -> list[str]:
 def damage(
     model: Any,
     texts: Sequence[str],
-    intervention: Intervention,
+    interventions: Sequence[Intervention],
     *,
-    donor_mean: Float[Tensor, "layer neuron"] | None = None,
+    donor_means: Sequence[Float[Tensor, "layer neuron"]] | None = None,
     batch_size: int = 32,
-) -> Float[Tensor, text]:
+) -> Float[Tensor, "intervention text"]:
     """KL(before || after), in nats, of the next token after each neutral text.
 
     Args:
         texts: prompts that have nothing to do with the pairs.
-        donor_mean: the value that a patch writes here, where there is no donor run: the donor
-            class's mean over training pairs.
+        donor_means: for each intervention the values that a patch writes here, where there is no
+            donor run: the donor class's means over its training pairs.
     """
-    if intervention.needs_donor and donor_mean is None:
-        raise InputError("a patch has no donor on neutral text: pass donor_mean, its class's mean")
+    if donor_means is None and any(each.needs_donor for each in interventions):
+        raise InputError("a patch has no donor on neutral text: pass donor_means, its class's mean")
     tokenizer = tokenizer_of(model)
     prompts = [torch.tensor(tokenizer(text).input_ids) for text in texts]
-    found = torch.zeros(len(prompts))
+    found = torch.zeros(len(interventions), len(prompts))
     for rows, ids in by_length(prompts, batch_size):
-        given = None
-        if donor_mean is not None and intervention.needs_donor:
-            layers = [neuron.layer for neuron in intervention.neurons]
-            units = [neuron.index for neuron in intervention.neurons]
-            given = donor_mean[layers, units].expand(len(rows), -1)
-        clean, (changed,) = logits_under(model, ids, [intervention], [given])
-        found[rows] = metrics.kl(clean, changed)
+        given: list[Tensor | None] = []
+        for place, each in enumerate(interventions):
+            layers = [neuron.layer for neuron in each.neurons]
+            units = [neuron.index for neuron in each.neurons]
+            values = None
+            if donor_means is not None and each.needs_donor:
+                values = donor_means[place][layers, units].expand(len(rows), -1)
+            given.append(values)
+        clean, changed = logits_under(model, ids, interventions, given)
+        for place, logits in enumerate(changed):
+            found[place, rows] = metrics.kl(clean, logits)
     return found

@@ -29,7 +29,7 @@ from neurotrace.scores import Direction, Scores
 from neurotrace.selection import Candidate, Evidence, choose, interventions_for, rank
 from neurotrace.tokens import EncodedPairs, Progress, by_length
 
-_WRITTEN = 8  # tokens of continuation in the report's examples
+_WRITTEN = 6  # tokens of continuation in the report's examples
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class RowFold:
 
 
 class Proof:
-    """One family and direction: fills `chosen`, `damages`, `kept` and held-out frames by fold."""
+    """One family and direction: fills `chosen`, `applied`, `kept` and held-out frames by fold."""
 
     def __init__(
         self, model: Any, own: EncodedPairs, others: EncodedPairs, evidence: Evidence,
@@ -93,7 +93,7 @@ class Proof:
         self.neutral, self.tried_on = neutral, tried_on
         self.seed, self.progress = seed, progress
         self.chosen: list[Candidate] = []
-        self.damages: list[torch.Tensor] = []
+        self.applied: list[tuple[Intervention, torch.Tensor]] = []  # with its donor class's means
         self.kept: list[float] = []
         self.frames: list[Any] = []
         self.examples: list[Example] = []
@@ -173,17 +173,15 @@ class Proof:
             & (frame["k"] == chosen.k)
         )
         self.frames.append(frame)
-        donor_mean = ref.moments.mean_of(best.donor)
-        if self.neutral:
-            self.damages.append(damage(self.model, self.neutral, best, donor_mean=donor_mean))
+        self.applied.append((best, ref.moments.mean_of(best.donor)))
         if fold.number == 0:
             self._read(fold, best)
         if len(self.others):
             self.kept.append(_kept(self.model, self.others, best, ref))
 
     def _read(self, fold: RowFold, best: Intervention) -> None:
-        """What the model writes on three held-out prompts, with and without the intervention."""
-        for row in fold.test[:: max(1, len(fold.test) // 3)][:3]:
+        """What the model writes on two held-out prompts, with and without the intervention."""
+        for row in fold.test[:: max(1, len(fold.test) // 2)][:2]:
             pair = self.own.pairs[row]
             prompt, donor = getattr(pair, best.recipient), getattr(pair, best.donor)
             before = generate(self.model, prompt, max_new_tokens=_WRITTEN)
@@ -217,7 +215,10 @@ class Proof:
             controls[name] = rates["answers"] if rates else None
             intervals[name] = rates["answers_ci"] if rates else None
         k = max(each.k for each in self.chosen)
-        harm = torch.stack(self.damages).mean(dim=0) if self.damages else None
+        harm: torch.Tensor | None = None
+        if self.neutral:
+            best, means = zip(*self.applied, strict=True)
+            harm = damage(self.model, self.neutral, best, donor_means=means).mean(dim=0)
         chosen = Flip(
             method="+".join(dict.fromkeys(each.method for each in self.chosen)),
             intervention="+".join(dict.fromkeys(each.kind for each in self.chosen)),

@@ -42,6 +42,7 @@ METHODS = (
 )
 QUIET = 0.04  # of training answers, at most, may a chosen candidate's controls flip
 _TESTED = 30  # candidates, at most, whose controls are measured
+_TOGETHER = 10  # of them in one go
 _EXACT_CANDIDATES = 200  # neurons, per direction, that `exact` measures: the gradient's strongest
 
 
@@ -204,16 +205,14 @@ def flip_rates(effects: Effects) -> dict[Candidate, float]:
     return {Candidate(m, kind, int(k)): float(rate) for (m, kind, k), rate in means.items()}
 
 
-def control_rate(effects: Effects) -> float:
-    """The largest share of answers that any of the controls flipped."""
-    table = effects.to_frame()
-    return float(table[table["role"].isin(CONTROLS)].groupby("role")["answers"].mean().max())
-
-
 def default_ks(n_neurons: int) -> tuple[int, ...]:
-    """Powers of two, at most 1 % of the neurons and at most 64: small sets are the question."""
+    """Four sizes, each twice the last, the largest at most 1 % of the neurons and at most 64.
+
+    Small sets are the question: 64 are 0.14 % of SmolLM2-135M's 46,080.
+    """
     limit = max(1, min(64, n_neurons // 100))
-    return tuple(2**power for power in range(7) if 2**power <= limit)
+    largest = 1 << (limit.bit_length() - 1)
+    return tuple(k for k in (largest // 8, largest // 4, largest // 2, largest) if k)
 
 
 def choose(
@@ -228,14 +227,35 @@ def choose(
         measured: performs interventions on training pairs.
     """
     rates = flip_rates(measured(list(made.values())))
-    order = sorted(made, key=lambda each: (-round(rates[each] * 200), each.k))
+    order = sorted(made, key=lambda each: (-round(rates[each] * 200), each.k))[:_TESTED]
     noise: dict[Candidate, float] = {}
-    for each in order[:_TESTED]:
-        for seeds in (1, 3):  # one draw tells the loud ones
-            controls = controls_for(made[each], reference=reference, seeds=seeds)
-            noise[each] = control_rate(measured(controls))
-            if noise[each] > 2 * QUIET:
-                break
-        if noise[each] <= QUIET:
-            return each
+    for start in range(0, len(order), _TOGETHER):
+        group = order[start : start + _TOGETHER]
+        # one draw tells the loud ones, more draws the quiet from the lucky
+        noise |= _noise(group, made, reference, measured, seeds=1)
+        hopeful = [each for each in group if noise[each] <= 2 * QUIET][:4]
+        if hopeful:
+            noise |= _noise(hopeful, made, reference, measured, seeds=3)
+        best = next((each for each in hopeful if noise[each] <= QUIET), None)
+        if best is not None:
+            return best
     return max(noise, key=lambda each: rates[each] - noise[each])
+
+
+def _noise(
+    candidates: Sequence[Candidate],
+    made: Mapping[Candidate, Intervention],
+    reference: Reference,
+    measured: Callable[[list[Intervention]], Effects],
+    *,
+    seeds: int,
+) -> dict[Candidate, float]:
+    """Candidate -> the largest share of answers that any of its controls flips."""
+    controls = []
+    for place, each in enumerate(candidates):
+        for control in controls_for(made[each], reference=reference, seeds=seeds):
+            if control.role in CONTROLS:
+                controls.append(replace(control, label=str(place)))
+    table = measured(controls).to_frame()
+    rates = table.groupby(["label", "role"])["answers"].mean()
+    return {each: float(rates[str(place)].max()) for place, each in enumerate(candidates)}

@@ -88,9 +88,9 @@ def study(
     folds: int = 5,
     seed: int = 0,
     neutral: Sequence[str] = (),
-    tried_on: int = 40,
+    tried_on: int = 32,
     exact_neurons: int = 100,
-    exact_pairs: int = 8,
+    exact_pairs: int = 4,
     progress: Progress = None,
 ) -> Study:
     """Find the neurons that flip the model's answers, and measure on held-out pairs that they do.
@@ -98,7 +98,7 @@ def study(
     Args:
         methods: rankers to try, names from `selection.METHODS`.
         interventions: kinds to try, in order of preference where they tie.
-        ks: numbers of neurons to try; default: powers of two up to 1 % of the neurons, at most 64.
+        ks: numbers of neurons to try; default: four sizes up to 1 % of the neurons, at most 64.
         split: ``"group"``, or ``"group+template"`` for unseen groups *and* unseen templates.
         neutral: texts on which damage (KL) is measured.
         tried_on: training pairs, at most, on which candidates are compared.

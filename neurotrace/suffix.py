@@ -89,8 +89,6 @@ class Engine:
     def precision(self) -> Literal["exact", "fast"]:
         return "exact" if self.delta is None else "fast"
 
-    # ---- the clean run -------------------------------------------------------------------------
-
     @torch.no_grad()
     def clean(self, ids: Tensor, positions: Sequence[int] | Literal["all"] | None = None) -> Run:
         """Run prompts unchanged and keep what the changed rows will need.
@@ -154,8 +152,6 @@ class Engine:
         once = {module: seen[0] for module, seen in both.items() if len(seen) == 1}
         kept = (prefix, tuple(outputs), tuple(calls), once)
         return Run(ids, positions, start, path, tuple(inputs), hidden, *kept)
-
-    # ---- changed rows --------------------------------------------------------------------------
 
     @torch.no_grad()
     def single(
@@ -251,8 +247,6 @@ class Engine:
         with overridden([*self._lighter(run, exact), *constants, (block, enter)]):
             return self._forward(ids, run.prefix, (), shared=run.path == "shared")
 
-    # ---- calling the model ---------------------------------------------------------------------
-
     def _lighter(self, run: Run, exact: bool) -> list[Forward]:
         """The lighter modules for changed rows; the clean run uses the model's own."""
         if run.path == "naive":
@@ -313,8 +307,6 @@ class Engine:
             parts.append(got.view(prompts, -1, got.shape[-1]))
             at += size
         return torch.cat(parts, dim=1).flatten(0, 1)
-
-    # ---- reading out ---------------------------------------------------------------------------
 
     @torch.no_grad()
     def logits(self, hidden: Tensor, tokens: Any = None) -> Tensor:

@@ -207,8 +207,8 @@ def test_generation_shows_the_flip(model, pairs):
 def test_damage_is_zero_for_nothing_and_positive_for_something(model, encoded):
     texts = ["the item1", "item2 item3 the"]
     nothing = nt.scale([PLANTED], factor=1.0, direction="to_reasoning")
-    assert float(nt.damage(model, texts, nothing).abs().max()) < 1e-6
+    assert float(nt.damage(model, texts, [nothing]).abs().max()) < 1e-6
     loud = nt.scale([nt.Neuron(0, 3)], factor=50.0, direction="to_reasoning")
-    assert float(nt.damage(model, texts, loud).max()) > 1e-4
-    with pytest.raises(InputError, match="donor_mean"):
-        nt.damage(model, texts, nt.patch([PLANTED], donor="reasoning"))
+    assert float(nt.damage(model, texts, [loud]).max()) > 1e-4
+    with pytest.raises(InputError, match="donor_means"):
+        nt.damage(model, texts, [nt.patch([PLANTED], donor="reasoning")])

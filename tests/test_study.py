@@ -97,13 +97,14 @@ def test_choice_prefers_quiet_controls_then_few_neurons(model, encoded):
     }
 
     def measured(some):
-        # a sign control keeps its intervention's kind and neurons: it tells whose controls these are
-        kind = next((e.kind for e in some if e.role == "sign"), None)
+        # a sign control keeps its intervention's kind: it tells whose controls these are
+        kinds = {each.label: each.kind for each in some if each.role == "sign"}
         rows = []
         for each in some:
-            flipped = rates[kind or each.kind, len(each)][each.role != "selected"]
+            kind = kinds.get(each.label, each.kind)
+            flipped = rates[kind, len(each)][each.role != "selected"]
             rows += [
-                {"label": "gradient", "intervention": each.kind, "role": each.role,
+                {"label": each.label, "intervention": each.kind, "role": each.role,
                  "k": len(each), "answers": place < flipped * 1000}
                 for place in range(1000)
             ]  # fmt: skip
@@ -118,7 +119,8 @@ def test_choice_prefers_quiet_controls_then_few_neurons(model, encoded):
 
 def test_default_sizes_are_at_most_one_percent_and_64():
     assert default_ks(1536) == (1, 2, 4, 8)
-    assert default_ks(46080) == (1, 2, 4, 8, 16, 32, 64)
+    assert default_ks(46080) == (8, 16, 32, 64)
+    assert default_ks(250) == (1, 2)
     assert default_ks(50) == (1,)
 
 
