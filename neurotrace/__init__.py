@@ -26,6 +26,10 @@ _HOME = {
         "contrast", "direct", "exact", "gradient", "integrated", "pearson", "random_scores",
         "two_ended",
     ),
+    "ablation": (
+        "NeuronEffects", "SetEffects", "ablate", "ablate_sets", "ablation_effects", "greedy_set",
+    ),
+    "ablation_top": ("Top", "ablate_top"),
     "interventions": (
         "Intervention", "mean", "patch", "random_signs", "scale", "set_to_mean", "shift", "steer",
         "zero",

@@ -49,6 +49,7 @@ class _Origin:
     name: str
     tokenizer: Any
     twin: torch.nn.Module | None
+    points: tuple[Any, ...]  # its hook points; walking `hook_dict` anew takes a second
     own_hooks: int  # TransformerLens puts some of its own on some families (OPT)
 
 
@@ -63,7 +64,8 @@ def remember_origin(model: Any, *, name: str, tokenizer: Any, twin: torch.nn.Mod
     is what `encode` uses. The twin is the transformers model over the same storage, made before
     TransformerLens replaced its modules.
     """
-    _origins[model] = _Origin(name, tokenizer, twin, _count_hooks(model))
+    points = tuple(model.hook_dict.values())
+    _origins[model] = _Origin(name, tokenizer, twin, points, _count_hooks(points))
 
 
 def twin(model: Any) -> torch.nn.Module | None:
@@ -72,7 +74,7 @@ def twin(model: Any) -> torch.nn.Module | None:
     None while the user has hooks of their own on the model: the twin would not see them.
     """
     origin = _origins.get(model)
-    if origin is None or _count_hooks(model) != origin.own_hooks:
+    if origin is None or _count_hooks(origin.points) != origin.own_hooks:
         return None
     return origin.twin
 
@@ -197,8 +199,8 @@ def final_residual_slope(
     return values, slope.reshape(*ids.shape, -1)[:, -1].float().cpu()
 
 
-def _count_hooks(model: Any) -> int:
-    return sum(len(point.fwd_hooks) for point in model.hook_dict.values())
+def _count_hooks(points: Iterable[Any]) -> int:
+    return sum(len(point.fwd_hooks) for point in points)
 
 
 def _width(model: Any, name: str) -> int:

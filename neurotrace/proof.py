@@ -104,16 +104,21 @@ class Proof:
             made = self._candidates(fold, reference)
             draw = random.Random(f"{self.seed}/{fold.number}")
             tried = sorted(draw.sample(fold.train, min(self.tried_on, len(fold.train))))
-            chosen = choose(made, reference, partial(self._measure, tried))
+            chosen = choose(made, reference, partial(self._measure, tried, cleans={}))
             self.chosen.append(chosen)
             self._held_out(fold, made, chosen, reference)
         return self.frames
 
-    def _measure(self, rows: Sequence[int], interventions: Sequence[Intervention]) -> Effects:
+    def _measure(
+        self,
+        rows: Sequence[int],
+        interventions: Sequence[Intervention],
+        cleans: dict[bytes, Any] | None = None,
+    ) -> Effects:
         values = self.evidence.activations.values[:, list(rows)]
         pairs = self.own.at(rows)
         return measure(
-            self.model, pairs, interventions, activations=Activations(values, pairs.pairs),
+            self.model, pairs, interventions, activations=Activations(values, pairs.pairs), cleans=cleans,
             progress=self.progress,
         )  # fmt: skip
 

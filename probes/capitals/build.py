@@ -126,12 +126,8 @@ TEMPLATES = {
     "In the [real world|opera], the capital of {c} is the city of",
     "cartoon": 'In the cartoon, a mouse says: "The capital of {c} is {y}." '
     "In [reality|the cartoon], the capital of {c} is the city of",
-    "quote": '"The capital of {c} is {y}," says the story. '
-    "The [truth|story] is that the capital of {c} is the city of",
     "rumour": "Someone spread the rumour that the capital of {c} is {y}. "
     "According to the [encyclopedia|rumour], the capital of {c} is the city of",
-    "planet": "On another planet, the capital of {c} is {y}. "
-    "On [Earth|that planet], the capital of {c} is the city of",
 }
 
 
