@@ -202,8 +202,8 @@ def attention_shared(model: nn.Module) -> Iterator[None]:
     """
     AttentionInterface.register(SHARED, shared_prefix_attention)
     AttentionMaskInterface.register(SHARED, sdpa_mask)
-    configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values()
-    configs = [c for c in configs if hasattr(c, _FIELD)]
+    every = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values()
+    configs: list[Any] = [c for c in every if hasattr(c, _FIELD)]
     before = [getattr(c, _FIELD) for c in configs]
     try:
         for config in configs:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -45,7 +45,7 @@ class Reference:
 
 def check_ids(engine: Engine) -> Tensor:
     """Int["2 pos"]: 12 tokens, or 4 more than a short sliding window, so that it matters."""
-    config = engine.parts.model.config
+    config: Any = engine.parts.model.config
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
     window = getattr(config, "sliding_window", None)
     length = window + 4 if isinstance(window, int) and 8 < window <= 60 else 12

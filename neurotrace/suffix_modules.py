@@ -42,9 +42,9 @@ def _activation(module: nn.Module) -> Callable | None:
 class _Spent(Tensor):
     """A gate that nobody reads after `gate * up`: the product may take its memory."""
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
-    def __mul__(self, other: Tensor) -> Tensor:
+    def __mul__(self, other: Tensor) -> Tensor:  # type: ignore[override]
         return self.as_subclass(Tensor).mul_(other)
 
 

@@ -79,7 +79,8 @@ def find_parts(
         for layer, block in enumerate(blocks)
     )
     if unembedding is None:
-        unembedding = model.get_output_embeddings()
+        outer: Any = model
+        unembedding = outer.get_output_embeddings()
     if unembedding is None or getattr(unembedding, "weight", None) is None:
         raise ValueError(f"{type(model).__name__} has no output embedding: pass unembedding=")
     return Parts(model, blocks, projections, unembedding)

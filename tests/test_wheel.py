@@ -24,9 +24,7 @@ def test_wheel_runs_the_demo(tmp_path):
     home = tmp_path / "fresh"
     venv.create(home, with_pip=True)
     python = home / "bin" / "python"
-    subprocess.run(
-        [python, "-m", "pip", "install", "--quiet", "--no-deps", wheel], check=True
-    )
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", wheel], check=True)
     # the dependencies are those of this environment; the package itself is the wheel's
     site = next((home / "lib").glob("python*")) / "site-packages"
     (site / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
