@@ -135,6 +135,7 @@ class Proof:
                 ranking = rank(
                     self.model, self.own, self.evidence, fold.train, method=method, kind=kind,
                     direction=self.direction,
+                    reference=reference,
                 )  # fmt: skip
                 for each in interventions_for(
                     ranking, kind=kind, direction=self.direction, ks=self.ks, reference=reference

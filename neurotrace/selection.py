@@ -124,13 +124,17 @@ def rank(
     method: str,
     kind: Kind,
     direction: Direction,
+    reference: Reference | None = None,
 ) -> Scores:
-    """The ranking of `method` for this intervention, from the pairs at `rows` alone."""
+    """The ranking of `method` for this intervention, from the pairs at `rows` alone.
+
+    `reference` is theirs, if it has been computed already.
+    """
     donor: Side = "reasoning" if direction == "to_reasoning" else "memorization"
     place = SIDES.index("memorization" if donor == "reasoning" else "reasoning")
     record = provenance(model, encoded.at(rows), donor, kind)
     if method in ("gradient", "two_ended") and parse_kind(kind)[0] == "steer":
-        found = evidence.reference(rows)
+        found = reference or evidence.reference(rows)
         both = method == "two_ended"
         slope = found.slope.mean(dim=0) if both else found.slope[place]
         spread = found.spread.mean(dim=0) if both else found.spread[place]
@@ -140,7 +144,8 @@ def rank(
         return Scores(method, sign * pull, "nats of L per unit written", provenance=record)
     if method in ("gradient", "two_ended"):
         donors = evidence.activations.side(donor)
-        targets = Targets(kind, donor, donors, evidence.moments(rows))
+        means = reference.moments if reference else evidence.moments(rows)
+        targets = Targets(kind, donor, donors, means)
         index = list(rows)
         total = torch.zeros(evidence.slopes.shape[2:])
         for start in range(0, len(index), 64):  # bounds the memory of the products
@@ -152,11 +157,11 @@ def rank(
             total += (changes * slopes).sum(dim=0)
         return Scores(method, total / len(index), provenance=record)
     if method == "contrast":
-        means = evidence.moments(rows)
+        means = reference.moments if reference else evidence.moments(rows)
         unit = "activation, reasoning minus memorization"
         return Scores(method, means.contrast, unit, signed=False, provenance=record)
     if method == "pearson":
-        means = evidence.moments(rows)
+        means = reference.moments if reference else evidence.moments(rows)
         unit = "correlation with the reasoning side"
         return Scores(method, means.pearson, unit, signed=False, provenance=record)
     part = encoded.at(rows)
