@@ -1,0 +1,26 @@
+"""What every command needs of the terminal: one-line errors, other libraries kept quiet."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+
+
+def say(message: str, code: int) -> int:
+    # control characters in a prompt or a file name must not reach the terminal
+    line = " ".join(message.split())
+    clean = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in line)
+    print(f"neurotrace: {clean}", file=sys.stderr)
+    return code
+
+
+def quiet() -> None:
+    """Other libraries' chatter is not this command's output; our own warnings are one line."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for name in ("transformers", "transformer_lens", "datasets"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.showwarning = lambda message, *_: print(  # type: ignore[assignment]
+        f"warning: {message}", file=sys.stderr
+    )

@@ -1,0 +1,162 @@
+"""`neurotrace run` and `neurotrace demo`: the main job."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from neurotrace.commands.console import quiet
+from neurotrace.errors import InputError
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the run.")] = Path("runs/demo"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print summary.json.")] = False,
+) -> None:
+    """The main job on the built-in organism: about a minute, no network."""
+    _study(
+        model="organism", probes=list(_organism_probes()), out=out, methods=[],
+        interventions=[], ks=[], split="group", folds=5, seed=0, device="cpu", dtype=None,
+        max_pairs=0, neutral=None, as_json=as_json, overwrite=True, trust=False,
+    )  # fmt: skip
+
+
+def run(
+    model: Annotated[
+        str, typer.Option(help="Built-in model, hub name, local folder or .gguf file.")
+    ],
+    probes: Annotated[
+        list[str], typer.Option(help="Packaged set, .jsonl file or folder; several are fine.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the run.")],
+    more_probes: Annotated[
+        list[str] | None, typer.Argument(help="Further sets: --probes A B C works.")
+    ] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="Ranker to try (repeatable). Default: gradient and two_ended."),
+    ] = None,
+    intervention: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Kind to try (repeatable): patch, set, zero, mean, shift, scale, steer; a strength may "
+            "follow, shift:2 say. Default: all, steer at four strengths."
+        ),
+    ] = None,
+    k: Annotated[
+        list[int] | None,
+        typer.Option(help="Number of neurons to try (repeatable). Default: four sizes up to 1 %."),
+    ] = None,
+    split: Annotated[str, typer.Option(help="group or group+template.")] = "group",
+    folds: Annotated[int, typer.Option(help="Folds of the held-out groups.")] = 5,
+    seed: Annotated[int, typer.Option(help="Seed of folds and controls.")] = 0,
+    max_pairs: Annotated[int, typer.Option(help="Use at most so many pairs; 0: all.")] = 0,
+    neutral: Annotated[
+        Path | None, typer.Option(help="Texts to measure damage on, one a line.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16.")] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print summary.json.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run.")] = False,
+) -> None:
+    """Find the neurons, flip held-out pairs with them, and write the run's folder."""
+    _study(
+        model=model, probes=[*probes, *(more_probes or [])], out=out, methods=method or [],
+        interventions=intervention or [], ks=k or [], split=split, folds=folds, seed=seed,
+        device=device, dtype=dtype, max_pairs=max_pairs, neutral=neutral, as_json=as_json,
+        overwrite=overwrite, trust=trust_remote_code,
+    )  # fmt: skip
+
+
+def _study(
+    *, model: str, probes: list[str], out: Path, methods: list[str], interventions: list[str],
+    ks: list[int], split: str, folds: int, seed: int, device: str | None, dtype: str | None,
+    max_pairs: int, neutral: Path | None, as_json: bool, overwrite: bool, trust: bool,
+) -> None:  # fmt: skip
+    from neurotrace.pairs import load_pairs, sample_pairs
+    from neurotrace.runs import command_line, prepare_folder, save_run
+
+    # everything that can be wrong with the call is found before torch is loaded
+    pairs = [pair for name in probes for pair in load_pairs(name)]
+    if max_pairs:
+        pairs = sample_pairs(pairs, max_pairs, seed=seed)
+    texts = _texts(neutral) if neutral else None
+    if folds < 2:
+        raise InputError(f"--folds {folds}: wanted at least 2")
+    prepare_folder(out, overwrite=overwrite)
+    quiet()
+    from neurotrace.models import load_model
+    from neurotrace.neutral import neutral_texts
+    from neurotrace.progress import bars
+    from neurotrace.studies import DEFAULT_KINDS, DEFAULT_METHODS, study
+
+    loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust)
+    found = study(
+        loaded, pairs, methods=methods or DEFAULT_METHODS, interventions=interventions or DEFAULT_KINDS,
+        ks=ks or None, split=split, folds=folds, seed=seed,
+        neutral=texts or neutral_texts(loaded), progress=bars,
+    )  # fmt: skip
+    summary = save_run(
+        found, out, model=loaded, probes=probes, command=command_line(), overwrite=True
+    )
+    if as_json:
+        print(json.dumps(summary, ensure_ascii=False))
+    else:
+        _show(summary, out)
+
+
+def _show(summary: dict[str, Any], out: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    pairs = summary["pairs"]
+    reasons = ", ".join(f"{count} {reason}" for reason, count in pairs["dropped"].items())
+    console.print(
+        Text(
+            f"{summary['model']}: {pairs['kept']} of {pairs['read']} pairs behave"
+            + (f" (dropped: {reasons})" if reasons else "")
+        )
+    )
+    table = Table(title="Flips of held-out answers by the neurons chosen on training pairs")
+    for name in ("family", "direction", "intervention"):
+        table.add_column(name)
+    for name in ("k", "answers", "95 %", "prefers", "controls ≤", "damage KL", "pairs"):
+        table.add_column(name, justify="right")
+    for flip in (flip for flip in summary["flips"] if flip["selected"]):
+        low, high = flip["answers_ci"]
+        damage = flip["damage_kl"]
+        table.add_row(
+            Text(flip["family"]), flip["direction"].replace("_", " "), flip["intervention"],
+            f"{flip['k']} ({flip['fraction']:.2%})", f"{flip['answers']:.1%}",
+            f"{low:.0%}–{high:.0%}", f"{flip['prefers']:.1%}", f"{flip['control_answers']:.1%}",
+            "–" if damage is None else f"{damage:.3f}", str(flip["n"]),
+        )  # fmt: skip
+    console.print(table)
+    for family, yes in summary["verdict"]["small_set_decides"].items():
+        verdict = "a small set of neurons decides" if yes else "no small set that decides was found"
+        console.print(Text(f"{family}: {verdict}"))
+    console.print(Text(f"report: {out / 'report.html'}"))
+
+
+def _organism_probes() -> tuple[str, ...]:
+    from neurotrace.pairs import probe_names
+
+    return tuple(n for n in ("arithmetic", "inference", "letters") if n in probe_names())
+
+
+def _texts(path: Path) -> list[str]:
+    try:
+        lines = [line for line in path.read_text("utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--neutral {path}: can't be read as UTF-8 text ({error})") from None
+    if not lines:
+        raise InputError(f"--neutral {path}: no text in it; wanted one text a line")
+    return lines
