@@ -13,9 +13,9 @@ __version__ = "0.1.0"
 _HOME = {
     "errors": ("InputError",),
     "neurons": ("Neuron", "NEURON_DEFINITION"),
-    "pairs": (
-        "Fold", "PromptPair", "fold_pairs", "load_pairs", "probe_names", "split_pairs",
-    ),
+    "records": ("probe_names",),
+    "pairs": ("Fold", "PromptPair", "fold_pairs", "load_pairs", "split_pairs"),
+    "prompts": ("Prompt", "load_prompts", "prompts_of"),
     "models": ("hook", "load_model"),
     "hooks": ("ModelInfo", "inspect_model"),
     "tokens": ("EncodedPairs", "encode"),
@@ -37,6 +37,9 @@ _HOME = {
     "effects": ("Effects", "measure"),
     "neutral": ("damage", "neutral_texts"),
     "generation": ("generate",),
+    "answers": ("Answered", "answer"),
+    "circuits": ("Circuit", "find_circuit"),
+    "margins": ("Margins", "causal_margin"),
     "studies": ("Study", "study"),
     "plotting": ("plot_estimates", "plot_flips", "plot_pairs", "plot_scores"),
     "report": ("write_report",),

@@ -14,7 +14,7 @@ from neurotrace.effects import logits_under
 from neurotrace.errors import InputError
 from neurotrace.hooks import tokenizer_of
 from neurotrace.interventions import Intervention
-from neurotrace.pairs import probes_folder
+from neurotrace.records import probes_folder
 from neurotrace.tokens import by_length
 
 

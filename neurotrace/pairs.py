@@ -7,14 +7,14 @@ prompt has it apply what the prompt says. Both answers are named, written as the
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from neurotrace.errors import InputError
+from neurotrace.records import read_records, refuse_same_answers, text_fields
 
 
 @dataclass(frozen=True)
@@ -42,18 +42,6 @@ class Fold:
 PAIR_FIELDS = tuple(field.name for field in fields(PromptPair))
 
 
-def probes_folder() -> Path:
-    """Where the packaged probes lie: inside an installed wheel, beside the package in a clone."""
-    here = Path(__file__).parent
-    inside = here / "probes"
-    return inside if inside.is_dir() else here.parent / "probes"
-
-
-def probe_names() -> list[str]:
-    """Names of the pair sets that ship with the package."""
-    return sorted(path.parent.name for path in probes_folder().glob("*/pairs.jsonl"))
-
-
 def load_pairs(source: str | Path | Iterable[Mapping[str, Any]]) -> list[PromptPair]:
     """Read and validate pairs.
 
@@ -64,18 +52,7 @@ def load_pairs(source: str | Path | Iterable[Mapping[str, Any]]) -> list[PromptP
     Raises:
         InputError: naming file, line, field and remedy.
     """
-    if isinstance(source, (str, Path)):
-        path = _pairs_file(source)
-        records: Iterator[tuple[str, Any]] = _lines(path)
-        name = str(path)
-    else:
-        records = ((f"pair {number}", record) for number, record in enumerate(source, 1))
-        name = "the given pairs"
-    pairs = [_pair(record, f"{name}, {where}") for where, record in records]
-    if not pairs:
-        raise InputError(f"{name}: no pairs in it; wanted at least one JSON line with {_wanted()}")
-    _refuse_repeated_ids(pairs, name)
-    return pairs
+    return read_records(source, "pairs", _pair, PAIR_FIELDS)
 
 
 def split_pairs(
@@ -193,78 +170,7 @@ def _deal(keys: Iterable[tuple[str, str]], folds: int, seed: int) -> dict[tuple[
     return dealt
 
 
-def _pairs_file(source: str | Path) -> Path:
-    packaged = probes_folder() / str(source) / "pairs.jsonl"
-    path = Path(source)
-    if path.is_dir():
-        path = path / "pairs.jsonl"
-    if path.is_file():
-        return path
-    if isinstance(source, str) and packaged.is_file():
-        return packaged
-    raise InputError(
-        f"no pairs at {str(source)!r}: wanted a .jsonl file, a folder with pairs.jsonl, "
-        f"or one of the packaged sets {', '.join(probe_names())}"
-    )
-
-
-def _lines(path: Path) -> Iterator[tuple[str, Any]]:
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8"
-        ) from None
-    # split on "\n" alone: str.splitlines would cut a JSON string at U+2028
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
-                yield f"line {number}", json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as error:
-                raise InputError(
-                    f"{path}, line {number}: not JSON ({error}); wanted one object a line with "
-                    f"{_wanted()}"
-                ) from None
-
-
 def _pair(record: Any, where: str) -> PromptPair:
-    if not isinstance(record, Mapping):
-        raise InputError(f"{where}: came {_short(record)}, wanted a JSON object with {_wanted()}")
-    missing = [name for name in PAIR_FIELDS if name not in record]
-    if missing:
-        raise InputError(f"{where}: field {missing[0]!r} is missing; wanted {_wanted()}")
-    unknown = sorted(str(name) for name in record if name not in PAIR_FIELDS)
-    if unknown:
-        raise InputError(f"{where}: field {_short(unknown[0])} is unknown; wanted {_wanted()}")
-    for name in PAIR_FIELDS:
-        value = record[name]
-        if not isinstance(value, str) or not value.strip():
-            raise InputError(
-                f"{where}: field {name!r} is {_short(value)}; wanted text that is not empty"
-            )
-        if any("\ud800" <= char <= "\udfff" for char in value):
-            raise InputError(f"{where}: field {name!r} holds half a surrogate pair; remove it")
-    pair = PromptPair(**{name: record[name] for name in PAIR_FIELDS})
-    if pair.memorized_answer == pair.reasoned_answer:
-        raise InputError(
-            f"{where}: both answers are {_short(pair.memorized_answer)}; a flip needs two different "
-            "answers: remove the pair or name another answer"
-        )
+    pair = PromptPair(**text_fields(record, where, PAIR_FIELDS))
+    refuse_same_answers(pair.memorized_answer, pair.reasoned_answer, where)
     return pair
-
-
-def _refuse_repeated_ids(pairs: Sequence[PromptPair], name: str) -> None:
-    seen: set[str] = set()
-    for pair in pairs:
-        if pair.id in seen:
-            raise InputError(f"{name}: the id {_short(pair.id)} occurs twice; ids must be unique")
-        seen.add(pair.id)
-
-
-def _wanted() -> str:
-    return "the fields " + ", ".join(PAIR_FIELDS)
-
-
-def _short(value: Any, limit: int = 60) -> str:
-    text = repr(value)
-    return text if len(text) <= limit else text[: limit - 1] + "…"

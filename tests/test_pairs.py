@@ -14,10 +14,10 @@ from neurotrace.pairs import (
     PromptPair,
     fold_pairs,
     load_pairs,
-    probe_names,
     sample_pairs,
     split_pairs,
 )
+from neurotrace.records import probe_names
 
 GOOD = {
     "id": "a", "family": "f", "template": "t", "group": "g", "memorization": "recall x",

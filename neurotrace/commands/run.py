@@ -147,7 +147,7 @@ def _show(summary: dict[str, Any], out: Path) -> None:
 
 
 def _organism_probes() -> tuple[str, ...]:
-    from neurotrace.pairs import probe_names
+    from neurotrace.records import probe_names
 
     return tuple(n for n in ("arithmetic", "inference", "letters") if n in probe_names())
 

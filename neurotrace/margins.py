@@ -1,0 +1,82 @@
+"""The causal margin: what the model's own answer loses when memory, or reasoning, is switched off.
+
+    margin = [log p(y) - log p(y | memory off)] - [log p(y) - log p(y | reasoning off)]
+
+with y the model's free top-1 answer: the *memory fall* minus the *reasoning fall*, in nats. Positive:
+the answer rests on memory. It asks the model itself, by intervention, and needs no named answers. With
+the suffix engine: one forward pass a prompt and two changed rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from neurotrace import metrics
+from neurotrace.answers import Answered, entropy_of, prompt_ids
+from neurotrace.circuits import Circuit
+from neurotrace.effects import logits_under
+from neurotrace.errors import InputError
+from neurotrace.prompts import Prompt
+from neurotrace.tokens import Progress, by_length
+
+
+@dataclass(frozen=True)
+class Margins:
+    """A number a prompt, in the order of the prompts; nats."""
+
+    answer: Int[Tensor, prompt]  # id of the top-1 token
+    log_probability: Float[Tensor, prompt]  # of the answer
+    entropy: Float[Tensor, prompt]  # of the next token
+    memory_fall: Float[Tensor, prompt]
+    reasoning_fall: Float[Tensor, prompt]
+
+    def __len__(self) -> int:
+        return len(self.answer)
+
+    @property
+    def margin(self) -> Float[Tensor, prompt]:
+        return self.memory_fall - self.reasoning_fall
+
+
+def causal_margin(
+    model: Any,
+    prompts: Sequence[str | Prompt] | Answered,
+    circuit: Circuit,
+    *,
+    batch_size: int = 32,
+    progress: Progress = None,
+) -> Margins:
+    """The margin of the model's own answer to each prompt, with its two parts.
+
+    Raises:
+        InputError: the circuit is of another model; an empty prompt or one that is too long; numbers
+            that are not finite.
+    """
+    circuit.check(model)
+    ids: Sequence[Tensor]
+    if isinstance(prompts, Answered):
+        ids = prompts.ids
+    else:
+        ids = prompt_ids(model, [p if isinstance(p, str) else p.prompt for p in prompts])
+    answer = torch.zeros(len(ids), dtype=torch.long)
+    found = torch.zeros(4, len(ids))
+    off = circuit.interventions()
+    batches = list(by_length(ids, batch_size))
+    for rows, batch in progress(batches, description="switching off") if progress else batches:
+        clean, changed = logits_under(model, batch, off, [None, None])
+        top = clean.argmax(dim=-1)
+        before = metrics.log_probability(clean, top)
+        falls = [before - metrics.log_probability(logits, top) for logits in changed]
+        answer[rows] = top
+        found[:, rows] = torch.stack([before, entropy_of(clean), *falls])
+    if not torch.isfinite(found).all():
+        raise InputError(
+            "the margin is not finite on these prompts: try dtype=float32, and check the weights"
+        )
+    return Margins(answer, *found)
