@@ -23,8 +23,8 @@ _HOME = {
     "selection": ("reference",),
     "scores": ("Scores",),
     "rankers": (
-        "contrast", "direct", "exact", "gradient", "integrated", "pearson", "random_scores",
-        "two_ended",
+        "contrast", "direct", "exact", "gradient", "hard_concrete", "integrated", "log_increase",
+        "magnitude", "pearson", "random_scores", "relp", "slimming", "two_ended",
     ),
     "ablation": (
         "NeuronEffects", "SetEffects", "ablate", "ablate_sets", "ablation_effects", "greedy_set",

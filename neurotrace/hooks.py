@@ -199,6 +199,43 @@ def final_residual_slope(
     return values, slope.reshape(*ids.shape, -1)[:, -1].float().cpu()
 
 
+def residuals(
+    model: Any, ids: Int[Tensor, "batch pos"]
+) -> tuple[Float[Tensor, "batch layer neuron"], Float[Tensor, "batch layer d_model"]]:
+    """Activations at the last position, and the residual stream that enters each block there."""
+    info = inspect_model(model)
+    values = torch.zeros(len(ids), info.n_layers, info.d_mlp)
+    entering = torch.zeros(len(ids), info.n_layers, info.d_model)
+
+    def keep(layer: int, post: Tensor) -> None:
+        values[:, layer] = post[:, -1].detach().float().cpu()
+
+    def see(layer: int) -> Callable[..., None]:
+        def hook(residual: Tensor, hook: Any = None) -> None:
+            last = residual.detach().reshape(*ids.shape, -1)[:, -1]
+            entering[:, layer] = last.float().cpu()
+
+        return hook
+
+    points = [(f"blocks.{layer}.hook_resid_pre", see(layer)) for layer in range(info.n_layers)]
+    with torch.no_grad(), model.hooks(fwd_hooks=points):
+        forward(model, ids, edit=keep, layers=range(info.n_layers))
+    return values, entering
+
+
+def lens(
+    model: Any, residual: Float[Tensor, "row d_model"], plus: int, minus: int
+) -> Float[Tensor, row]:
+    """logit(plus) - logit(minus) as if `residual` left the last block: final norm and unembedding.
+
+    A soft cap behind the unembedding is left out. That log p(plus) - log p(minus) is the same number.
+    """
+    w_u = model.unembed.W_U.detach()
+    normed = model.ln_final(residual.to(w_u)[:, None])[:, 0] if hasattr(model, "ln_final") else None
+    rows = residual.to(w_u) if normed is None else normed
+    return (rows @ (w_u[:, plus] - w_u[:, minus])).float().cpu()
+
+
 def _count_hooks(points: Iterable[Any]) -> int:
     return sum(len(point.fwd_hooks) for point in points)
 

@@ -37,6 +37,11 @@ METHODS = (
     "pearson",
     "direct",
     "integrated",
+    "relp",
+    "log_increase",
+    "slimming",
+    "hard_concrete",
+    "magnitude",
     "exact",
     "random",
 )
@@ -167,10 +172,9 @@ def rank(
     part = encoded.at(rows)
     if method == "random":
         return rankers.random_scores(model, part, donor=donor, intervention=kind)
-    if method == "direct":
-        return rankers.direct(model, part, donor=donor, intervention=kind)
-    if method == "integrated":
-        return rankers.integrated(model, part, donor=donor, intervention=kind)
+    if method in METHODS and method != "exact":
+        ranker = getattr(rankers, method)
+        return ranker(model, part, donor=donor, intervention=kind)  # type: ignore[no-any-return]
     if method == "exact":
         screen = rank(
             model, encoded, evidence, rows, method="gradient", kind=kind, direction=direction

@@ -15,7 +15,10 @@ from neurotrace.errors import InputError
 from neurotrace.tokens import encode
 
 DONORS = {"reasoning": "to_reasoning", "memorization": "to_memorization"}
-RANKERS = [nt.contrast, nt.pearson, nt.gradient, nt.two_ended, nt.integrated, nt.direct, nt.exact]
+RANKERS = [
+    nt.contrast, nt.pearson, nt.gradient, nt.two_ended, nt.integrated, nt.direct, nt.exact, nt.relp,
+    nt.log_increase, nt.slimming, nt.hard_concrete,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("ranker", RANKERS, ids=lambda r: r.__name__)

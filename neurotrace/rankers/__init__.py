@@ -8,11 +8,16 @@ from neurotrace.rankers.contrast import contrast, pearson
 from neurotrace.rankers.direct import direct
 from neurotrace.rankers.exact import exact
 from neurotrace.rankers.gradient import gradient
+from neurotrace.rankers.hard_concrete import hard_concrete
 from neurotrace.rankers.integrated import integrated
+from neurotrace.rankers.log_increase import log_increase
+from neurotrace.rankers.magnitude import magnitude
 from neurotrace.rankers.random import random_scores
+from neurotrace.rankers.relp import relp
+from neurotrace.rankers.slimming import slimming
 from neurotrace.rankers.two_ended import two_ended
 
 __all__ = [
-    "contrast", "direct", "exact", "gradient", "integrated", "pearson", "random_scores",
-    "two_ended",
+    "contrast", "direct", "exact", "gradient", "hard_concrete", "integrated", "log_increase",
+    "magnitude", "pearson", "random_scores", "relp", "slimming", "two_ended",
 ]  # fmt: skip

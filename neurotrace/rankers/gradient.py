@@ -10,7 +10,7 @@ than the forward passes (`suffix_slopes.py`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -26,6 +26,9 @@ from neurotrace.pairs import PromptPair
 from neurotrace.rankers.targets import finite, provenance, recipient_of, targets_for
 from neurotrace.scores import Scores
 from neurotrace.tokens import EncodedPairs, Progress, Side, by_length, encode
+
+# (model, ids, memorized, reasoned) -> (activations, slopes), both Float["batch layer neuron"]
+Slopes = Callable[[Any, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def gradient(
@@ -62,15 +65,19 @@ def gradients(
     side: Side,
     batch_size: int = 16,
     progress: Progress = None,
+    slopes: Slopes | None = None,
 ) -> Iterator[
     tuple[list[int], Float[Tensor, "batch layer neuron"], Float[Tensor, "batch layer neuron"]]
 ]:
-    """(places of the pairs, activations, dL/da) at the read position, batch by batch."""
+    """(places of the pairs, activations, dL/da) at the read position, batch by batch.
+
+    `slopes` is the rule by which L is differentiated; None: the gradient's, `slopes_of`.
+    """
     batches = list(by_length(encoded.ids(side), batch_size))
     label = f"gradients ({side} prompts)"
     for rows, ids in progress(batches, description=label) if progress else batches:
-        values, slopes = slopes_of(model, ids, encoded.memorized[rows], encoded.reasoned[rows])
-        yield rows, values, slopes
+        answers = encoded.memorized[rows], encoded.reasoned[rows]
+        yield rows, *(slopes or slopes_of)(model, ids, *answers)
 
 
 def slopes_of(
@@ -87,11 +94,11 @@ def slopes_of(
     computed, and nothing of the model is changed. Where the suffix engine serves the model the
     prefix is run without gradients; else the whole prompt is differentiated through its hooks.
     """
-    engine = engine_of(model) if added is None and layers is None else None
+    engine = engine_of(model)
     if engine is not None and engine.path != "naive":
         from neurotrace.suffix_slopes import slopes as by_suffix
 
-        values, found = by_suffix(engine, ids, memorized, reasoned)
+        values, found = by_suffix(engine, ids, memorized, reasoned, added=added, layers=layers)
         return values.float().cpu(), found.float().cpu()
     info = inspect_model(model)
     chosen = list(range(info.n_layers)) if layers is None else list(layers)

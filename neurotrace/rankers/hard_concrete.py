@@ -1,0 +1,68 @@
+"""Hard Concrete: random gates that are exactly 0 or 1 most of the time (Louizos et al., ICLR 2018; for
+neurons that hold a text Chang et al., NAACL 2024).
+
+    s = sigmoid((log u - log(1 - u) + theta) / beta), u uniform;  mask = clip(1.2 s - 0.1, 0, 1)
+    P(mask > 0) = sigmoid(theta - beta log(0.1 / 1.1)), which is priced and ranks; beta = 0.33
+
+What is asked and how it is trained: `masks.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from neurotrace.activations import Moments
+from neurotrace.hooks import inspect_model
+from neurotrace.interventions import Kind
+from neurotrace.pairs import PromptPair
+from neurotrace.rankers.masks import PRICE, Question, learn
+from neurotrace.scores import Scores
+from neurotrace.tokens import EncodedPairs, Progress, Side
+
+_BETA = 0.33
+_OPEN = _BETA * math.log(0.1 / 1.1)
+_START = 2.0  # theta: a gate that is all but surely shut ("flip") or open ("keep") at first
+
+
+def hard_concrete(
+    model: Any,
+    pairs: Sequence[PromptPair] | EncodedPairs,
+    *,
+    donor: Side = "reasoning",
+    intervention: Kind = "patch",
+    reference: Moments | None = None,
+    question: Question = "flip",
+    price: float = PRICE,
+    steps: int = 400,
+    rate: float = 3e-2,
+    seed: int = 0,
+    batch_size: int = 32,
+    progress: Progress = None,
+) -> Scores:
+    """The probability that a neuron's gate is open.
+
+    Only the end of the ranking that `donor` names means anything.
+
+    Args:
+        price: nats that one surely open gate costs.
+        seed: of the gates' noise.
+    """
+    info = inspect_model(model)
+    sign = -1.0 if question == "flip" else 1.0
+    generator = torch.Generator().manual_seed(seed)
+
+    def gates(theta: Tensor) -> Tensor:
+        u = torch.rand(theta.shape, generator=generator).clamp(1e-6, 1 - 1e-6)
+        return (1.2 * torch.sigmoid((torch.logit(u) + theta) / _BETA) - 0.1).clamp(0, 1)
+
+    return learn(
+        "hard_concrete", model, pairs, torch.full((info.n_layers, info.d_mlp), sign * _START),
+        gates, lambda theta: torch.sigmoid(theta - _OPEN), lambda theta: None, seed=seed,
+        donor=donor, intervention=intervention, reference=reference, question=question,
+        price=price, steps=steps, rate=rate, batch_size=batch_size, progress=progress,
+    )  # fmt: skip

@@ -1,0 +1,62 @@
+"""Log-probability increase (Yu & Ananiadou, EMNLP 2024): what a neuron adds to the answers' log p,
+read off where it writes, as if the model ended there.
+
+    increase(y, a) = log p(y | h + a*w_i) - log p(y | h)
+    score_i = mean over pairs of [increase(mem, target_i) - increase(rea, target_i)]
+                               - [increase(mem, a_i) - increase(rea, a_i)]
+
+with h the residual stream that enters the neuron's block, w_i its `W_out` row and p by the final norm
+and the unembedding. The paper ranks by one answer's increase at the neuron's own value; the
+difference of both answers, between that value and what the intervention makes of it, has the sign and
+unit of all other scores here. Blind to neurons that act through later layers. One forward pass a pair
+(two for a patch), and two final norms a neuron, which for small models is the larger part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from neurotrace.activations import Moments
+from neurotrace.hooks import inspect_model, lens, residuals, w_out
+from neurotrace.interventions import Kind
+from neurotrace.pairs import PromptPair
+from neurotrace.rankers.targets import finite, provenance, recipient_of, targets_for
+from neurotrace.scores import Scores
+from neurotrace.tokens import EncodedPairs, Progress, Side, by_length, encode
+
+
+def log_increase(
+    model: Any,
+    pairs: Sequence[PromptPair] | EncodedPairs,
+    *,
+    donor: Side = "reasoning",
+    intervention: Kind = "patch",
+    reference: Moments | None = None,
+    batch_size: int = 16,
+    progress: Progress = None,
+) -> Scores:
+    """Change of L (nats) that can be read off where the neuron writes."""
+    encoded = encode(model, pairs)
+    info = inspect_model(model)
+    targets = targets_for(model, encoded, donor, intervention, reference, progress)
+    total = torch.zeros(info.n_layers, info.d_mlp)
+    batches = list(by_length(encoded.ids(recipient_of(donor)), batch_size))
+    for rows, ids in progress(batches, description="log p increase") if progress else batches:
+        values, entering = residuals(model, ids)
+        changes = targets.changes(rows, values)
+        for place, row in enumerate(rows):
+            answers = int(encoded.memorized[row]), int(encoded.reasoned[row])
+            for layer in range(info.n_layers):
+                write = w_out(model, layer).float().cpu()
+                before = entering[place, layer] + values[place, layer, :, None] * write
+                after = before + changes[place, layer, :, None] * write
+                with torch.no_grad():
+                    moved = lens(model, after, *answers) - lens(model, before, *answers)
+                total[layer] += moved
+    return Scores(
+        "log_increase", finite(total / len(encoded), "log_increase"),
+        provenance=provenance(model, encoded, donor, intervention),
+    )  # fmt: skip

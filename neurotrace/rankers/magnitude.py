@@ -1,0 +1,33 @@
+"""Weight magnitude: ||W_out row||. A baseline that knows the model and nothing of the pairs.
+
+A ranking that does no better has found which neurons are large.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from neurotrace.controls import write_norms
+from neurotrace.hooks import inspect_model
+from neurotrace.interventions import Kind
+from neurotrace.pairs import PromptPair
+from neurotrace.scores import Scores
+from neurotrace.tokens import EncodedPairs, Progress, Side
+
+
+def magnitude(
+    model: Any,
+    pairs: Sequence[PromptPair] | EncodedPairs = (),
+    *,
+    donor: Side = "reasoning",
+    intervention: Kind = "patch",
+    progress: Progress = None,
+) -> Scores:
+    """||W_out row||; `pairs`, `donor` and `intervention` change nothing."""
+    return Scores(
+        "magnitude", write_norms(model), "norm of the W_out row", signed=False,
+        provenance={
+            "model": inspect_model(model).name, "donor": donor, "intervention": intervention,
+        },
+    )  # fmt: skip

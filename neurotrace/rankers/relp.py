@@ -1,0 +1,72 @@
+"""RelP: the gradient of a model whose attention patterns, norm scales and gains are held constant.
+
+    score_i = mean over pairs of (target_i - a_i) * (the slope of L by RelP's rules)
+
+(arXiv 2508.21258; the rules are in `suffix_relp.py`.) A gradient asks what an infinitely small step
+does, and a saturated norm or a dead gate answers "nothing"; RelP asks for a neuron's share in the L
+that is there. Same cost as the gradient: 2 forward passes and 1 backward pass a pair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from neurotrace.activations import Moments
+from neurotrace.effects import engine_of
+from neurotrace.errors import InputError
+from neurotrace.hooks import inspect_model
+from neurotrace.interventions import Kind
+from neurotrace.pairs import PromptPair
+from neurotrace.rankers.gradient import gradients
+from neurotrace.rankers.targets import finite, provenance, recipient_of, targets_for
+from neurotrace.scores import Scores
+from neurotrace.tokens import EncodedPairs, Progress, Side, encode
+
+
+def relp(
+    model: Any,
+    pairs: Sequence[PromptPair] | EncodedPairs,
+    *,
+    donor: Side = "reasoning",
+    intervention: Kind = "patch",
+    reference: Moments | None = None,
+    batch_size: int = 16,
+    progress: Progress = None,
+) -> Scores:
+    """Predicted change of L (nats) when `intervention` is done to one neuron of the recipient.
+
+    Raises:
+        InputError: no transformers model under the hooks (load it with `nt.load_model`, take hooks
+            of your own off), or a part of it that the rules don't know.
+    """
+    encoded = encode(model, pairs)
+    info = inspect_model(model)
+    targets = targets_for(model, encoded, donor, intervention, reference, progress)
+    total = torch.zeros(info.n_layers, info.d_mlp)
+    side = recipient_of(donor)
+    for rows, values, slopes in gradients(model, encoded, side, batch_size, progress, _slopes):
+        total += (targets.changes(rows, values) * slopes).sum(dim=0)
+    return Scores(
+        "relp", finite(total / len(encoded), "relp"),
+        provenance=provenance(model, encoded, donor, intervention),
+    )  # fmt: skip
+
+
+def _slopes(model: Any, ids: Tensor, memorized: Tensor, reasoned: Tensor) -> tuple[Tensor, Tensor]:
+    from neurotrace.suffix_relp import half, is_gated, linearised
+    from neurotrace.suffix_slopes import slopes
+
+    engine = engine_of(model)
+    if engine is None:
+        raise InputError(
+            "RelP changes the rules by which a transformers model is differentiated: load it with "
+            "nt.load_model, and take hooks of your own off"
+        )
+    before = half if is_gated(engine.parts) else None
+    with linearised(engine.parts):
+        values, found = slopes(engine, ids, memorized, reasoned, before=before)
+    return values.float().cpu(), found.float().cpu()

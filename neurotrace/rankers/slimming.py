@@ -1,0 +1,49 @@
+"""Slimming: a mask of plain numbers, clipped to [0, 1], with an L1 price (Liu et al., ICCV 2017; for
+neurons that hold a text Chang et al., NAACL 2024). What is asked and how it is trained: `masks.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from neurotrace.activations import Moments
+from neurotrace.hooks import inspect_model
+from neurotrace.interventions import Kind
+from neurotrace.pairs import PromptPair
+from neurotrace.rankers.masks import PRICE, Question, learn
+from neurotrace.scores import Scores
+from neurotrace.tokens import EncodedPairs, Progress, Side
+
+
+def slimming(
+    model: Any,
+    pairs: Sequence[PromptPair] | EncodedPairs,
+    *,
+    donor: Side = "reasoning",
+    intervention: Kind = "patch",
+    reference: Moments | None = None,
+    question: Question = "flip",
+    price: float = PRICE,
+    steps: int = 200,
+    rate: float = 1e-2,
+    batch_size: int = 32,
+    progress: Progress = None,
+) -> Scores:
+    """The learned mask; it starts empty ("flip") or full ("keep"), so that nothing is done at first.
+
+    Only the end of the ranking that `donor` names means anything; the other neurons are 0.
+
+    Args:
+        price: nats that one whole neuron costs.
+        steps, rate: of Adam; a mask can move by `rate` a step.
+    """
+    info = inspect_model(model)
+    start = torch.full((info.n_layers, info.d_mlp), 0.0 if question == "flip" else 1.0)
+    return learn(
+        "slimming", model, pairs, start, lambda x: x, lambda x: x, lambda x: x.clamp_(0, 1),
+        donor=donor, intervention=intervention, reference=reference, question=question,
+        price=price, steps=steps, rate=rate, batch_size=batch_size, progress=progress,
+    )  # fmt: skip
