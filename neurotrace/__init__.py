@@ -26,6 +26,7 @@ _HOME = {
         "contrast", "direct", "exact", "gradient", "hard_concrete", "integrated", "log_increase",
         "magnitude", "pearson", "random_scores", "relp", "slimming", "two_ended",
     ),
+    "significance": ("GroupScores", "group_scores", "assess"),
     "ablation": (
         "NeuronEffects", "SetEffects", "ablate", "ablate_sets", "ablation_effects", "greedy_set",
     ),
@@ -41,7 +42,7 @@ _HOME = {
     "circuits": ("Circuit", "find_circuit"),
     "margins": ("Margins", "causal_margin"),
     "studies": ("Study", "study"),
-    "plotting": ("plot_estimates", "plot_flips", "plot_pairs", "plot_scores"),
+    "plotting": ("plot_estimates", "plot_flips", "plot_pairs", "plot_scores", "plot_volcano"),
     "report": ("write_report",),
     "runs": ("save_run",),
 }  # fmt: skip

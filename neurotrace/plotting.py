@@ -73,6 +73,38 @@ def plot_estimates(estimate: Scores, truth: Scores, *, title: str | None = None)
     return _finish(figure, title or f"{estimate.method} against exact, {len(x)} neurons{rho}")
 
 
+def plot_volcano(scores: Scores, *, level: float = 0.05, title: str | None = None) -> go.Figure:
+    """Each neuron's score against -log10 p; what stands out of chance is coloured.
+
+    Args:
+        scores: from `nt.assess`, with the columns `p`, `q` and `kept`.
+        level: of false discoveries among the coloured ones.
+    """
+    import plotly.graph_objects as go
+
+    if not {"p", "q", "kept"} <= set(scores.columns):
+        raise InputError("no p-values in these scores: assess them with nt.assess(...) first")
+    table = scores.to_frame()
+    found = table["q"] <= level
+    figure = go.Figure()
+    for name, rows, colour in (
+        ("could be chance", table[~found], "#999999"),
+        (f"q ≤ {level:g}", table[found], "#D55E00"),
+    ):
+        figure.add_scattergl(
+            x=rows["score"], y=-np.log10(rows["p"]), mode="markers", name=f"{name} ({len(rows)})",
+            marker={"color": colour, "size": 6, "opacity": 0.7},
+            text=[f"L{row.layer}.N{row.neuron}" for row in rows.itertuples()],
+            customdata=rows[["q", "kept"]],
+            hovertemplate="%{text}<br>score %{x:.4f}<br>q %{customdata[0]:.2g}, in the top k of "
+            "%{customdata[1]:.0%} of resamples<extra></extra>",
+        )  # fmt: skip
+    figure.update_xaxes(title=scores.unit, zeroline=True)
+    figure.update_yaxes(title="−log₁₀ p (sign-flip over groups)")
+    figure.update_layout(legend={"orientation": "h", "y": -0.18})
+    return _finish(figure, title or f"{scores.method}: {int(found.sum())} of {len(table)} neurons")
+
+
 def plot_flips(effects: Effects, *, title: str | None = None) -> go.Figure:
     """Share of flipped answers against the number of neurons, with 95 % bands and controls.
 
