@@ -45,6 +45,9 @@ _HOME = {
     "plotting": ("plot_estimates", "plot_flips", "plot_pairs", "plot_scores", "plot_volcano"),
     "report": ("write_report",),
     "runs": ("save_run",),
+    "sweeps.asked": ("Sweep",),
+    "sweeps.driver": ("sweep",),
+    "sweeps.reading": ("SweepRun", "open_run"),
 }  # fmt: skip
 _module_of = {name: module for module, names in _HOME.items() for name in names}
 

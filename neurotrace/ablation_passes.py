@@ -191,7 +191,7 @@ def sweep(
         if of is None or of.row != row:
             of = clean(task, row)
             new = of.values + changes(task, of.values, of.given)
-        effect = _each(task, of, part, new.flatten(1)[:, part].t()) - of.before
+        effect = one_by_one(task, of, part, new.flatten(1)[:, part].t()) - of.before
         refuse_nan(task, row, part, effect)
         yield of, part, effect
 
@@ -268,7 +268,7 @@ def refuse_nan(task: Task, row: int, places: Tensor, effects: Tensor) -> None:
         )
 
 
-def _each(
+def one_by_one(
     task: Task, of: Clean, places: Int[Tensor, c], new: Float[Tensor, "c position"]
 ) -> Float[Tensor, c]:
     """L with one neuron set to its new values, for each of `places`."""

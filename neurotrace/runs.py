@@ -165,7 +165,7 @@ def manifest(
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": command,
         "neurotrace": __version__,
-        "versions": {"python": platform.python_version()} | _versions(),
+        "versions": {"python": platform.python_version()} | package_versions(),
         "model": {
             "name": info.name,
             "hooked_by": info.kind,
@@ -244,7 +244,7 @@ def _json(content: Any) -> bytes:
     return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "replace")
 
 
-def _versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
     found = {}
     for name in _PACKAGES:
         try:

@@ -1,0 +1,164 @@
+"""The loop of one shard: what is missing, part by part.
+
+Order of a start: lock, manifest (written by the first, compared by all others), broken parts set
+aside, leftovers of interrupted writes removed, and then each missing part computed and written.
+Nothing else is remembered anywhere, so there is nothing that an interruption can leave inconsistent.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neurotrace.errors import InputError
+from neurotrace.sweeps.asked import Sweep
+from neurotrace.sweeps.folders import Folder, open_folder
+from neurotrace.sweeps.layout import Shard, parse_shard
+from neurotrace.sweeps.locks import LOCKS, locked
+from neurotrace.sweeps.manifest import Manifest, read_manifest, refuse_other, write_manifest
+from neurotrace.sweeps.parts import PARTS, present, set_aside, sweep_up, write_part
+
+if TYPE_CHECKING:
+    from neurotrace.sweeps.work import Work
+
+Stop = Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a call of `sweep` did.
+
+    Attributes:
+        computed: parts that this call wrote.
+        done, parts: whole parts of this shard, and all of its parts.
+        marked: cells whose effect is not finite, as ``"L3.N771 on pair p7: not a number"``, in `computed`.
+        short: whether memory ran out and passes were made smaller.
+    """
+
+    computed: int
+    done: int
+    parts: int
+    marked: tuple[str, ...] = ()
+    short: bool = False
+
+    @property
+    def complete(self) -> bool:
+        return self.done == self.parts
+
+
+def sweep(
+    asked: Sweep,
+    out: str | Path,
+    *,
+    shard: str = "1/1",
+    trust_remote_code: bool = False,
+    progress: Any = None,
+    stop: Stop = lambda: False,
+) -> Outcome:
+    """Measure every cell that `out` doesn't hold yet. Call it again after any interruption.
+
+    Args:
+        out: the run's folder, a path or a URL that fsspec knows.
+        shard: ``"i/n"``: only the i-th of n shares of the parts. Shares may run anywhere at the same
+            time, into one folder or into several (`open_run` puts those together).
+        trust_remote_code: run code that comes with the model. Never taken from a manifest.
+        stop: asked before each part.
+
+    Raises:
+        InputError: the folder holds another sweep (named by what differs), is being written by
+            somebody else, can't be written, or something is wrong with model, pairs or settings.
+    """
+    from neurotrace.sweeps.work import open_work
+
+    mine = parse_shard(shard)
+    folder = open_folder(out)
+    known = read_manifest(folder)
+    folder.make(PARTS, LOCKS)
+    with locked(folder, mine) as alive:
+        if known and not asked.threads:
+            asked = Sweep(**{**asked.record(), "threads": known.asked.threads})
+        work = open_work(asked, trust_remote_code=trust_remote_code, progress=progress)
+        agree(folder, work.manifest)
+        missing, total = what_is_missing(folder, work.manifest, mine)
+        return _compute(work, folder, missing, total, alive, progress, stop)
+
+
+def agree(folder: Folder, manifest: Manifest) -> None:
+    """Write the manifest, or refuse where the folder's is another one."""
+    known = read_manifest(folder)
+    if known is None:
+        write_manifest(folder, manifest)
+        known = read_manifest(folder)  # another shard may have been faster
+    assert known is not None
+    refuse_other(known.content, manifest.content, folder)
+
+
+def what_is_missing(folder: Folder, manifest: Manifest, shard: Shard) -> tuple[list[int], int]:
+    """(parts of the shard that are not there, how many it has); broken files are moved away."""
+    own = manifest.layout.of_shard(shard)
+    whole, broken = present(folder, manifest)
+    for name, why in broken.items():
+        warnings.warn(f"{name}: {why}; set aside and done again", stacklevel=3)
+        set_aside(folder, name)
+    missing = [part for part in own if part not in whole]
+    sweep_up(folder, missing)
+    return missing, len(own)
+
+
+def _compute(
+    work: Work,
+    folder: Folder,
+    missing: Sequence[int],
+    total: int,
+    alive: Callable[[], None],
+    progress: Any,
+    stop: Stop,
+) -> Outcome:
+    marked: list[str] = []
+    computed = 0
+    for part in progress(missing, description="sweeping parts") if progress else missing:
+        if stop():
+            break
+        marked += do_part(work, folder, part)
+        alive()
+        computed += 1
+    done = total - len(missing) + computed
+    return Outcome(computed, done, total, tuple(marked), work.task.batch.held is not None)
+
+
+def do_part(work: Work, folder: Folder, part: int) -> list[str]:
+    """Compute and write one part; names its marked cells."""
+    from neurotrace.sweeps.work import compute
+
+    start = time.perf_counter()
+    table = compute(work, part)
+    write_part(folder, work.manifest, part, table, seconds=time.perf_counter() - start)
+    return marked_cells(table)
+
+
+def marked_cells(table: Any) -> list[str]:
+    """``"L3.N771 on pair p7: not a number"`` for each cell with a mark."""
+    import pyarrow.compute as pc
+
+    bad = table.filter(pc.is_valid(table["mark"])).select(["layer", "neuron", "pair", "mark"])
+    return [
+        f"L{row['layer']}.N{row['neuron']} on pair {row['pair']}: {row['mark']}"
+        for row in bad.to_pylist()
+    ]
+
+
+def known_sweep(out: str | Path) -> tuple[Folder, Manifest]:
+    """The folder and its manifest.
+
+    Raises:
+        InputError: there is none.
+    """
+    folder = open_folder(out)
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise InputError(f"{out}: no sweep in it (no manifest.json); nothing to go on with")
+    return folder, manifest

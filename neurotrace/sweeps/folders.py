@@ -1,0 +1,135 @@
+"""A folder, local or wherever fsspec reaches (s3://bucket/run): files are there whole or not at all.
+
+Locally a file is written under another name, synced and renamed. Elsewhere it is uploaded under
+another name and moved, which object stores do in one step.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from neurotrace.errors import InputError
+from neurotrace.runs import write_atomically
+
+
+@dataclass(frozen=True)
+class Folder:
+    """`fs` is an fsspec file system, `path` the folder on it, `url` what the user wrote."""
+
+    fs: Any
+    path: str
+    url: str
+
+    @property
+    def local(self) -> bool:
+        return type(self.fs).__name__ == "LocalFileSystem"
+
+    def file(self, name: str) -> str:
+        return posixpath.join(self.path, name)
+
+    def make(self, *inside: str) -> None:
+        """Make the folder, with these inside it, and prove that it can be written.
+
+        Raises:
+            InputError: it can't.
+        """
+        try:
+            for name in ("", *inside):
+                self.fs.makedirs(self.file(name), exist_ok=True)
+            self.write(".writable", b"")
+            self.fs.rm_file(self.file(".writable"))
+        except Exception as error:  # each store has its own
+            raise InputError(
+                f"can't write to {self.url}: {reason(error)}; name a folder that can be written"
+            ) from None
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write `name` whole.
+
+        Raises:
+            InputError: the disk is full, or the folder has become read-only.
+        """
+        try:
+            if self.local:
+                write_atomically(Path(self.file(name)), content)
+            else:
+                with self.writing(name) as file:
+                    file.write(content)
+        except OSError as error:
+            raise self.cannot_write(name, error) from None
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[Any]:
+        """A file to write to, which becomes `name` when the `with` ends well."""
+        head, _, tail = name.rpartition("/")
+        temporary = self.file(posixpath.join(head, f".{tail}.{uuid.uuid4().hex[:8]}"))
+        try:
+            with self.fs.open(temporary, "wb") as file:
+                yield file
+                file.flush()
+                if self.local:
+                    os.fsync(file.fileno())
+            self.fs.mv(temporary, self.file(name))
+        except BaseException:
+            with suppress(OSError):
+                self.fs.rm_file(temporary)
+            raise
+
+    def cannot_write(self, name: str, error: OSError) -> InputError:
+        return InputError(
+            f"can't write {name} to {self.url}: {reason(error)}; free some space and run the same "
+            "command again. What was finished is kept"
+        )
+
+    def read(self, name: str) -> bytes | None:
+        """The file's bytes; None where there is none."""
+        try:
+            return bytes(self.fs.cat_file(self.file(name)))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def names(self, inside: str = "") -> list[str]:
+        """Names of the files and folders in it, hidden ones too, sorted."""
+        self.fs.invalidate_cache()
+        try:
+            found = self.fs.ls(self.file(inside).rstrip("/"), detail=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(posixpath.basename(path.rstrip("/")) for path in found)
+
+    def remove(self, name: str) -> None:
+        with suppress(FileNotFoundError):
+            self.fs.rm_file(self.file(name))
+
+
+def open_folder(where: str | Path) -> Folder:
+    """The folder of this path or URL; nothing is touched yet.
+
+    Raises:
+        InputError: an empty path, an unknown kind of URL, or a package that it needs is missing.
+    """
+    import fsspec
+
+    url = str(where)
+    try:
+        if not url.strip() or "\0" in url:
+            raise ValueError("it is empty, or holds a NUL")
+        fs, path = fsspec.core.url_to_fs(url)
+    except (ValueError, ImportError, OSError) as error:
+        raise InputError(
+            f"can't use {url!r} as a folder: {reason(error)}; wanted a path, or a URL that fsspec "
+            "knows"
+        ) from None
+    return Folder(fs, path.rstrip("/") or "/", url)
+
+
+def reason(error: BaseException) -> str:
+    """An exception in a few words."""
+    return str(getattr(error, "strerror", None) or error or type(error).__name__)

@@ -1,0 +1,76 @@
+"""Cells in a fixed order, cut into parts by arithmetic alone.
+
+A cell is one neuron on one pair: number = pair × neurons + place among the sweep's neurons. A part
+is a run of cells, and always the same run: whole pairs where several fit into `part_rows`, else an
+equal slice of one pair. What is computed together lies within one part, so a part's numbers are the
+same bits whoever computes it, after whatever interruption, and in whichever shard.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from neurotrace.errors import InputError
+
+PART_ROWS = 2**14
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How `pairs` × `neurons` cells are cut."""
+
+    pairs: int
+    neurons: int
+    part_rows: int = PART_ROWS
+
+    @property
+    def cells(self) -> int:
+        return self.pairs * self.neurons
+
+    @property
+    def slices(self) -> int:
+        """Parts that one pair takes; 1 where a part holds whole pairs."""
+        return -(-self.neurons // self.part_rows)
+
+    @property
+    def parts(self) -> int:
+        if self.slices > 1:
+            return self.pairs * self.slices
+        return -(-self.pairs // (self.part_rows // self.neurons))
+
+    def bounds(self, part: int) -> tuple[int, int]:
+        """(first cell, one past the last) of this part."""
+        if self.slices == 1:
+            step = self.part_rows // self.neurons * self.neurons
+            return part * step, min((part + 1) * step, self.cells)
+        pair, piece = divmod(part, self.slices)
+        first, last = (at * self.neurons // self.slices for at in (piece, piece + 1))
+        return pair * self.neurons + first, pair * self.neurons + last
+
+    def of_shard(self, shard: Shard) -> list[int]:
+        """Parts of one shard. A pair's slices rotate over the shards: early layers cost more."""
+        return [
+            part
+            for part in range(self.parts)
+            if (part // self.slices + part % self.slices) % shard.count == shard.index - 1
+        ]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of `count` shares of the parts, `index` from 1."""
+
+    index: int = 1
+    count: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+
+def parse_shard(text: str) -> Shard:
+    """``"2/8"``: the second of eight; `InputError` for anything else."""
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise InputError(f"shard {text!r}: wanted i/n with i from 1 to n, 2/8 say")
+    return Shard(int(match[1]), int(match[2]))

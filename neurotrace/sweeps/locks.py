@@ -1,0 +1,137 @@
+"""One writer a shard. The lock says who it is.
+
+On a local or network file system the kernel holds the lock (flock) and drops it when its owner dies,
+by kill -9 too. On other stores there is no such thing: the owner renews a file, and one that was not
+renewed for half an hour counts as dead. A mistake costs time only: two writers of one part write the
+same bits.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import socket
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from neurotrace.errors import InputError
+from neurotrace.runs import command_line
+from neurotrace.sweeps.folders import Folder
+from neurotrace.sweeps.layout import Shard
+
+LOCKS = "locks"
+DEAD_AFTER = 1800.0  # seconds without a sign of life, where the kernel can't tell
+
+
+@contextmanager
+def locked(folder: Folder, shard: Shard) -> Iterator[Callable[[], None]]:
+    """Hold the shard's lock inside the `with`; call what it yields now and then, as a sign of life.
+
+    Raises:
+        InputError: another process writes this shard, or one that overlaps it; names the owner.
+    """
+    name = f"{LOCKS}/shard-{shard.index}-of-{shard.count}.lock"
+    if folder.local:
+        import fcntl
+
+        handle = os.open(folder.file(name), os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            if not _flock(handle, fcntl.LOCK_EX):
+                _refuse(folder, name)
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, _owner(), 0)
+            _refuse_overlap(folder, shard)
+            yield lambda: None
+        finally:
+            os.close(handle)
+    else:
+        if _alive(folder, name):
+            _refuse(folder, name)
+        _refuse_overlap(folder, shard)
+        folder.write(name, _owner())
+        try:
+            yield lambda: folder.write(name, _owner())
+        finally:
+            folder.remove(name)
+
+
+def owners(folder: Folder) -> dict[Shard, dict[str, Any]]:
+    """Live locks: shard -> who holds it."""
+    found = {}
+    for file in folder.names(LOCKS):
+        try:
+            index, count = file.removeprefix("shard-").removesuffix(".lock").split("-of-")
+            shard = Shard(int(index), int(count))
+        except ValueError:
+            continue
+        if _alive(folder, f"{LOCKS}/{file}"):
+            found[shard] = _read(folder, f"{LOCKS}/{file}")
+    return found
+
+
+def _refuse_overlap(folder: Folder, shard: Shard) -> None:
+    for other in owners(folder):
+        if other.count != shard.count:
+            _refuse(folder, f"{LOCKS}/shard-{other.index}-of-{other.count}.lock")
+
+
+def _refuse(folder: Folder, name: str) -> None:
+    who = _read(folder, name)
+    more = "" if folder.local else f"; if that one is dead, delete {folder.file(name)}"
+    raise InputError(
+        f"{folder.url} is being written by process {who.get('pid', '?')} of {who.get('user', '?')} "
+        f"on {who.get('host', '?')} ({name.removeprefix(LOCKS + '/')}, {who.get('command', '?')}): "
+        f"wait for it, or name another folder or shard{more}"
+    )
+
+
+def _alive(folder: Folder, name: str) -> bool:
+    if not folder.local:
+        beat = _read(folder, name).get("beat")
+        return isinstance(beat, (int, float)) and time.time() - beat < DEAD_AFTER
+    import fcntl
+
+    try:
+        handle = os.open(folder.file(name), os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        return not _flock(handle, fcntl.LOCK_SH)
+    finally:
+        os.close(handle)
+
+
+def _flock(handle: int, kind: int) -> bool:
+    import fcntl
+
+    try:
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:  # a file system without locks
+        warnings.warn(f"two writers can't be told apart here: {error.strerror}", stacklevel=3)
+    return True
+
+
+def _owner() -> bytes:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = str(os.getuid())
+    who = {
+        "host": socket.gethostname(), "pid": os.getpid(), "user": user, "beat": time.time(),
+        "command": command_line(),
+    }  # fmt: skip
+    return json.dumps(who).encode()
+
+
+def _read(folder: Folder, name: str) -> dict[str, Any]:
+    try:
+        found = json.loads(folder.read(name) or b"{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

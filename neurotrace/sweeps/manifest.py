@@ -1,0 +1,130 @@
+"""What a sweep's numbers depend on. A folder goes on only with the very same.
+
+`content` holds it all: weights, configuration, prompts as token ids, metric, intervention, neurons,
+positions, precision, batch, threads and versions; its SHA-256 names the sweep and stands in every
+part. `asked` holds how it was called (names and paths, which may change), `notes` what is good to
+know.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from neurotrace.errors import InputError
+from neurotrace.sweeps.asked import Sweep, asked_of
+from neurotrace.sweeps.folders import Folder
+from neurotrace.sweeps.layout import Layout
+
+NAME = "manifest.json"
+FORMAT = "neurotrace.sweep"
+VERSION = 1
+_MOST_BYTES = 2**24  # of a manifest that is read
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """See the module's docstring."""
+
+    content: Mapping[str, Any]
+    asked: Sweep
+    notes: Mapping[str, Any]
+
+    @property
+    def hash(self) -> str:
+        return content_hash(self.content)
+
+    @property
+    def layout(self) -> Layout:
+        cut = self.content["layout"]
+        return Layout(cut["pairs"], cut["neurons"], cut["part_rows"])
+
+
+def content_hash(content: Mapping[str, Any]) -> str:
+    """SHA-256 of the content as sorted JSON."""
+    text = json.dumps(content, sort_keys=True, ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_manifest(folder: Folder, manifest: Manifest) -> None:
+    record = {
+        "format": f"{FORMAT}/{VERSION}", "content_sha256": manifest.hash,
+        "content": manifest.content, "asked": manifest.asked.record(), "notes": manifest.notes,
+    }  # fmt: skip
+    folder.write(NAME, (json.dumps(record, indent=1, ensure_ascii=True) + "\n").encode())
+
+
+def read_manifest(folder: Folder) -> Manifest | None:
+    """The folder's manifest; None where there is none.
+
+    Raises:
+        InputError: it is no manifest of a sweep, was changed by hand, or is of a newer version.
+    """
+    raw = folder.read(NAME)
+    if raw is None:
+        return None
+    where = f"{folder.url}/{NAME}"
+    try:
+        if len(raw) > _MOST_BYTES:
+            raise ValueError(f"{len(raw)} bytes")
+        record = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: not the manifest of a sweep ({error})") from None
+    kind, _, version = str(record.get("format", "") if isinstance(record, dict) else "").partition(
+        "/"
+    )
+    if kind != FORMAT or not version.isdecimal():
+        raise InputError(f"{where}: not the manifest of a sweep; name another folder")
+    if int(version) > VERSION:
+        raise InputError(
+            f"{where}: written by a newer neurotrace (format {version}, this one knows {VERSION}): "
+            "update neurotrace, or name another folder"
+        )
+    content, notes = record.get("content"), record.get("notes", {})
+    try:
+        changed = content_hash(content) != record.get("content_sha256")
+        layout = content["layout"]
+        cut = [layout[name] for name in ("pairs", "neurons", "part_rows")]
+        good = all(type(size) is int and 0 < size < 2**53 for size in cut)
+    except (TypeError, KeyError, ValueError, RecursionError):
+        changed, good = False, False
+    if changed:
+        raise InputError(f"{where}: its content doesn't match its hash: it was changed by hand")
+    if not good or not isinstance(notes, dict):
+        raise InputError(f"{where}: its layout is missing or not made of whole numbers")
+    return Manifest(content, asked_of(record.get("asked"), where), notes)
+
+
+def refuse_other(was: Mapping[str, Any], now: Mapping[str, Any], folder: Folder) -> None:
+    """Refuse to mix two sweeps in one folder, and name what differs.
+
+    Raises:
+        InputError: `now` is not what the folder holds.
+    """
+    found = differences(was, now)
+    if found:
+        more = f" (and {len(found) - 4} more)" if len(found) > 4 else ""
+        raise InputError(
+            f"{folder.url} holds another sweep: {'; '.join(found[:4])}{more}. Name another folder, "
+            "or call it as it was"
+        )
+
+
+def differences(was: Any, now: Any, name: str = "") -> list[str]:
+    """Each leaf that differs, as ``"mode: was 'zero', is 'mean'"``."""
+    if isinstance(was, Mapping) and isinstance(now, Mapping):
+        keys = [*was, *(key for key in now if key not in was)]
+        return [
+            line
+            for key in keys
+            for line in differences(was.get(key), now.get(key), f"{name}.{key}".lstrip("."))
+        ]
+    return [] if was == now else [f"{name}: was {_short(was)}, is {_short(now)}"]
+
+
+def _short(value: Any, limit: int = 40) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,168 @@
+"""`open_run`: the parts of one or several folders as one table, read when asked for.
+
+Files are found by their number, never by a path that a manifest names, and each is checked against
+the manifest's hash before it counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neurotrace.errors import InputError
+from neurotrace.sweeps.driver import known_sweep, marked_cells
+from neurotrace.sweeps.folders import Folder, open_folder, reason
+from neurotrace.sweeps.layout import Layout
+from neurotrace.sweeps.manifest import Manifest, refuse_other
+from neurotrace.sweeps.parts import PARTS, part_file, present, schema
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow.dataset as ds
+
+
+@dataclass(frozen=True)
+class SweepRun:
+    """A sweep on disk, whole or not yet.
+
+    Columns: `pair, family, template, group, layer, neuron`; `L_before, L_after, effect` (nats, null
+    where not finite); `batch` (most tokens in the pass that found it); `mark` (why it is null).
+
+    Attributes:
+        parts: number -> the folder that holds it.
+        broken: file -> what is wrong with it. Such files are not read.
+    """
+
+    manifest: Manifest
+    parts: Mapping[int, Folder]
+    broken: Mapping[str, str]
+
+    @property
+    def layout(self) -> Layout:
+        return self.manifest.layout
+
+    @property
+    def missing(self) -> tuple[int, ...]:
+        """Parts that are not there."""
+        return tuple(part for part in range(self.layout.parts) if part not in self.parts)
+
+    @property
+    def complete(self) -> bool:
+        return len(self.parts) == self.layout.parts
+
+    def __len__(self) -> int:
+        """Rows that are there."""
+        cut = map(self.layout.bounds, self.parts)
+        return sum(last - first for first, last in cut)
+
+    def dataset(self) -> ds.Dataset:
+        """The rows as a `pyarrow.dataset`, in order of pair, layer and neuron; nothing is read yet."""
+        import pyarrow.dataset as ds
+        from pyarrow import fs as arrow_fs
+
+        if not self.parts:
+            raise InputError("the sweep has no finished part yet: run it first")
+        options = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+        form = ds.ParquetFileFormat(default_fragment_scan_options=options)
+        children = []
+        for folder in dict.fromkeys(self.parts.values()):
+            files = [
+                folder.file(part_file(p)) for p in sorted(self.parts) if self.parts[p] is folder
+            ]
+            where = arrow_fs.LocalFileSystem() if folder.local else folder.fs
+            children.append(ds.dataset(files, format=form, filesystem=where))
+        return children[0] if len(children) == 1 else ds.dataset(children)
+
+    def to_frame(self, columns: Sequence[str] | None = None, where: Any = None) -> pd.DataFrame:
+        """Rows as a pandas frame.
+
+        Args:
+            columns: None: all of them.
+            where: a `pyarrow.compute` expression: ``pc.field("layer") == 3``.
+        """
+        return self.dataset().to_table(columns=columns, filter=where).to_pandas()
+
+    def marked(self) -> list[str]:
+        """Cells without a finite effect, as ``"L3.N771 on pair p7: not a number"``."""
+        import pyarrow.compute as pc
+
+        columns = ["layer", "neuron", "pair", "mark"]
+        return marked_cells(self.dataset().to_table(columns, filter=pc.field("mark").is_valid()))
+
+    def check(self) -> None:
+        """Read everything once.
+
+        Raises:
+            InputError: parts are missing, broken or damaged; the first ones are named.
+        """
+        import pyarrow as pa
+
+        if self.broken:
+            name, why = next(iter(self.broken.items()))
+            raise InputError(f"{name}: {why}; run the sweep again, it does that part anew")
+        if not self.complete:
+            raise InputError(
+                f"{len(self.missing)} of {self.layout.parts} parts are missing (the first: "
+                f"{self.missing[0]}): run the sweep again, it goes on"
+            )
+        try:
+            for _ in self.dataset().to_batches():
+                pass
+        except (OSError, pa.ArrowException) as error:
+            raise InputError(f"a part is damaged ({reason(error)}): delete it, run again") from None
+
+    def merge(self, out: str | Path) -> Path | str:
+        """Write all rows, in order, into one Parquet file; returns its path.
+
+        Raises:
+            InputError: the sweep is not complete, or the file can't be written.
+        """
+        import pyarrow.parquet as pq
+
+        self.check()
+        head, _, tail = str(out).rpartition("/")
+        folder = open_folder(head or ".")
+        folder.make()
+        try:
+            with (
+                folder.writing(tail) as sink,
+                pq.ParquetWriter(sink, schema(), compression="zstd") as file,
+            ):
+                for part in range(self.layout.parts):
+                    own = self.parts[part]
+                    with own.fs.open(own.file(part_file(part)), "rb") as source:
+                        file.write_table(pq.read_table(source).replace_schema_metadata(None))
+        except OSError as error:
+            raise folder.cannot_write(tail, error) from None
+        return out
+
+    def __repr__(self) -> str:
+        asked = self.manifest.asked
+        return (
+            f"SweepRun({asked.mode} of {self.layout.neurons} neurons × {self.layout.pairs} pairs of "
+            f"{asked.model}; {len(self.parts)} of {self.layout.parts} parts, {len(self)} rows)"
+        )
+
+
+def open_run(*folders: str | Path) -> SweepRun:
+    """Open a sweep's folder; several folders of one sweep (its shards) are put together.
+
+    Raises:
+        InputError: no sweep there, or the folders hold different ones; names the difference.
+    """
+    if not folders:
+        raise InputError("open_run: name the folder of a sweep")
+    first: Manifest | None = None
+    parts: dict[int, Folder] = {}
+    broken: dict[str, str] = {}
+    for where in folders:
+        folder, manifest = known_sweep(where)
+        first = first or manifest
+        refuse_other(first.content, manifest.content, folder)
+        whole, bad = present(folder, manifest)
+        parts = dict.fromkeys(whole, folder) | parts
+        broken |= {f"{folder.url}/{PARTS}/{name}": why for name, why in bad.items()}
+    assert first is not None
+    return SweepRun(first, parts, broken)

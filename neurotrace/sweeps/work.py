@@ -1,0 +1,208 @@
+"""The model, loaded once, and the rows of any part.
+
+A part's passes are laid out by the manifest alone (`batch` tokens each, never tried out and never
+mixed with another part's), so its rows have the same bits on every machine of one kind. Memory that
+runs out halves the passes for the rest of this process, and the rows say so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from neurotrace import __version__
+from neurotrace import ablation_passes as passes
+from neurotrace.ablation import grouped, places_of
+from neurotrace.ablation_batch import Batch, batch_for
+from neurotrace.errors import InputError
+from neurotrace.hooks import twin
+from neurotrace.interventions import parse_kind
+from neurotrace.runs import command_line, package_versions, weights_hash
+from neurotrace.sweeps.asked import Sweep, pairs_of
+from neurotrace.sweeps.layout import Layout
+from neurotrace.sweeps.manifest import Manifest
+from neurotrace.sweeps.parts import TEXTS, schema
+from neurotrace.tokens import EncodedPairs, Progress, Side, encode
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_MEMORY_GB = 4.0  # that one pass may take; a fixed number, so that passes are laid out alike
+_PACKAGES = ("torch", "transformers", "transformer-lens", "numpy")  # whose versions move numbers
+_MARKS = ["not a number", "infinite"]
+METRIC = "change of L = logit(memorized) - logit(reasoned) at the last token, nats"
+
+
+@dataclass(frozen=True)
+class Work:
+    """A loaded model, ready for any part of the sweep that `manifest` describes."""
+
+    task: passes.Task
+    places: Int[Tensor, place]
+    manifest: Manifest
+
+
+def open_work(asked: Sweep, *, trust_remote_code: bool = False, progress: Progress = None) -> Work:
+    """Load the model, encode the pairs, prove the engine, and write down what all that is.
+
+    Raises:
+        InputError: whatever is wrong with model, pairs or settings.
+    """
+    from neurotrace.models import load_model
+
+    pairs = pairs_of(asked)
+    parse_kind(asked.mode)
+    if asked.threads:
+        torch.set_num_threads(asked.threads)
+    model = load_model(
+        asked.model, device=asked.device or None, dtype=asked.dtype or None,
+        trust_remote_code=trust_remote_code,
+    )  # fmt: skip
+    encoded = encode(model, pairs, progress=progress)
+    ordered = encoded.at(grouped(encoded.pairs))  # a group's pairs stay together
+    task = passes.prepare(
+        model, ordered, asked.mode, cast(Side, asked.donor), positions=cast(passes.Where, asked.where()),
+        precision=cast(passes.Precision, asked.precision), progress=progress,
+    )  # fmt: skip
+    info = task.info
+    tokens = asked.batch or batch_for(info, None, None).trials[0]
+    task = replace(task, batch=Batch(None, (asked.memory_gb or _MEMORY_GB) * 2**30, (tokens,)))
+    places = places_of(asked.chosen(info.n_layers, info.d_mlp), task)
+    asked = replace(asked, threads=torch.get_num_threads())
+    layout = Layout(len(ordered), len(places), asked.part_rows)
+    notes = {
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": command_line(),
+        "model": info.name,
+        "pairs": {"read": len(pairs), "kept": len(ordered), "dropped": encoded.reasons()},
+    }
+    return Work(task, places, Manifest(_content(task, places, layout, asked), asked, notes))
+
+
+def compute(work: Work, part: int) -> pa.Table:
+    """The rows of one part, in the order of its cells.
+
+    Raises:
+        InputError: not even one row fits the memory.
+    """
+    import pyarrow as pa
+
+    task, count = work.task, len(work.places)
+    first, last = work.manifest.layout.bounds(part)
+    effect = np.empty(last - first, dtype="float32")
+    before, batch = np.empty_like(effect), np.empty(last - first, dtype="int32")
+    rows = range(first // count, (last - 1) // count + 1)
+    for row in rows:
+        start, stop = max(first, row * count), min(last, (row + 1) * count)
+        places = work.places[start - row * count : stop - row * count]
+        at = slice(start - first, stop - first)
+        before[at], effect[at], batch[at] = _one_pair(task, row, places)
+    of_cell = np.arange(first, last) // count
+    columns: dict[str, Any] = {}
+    own = [task.encoded.pairs[row] for row in rows]
+    for name, field in zip(TEXTS, ("id", *TEXTS[1:]), strict=True):
+        words = [getattr(pair, field) for pair in own]
+        known = {word: code for code, word in enumerate(dict.fromkeys(words))}
+        codes = np.array([known[word] for word in words], dtype="int32")[of_cell - rows.start]
+        columns[name] = pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(list(known)))
+    place = work.places.numpy()[np.arange(first, last) % count]
+    bad = ~np.isfinite(effect)
+    columns["layer"] = (place // task.info.d_mlp).astype("int32")
+    columns["neuron"] = (place % task.info.d_mlp).astype("int32")
+    columns["L_before"] = before
+    columns["L_after"] = pa.array(before + effect, mask=bad)
+    columns["effect"] = pa.array(effect, mask=bad)
+    columns["batch"] = batch
+    marks = np.where(np.isnan(effect), 0, 1).astype("int32")
+    columns["mark"] = pa.DictionaryArray.from_arrays(
+        pa.array(marks, mask=~bad), ["not a number", "infinite"]
+    )
+    return pa.table(columns, schema=schema())
+
+
+def _one_pair(
+    task: passes.Task, row: int, places: Int[Tensor, place]
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """(L before, change of L for each place, tokens in the pass that found it)."""
+    try:
+        of = passes.clean(task, row)
+        new = (of.values + passes.changes(task, of.values, of.given)).flatten(1)
+        effects, sizes = [], []
+        for some in passes.groups(places, task.info.d_mlp):
+            effects.append(passes.one_by_one(task, of, some, new[:, some].t()) - of.before)
+            sizes.append(np.full(len(some), task.batch.held or task.batch.trials[0], dtype="int32"))
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or "allocate" in str(error):
+            raise InputError(
+                f"out of memory on pair {task.encoded.pairs[row].id} with a single row: free some, "
+                "use a smaller dtype or another device, and run the same command again"
+            ) from None
+        raise
+    return of.before, torch.cat(effects).numpy(), np.concatenate(sizes)
+
+
+def _content(
+    task: passes.Task, places: Int[Tensor, place], layout: Layout, asked: Sweep
+) -> dict[str, Any]:
+    real = twin(task.model) or task.model
+    record = task.record()
+    budget: Batch = task.batch
+    return {
+        "model": {
+            "architecture": type(real).__name__,
+            "weights_sha256": weights_hash(real),
+            "config_sha256": _hash(_config(real)),
+            "dtype": str(task.info.dtype).removeprefix("torch."),
+        },
+        "pairs_sha256": _hash(_texts(task.encoded)),
+        "metric": METRIC,
+        "mode": task.kind,
+        "donor": task.donor,
+        "positions": record["positions"],
+        "neurons_sha256": hashlib.sha256(places.numpy().astype("<i8").tobytes()).hexdigest(),
+        "layout": {
+            "pairs": layout.pairs, "neurons": layout.neurons, "part_rows": layout.part_rows,
+        },
+        "passes": {
+            "path": record["path"], "precision": record["precision"],
+            "device": task.info.device.type, "threads": asked.threads,
+            "batch": budget.trials[0], "memory_gb": budget.budget / 2**30,
+        },
+        "versions": {"neurotrace": __version__}
+        | {name: found for name, found in package_versions().items() if name in _PACKAGES},
+    }  # fmt: skip
+
+
+def _texts(encoded: EncodedPairs) -> list[Any]:
+    """Everything about the pairs that a row depends on: texts, token ids, answers' ids."""
+    return [
+        [pair.__dict__, memorization.tolist(), reasoning.tolist(), int(memorized), int(reasoned)]
+        for pair, memorization, reasoning, memorized, reasoned in zip(
+            encoded.pairs, encoded.memorization, encoded.reasoning, encoded.memorized,
+            encoded.reasoned, strict=True,
+        )
+    ]  # fmt: skip
+
+
+def _config(model: Any) -> dict[str, Any]:
+    """The configuration without names, paths and versions: rope_theta and its like."""
+    settings: dict[str, Any] = (getattr(model, "config", None) and model.config.to_dict()) or {}
+    left_out = ("transformers_version", "name_or_path")
+    return {
+        name: value
+        for name, value in settings.items()
+        if not name.startswith("_") and name not in left_out
+    }
+
+
+def _hash(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, ensure_ascii=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
