@@ -29,7 +29,14 @@ _INTERRUPTED = "interrupted: nothing half-written was left; run the same command
 def main() -> None:
     """Entry point: turns errors into one line. 0 well, 1 our fault, 2 yours, 130 interrupted."""
     debug = bool(os.environ.get("NEUROTRACE_DEBUG"))
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signals: list[int] = []
+
+    def interrupt(number: int, _: Any) -> None:
+        signals.append(number)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
     try:
         code = app(standalone_mode=False)
     except InputError as error:
@@ -39,6 +46,8 @@ def main() -> None:
     except Exception as error:
         if isinstance(error, getattr(_click(), "ClickException", ())):
             sys.exit(say(error.format_message(), 2))  # type: ignore[attr-defined]
+        if signals:  # a library that was being imported may turn the interrupt into its own error
+            sys.exit(say(_INTERRUPTED, 130))
         if debug:
             raise
         kind = type(error).__name__

@@ -112,6 +112,7 @@ def _study(
 
 
 def _show(summary: dict[str, Any], out: Path) -> None:
+    from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -125,21 +126,31 @@ def _show(summary: dict[str, Any], out: Path) -> None:
             + (f" (dropped: {reasons})" if reasons else "")
         )
     )
-    table = Table(title="Flips of held-out answers by the neurons chosen on training pairs")
-    for name in ("family", "direction", "intervention"):
-        table.add_column(name)
-    for name in ("k", "answers", "95 %", "prefers", "controls ≤", "damage KL", "pairs"):
-        table.add_column(name, justify="right")
+    table = Table(
+        title="Held-out answers flipped by the neurons chosen on training pairs",
+        box=box.SIMPLE_HEAD, padding=0, pad_edge=False,
+    )  # fmt: skip
+    for name in ("family", "to", "by"):
+        table.add_column(name, no_wrap=name == "to", overflow="fold")
+    for name in ("k", "flipped", "95 %", "prefer", "controls", "KL", "pairs"):
+        table.add_column(name, justify="right", no_wrap=True)
     for flip in (flip for flip in summary["flips"] if flip["selected"]):
         low, high = flip["answers_ci"]
         damage = flip["damage_kl"]
         table.add_row(
-            Text(flip["family"]), flip["direction"].replace("_", " "), flip["intervention"],
-            f"{flip['k']} ({flip['fraction']:.2%})", f"{flip['answers']:.1%}",
-            f"{low:.0%}–{high:.0%}", f"{flip['prefers']:.1%}", f"{flip['control_answers']:.1%}",
+            Text(flip["family"]), "reason" if flip["direction"] == "to_reasoning" else "recall",
+            flip["intervention"].replace("+", "\n"), str(flip["k"]), f"{flip['answers']:.1%}",
+            f"{low * 100:.0f}–{high:.0%}",
+            f"{flip['prefers']:.1%}", f"{flip['control_answers']:.1%}",
             "–" if damage is None else f"{damage:.3f}", str(flip["n"]),
         )  # fmt: skip
     console.print(table)
+    console.print(
+        Text(
+            f"k of {summary['neurons']:,} neurons; controls: the most that any of four flips; "
+            "KL: nats, on neutral text"
+        )
+    )
     for family, yes in summary["verdict"]["small_set_decides"].items():
         verdict = "a small set of neurons decides" if yes else "no small set that decides was found"
         console.print(Text(f"{family}: {verdict}"))

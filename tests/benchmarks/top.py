@@ -1,0 +1,87 @@
+"""`ablate_top` against a full sweep, and what the gradient costs.
+
+    python tests/benchmarks/top.py --model FOLDER --sweep runs/sweep-64.safetensors [--json]
+
+The sweep is made once (all neurons × 64 pairs: most of an hour on one core) and read when it is
+there. The searches know nothing of it; each has its own seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import neurotrace as nt
+from neurotrace.pairs import sample_pairs
+from neurotrace.progress import bars
+from neurotrace.rankers.gradient import gradients
+from neurotrace.scores import Scores
+from neurotrace.tokens import EncodedPairs, by_length, last_logits
+
+
+def main() -> None:
+    options = parse()
+    torch.set_num_threads(options.threads)
+    model = nt.load_model(options.model)
+    kept = nt.encode(model, nt.load_pairs(options.probes))
+    chosen = sample_pairs(list(kept.pairs), options.pairs, seed=0)
+    encoded = kept.of(chosen)
+    if not options.sweep.exists():
+        options.sweep.parent.mkdir(parents=True, exist_ok=True)
+        nt.ablate(model, encoded, mode="zero", progress=bars).save(options.sweep)
+    truth = Scores.load(options.sweep)
+    if truth.provenance["pairs"] != len(encoded):
+        raise SystemExit(f"{options.sweep} is of {truth.provenance['pairs']} pairs: name another")
+    order = truth.value.abs().flatten().argsort(descending=True)[: options.k]
+    wanted = {(int(at) // truth.value.shape[1], int(at) % truth.value.shape[1]) for at in order}
+    result: dict[str, Any] = {"pairs": len(encoded), "k": options.k, "searches": []}
+    for seed in range(options.seeds):
+        top = nt.ablate_top(model, encoded, options.k, mode="zero", seed=seed)
+        hits = sum((neuron.layer, neuron.index) in wanted for neuron in top.neurons)
+        found = {
+            "seed": seed, "recall": hits / options.k, "share": top.share,
+            "passes": top.passes, "settled": top.settled,
+        }  # fmt: skip
+        print(found)
+        result["searches"].append(found)
+    result["gradient_forward_passes"] = gradient_cost(model, encoded)
+    print(f"gradient of all neurons: {result['gradient_forward_passes']:.2f} forward passes")
+    if options.json:
+        print(json.dumps(result))
+
+
+def gradient_cost(model: Any, encoded: EncodedPairs, turns: int = 3) -> float:
+    """CPU time of activations and slopes of every neuron over that of a forward pass, same batches."""
+    spent = [0.0, 0.0]
+    for _ in range(turns):  # in turns: both meet the machine's drift
+        start = time.process_time()
+        for _ in gradients(model, encoded, "memorization"):
+            pass
+        spent[0] += time.process_time() - start
+        start = time.process_time()
+        for _, ids in by_length(encoded.memorization, 16):
+            last_logits(model, ids)
+        spent[1] += time.process_time() - start
+    return spent[0] / spent[1]
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="HuggingFaceTB/SmolLM2-135M-Instruct")
+    parser.add_argument("--probes", default="capitals")
+    parser.add_argument("--sweep", type=Path, required=True, help="where the sweep is, or goes")
+    parser.add_argument("--pairs", type=int, default=64)
+    parser.add_argument("--k", type=int, default=50)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", action="store_true", help="last line: one JSON object")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
