@@ -42,7 +42,11 @@ _HOME = {
     "circuits": ("Circuit", "find_circuit"),
     "margins": ("Margins", "causal_margin"),
     "studies": ("Study", "study"),
-    "plotting": ("plot_estimates", "plot_flips", "plot_pairs", "plot_scores", "plot_volcano"),
+    "plotting": (
+        "plot_curves", "plot_estimates", "plot_flips", "plot_pairs", "plot_scores", "plot_volcano",
+    ),
+    "faithfulness": ("area", "curves", "overlap_of_tops", "recall", "spearman"),
+    "comparison": ("Comparison", "compare"),
     "report": ("write_report",),
     "runs": ("save_run",),
     "sweeps.asked": ("Sweep",),

@@ -15,6 +15,7 @@ from neurotrace.errors import InputError
 from neurotrace.scores import DIRECTIONS, Scores
 
 if TYPE_CHECKING:
+    import pandas as pd
     import plotly.graph_objects as go
 
 COLOURS = {
@@ -161,6 +162,55 @@ def plot_flips(effects: Effects, *, title: str | None = None) -> go.Figure:
         figure.update_layout(legend={"orientation": "h", "y": -0.14 / len(families) - 0.08})
     height = 150 + 270 * len(families)
     return _finish(figure, title or "Flipped answers on held-out pairs", height=height)
+
+
+def plot_curves(curves: pd.DataFrame, *, title: str | None = None) -> go.Figure:
+    """Necessity and sufficiency against k: a row of panels a family and direction, a line a ranker.
+
+    Takes the `curves` of a `Comparison`.
+    """
+    import plotly.express as px
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
+    rows = list(curves[["family", "direction"]].drop_duplicates().itertuples(index=False))
+    colours = dict(
+        zip(
+            dict.fromkeys(curves["ranker"]),
+            px.colors.qualitative.Safe + px.colors.qualitative.Dark2,
+            strict=False,
+        )
+    )
+    figure = make_subplots(
+        rows=len(rows), cols=2, shared_xaxes=True, shared_yaxes=True, horizontal_spacing=0.05,
+        vertical_spacing=0.24 / max(2, len(rows)),
+        subplot_titles=[
+            f"{row.family}, {_TITLES[row.direction]}: {name}"
+            for row in rows for name in ("necessity", "sufficiency")
+        ],
+    )  # fmt: skip
+    named: set[str] = set()
+    for place, row in enumerate(rows):
+        part = curves[(curves["family"] == row.family) & (curves["direction"] == row.direction)]
+        for ranker, line in part.groupby("ranker", sort=False):
+            for column, name in enumerate(("necessity", "sufficiency")):
+                figure.add_scatter(
+                    x=line["k"], y=line[name], mode="lines", name=str(ranker),
+                    legendgroup=str(ranker), showlegend=str(ranker) not in named,
+                    line={"color": colours.get(str(ranker), "#000000"),
+                          "dash": "dot" if ranker == "random" else "solid"},
+                    row=place + 1, col=column + 1,
+                    hovertemplate=f"{ranker}, k=%{{x}}<br>%{{y:.2f}}<extra></extra>",
+                )  # fmt: skip
+                named.add(str(ranker))
+    figure.update_xaxes(type="log")
+    figure.update_xaxes(title="neurons, k", row=len(rows))
+    figure.update_yaxes(range=[-0.3, 1.3])
+    if isinstance(figure, go.Figure):
+        figure.update_layout(legend={"orientation": "v"})
+    return _finish(
+        figure, title or "Share of the effect of all neurons", height=160 + 240 * len(rows)
+    )
 
 
 def plot_pairs(effects: Effects, *, limit: int = 24, title: str | None = None) -> go.Figure:

@@ -8,28 +8,36 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neurotrace.plotting import plot_estimates, plot_flips, plot_pairs, plot_scores
+from neurotrace.plotting import plot_curves, plot_estimates, plot_flips, plot_pairs, plot_scores
 from neurotrace.scores import DIRECTIONS
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+    from neurotrace.comparison import Comparison
     from neurotrace.studies import Study
+
+
+def write_comparison(comparison: Comparison, record: dict[str, Any]) -> str:
+    """The page of `neurotrace rank`, as text."""
+    import pandas as pd
+    from markupsafe import Markup
+
+    shown = [plot_curves(comparison.curves)] if len(comparison.curves) else []
+    return _template("rankers.html.j2", len(shown) > 0).render(
+        record=record, comparison=comparison,
+        rows=comparison.rankers.astype(object).where(pd.notna(comparison.rankers), None)
+        .to_dict("records"),
+        flips=comparison.flips.to_dict("records"),
+        figures=[Markup(_fragment(figure, number)) for number, figure in enumerate(shown)],
+    )  # fmt: skip
 
 
 def write_report(study: Study, summary: dict[str, Any], manifest: dict[str, Any]) -> str:
     """The page, as text. It opens offline: plotly's script is inside."""
-    import jinja2
     from markupsafe import Markup
-    from plotly.offline import get_plotlyjs
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters["percent"] = lambda value: "–" if value is None else f"{value:.1%}"
-    environment.filters["nats"] = lambda value: "–" if value is None else f"{value:.3f}"
-    return environment.get_template("report.html.j2").render(
+    return _template("report.html.j2", True).render(
         summary=summary,
         manifest=manifest,
         selected=[flip for flip in summary["flips"] if flip["selected"]],
@@ -41,7 +49,6 @@ def write_report(study: Study, summary: dict[str, Any], manifest: dict[str, Any]
             (name, Markup(_fragment(figure, number)))
             for number, (name, figure) in enumerate(figures(study))
         ],
-        plotly_js=Markup(get_plotlyjs()),
     )
 
 
@@ -62,6 +69,22 @@ def figures(study: Study) -> list[tuple[str, go.Figure]]:
         if direction == DIRECTIONS[0] or scores.signed:
             title = f"{family}, {direction.replace('_', ' ')}: {method} ({scores.unit})"
             found.append((f"{family}, {direction}: map", plot_scores(scores, title=title)))
+    return found
+
+
+def _template(name: str, with_figures: bool) -> Any:
+    import jinja2
+    from markupsafe import Markup
+    from plotly.offline import get_plotlyjs
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["percent"] = lambda value: "–" if value is None else f"{value:.1%}"
+    environment.filters["nats"] = lambda value: "–" if value is None else f"{value:.3f}"
+    found = environment.get_template(name)
+    found.globals["plotly_js"] = Markup(get_plotlyjs()) if with_figures else ""
     return found
 
 

@@ -101,7 +101,7 @@ def save_run(
             ("effects.parquet", study.effects.table),
             ("dropped.parquet", _dropped(study)),
         ):
-            write_atomically(folder / name, _parquet(table))
+            write_atomically(folder / name, parquet(table))
         write_atomically(folder / "report.html", write_report(study, summary, record).encode())
         write_atomically(folder / "summary.json", _json(summary))
         write_atomically(folder / "manifest.json", _json(record))
@@ -232,7 +232,8 @@ def _dropped(study: Study) -> pa.Table:
     )
 
 
-def _parquet(table: pa.Table) -> bytes:
+def parquet(table: pa.Table) -> bytes:
+    """The table as the bytes of a Parquet file."""
     import pyarrow.parquet as pq
 
     sink = io.BytesIO()

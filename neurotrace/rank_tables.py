@@ -1,0 +1,100 @@
+"""The folder that `neurotrace rank` writes, and the truth that it reads.
+
+rankers.parquet    a row for each (family, ranker): `Comparison.rankers`
+flips.parquet      for each (family, ranker, direction, k, positions)
+curves.parquet     necessity and sufficiency at each k
+scores.parquet     family, direction, method, layer, neuron, score
+report.html        the same to look at
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neurotrace.errors import InputError
+from neurotrace.neurons import Neuron
+from neurotrace.runs import parquet, prepare_folder, write_atomically
+
+if TYPE_CHECKING:
+    from neurotrace.comparison import Comparison
+
+TABLES = ("rankers.parquet", "flips.parquet", "curves.parquet", "scores.parquet", "report.html")
+
+
+def known_truth(model: str) -> tuple[Neuron, ...]:
+    """The neurons that a built-in or freshly trained organism is known to decide by; else none."""
+    from neurotrace import organism
+
+    folder = organism.folder(model) if model in organism.NAMES else Path(model)
+    path = folder / "truth.json"
+    return read_truth(path) if path.is_file() else ()
+
+
+def read_truth(path: Path) -> tuple[Neuron, ...]:
+    """Neurons from a JSON list, ``["L2.N12", ...]``, or from an organism's `truth.json` (`live`).
+
+    Raises:
+        InputError: not such a file, or no neuron in it.
+    """
+    try:
+        content: Any = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"--truth {path}: can't be read as JSON ({error})") from None
+    if isinstance(content, dict):
+        live = content.get("live")
+        content = [n for names in live.values() for n in names] if isinstance(live, dict) else None
+    if not isinstance(content, list) or not all(isinstance(name, str) for name in content):
+        raise InputError(
+            f'--truth {path}: wanted a list of neurons, ["L2.N12", …], or an organism\'s truth.json'
+        )
+    if not content:
+        raise InputError(f"--truth {path}: no neuron in it")
+    return tuple(sorted({Neuron.parse(name) for name in content}))
+
+
+def prepare_tables(out: Path, *, overwrite: bool) -> Path:
+    """Make the folder, and refuse one that holds such tables already."""
+    present = [name for name in TABLES if (out / name).exists()]
+    if present and not overwrite:
+        raise InputError(
+            f"{out} already holds {present[0]}: name another folder or pass --overwrite"
+        )
+    return prepare_folder(out, overwrite=True)
+
+
+def save_tables(comparison: Comparison, out: Path, *, command: str, seed: int) -> None:
+    """Write the folder; every file whole or not at all."""
+    import pandas as pd
+    import pyarrow as pa
+
+    from neurotrace import __version__
+    from neurotrace.report import write_comparison
+
+    scores = [
+        frame.to_frame()[["method", "layer", "neuron", "score"]].assign(
+            family=family, direction=direction
+        )
+        for (family, _, direction), frame in comparison.scores.items()
+    ]
+    record = {"command": command, "neurotrace": __version__, "seed": seed}
+    note = json.dumps(
+        record | {"model": comparison.model.name, "settings": dict(comparison.settings),
+                  "truth": [str(neuron) for neuron in comparison.truth]}
+    )  # fmt: skip
+    try:
+        for name, frame in (
+            ("rankers.parquet", comparison.rankers), ("flips.parquet", comparison.flips),
+            ("curves.parquet", comparison.curves),
+            ("scores.parquet", pd.concat(scores, ignore_index=True)),
+        ):  # fmt: skip
+            table = pa.Table.from_pandas(frame, preserve_index=False)
+            write_atomically(
+                out / name, parquet(table.replace_schema_metadata({"neurotrace": note}))
+            )
+        write_atomically(out / "report.html", write_comparison(comparison, record).encode())
+    except OSError as error:
+        raise InputError(
+            f"can't write to {out}: {error.strerror or error}; free some space or name another folder"
+        ) from None
