@@ -388,3 +388,11 @@ def test_signals_once_and_twice():
         assert stop()
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_killed_with_9_and_resumed():
+    """Three of the fifty times of `tests/faults/kill_resume.py --times 50`."""
+    script = Path(__file__).parent / "faults" / "kill_resume.py"
+    done = subprocess.run([sys.executable, script, "--times", "3"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "none lost or doubled" in done.stdout

@@ -104,6 +104,7 @@ class Sweep:
 _WANTED: dict[str, Any] = {
     "str": str, "int": int, "float": (int, float), "tuple[str, ...]": str,
 }  # fmt: skip
+_LONGEST = 1000
 _NAMED: dict[Any, str] = {str: "text", int: "a whole number", (int, float): "a number"}
 _CHOICES = {"donor": ("reasoning", "memorization"), "precision": ("exact", "fast")}
 
@@ -158,5 +159,12 @@ def pairs_of(asked: Sweep) -> Sequence[Any]:
     ids = [pair.id for pair in pairs]
     if len(set(ids)) < len(ids):
         twice = next(one for one in ids if ids.count(one) > 1)
-        raise InputError(f"the pair id {twice!r} occurs in more than one of the probes")
+        raise InputError(f"the pair id {twice[:60]!r} occurs in more than one of the probes")
+    for pair in pairs:
+        for name in ("id", "family", "template", "group"):  # which stand in every row
+            if len(getattr(pair, name)) > _LONGEST:
+                raise InputError(
+                    f"pair {pair.id[:60]!r}: its {name} has {len(getattr(pair, name))} characters; "
+                    f"wanted at most {_LONGEST}"
+                )
     return sample_pairs(pairs, asked.max_pairs, seed=asked.seed) if asked.max_pairs else pairs

@@ -35,12 +35,11 @@ def part_file(part: int) -> str:
 def schema() -> pa.Schema:
     import pyarrow as pa
 
-    text = pa.dictionary(pa.int32(), pa.string())
     return pa.schema(
-        [(name, text) for name in TEXTS]
+        [(name, pa.string()) for name in TEXTS]
         + [("layer", pa.int32()), ("neuron", pa.int32())]
         + [(name, pa.float32()) for name in ("L_before", "L_after", "effect")]
-        + [("batch", pa.int32()), ("mark", text)]
+        + [("batch", pa.int32()), ("mark", pa.string())]
     )
 
 

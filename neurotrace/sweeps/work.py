@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 _MEMORY_GB = 4.0  # that one pass may take; a fixed number, so that passes are laid out alike
 _PACKAGES = ("torch", "transformers", "transformer-lens", "numpy")  # whose versions move numbers
-_MARKS = ["not a number", "infinite"]
 METRIC = "change of L = logit(memorized) - logit(reasoned) at the last token, nats"
 
 
@@ -105,14 +104,11 @@ def compute(work: Work, part: int) -> pa.Table:
         places = work.places[start - row * count : stop - row * count]
         at = slice(start - first, stop - first)
         before[at], effect[at], batch[at] = _one_pair(task, row, places)
-    of_cell = np.arange(first, last) // count
+    of_cell = np.arange(first, last) // count - rows.start
     columns: dict[str, Any] = {}
-    own = [task.encoded.pairs[row] for row in rows]
     for name, field in zip(TEXTS, ("id", *TEXTS[1:]), strict=True):
-        words = [getattr(pair, field) for pair in own]
-        known = {word: code for code, word in enumerate(dict.fromkeys(words))}
-        codes = np.array([known[word] for word in words], dtype="int32")[of_cell - rows.start]
-        columns[name] = pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(list(known)))
+        words = pa.array([getattr(task.encoded.pairs[row], field) for row in rows], pa.string())
+        columns[name] = words.take(pa.array(of_cell))
     place = work.places.numpy()[np.arange(first, last) % count]
     bad = ~np.isfinite(effect)
     columns["layer"] = (place // task.info.d_mlp).astype("int32")
@@ -121,10 +117,8 @@ def compute(work: Work, part: int) -> pa.Table:
     columns["L_after"] = pa.array(before + effect, mask=bad)
     columns["effect"] = pa.array(effect, mask=bad)
     columns["batch"] = batch
-    marks = np.where(np.isnan(effect), 0, 1).astype("int32")
-    columns["mark"] = pa.DictionaryArray.from_arrays(
-        pa.array(marks, mask=~bad), ["not a number", "infinite"]
-    )
+    marks = np.where(np.isnan(effect), "not a number", "infinite")
+    columns["mark"] = pa.array(marks, pa.string(), mask=~bad)
     return pa.table(columns, schema=schema())
 
 
