@@ -44,7 +44,7 @@ def load_model(
             raise InputError("device= and dtype= go with a name; move a loaded model yourself")
         inspect_model(source)
         return source
-    wanted = _dtype(dtype)
+    wanted = parse_dtype(dtype)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     name, found, tokenizer = _read(str(source), wanted, trust_remote_code)
     found = found.to(place).eval().requires_grad_(False)
@@ -164,7 +164,7 @@ def _looks_like_hub_name(path: str) -> bool:
     return not path.startswith((".", "/", "~")) and path.count("/") <= 1
 
 
-def _dtype(dtype: torch.dtype | str | None) -> torch.dtype:
+def parse_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
     if isinstance(dtype, torch.dtype):
         return dtype
     names = {None: "float32", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}

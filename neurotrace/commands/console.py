@@ -9,11 +9,15 @@ import warnings
 
 
 def say(message: str, code: int) -> int:
-    # control characters in a prompt or a file name must not reach the terminal
-    line = " ".join(message.split())
-    clean = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in line)
-    print(f"neurotrace: {clean}", file=sys.stderr)
+    """One line on standard error; returns the exit code."""
+    print(f"neurotrace: {printable(message)}", file=sys.stderr)
     return code
+
+
+def printable(text: str) -> str:
+    """One line without control characters: those of a prompt or a file name are not for a terminal."""
+    line = " ".join(text.split())
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in line)
 
 
 def quiet() -> None:

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from neurotrace.commands.console import quiet, say
+from neurotrace.commands.console import printable, quiet, say
 from neurotrace.errors import InputError
 
 if TYPE_CHECKING:
     from neurotrace.sweeps.asked import Sweep
+    from neurotrace.sweeps.cells import Status
     from neurotrace.sweeps.driver import Outcome
 
 _NAMED = 10  # marked cells that are named on the terminal; all are in the table
@@ -55,9 +56,15 @@ def sweep(
     threads: Annotated[int | None, typer.Option(help="Processor threads.")] = None,
     batch: Annotated[int | None, typer.Option(help="Most tokens in one pass.")] = None,
     part_rows: Annotated[int | None, typer.Option(help="Rows of one file.")] = None,
+    spec: Annotated[
+        str | None, typer.Option(help="YAML file of sweeps: models, probes, modes, seeds.")
+    ] = None,
     shard: Annotated[str, typer.Option(help="i/n: the i-th of n shares of the work.")] = "1/1",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the sweep in --out; it knows the rest.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what it would take; load no weights.")
     ] = False,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
@@ -73,10 +80,16 @@ def sweep(
         "batch": batch, "part_rows": part_rows,
     }  # fmt: skip
     named = {name: value for name, value in given.items() if value is not None}
+    if spec is not None:
+        if named:
+            raise InputError(f"--{next(iter(named)).replace('_', '-')} goes into {spec}, not here")
+        return _cells(spec, out, shard, trust_remote_code, dry_run=dry_run, as_json=as_json)
     asked = _known(out, named) if resume else _asked(named)
     from neurotrace.sweeps.asked import pairs_of
 
     pairs_of(asked)  # what is wrong with them is said before torch is loaded
+    if dry_run:
+        return _estimate(asked, shard, as_json)
     if resume and _finished(out, shard, as_json):
         return
     quiet()
@@ -119,6 +132,62 @@ def finishing() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _cells(spec: str, out: str, shard: str, trust: bool, *, dry_run: bool, as_json: bool) -> None:
+    from neurotrace.progress import bars
+    from neurotrace.sweeps.cells import read_cells, run_cells, status
+
+    cells = read_cells(spec)
+    if dry_run:
+        found = [status(cell, out, shard) for cell in cells]
+    else:
+        quiet()
+        with finishing() as stop:
+            found = run_cells(
+                cells, out, shard=shard, trust_remote_code=trust, progress=bars, stop=stop
+            )
+    if as_json:
+        print(json.dumps([one.__dict__ for one in found]))
+    else:
+        _table(found)
+    failed = [one for one in found if one.state == "failed"]
+    if failed:
+        sys.exit(
+            say(f"{len(failed)} of {len(cells)} failed: {failed[0].name}: {failed[0].note}", 2)
+        )
+    if len(found) < len(cells) or any(one.state == "partly" for one in found if not dry_run):
+        sys.exit(say("stopped; run the same command again to go on", 130))
+
+
+def _table(found: list[Status]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table()
+    for name in ("folder", "state", "parts"):
+        table.add_column(name, overflow="fold")
+    for one in found:
+        parts = f"{one.done} of {one.parts}" if one.parts else ""
+        owner = f" ({printable(one.note)})" if one.state == "running" else ""
+        table.add_row(one.name, Text(one.state + owner), parts)
+    Console().print(table)
+
+
+def _estimate(asked: Sweep, shard: str, as_json: bool) -> None:
+    quiet()
+    from neurotrace.commands.plan import show
+    from neurotrace.sweeps.estimate import estimate
+    from neurotrace.sweeps.layout import parse_shard
+
+    found = estimate(asked, parse_shard(shard))
+    if as_json:
+        print(json.dumps(found.__dict__ | {"cost": found.cost.__dict__}))
+        return
+    print(f"at most {found.pairs} pairs × {found.neurons} neurons, in {found.parts} parts")
+    print(f"rate of a large multiplication here: {found.gflops:.0f} GFLOP/s")
+    show([(f"shard {shard}", found.cost)])
 
 
 def _asked(named: dict[str, Any]) -> Sweep:

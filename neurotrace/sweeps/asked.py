@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any
 
 from neurotrace.errors import InputError
@@ -50,19 +51,21 @@ class Sweep:
             if field.name == "probes":
                 value = (value,) if isinstance(value, str) else value
                 if not isinstance(value, (list, tuple)) or not value:
-                    raise InputError(f"probes is {value!r}: wanted one name of pairs or several")
+                    raise InputError(
+                        f"probes is {short(value)}: wanted one name of pairs or several"
+                    )
                 object.__setattr__(self, "probes", tuple(value))
                 value = value[0] if all(isinstance(one, str) for one in value) else None
             if not isinstance(value, wanted) or isinstance(value, bool):
-                raise InputError(f"{field.name} is {value!r}: wanted {_NAMED[wanted]}")
+                raise InputError(f"{field.name} is {short(value)}: wanted {_NAMED[wanted]}")
             if isinstance(value, (int, float)) and not 0 <= value < 2**53:
-                raise InputError(f"{field.name} is {value!r}: wanted a number from 0")
+                raise InputError(f"{field.name} is {short(value)}: wanted a number from 0")
         if not self.model:
             raise InputError("model is empty: name a model")
         for name, known in _CHOICES.items():
             if getattr(self, name) not in known:
                 raise InputError(
-                    f"{name} is {getattr(self, name)!r}: wanted {' or '.join(map(repr, known))}"
+                    f"{name} is {short(getattr(self, name))}: wanted {' or '.join(map(repr, known))}"
                 )
         if self.part_rows < 1:
             raise InputError("part_rows is 0: wanted at least one row a part")
@@ -78,7 +81,7 @@ class Sweep:
             return tuple(int(place) for place in self.positions.split(","))
         except ValueError:
             raise InputError(
-                f"positions is {self.positions!r}: wanted read, all, or places, -2,-1 say"
+                f"positions is {short(self.positions)}: wanted read, all, or places, -2,-1 say"
             ) from None
 
     def chosen(self, n_layers: int, d_mlp: int) -> list[Neuron] | None:
@@ -116,7 +119,7 @@ def asked_of(record: Any, where: str) -> Sweep:
     known = [field.name for field in fields(Sweep)]
     unknown = sorted(str(name) for name in record if name not in known)
     if unknown:
-        raise InputError(f"{where}: {unknown[0]!r} is unknown; wanted {', '.join(known)}")
+        raise InputError(f"{where}: {short(unknown[0])} is unknown; wanted {', '.join(known)}")
     missing = [name for name in ("model", "probes") if name not in record]
     if missing:
         raise InputError(f"{where}: {missing[0]} is missing")
@@ -146,7 +149,7 @@ def ranges(text: str) -> list[int]:
     for piece in text.split(","):
         match = re.fullmatch(r"\s*(\d{1,5})(?:-(\d{1,5}))?\s*", piece)
         if match is None or int(match[2] or match[1]) < int(match[1]):
-            raise InputError(f"layers is {text!r}: wanted numbers and ranges, 0-5,8 say")
+            raise InputError(f"layers is {short(text)}: wanted numbers and ranges, 0-5,8 say")
         found |= set(range(int(match[1]), int(match[2] or match[1]) + 1))
     return sorted(found)
 
@@ -159,12 +162,12 @@ def pairs_of(asked: Sweep) -> Sequence[Any]:
     ids = [pair.id for pair in pairs]
     if len(set(ids)) < len(ids):
         twice = next(one for one in ids if ids.count(one) > 1)
-        raise InputError(f"the pair id {twice[:60]!r} occurs in more than one of the probes")
+        raise InputError(f"the pair id {short(twice)} occurs in more than one of the probes")
     for pair in pairs:
         for name in ("id", "family", "template", "group"):  # which stand in every row
             if len(getattr(pair, name)) > _LONGEST:
                 raise InputError(
-                    f"pair {pair.id[:60]!r}: its {name} has {len(getattr(pair, name))} characters; "
+                    f"pair {short(pair.id)}: its {name} has {len(getattr(pair, name))} characters; "
                     f"wanted at most {_LONGEST}"
                 )
     return sample_pairs(pairs, asked.max_pairs, seed=asked.seed) if asked.max_pairs else pairs

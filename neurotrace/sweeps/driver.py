@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neurotrace.errors import InputError
-from neurotrace.sweeps.asked import Sweep
+from neurotrace.sweeps.asked import Sweep, pairs_of
 from neurotrace.sweeps.folders import Folder, open_folder
 from neurotrace.sweeps.layout import Shard, parse_shard
 from neurotrace.sweeps.locks import LOCKS, locked
@@ -55,6 +55,7 @@ def sweep(
     out: str | Path,
     *,
     shard: str = "1/1",
+    model: Any = None,
     trust_remote_code: bool = False,
     progress: Any = None,
     stop: Stop = lambda: False,
@@ -65,6 +66,7 @@ def sweep(
         out: the run's folder, a path or a URL that fsspec knows.
         shard: ``"i/n"``: only the i-th of n shares of the parts. Shares may run anywhere at the same
             time, into one folder or into several (`open_run` puts those together).
+        model: the one that `asked` names, already loaded.
         trust_remote_code: run code that comes with the model. Never taken from a manifest.
         stop: asked before each part.
 
@@ -81,10 +83,25 @@ def sweep(
     with locked(folder, mine) as alive:
         if known and not asked.threads:
             asked = Sweep(**{**asked.record(), "threads": known.asked.threads})
-        work = open_work(asked, trust_remote_code=trust_remote_code, progress=progress)
+        if model is None:
+            model = load(asked, trust_remote_code=trust_remote_code)
+        work = open_work(asked, model, progress=progress)
         agree(folder, work.manifest)
         missing, total = what_is_missing(folder, work.manifest, mine)
         return _compute(work, folder, missing, total, alive, progress, stop)
+
+
+def load(asked: Sweep, *, trust_remote_code: bool = False) -> Any:
+    """The model that is asked for; what can be wrong besides is found before its weights are read."""
+    from neurotrace.interventions import parse_kind
+    from neurotrace.models import load_model
+
+    pairs_of(asked)
+    parse_kind(asked.mode)
+    return load_model(
+        asked.model, device=asked.device or None, dtype=asked.dtype or None,
+        trust_remote_code=trust_remote_code,
+    )  # fmt: skip
 
 
 def agree(folder: Folder, manifest: Manifest) -> None:

@@ -27,12 +27,16 @@ LOCKS = "locks"
 DEAD_AFTER = 1800.0  # seconds without a sign of life, where the kernel can't tell
 
 
+class Held(InputError):
+    """Somebody else writes this shard, or one that overlaps it."""
+
+
 @contextmanager
 def locked(folder: Folder, shard: Shard) -> Iterator[Callable[[], None]]:
     """Hold the shard's lock inside the `with`; call what it yields now and then, as a sign of life.
 
     Raises:
-        InputError: another process writes this shard, or one that overlaps it; names the owner.
+        Held: names the owner.
     """
     name = f"{LOCKS}/shard-{shard.index}-of-{shard.count}.lock"
     if folder.local:
@@ -82,7 +86,7 @@ def _refuse_overlap(folder: Folder, shard: Shard) -> None:
 def _refuse(folder: Folder, name: str) -> None:
     who = _read(folder, name)
     more = "" if folder.local else f"; if that one is dead, delete {folder.file(name)}"
-    raise InputError(
+    raise Held(
         f"{folder.url} is being written by process {who.get('pid', '?')} of {who.get('user', '?')} "
         f"on {who.get('host', '?')} ({name.removeprefix(LOCKS + '/')}, {who.get('command', '?')}): "
         f"wait for it, or name another folder or shard{more}"

@@ -24,7 +24,6 @@ from neurotrace.ablation import grouped, places_of
 from neurotrace.ablation_batch import Batch, batch_for
 from neurotrace.errors import InputError
 from neurotrace.hooks import twin
-from neurotrace.interventions import parse_kind
 from neurotrace.runs import command_line, package_versions, weights_hash
 from neurotrace.sweeps.asked import Sweep, pairs_of
 from neurotrace.sweeps.layout import Layout
@@ -49,22 +48,15 @@ class Work:
     manifest: Manifest
 
 
-def open_work(asked: Sweep, *, trust_remote_code: bool = False, progress: Progress = None) -> Work:
-    """Load the model, encode the pairs, prove the engine, and write down what all that is.
+def open_work(asked: Sweep, model: Any, *, progress: Progress = None) -> Work:
+    """Encode the pairs, prove the engine, and write down what all that is.
 
     Raises:
-        InputError: whatever is wrong with model, pairs or settings.
+        InputError: no pair that this model answers, or a setting that doesn't fit it.
     """
-    from neurotrace.models import load_model
-
-    pairs = pairs_of(asked)
-    parse_kind(asked.mode)
     if asked.threads:
         torch.set_num_threads(asked.threads)
-    model = load_model(
-        asked.model, device=asked.device or None, dtype=asked.dtype or None,
-        trust_remote_code=trust_remote_code,
-    )  # fmt: skip
+    pairs = pairs_of(asked)
     encoded = encode(model, pairs, progress=progress)
     ordered = encoded.at(grouped(encoded.pairs))  # a group's pairs stay together
     task = passes.prepare(

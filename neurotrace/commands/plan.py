@@ -1,0 +1,83 @@
+"""`neurotrace plan`: what a sweep of a model that isn't here would take."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from neurotrace.errors import InputError
+
+if TYPE_CHECKING:
+    from neurotrace.sweeps.cost import Cost
+
+_NUMBER_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def plan(
+    config: Annotated[str, typer.Option(help="The model's config.json.")],
+    gflops: Annotated[float, typer.Option(help="Rate of a large matrix multiplication.")],
+    pairs: Annotated[int, typer.Option(help="Pairs of prompts.")] = 100,
+    length: Annotated[int, typer.Option(help="Tokens in a prompt.")] = 32,
+    positions: Annotated[str, typer.Option(help="read or all.")] = "read",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "bfloat16",
+    batch: Annotated[int, typer.Option(help="Most tokens in one pass.")] = 4096,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+) -> None:
+    """Operations, time, memory and output of an exact sweep, and how they grow. No weights needed."""
+    for name, value in (("gflops", gflops), ("pairs", pairs), ("length", length), ("batch", batch)):
+        if not 0 < value < 1e12:
+            raise InputError(f"--{name} {value}: wanted a number above 0")
+    if pairs * length > 10**9 or pairs > 10**6:
+        raise InputError(f"--pairs {pairs} --length {length}: more than can be reckoned with")
+    if positions not in ("read", "all"):
+        raise InputError(f"--positions {positions}: wanted read or all")
+    if dtype not in _NUMBER_BYTES:
+        raise InputError(f"--dtype {dtype}: wanted {', '.join(_NUMBER_BYTES)}")
+    from neurotrace.sweeps.cost import config_from_file, growth, shape_of
+
+    shape = shape_of(config_from_file(config), config)
+    found = growth(
+        shape, pairs, length, everywhere=positions == "all", gflops=gflops,
+        number_bytes=_NUMBER_BYTES[dtype], batch=batch,
+    )  # fmt: skip
+    if as_json:
+        print(json.dumps({name: each.__dict__ for name, each in found}))
+        return
+    print(
+        f"{shape.layers} layers × {shape.d_mlp} neurons, d_model {shape.d_model}, "
+        f"{shape.parameters / 1e9:.3g} billion parameters; {pairs} pairs of {length} tokens"
+    )
+    show(found)
+
+
+def show(found: list[tuple[str, Cost]]) -> None:
+    """The table of costs."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    table.add_column("")
+    for name in ("cells", "operations", "time", "memory", "output"):
+        table.add_column(name, justify="right")
+    for name, each in found:
+        table.add_row(
+            name, f"{each.cells:.4g}", f"{each.operations:.3g}", duration(each.seconds),
+            f"{each.memory / 2**30:.3g} GiB", size(each.output),
+        )  # fmt: skip
+    Console().print(table)
+
+
+def duration(seconds: float) -> str:
+    for unit, length in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.3g} {unit}"
+    return f"{seconds:.3g} s"
+
+
+def size(count: float) -> str:
+    for unit, length in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if count >= length:
+            return f"{count / length:.3g} {unit}"
+    return f"{count / 1e3:.3g} kB"

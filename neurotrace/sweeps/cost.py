@@ -1,0 +1,211 @@
+"""What a sweep will take, from the model's configuration alone: no weights are read.
+
+The model is built on torch's meta device, which holds shapes and no numbers. A changed row passes
+through the blocks above its neuron's, at the read position only (or at every recomputed position):
+
+    operations = Σ rows × positions × blocks above × (2 × weights of a block + 4 × length × width)
+
+with the width of attention (heads × their size), and a clean run of each prompt. Linear in pairs;
+quadratic in layers (twice the neurons, each under twice the blocks); cubic in the model's width; the
+prompt's length counts in attention alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from neurotrace.errors import InputError
+
+SHARE = 0.8  # of a large matrix multiplication's rate: what tests/benchmarks/sweep.py measures
+CALL = 2.5e-4  # seconds that a pass spends on one block however few rows it has
+ROW_BYTES = 9.0  # of Parquet a cell: two floats that don't compress, and little else
+BASE = 0.55 * 2**30  # bytes of Python with torch, transformers and TransformerLens loaded
+_MOST_LAYERS = 1000
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes that cost depends on."""
+
+    name: str
+    layers: int
+    d_mlp: int
+    d_model: int
+    attention: int  # heads × size of a head
+    heads: int
+    block: int  # weights that one block multiplies with
+    parameters: int
+
+    @property
+    def neurons(self) -> int:
+        return self.layers * self.d_mlp
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Operations (a multiplication and an addition are two), seconds, bytes."""
+
+    cells: int
+    operations: float
+    seconds: float
+    memory: float
+    output: float
+
+
+def shape_of(config: Any, name: str) -> Shape:
+    """Build the model without numbers and look at its parts.
+
+    Raises:
+        InputError: an architecture without one dense MLP a block, or one that can't be built.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.pytorch_utils import Conv1D
+
+    from neurotrace.suffix_parts import find_parts
+
+    try:
+        text = config.get_text_config()
+        if not 1 <= int(text.num_hidden_layers) <= _MOST_LAYERS:
+            raise ValueError(f"{text.num_hidden_layers} layers, wanted 1 to {_MOST_LAYERS}")
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+        parts = find_parts(model)
+        heads = int(text.num_attention_heads)
+        size = int(getattr(text, "head_dim", None) or text.hidden_size // heads)
+    except Exception as error:  # configurations are wrong in as many ways as there are
+        line = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise InputError(f"{name}: no model to reckon with ({line})") from None
+    kinds = (torch.nn.Linear, Conv1D)
+    blocks = [
+        sum(m.weight.numel() for m in block.modules() if isinstance(m, kinds))
+        for block in parts.blocks
+    ]
+    return Shape(
+        name, len(blocks), parts.widths[0], int(text.hidden_size), heads * size, heads,
+        sum(blocks) // len(blocks), sum(p.numel() for p in model.parameters()),
+    )  # fmt: skip
+
+
+def config_from_file(path: str) -> Any:
+    """The transformers configuration in a ``config.json``; code that it names is not run.
+
+    Raises:
+        InputError: no such file, not JSON, or a model type that transformers doesn't know.
+    """
+    import json
+
+    from transformers import AutoConfig
+
+    try:
+        settings = json.loads(Path(path).read_bytes())
+        kind = settings.pop("model_type")
+        return AutoConfig.for_model(kind, **settings)
+    except KeyError:
+        raise InputError(f"{path}: no model_type in it; wanted a model's config.json") from None
+    except Exception as error:
+        line = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise InputError(f"{path}: not a model's config.json ({line})") from None
+
+
+def cost(
+    shape: Shape,
+    lengths: Sequence[int],
+    *,
+    gflops: float,
+    in_layer: Sequence[int] | None = None,
+    tokens: Sequence[int] | None = None,
+    runs: int = 1,
+    number_bytes: int = 4,
+    batch: int = 1536,
+    copies: float = 1.0,
+    base: float = BASE,
+) -> Cost:
+    """What sweeping one prompt a pair of these lengths takes.
+
+    Args:
+        gflops: what a large matrix multiplication reaches; `SHARE` of it is reckoned with.
+        in_layer: neurons swept in each layer; None: all of them.
+        tokens: recomputed positions of a row, for each pair; None: the last one alone.
+        runs: clean runs a pair: 2 for a patch, which looks at the donor as well.
+        copies: of the weights that are in memory at once while the model is loaded.
+        base: bytes that the process takes without a model.
+    """
+    swept = [shape.d_mlp] * shape.layers if in_layer is None else list(in_layer)
+    operations = passes = 0.0
+    for length, own in zip(lengths, tokens or [1] * len(lengths), strict=True):
+        each = 2.0 * shape.block + 4.0 * length * shape.attention
+        above = sum(n * (shape.layers - 1 - layer) for layer, n in enumerate(swept))
+        operations += own * above * each + runs * length * shape.layers * each
+        rows = max(1, batch // own)
+        passes += sum(-(-n // rows) * (shape.layers - 1 - layer) for layer, n in enumerate(swept))
+        passes += runs * shape.layers
+    cells = len(lengths) * sum(swept)
+    longest = max(lengths)
+    row = 4.0 * (4 * shape.d_mlp + 12 * shape.d_model + 2 * shape.heads * longest)
+    memory = base + copies * shape.parameters * number_bytes + row * batch
+    seconds = operations / (gflops * 1e9 * SHARE) + passes * CALL
+    return Cost(cells, operations, seconds, memory, cells * ROW_BYTES)
+
+
+def measured_gflops(shape: Shape, *, device: str, dtype: Any, threads: int, batch: int) -> float:
+    """The rate of this model's own largest multiplication, here and now, at its best in half a second."""
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    x = torch.ones(batch, shape.d_model, device=place, dtype=dtype)
+    w = torch.ones(shape.d_model, shape.d_mlp, device=place, dtype=dtype)
+
+    def once() -> float:
+        start = time.perf_counter()
+        x @ w
+        if place.type == "cuda":
+            torch.cuda.synchronize(place)
+        return time.perf_counter() - start
+
+    once()
+    spent = [once()]
+    while sum(spent) < 0.5 and len(spent) < 200:
+        spent.append(once())
+    return 2.0 * x.numel() * shape.d_mlp / min(spent) / 1e9
+
+
+def growth(
+    shape: Shape, pairs: int, length: int, *, everywhere: bool, gflops: float, number_bytes: int,
+    batch: int,
+) -> list[tuple[str, Cost]]:  # fmt: skip
+    """The cost, and what becomes of it when one size is doubled.
+
+    Args:
+        everywhere: at all positions, not at the read position alone.
+    """
+
+    def of(shape: Shape, pairs: int = pairs, length: int = length) -> Cost:
+        lengths = [length] * pairs
+        return cost(
+            shape, lengths, gflops=gflops, tokens=lengths if everywhere else None,
+            number_bytes=number_bytes, batch=batch,
+        )  # fmt: skip
+
+    deeper = replace(
+        shape, layers=2 * shape.layers, parameters=shape.parameters + shape.layers * shape.block
+    )
+    wider = replace(
+        shape, d_mlp=2 * shape.d_mlp, d_model=2 * shape.d_model, attention=2 * shape.attention,
+        heads=2 * shape.heads, block=4 * shape.block,
+        parameters=4 * shape.layers * shape.block
+        + 2 * (shape.parameters - shape.layers * shape.block),
+    )  # fmt: skip
+    return [
+        ("this model", of(shape)),
+        ("twice the layers", of(deeper)),
+        ("twice the width", of(wider)),
+        ("twice the pairs", of(shape, pairs=2 * pairs)),
+        ("twice the length", of(shape, length=2 * length)),
+    ]

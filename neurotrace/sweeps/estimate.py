@@ -1,0 +1,117 @@
+"""What a sweep that is asked for would take here: configuration and tokenizer are read, no weights.
+
+Whether the model answers each pair as named is not known before it runs, so pairs are "at most".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from neurotrace import organism
+from neurotrace.errors import InputError
+from neurotrace.sweeps.asked import Sweep, pairs_of
+from neurotrace.sweeps.cost import Cost, cost, measured_gflops, shape_of
+from neurotrace.sweeps.layout import Layout, Shard
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """`cost` is the shard's; the counts are those of the whole sweep."""
+
+    pairs: int
+    neurons: int
+    parts: int
+    gflops: float
+    cost: Cost
+
+
+def estimate(asked: Sweep, shard: Shard) -> Estimate:
+    """Reckon with this machine's measured rate.
+
+    Raises:
+        InputError: the model's configuration or tokenizer can't be read.
+    """
+    from neurotrace.interventions import parse_kind
+    from neurotrace.models import parse_dtype
+
+    name, _ = parse_kind(asked.mode)
+    dtype = parse_dtype(asked.dtype or None)
+    config, tokenizer = _read(asked.model)
+    shape = shape_of(config, asked.model)
+    chosen = asked.chosen(shape.layers, shape.d_mlp)
+    in_layer = [shape.d_mlp] * shape.layers
+    if chosen is not None:
+        in_layer = [0] * shape.layers
+        for one in set(chosen):
+            if one.layer >= shape.layers or one.index >= shape.d_mlp:
+                raise InputError(
+                    f"{one} is outside the model's {shape.layers} layers × {shape.d_mlp} neurons"
+                )
+            in_layer[one.layer] += 1
+    pairs = pairs_of(asked)
+    prompts = [
+        pair.memorization if asked.donor == "reasoning" else pair.reasoning for pair in pairs
+    ]
+    lengths = [len(ids) for ids in tokenizer(prompts).input_ids]
+    layout = Layout(len(pairs), sum(in_layer), asked.part_rows)
+    batch = asked.batch or 1536
+    base = _resident()
+    gflops = measured_gflops(
+        shape, device=asked.device, dtype=dtype, threads=asked.threads, batch=batch
+    )
+    found = cost(
+        shape, lengths, gflops=gflops, in_layer=in_layer,
+        tokens=_recomputed(asked.where(), lengths), runs=2 if name == "patch" else 1,
+        number_bytes=dtype.itemsize, batch=batch, copies=2 if asked.model.endswith(".gguf") else 1,
+        base=base,
+    )  # fmt: skip
+    share = len(layout.of_shard(shard)) / layout.parts
+    own = Cost(
+        round(found.cells * share), found.operations * share, found.seconds * share, found.memory,
+        found.output * share,
+    )  # fmt: skip
+    return Estimate(len(pairs), layout.neurons, layout.parts, gflops, own)
+
+
+def _resident() -> float:
+    """Bytes that this process took at most so far, with all loaded that a sweep needs but a model."""
+    import resource
+    import sys
+
+    import transformer_lens.model_bridge  # noqa: F401
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+
+
+def _recomputed(where: str | tuple[int, ...], lengths: Sequence[int]) -> list[int]:
+    """Positions of each prompt from the first changed one on."""
+    if where == "read":
+        return [1] * len(lengths)
+    if where == "all":
+        return list(lengths)
+    return [max(1, length - min(int(p) % length for p in where)) for length in lengths]
+
+
+def _read(source: str) -> tuple[Any, Any]:
+    """(configuration, tokenizer) of whatever `load_model` takes."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    path, options = source, {}
+    if source in organism.NAMES:
+        path = str(organism.folder(source))
+    elif source.endswith(".gguf"):
+        path, options = str(Path(source).parent), {"gguf_file": Path(source).name}
+    try:
+        return (
+            AutoConfig.from_pretrained(path, **options),
+            AutoTokenizer.from_pretrained(path, **options),
+        )
+    except Exception as error:
+        line = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise InputError(
+            f"can't read the configuration and tokenizer of {source!r}: {line}"
+        ) from None
