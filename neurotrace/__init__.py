@@ -47,6 +47,7 @@ _HOME = {
     ),
     "faithfulness": ("area", "curves", "overlap_of_tops", "recall", "spearman"),
     "comparison": ("Comparison", "compare"),
+    "plotting_style": ("save_figure", "template"),
     "report": ("write_report",),
     "runs": ("save_run",),
     "sweeps.asked": ("Sweep",),

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from neurotrace import metrics, statistics
 from neurotrace.activations import Activations, read_activations
+from neurotrace.display import Shown, Table, View, rate
 from neurotrace.errors import InputError
 from neurotrace.hooks import forward, inspect_model, tokenizer_of, twin
 from neurotrace.interventions import Intervention
@@ -33,11 +34,12 @@ if TYPE_CHECKING:
 
 Positions = Literal["read", "all"]
 _engines: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+_ROWS_SHOWN = 12  # interventions in a notebook's table
 _LOGITS_AT_ONCE = 2**26  # numbers, over rows and vocabulary, that are held together
 
 
 @dataclass(frozen=True)
-class Effects:
+class Effects(Shown):
     """One row for each (pair, intervention).
 
     Columns: `pair, family, template, group`; `direction, intervention, role, label, k`;
@@ -65,6 +67,34 @@ class Effects:
                 raise InputError(f"no column {name!r}; there are {', '.join(table.column_names)}")
             table = table.filter(pc.equal(table[name], value))
         return Effects(table)
+
+    def _view(self) -> View:
+        rates = self.rates()
+        tables = []
+        for (family, direction), part in rates.head(_ROWS_SHOWN).groupby(
+            ["family", "direction"], sort=False
+        ):
+            rows = [
+                (row.intervention, row.role, int(row.k), rate(row.answers),
+                 f"{row.answers_low:.0%}–{row.answers_high:.0%}", rate(row.prefers),
+                 f"{row.kl:.3f}", int(row.n))
+                for row in part.itertuples()
+            ]  # fmt: skip
+            columns = ("change", "neurons", "k", "flipped", "95 %", "prefers", "KL", "pairs")
+            tables.append(Table(columns, rows, f"{family}, {direction.replace('_', ' ')}"))
+        more = "All rows: .to_frame(); rates: .rates(); the curves: nt.plot_flips(effects)."
+        if len(rates) > _ROWS_SHOWN:
+            more = f"{len(rates) - _ROWS_SHOWN} more interventions. {more}"
+        return View(
+            f"{len(self):,} effects: {len(rates)} interventions, done pair by pair. A flip makes the "
+            "other named answer the model's top-1 answer; KL in nats, on the pair's own prompt.",
+            tuple(tables),
+            more,
+        )
+
+    def __repr__(self) -> str:
+        pairs = len(set(self.table["pair"].to_pylist()))
+        return f"Effects({len(self)} rows on {pairs} pairs)"
 
     def rates(
         self, by: Sequence[str] = ("family", "direction", "intervention", "k", "role")

@@ -1,29 +1,24 @@
-"""Figures: tables in, plotly figures out. Never shown, never a model, no global template.
-
-Colours: RdBu centred at zero for signed numbers (blue supports recall, red reasoning), Okabe and
-Ito's colour-blind-safe palette for lines.
-"""
+"""Figures: tables in, plotly figures out. Never shown, never a model; the look: `plotting_style.py`."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from neurotrace.effects import Effects
 from neurotrace.errors import InputError
+from neurotrace.pairs import PromptPair
+from neurotrace.plotting_style import COLOURS, MEMORIZED, REASONED, clip, fade, finish
 from neurotrace.scores import DIRECTIONS, Scores
+from neurotrace.tokens import EncodedPairs
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-COLOURS = {
-    "patch": "#0072B2", "set": "#009E73", "zero": "#D55E00", "mean": "#CC79A7",
-    "shift": "#E69F00", "scale": "#56B4E9", "random": "#7f7f7f",
-}  # fmt: skip
 _TITLES = {"to_reasoning": "memory → reasoning", "to_memorization": "reasoning → memory"}
-_FONT = {"family": "system-ui, -apple-system, Segoe UI, Roboto, sans-serif", "size": 13}
 
 
 def plot_scores(scores: Scores, *, title: str | None = None) -> go.Figure:
@@ -42,7 +37,7 @@ def plot_scores(scores: Scores, *, title: str | None = None) -> go.Figure:
     figure.update_xaxes(title="neuron")
     figure.update_yaxes(title="layer", dtick=max(1, values.shape[0] // 10))
     direction = str(scores.provenance.get("direction", "")).replace("_", " ")
-    return _finish(figure, title or f"{scores.method} {direction}: {scores.unit}", height=380)
+    return finish(figure, title or f"{scores.method} {direction}: {scores.unit}", height=380)
 
 
 def plot_estimates(estimate: Scores, truth: Scores, *, title: str | None = None) -> go.Figure:
@@ -71,7 +66,7 @@ def plot_estimates(estimate: Scores, truth: Scores, *, title: str | None = None)
     figure.update_xaxes(title="exact effect on L, nats")
     figure.update_yaxes(title=f"{estimate.method}'s estimate, nats")
     figure.update_layout(showlegend=False)
-    return _finish(figure, title or f"{estimate.method} against exact, {len(x)} neurons{rho}")
+    return finish(figure, title or f"{estimate.method} against exact, {len(x)} neurons{rho}")
 
 
 def plot_volcano(scores: Scores, *, level: float = 0.05, title: str | None = None) -> go.Figure:
@@ -90,7 +85,7 @@ def plot_volcano(scores: Scores, *, level: float = 0.05, title: str | None = Non
     figure = go.Figure()
     for name, rows, colour in (
         ("could be chance", table[~found], "#999999"),
-        (f"q ≤ {level:g}", table[found], "#D55E00"),
+        (f"q ≤ {level:g}", table[found], REASONED),
     ):
         figure.add_scattergl(
             x=rows["score"], y=-np.log10(rows["p"]), mode="markers", name=f"{name} ({len(rows)})",
@@ -103,7 +98,7 @@ def plot_volcano(scores: Scores, *, level: float = 0.05, title: str | None = Non
     figure.update_xaxes(title=scores.unit, zeroline=True)
     figure.update_yaxes(title="−log₁₀ p (sign-flip over groups)")
     figure.update_layout(legend={"orientation": "h", "y": -0.18})
-    return _finish(figure, title or f"{scores.method}: {int(found.sum())} of {len(table)} neurons")
+    return finish(figure, title or f"{scores.method}: {int(found.sum())} of {len(table)} neurons")
 
 
 def plot_flips(effects: Effects, *, title: str | None = None) -> go.Figure:
@@ -161,7 +156,7 @@ def plot_flips(effects: Effects, *, title: str | None = None) -> go.Figure:
     if isinstance(figure, go.Figure):
         figure.update_layout(legend={"orientation": "h", "y": -0.14 / len(families) - 0.08})
     height = 150 + 270 * len(families)
-    return _finish(figure, title or "Flipped answers on held-out pairs", height=height)
+    return finish(figure, title or "Flipped answers on held-out pairs", height=height)
 
 
 def plot_curves(curves: pd.DataFrame, *, title: str | None = None) -> go.Figure:
@@ -208,15 +203,24 @@ def plot_curves(curves: pd.DataFrame, *, title: str | None = None) -> go.Figure:
     figure.update_yaxes(range=[-0.3, 1.3])
     if isinstance(figure, go.Figure):
         figure.update_layout(legend={"orientation": "v"})
-    return _finish(
+    return finish(
         figure, title or "Share of the effect of all neurons", height=160 + 240 * len(rows)
     )
 
 
-def plot_pairs(effects: Effects, *, limit: int = 24, title: str | None = None) -> go.Figure:
+def plot_pairs(
+    effects: Effects,
+    *,
+    pairs: Sequence[PromptPair] | EncodedPairs = (),
+    limit: int = 24,
+    title: str | None = None,
+) -> go.Figure:
     """Before and after, pair by pair: the probabilities of both named answers on the recipient prompt.
 
     Takes the rows of one intervention in one direction; see `Effects.where`.
+
+    Args:
+        pairs: where the prompts and answers for the hover text are looked up.
     """
     import plotly.graph_objects as go
 
@@ -228,8 +232,10 @@ def plot_pairs(effects: Effects, *, limit: int = 24, title: str | None = None) -
             "effects.where(direction=..., intervention=..., role='selected', k=...)"
         )
     table = table.drop_duplicates("pair").head(limit).iloc[::-1]
+    found = {pair.id: pair for pair in (pairs.pairs if isinstance(pairs, EncodedPairs) else pairs)}
+    hover = [_both_prompts(name, found.get(name)) for name in table["pair"]]
     figure = go.Figure()
-    for answer, colour in (("memorized", "#0072B2"), ("reasoned", "#D55E00")):
+    for answer, colour in (("memorized", MEMORIZED), ("reasoned", REASONED)):
         before, after = table[f"p_{answer}_before"], table[f"p_{answer}_after"]
         for row, (start, end) in enumerate(zip(before, after, strict=True)):
             figure.add_scatter(
@@ -240,16 +246,28 @@ def plot_pairs(effects: Effects, *, limit: int = 24, title: str | None = None) -
             figure.add_scatter(
                 x=values, y=list(range(len(table))), mode="markers", name=f"{answer}, {when}",
                 marker={"color": colour, "symbol": symbol, "size": 9},
-                text=table["pair"], hovertemplate="%{text}<br>p = %{x:.3f}<extra></extra>",
+                text=hover, hovertemplate="%{text}<br>p = %{x:.3f}<extra></extra>",
             )  # fmt: skip
     figure.update_yaxes(
-        tickvals=list(range(len(table))), ticktext=[_clip(name) for name in table["pair"]]
+        tickvals=list(range(len(table))), ticktext=[clip(name) for name in table["pair"]]
     )
     figure.update_xaxes(title="probability of the answer's first token", range=[-0.03, 1.03])
     one = kinds.iloc[0]
     what = f"{_TITLES[one['direction']]}, {one['intervention']} of {one['k']} neurons"
     figure.update_layout(legend={"orientation": "h", "y": -0.18})
-    return _finish(figure, title or f"Single held-out pairs, {what}", height=170 + 19 * len(table))
+    return finish(figure, title or f"Single held-out pairs, {what}", height=170 + 19 * len(table))
+
+
+def _both_prompts(name: str, pair: PromptPair | None) -> str:
+    if pair is None:
+        return clip(name)
+    return "<br>".join(
+        f"{clip(prompt, 90)} → {clip(answer)}"
+        for prompt, answer in (
+            (pair.memorization, pair.memorized_answer),
+            (pair.reasoning, pair.reasoned_answer),
+        )
+    )
 
 
 def _line(
@@ -259,34 +277,18 @@ def _line(
     ks = list(line["k"])
     band = [*line["answers_high"], *line["answers_low"].iloc[::-1]]
     figure.add_scatter(
-        x=[*ks, *reversed(ks)], y=band, fill="toself", fillcolor=_alpha(colour), mode="none",
+        x=[*ks, *reversed(ks)], y=band, fill="toself", fillcolor=fade(colour), mode="none",
         hoverinfo="skip", legendgroup=name, showlegend=False, **at,
     )  # fmt: skip
+    kind, _, strength = name.partition(":")
+    dash = "dash" if kind.startswith("random") else "solid"
+    if strength:  # strengths of one kind share its colour
+        dash = "dot" if float(strength) < 1 else "dashdot"
     figure.add_scatter(
         x=ks, y=line["answers"], mode="lines+markers", name=name, legendgroup=name,
-        line={"color": colour, "dash": "dash" if name.startswith("random") else "solid"},
+        line={"color": colour, "dash": dash},
         showlegend=name not in named, customdata=line[["answers_low", "answers_high", "n"]], **at,
         hovertemplate=f"{name}, k=%{{x}}<br>%{{y:.1%}} flipped [%{{customdata[0]:.1%}}, "
         "%{customdata[1]:.1%}], %{customdata[2]} pairs<extra></extra>",
     )  # fmt: skip
     named.add(name)
-
-
-def _finish(figure: Any, title: str, *, height: int = 440) -> Any:
-    figure.update_layout(
-        template="plotly_white", title={"text": _clip(title, 110), "x": 0.01}, font=_FONT,
-        height=height, margin={"l": 70, "r": 30, "t": 70, "b": 60},
-    )  # fmt: skip
-    return figure
-
-
-def _alpha(colour: str, alpha: float = 0.15) -> str:
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red},{green},{blue},{alpha})"
-
-
-def _clip(text: str, limit: int = 40) -> str:
-    import html
-
-    short = text if len(text) <= limit else text[: limit - 1] + "…"
-    return html.escape(short)  # plotly reads tags in its labels

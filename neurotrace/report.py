@@ -61,7 +61,12 @@ def figures(study: Study) -> list[tuple[str, go.Figure]]:
         )
         kind, k = rows.to_frame()[["intervention", "k"]].value_counts().index[0]
         one = rows.where(intervention=kind, k=int(k))
-        found.append((f"{flip.family}, {flip.direction}: single pairs", plot_pairs(one, limit=12)))
+        found.append(
+            (
+                f"{flip.family}, {flip.direction}: single pairs",
+                plot_pairs(one, pairs=study.encoded, limit=12),
+            )
+        )
     for family, direction, estimate, truth in study.estimates:
         name = f"{family}, {direction}: the estimate against the exact effect"
         found.append((name, plot_estimates(estimate, truth)))

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from neurotrace.display import Bar, Shown, Table, View
 from neurotrace.errors import InputError
 from neurotrace.neurons import NEURON_DEFINITION, Neuron
 
@@ -29,7 +30,7 @@ DIRECTIONS: tuple[Direction, Direction] = ("to_reasoning", "to_memorization")
 
 
 @dataclass(frozen=True)
-class Scores:
+class Scores(Shown):
     """Scores of one ranker. NaN means not measured; such neurons are never picked."""
 
     method: str
@@ -149,6 +150,36 @@ class Scores:
             header["site"], {name.removeprefix(prefix): column for name, column in tensors.items()},
             header["provenance"],
         )  # fmt: skip
+
+    def _view(self) -> View:
+        measured = int((~self.value.isnan()).sum())
+        layers, width = self.value.shape
+        some = f"{measured:,} of " if measured < self.n_neurons else ""
+        meant = "negative pushes towards reasoning, positive towards recall"
+        if not self.signed:
+            meant = "says how much a neuron differs, not what it causes"
+        few = min(5 if self.signed else 8, measured)
+        bound = float(self.value.nan_to_num().abs().max())
+        tables = []
+        for direction in DIRECTIONS if self.signed else DIRECTIONS[:1]:
+            title = direction.replace("_", " ") if self.signed else "largest magnitude"
+            rows = []
+            for rank, neuron in enumerate(self.top(few, direction=direction), start=1):
+                at = (neuron.layer, neuron.index)
+                score = float(self.value[at])
+                row: list[Any] = [rank, str(neuron), Bar(score, bound, f"{score:+.4g}", True)]
+                if {"low", "high"} <= set(self.columns):
+                    low, high = (float(self.columns[end][at]) for end in ("low", "high"))
+                    row.append(f"{low:+.3g} to {high:+.3g}")
+                rows.append(tuple(row))
+            columns = ("rank", "neuron", "score", "95 %")[: len(rows[0])]
+            tables.append(Table(columns, rows, title))
+        return View(
+            f"Scores by {self.method} of {some}{self.n_neurons:,} neurons ({layers} layers × {width:,}), "
+            f"in {self.unit}; {meant}.",
+            tuple(tables),
+            "All of it: .to_frame(); the map: nt.plot_scores(scores).",
+        )
 
     def __repr__(self) -> str:
         ends = ", ".join(

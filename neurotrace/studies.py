@@ -14,8 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from neurotrace.display import Shown, Table, View, rate
 from neurotrace.effects import Effects
 from neurotrace.errors import InputError
 from neurotrace.hooks import ModelInfo, inspect_model
@@ -27,6 +28,9 @@ from neurotrace.scores import DIRECTIONS, Direction, Scores
 from neurotrace.selection import METHODS, Evidence, default_ks, gather, rank
 from neurotrace.tokens import EncodedPairs, Progress, Side, encode
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 DEFAULT_METHODS = ("gradient", "two_ended")
 DEFAULT_KINDS: tuple[Kind, ...] = (
     "patch", "set", "zero", "mean", "shift", "scale",
@@ -36,7 +40,7 @@ VERDICT = {"answers": 0.90, "fraction": 0.01, "control_answers": 0.05}
 
 
 @dataclass(frozen=True)
-class Study:
+class Study(Shown):
     """Everything that the main job found; `save_run` writes it to a folder."""
 
     model: ModelInfo
@@ -75,6 +79,38 @@ class Study:
                 for flip in own
             )
         return found
+
+    def to_frame(self) -> pd.DataFrame:
+        """The flips: a row for each (family, method, direction, intervention, k) that was tried."""
+        import pandas as pd
+
+        return pd.DataFrame([flip.__dict__ for flip in self.flips])
+
+    def _view(self) -> View:
+        decided = [
+            f"{family}: "
+            + ("a small set of neurons decides" if yes else "no small set that decides")
+            for family, yes in self.verdicts().items()
+        ]
+        columns = ("family", "direction", "chosen", "k", "flipped", "95 %", "controls", "damage")
+        rows = [
+            (flip.family, flip.direction.replace("_", " "), f"{flip.method}, {flip.intervention}",
+             flip.k, rate(flip.answers), f"{flip.answers_ci[0]:.0%}–{flip.answers_ci[1]:.0%}",
+             f"≤ {flip.control_answers:.1%}",
+             None if flip.damage_kl is None else f"{flip.damage_kl:.3f}")
+            for flip in self.selected()
+        ]  # fmt: skip
+        return View(
+            f"A study of {len(self.encoded)} pairs on {self.model.name} "
+            f"({self.model.n_neurons:,} neurons), each held out once. {'; '.join(decided)}.",
+            (Table(columns, rows, "Held-out answers flipped by what training pairs chose"),),
+            "Every intervention: .to_frame(); pair by pair: .effects; the page: nt.save_run(study, ...).",
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"Study({self.model.name}: {len(self.encoded)} pairs, {len(self.flips)} interventions)"
+        )
 
 
 def study(

@@ -10,16 +10,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from neurotrace import metrics
+from neurotrace.display import Shown, Table, View, clip
 from neurotrace.errors import InputError
 from neurotrace.hooks import forward, inspect_model, tokenizer_of, twin
 from neurotrace.pairs import PromptPair
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Side = Literal["memorization", "reasoning"]
 SIDES: tuple[Side, Side] = ("memorization", "reasoning")
@@ -53,7 +57,7 @@ class Behaviour:
 
 
 @dataclass(frozen=True)
-class EncodedPairs:
+class EncodedPairs(Shown):
     """Pairs with their ids. The read position is the last token of each prompt."""
 
     pairs: tuple[PromptPair, ...]
@@ -102,6 +106,47 @@ class EncodedPairs:
     def reasons(self) -> dict[str, int]:
         """Reason -> number of pairs dropped for it, most frequent first."""
         return dict(Counter(dropped.reason for dropped in self.dropped).most_common())
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row a kept pair: its texts, and L (nats) and both answers' probabilities on each side."""
+        import pandas as pd
+
+        table = pd.DataFrame([pair.__dict__ for pair in self.pairs]).rename(columns={"id": "pair"})
+        for side in SIDES:
+            seen = self.behaviour(side)
+            table[f"L_on_{side}"] = seen.logit_difference.numpy()
+            table[f"p_memorized_on_{side}"] = seen.p_memorized.numpy()
+            table[f"p_reasoned_on_{side}"] = seen.p_reasoned.numpy()
+        return table
+
+    def _view(self) -> View:
+        families = []
+        table = self.to_frame()
+        for family, part in table.groupby("family", sort=False):
+            left_out = Counter(d.reason for d in self.dropped if d.pair.family == family)
+            families.append((
+                str(family), len(part), part["group"].nunique(), part["template"].nunique(),
+                f"{part['L_on_memorization'].mean():+.2f}", f"{part['L_on_reasoning'].mean():+.2f}",
+                ", ".join(f"{count} {reason}" for reason, count in left_out.most_common()) or "none",
+            ))  # fmt: skip
+        examples = [
+            (pair.id, clip(pair.memorization, 60), pair.memorized_answer.strip(),
+             clip(pair.reasoning, 60), pair.reasoned_answer.strip())
+            for pair in self.pairs[:: max(1, len(self.pairs) // 3)][:3]
+        ]  # fmt: skip
+        return View(
+            f"{len(self)} of {len(self) + len(self.dropped)} pairs can be studied: the model answers "
+            "both of their prompts as the pair says. L = logit(memorized) - logit(reasoned), mean, nats.",
+            (
+                Table(
+                    ("family", "kept", "groups", "templates", "L recalling", "L reasoning",
+                     "dropped"),
+                    families,
+                ),
+                Table(("pair", "memorization", "answer", "reasoning", "answer "), examples),
+            ),
+            "All of them: .to_frame(); what was left out, and why: .dropped.",
+        )  # fmt: skip
 
     def __repr__(self) -> str:
         left_out = ", ".join(f"{count} {reason}" for reason, count in self.reasons().items())

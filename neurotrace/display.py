@@ -1,0 +1,192 @@
+"""How results show themselves: a sentence that says what they are, then small tables.
+
+A class that inherits `Shown` and says what is to be seen in `_view` looks the same in a notebook
+(`_repr_html_`), in IPython's terminal and under `rich.print`. Text from prompts is data in both.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.text import Text
+
+TOWARDS_MEMORY, TOWARDS_REASONING, NEUTRAL = "#2166ac", "#b2182b", "#5f7a76"
+_WIDTH = 6  # characters of a bar in a terminal
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A number with its length drawn behind it; a signed one grows from the middle."""
+
+    value: float
+    bound: float  # the magnitude that fills the bar
+    text: str
+    signed: bool = False
+
+    @property
+    def share(self) -> float:
+        """Of the bound, in -1..1; 0 for what isn't a number."""
+        if not self.bound > 0 or self.value != self.value:
+            return 0.0
+        return max(-1.0, min(1.0, self.value / self.bound))
+
+    @property
+    def colour(self) -> str:
+        if not self.signed:
+            return NEUTRAL
+        return TOWARDS_MEMORY if self.value > 0 else TOWARDS_REASONING
+
+
+Cell = str | int | Bar | None
+
+
+@dataclass(frozen=True)
+class Table:
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[Cell, ...]]
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class View:
+    what: str
+    tables: tuple[Table, ...] = ()
+    more: str = ""  # where the rest is to be found
+
+
+class Shown:
+    """What inherits this shows its `_view`."""
+
+    def _view(self) -> View:
+        raise NotImplementedError
+
+    def _repr_html_(self) -> str:
+        return to_html(self._view())
+
+    def __rich__(self) -> Group:
+        return to_rich(self._view())
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """IPython's text form: the same tables, coloured only where somebody is looking."""
+        from rich.console import Console
+
+        page = io.StringIO()
+        Console(file=page, force_terminal=sys.stdout.isatty(), width=100).print(self.__rich__())
+        printer.text(page.getvalue().rstrip("\n"))
+
+
+def to_html(view: View) -> str:
+    """A fragment with its styles inline: it takes a notebook's colours, light or dark."""
+    parts = [f"<p style='margin:.2em 0'>{html.escape(view.what)}</p>"]
+    for table in view.tables:
+        head = "".join(
+            f"<th scope='col' style='{_style(table, place)}'>{html.escape(name.strip())}</th>"
+            for place, name in enumerate(table.columns)
+        )
+        rows = "".join(
+            "<tr>"
+            + "".join(
+                f"<td style='{_style(table, place)}'>{_html(cell)}</td>"
+                for place, cell in enumerate(row)
+            )
+            + "</tr>"
+            for row in table.rows
+        )
+        title = f"<caption style='text-align:left'><b>{html.escape(table.title)}</b></caption>"
+        parts.append(
+            "<table style='border-collapse:collapse;font-variant-numeric:tabular-nums;"
+            f"margin:.4em 0'>{title if table.title else ''}"
+            f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+        )
+    if view.more:
+        parts.append(f"<p style='margin:.2em 0;opacity:.75'>{html.escape(view.more)}</p>")
+    return f"<div class='neurotrace'>{''.join(parts)}</div>"
+
+
+def to_rich(view: View) -> Group:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Group
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    parts: list[Any] = [Text(plain(view.what)), Text()]
+    for table in view.tables:
+        drawn = RichTable(
+            title=Text(plain(table.title)) if table.title else None, title_justify="left",
+            box=SIMPLE_HEAD, pad_edge=False, padding=(0, 0),
+        )  # fmt: skip
+        for place, name in enumerate(table.columns):
+            right = _side(table, place) == "right"
+            drawn.add_column(
+                plain(name.strip()), justify="right" if right else "left", no_wrap=right
+            )
+        for row in table.rows:
+            drawn.add_row(*(_rich(cell) for cell in row))
+        parts.append(drawn)
+    if view.more:
+        parts.append(Text(plain(view.more), style="dim"))
+    return Group(*parts)
+
+
+def plain(text: str) -> str:
+    """`text` without what a terminal would obey."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+def percent(value: float | None) -> str:
+    return "–" if value is None or value != value else f"{value:.1%}"
+
+
+def rate(value: float | None) -> Cell:
+    """A share in 0..1 as a bar."""
+    return None if value is None else Bar(value, 1.0, percent(value))
+
+
+def clip(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _side(table: Table, place: int) -> str:
+    """Words stand left, numbers right."""
+    return "left" if any(isinstance(row[place], str) for row in table.rows) else "right"
+
+
+def _style(table: Table, place: int) -> str:
+    return f"text-align:{_side(table, place)};padding:.1em .6em .1em 0"
+
+
+def _html(cell: Cell) -> str:
+    if not isinstance(cell, Bar):
+        return "–" if cell is None else html.escape(str(cell))
+    if cell.signed:
+        half = abs(cell.share) * 50
+        ends = (50, 50 + half) if cell.share > 0 else (50 - half, 50)
+    else:
+        ends = (0, abs(cell.share) * 100)
+    paint = (
+        f"linear-gradient(90deg,transparent {ends[0]:.1f}%,{cell.colour}66 {ends[0]:.1f}%,"
+        f"{cell.colour}66 {ends[1]:.1f}%,transparent {ends[1]:.1f}%)"
+    )
+    return (
+        f"<span style='display:inline-block;min-width:7em;padding:0 .3em;background:{paint}'>"
+        f"{html.escape(cell.text)}</span>"
+    )
+
+
+def _rich(cell: Cell) -> Text:
+    from rich.text import Text
+
+    if not isinstance(cell, Bar):
+        return Text("–" if cell is None else plain(str(cell)))
+    filled = round(abs(cell.share) * _WIDTH)
+    drawn = Text(f"{plain(cell.text)} ")
+    drawn.append("█" * filled, style=cell.colour)
+    drawn.append("·" * (_WIDTH - filled), style="dim")
+    return drawn
