@@ -51,6 +51,7 @@ _HOME = {
     "report": ("write_report",),
     "runs": ("save_run",),
     "sweeps.asked": ("Sweep",),
+    "sweeps.cluster": ("sweep_on_ray",),
     "sweeps.driver": ("sweep",),
     "sweeps.reading": ("SweepRun", "open_run"),
 }  # fmt: skip

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -60,6 +61,10 @@ def sweep(
         str | None, typer.Option(help="YAML file of sweeps: models, probes, modes, seeds.")
     ] = None,
     shard: Annotated[str, typer.Option(help="i/n: the i-th of n shares of the work.")] = "1/1",
+    ray: Annotated[
+        str | None, typer.Option(help="local: on workers of this machine; or a cluster's address.")
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Ray workers; 0: as many as there is room for.")] = 0,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the sweep in --out; it knows the rest.")
     ] = False,
@@ -80,7 +85,11 @@ def sweep(
         "batch": batch, "part_rows": part_rows,
     }  # fmt: skip
     named = {name: value for name, value in given.items() if value is not None}
+    if workers and ray is None:
+        raise InputError(f"--workers {workers} goes with --ray local or --ray ADDRESS")
     if spec is not None:
+        if ray is not None:
+            raise InputError("--ray goes with one sweep, --spec with --shard: leave one out")
         if named:
             raise InputError(f"--{next(iter(named)).replace('_', '-')} goes into {spec}, not here")
         return _cells(spec, out, shard, trust_remote_code, dry_run=dry_run, as_json=as_json)
@@ -94,8 +103,10 @@ def sweep(
         return
     quiet()
     from neurotrace.progress import bars
-    from neurotrace.sweeps.driver import sweep as run
+    from neurotrace.sweeps.cluster import sweep_on_ray
+    from neurotrace.sweeps.driver import sweep as sweep_here
 
+    run = partial(sweep_on_ray, address=ray, workers=workers) if ray else sweep_here
     with finishing() as stop:
         outcome = run(
             asked, out, shard=shard, trust_remote_code=trust_remote_code, progress=bars, stop=stop

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import socket
 import time
@@ -54,7 +55,7 @@ def write_part(
         raise RuntimeError(f"part {part} has {table.num_rows} rows, wanted {last - first}")
     note = {
         "content_sha256": manifest.hash, "part": part, "host": socket.gethostname(),
-        "seconds": round(seconds, 3), "finished": time.time(),
+        "pid": os.getpid(), "seconds": round(seconds, 3), "finished": time.time(),
     }  # fmt: skip
     sink = io.BytesIO()
     table = table.replace_schema_metadata({_META: json.dumps(note).encode()})

@@ -1,0 +1,240 @@
+"""The same parts, on workers of a Ray cluster: each loads the model once and is handed part by part.
+
+The driver holds the shard's lock and a queue of part numbers; nothing else goes over the wire. A
+worker writes its parts itself, so `out` must be one place for all nodes. What a lost worker held goes
+back to the queue, and another worker is started; if the driver dies its workers go with it, and the
+next call goes on with what is there. Two parts are under way with each worker, so that none waits.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from neurotrace.errors import InputError
+from neurotrace.sweeps.asked import Sweep
+from neurotrace.sweeps.driver import Outcome, Stop, agree, do_part, load, what_is_missing
+from neurotrace.sweeps.folders import Folder, open_folder
+from neurotrace.sweeps.layout import parse_shard
+from neurotrace.sweeps.locks import LOCKS, locked
+from neurotrace.sweeps.manifest import read_manifest
+from neurotrace.sweeps.parts import PARTS, part_file
+
+AHEAD = 2  # parts under way with one worker
+_LOSSES = 3  # workers that one part may cost
+_PATIENCE = 60.0  # seconds without any worker before it is said
+
+
+class Worker:
+    """What runs on a node: the model, and the parts that it is told to do."""
+
+    def __init__(self, asked: dict[str, Any], url: str, trust_remote_code: bool) -> None:
+        self.asked, self.folder, self.trust = Sweep(**asked), open_folder(url), trust_remote_code
+
+    def start(self) -> int:
+        """Load the model and agree with the folder's manifest; returns its threads."""
+        from neurotrace.commands.console import quiet
+        from neurotrace.sweeps.work import open_work
+
+        quiet()
+        model = load(self.asked, trust_remote_code=self.trust)
+        self.work = open_work(self.asked, model)
+        agree(self.folder, self.work.manifest)
+        return self.work.manifest.asked.threads
+
+    def do(self, part: int) -> tuple[list[str], bool]:
+        """(cells that are not finite, whether memory ran short)."""
+        marked = do_part(self.work, self.folder, part)
+        return marked, self.work.task.batch.held is not None
+
+
+@dataclass
+class _Crew:
+    """Workers, and what is under way with each: reference -> (worker, part; None: its start)."""
+
+    ray: Any
+    hire: Callable[[], Any]
+    under_way: dict[Any, tuple[Any, int | None]] = field(default_factory=dict)
+    ready: list[Any] = field(default_factory=list)
+
+    def grow(self) -> None:
+        worker = self.hire()
+        self.under_way[worker.start.remote()] = (worker, None)
+
+    def give(self, part: int, worker: Any) -> None:
+        self.under_way[worker.do.remote(part)] = (worker, part)
+
+    def load(self, worker: Any) -> int:
+        return sum(one is worker for one, _ in self.under_way.values())
+
+    def lose(self, worker: Any) -> list[int]:
+        """Forget a dead worker; the parts that it held."""
+        own = [ref for ref, (one, _) in self.under_way.items() if one is worker]
+        held = [self.under_way.pop(ref)[1] for ref in own]
+        self.ready = [one for one in self.ready if one is not worker]
+        return [part for part in held if part is not None]
+
+
+def sweep_on_ray(
+    asked: Sweep,
+    out: str | Path,
+    *,
+    address: str,
+    workers: int = 0,
+    shard: str = "1/1",
+    trust_remote_code: bool = False,
+    progress: Any = None,
+    stop: Stop = lambda: False,
+) -> Outcome:
+    """`sweep`, on the workers of a cluster.
+
+    Args:
+        address: ``"local"`` starts a cluster on this machine; else that of one that runs.
+        workers: how many; 0: one for each `threads` processors of the cluster.
+
+    Raises:
+        InputError: as `sweep`; Ray is not installed or not there; `out` is not one place for all
+            nodes; a part that three workers died of.
+    """
+    mine = parse_shard(shard)
+    folder = open_folder(out)
+    if folder.local:  # workers start elsewhere
+        folder = open_folder(Path(out).absolute())
+    known = read_manifest(folder)
+    folder.make(PARTS, LOCKS)
+    if known and not asked.threads:
+        asked = Sweep(**{**asked.record(), "threads": known.asked.threads})
+    threads = asked.threads or 1
+    ray = _connect(address, workers * threads)
+    try:
+        with locked(folder, mine) as alive:
+            count = workers or max(1, int(ray.cluster_resources().get("CPU", 1)) // threads)
+            remote = ray.remote(num_cpus=threads, max_restarts=0)(Worker)
+            record = Sweep(**{**asked.record(), "threads": threads}).record()
+            crew = _Crew(ray, lambda: remote.remote(record, folder.url, trust_remote_code))
+            for _ in range(count):
+                crew.grow()
+            _wait_for_one(crew)
+            manifest = read_manifest(folder)
+            if manifest is None:
+                raise _not_shared(folder)
+            missing, total = what_is_missing(folder, manifest, mine)
+            marked: list[str] = []
+            short, computed = False, 0
+            finished = _finished(crew, folder, missing, stop)
+            bar = progress(missing, description="sweeping parts") if progress else missing
+            for _, (cells, less) in zip(bar, finished, strict=False):
+                marked, short, computed = marked + cells, short or less, computed + 1
+                alive()
+            return Outcome(computed, total - len(missing) + computed, total, tuple(marked), short)
+    finally:
+        ray.shutdown()
+
+
+def _finished(
+    crew: _Crew, folder: Folder, missing: Sequence[int], stop: Stop
+) -> Iterator[tuple[list[str], bool]]:
+    """What `Worker.do` returns, for each part, in the order in which they become ready."""
+    queue = deque(missing)
+    losses: Counter[int] = Counter()
+    last = time.monotonic()
+    while True:
+        stopped = stop()
+        while queue and crew.ready and not stopped:
+            worker = min(crew.ready, key=crew.load)
+            if crew.load(worker) >= AHEAD:
+                break
+            crew.give(queue.popleft(), worker)
+        wanted = [ref for ref, (_, part) in crew.under_way.items() if part is not None]
+        if not wanted and (stopped or not queue):
+            return
+        if wanted or crew.ready:
+            last = time.monotonic()
+        elif time.monotonic() - last > _PATIENCE:
+            warnings.warn(
+                "still waiting for a worker: has the cluster processors left?", stacklevel=2
+            )
+            last = time.monotonic()
+        for ref in crew.ray.wait(list(crew.under_way), num_returns=1, timeout=1.0)[0]:
+            worker, part = crew.under_way[ref]
+            try:
+                result = crew.ray.get(ref)
+            except crew.ray.exceptions.RayActorError:
+                held = crew.lose(worker)
+                queue.extendleft(reversed(held))
+                losses.update(held[:1])  # the one that it was at
+                if held and losses[held[0]] >= _LOSSES:
+                    raise InputError(
+                        f"part {held[0]} has cost {_LOSSES} workers: is their memory enough? Run the "
+                        "same command again with another --batch or fewer --workers"
+                    ) from None
+                crew.grow()
+                continue
+            except crew.ray.exceptions.RayTaskError as error:
+                raise _own(error) from None
+            del crew.under_way[ref]
+            if part is None:
+                crew.ready.append(worker)
+                continue
+            if not folder.fs.exists(folder.file(part_file(part))):
+                raise _not_shared(folder)
+            yield result
+
+
+def _wait_for_one(crew: _Crew) -> None:
+    """Until one worker has loaded the model and the folder has a manifest."""
+    while not crew.ready:
+        for ref in crew.ray.wait(list(crew.under_way), num_returns=1, timeout=_PATIENCE)[0]:
+            worker, _ = crew.under_way[ref]
+            try:
+                crew.ray.get(ref)
+            except crew.ray.exceptions.RayActorError:
+                crew.lose(worker)
+                crew.grow()
+                continue
+            except crew.ray.exceptions.RayTaskError as error:
+                raise _own(error) from None
+            del crew.under_way[ref]
+            crew.ready.append(worker)
+
+
+def _connect(address: str, processors: int) -> Any:
+    import logging
+
+    try:
+        import ray
+    except ImportError:
+        raise InputError(
+            "--ray needs the package ray: pip install 'neurotrace-lens[ray]'"
+        ) from None
+    options: dict[str, Any] = {"address": address}
+    if address == "local":
+        options |= {"include_dashboard": False, "num_cpus": processors or None}
+    try:
+        ray.init(
+            **options, log_to_driver=False, logging_level=logging.ERROR, namespace="neurotrace"
+        )
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"no Ray cluster at {address!r} ({line}): wanted local, auto, or host:port"
+        ) from None
+    return ray
+
+
+def _own(error: Any) -> Exception:
+    """What a worker raised, without Ray's traceback where it is the user's to mend."""
+    cause = getattr(error, "cause", error)
+    return InputError(str(cause)) if isinstance(cause, InputError) else error
+
+
+def _not_shared(folder: Folder) -> InputError:
+    return InputError(
+        f"a worker wrote to {folder.url}, and it isn't there from here: --out must be one place for "
+        "all nodes, a shared folder or a URL that fsspec knows"
+    )
