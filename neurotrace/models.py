@@ -98,7 +98,7 @@ def _read(source: str, dtype: torch.dtype, trust: bool) -> tuple[str, torch.nn.M
         model = AutoModelForCausalLM.from_pretrained(
             path, dtype=dtype, trust_remote_code=trust, use_safetensors=True
         )
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except Exception as error:  # a truncated or foreign file fails in as many ways as there are
         raise InputError(
             f"can't load {source!r}: {_first_line(error)} Wanted one of the built-in models "
             f"({', '.join(organism.NAMES)}), a model folder with safetensors weights, a .gguf file, "
@@ -135,7 +135,7 @@ def _read_gguf(path: Path, dtype: torch.dtype) -> tuple[str, torch.nn.Module, An
         quantized = AutoModelForCausalLM.from_pretrained(
             folder, gguf_file=path.name, dtype=torch.float32
         )
-    except Exception as error:  # a truncated or foreign file fails in as many ways as there are
+    except Exception as error:
         raise InputError(f"can't read {str(path)!r} as GGUF: {_first_line(error)}") from error
     finally:
         if bars:

@@ -12,6 +12,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -277,6 +278,9 @@ def test_what_is_not_finite_is_marked_and_in_no_mean(asked, tmp_path):
     assert np.isfinite(frame.loc[~bad, "effect"]).all()
     assert sorted(outcome.marked) == sorted(run.marked())
     assert len(run.marked()) == bad.sum()
+    parts = f"'{tmp_path}/parts/*.parquet'"
+    ((mean,),) = duckdb.sql(f"SELECT avg(effect) FROM {parts}").fetchall()
+    assert mean == pytest.approx(frame.loc[~bad, "effect"].astype(float).mean())
     one = frame[bad].iloc[0]
     assert f"L{one.layer}.N{one.neuron} on pair {one.pair}: {one.mark}" in run.marked()
 

@@ -6,6 +6,10 @@ import logging
 import os
 import sys
 import warnings
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 
 def say(message: str, code: int) -> int:
@@ -18,6 +22,13 @@ def printable(text: str) -> str:
     """One line without control characters: those of a prompt or a file name are not for a terminal."""
     line = " ".join(text.split())
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in line)
+
+
+def plain(text: str) -> Text:
+    """Words of a prompt or a file for a table: no markup, no control characters."""
+    from rich.text import Text
+
+    return Text(printable(text))
 
 
 def quiet() -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from neurotrace.commands.console import quiet
+from neurotrace.commands.console import plain, quiet
 from neurotrace.errors import InputError
 
 if TYPE_CHECKING:
@@ -90,7 +90,6 @@ def rank(
 def _show(found: Comparison, out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
     table = Table(title=f"Rankers on {found.model.name}, top {found.k} of {found.model.n_neurons}")
     for name in ("family", "ranker"):
@@ -104,7 +103,7 @@ def _show(found: Comparison, out: Path) -> None:
         table.add_column(name, justify="right")
     for row in found.rankers.to_dict("records"):
         cells = ["–" if row[name] != row[name] else f"{row[name]:.2f}" for name in columns]
-        table.add_row(Text(row["family"]), row["ranker"], *cells)
+        table.add_row(plain(row["family"]), row["ranker"], *cells)
     console = Console()
     console.print(table)
-    console.print(Text(f"tables and report: {out}"))
+    console.print(plain(f"tables and report: {out}"))

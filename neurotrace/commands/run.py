@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from neurotrace.commands.console import quiet
+from neurotrace.commands.console import plain, quiet
 from neurotrace.errors import InputError
 
 
@@ -115,13 +115,12 @@ def _show(summary: dict[str, Any], out: Path) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
     console = Console()
     pairs = summary["pairs"]
     reasons = ", ".join(f"{count} {reason}" for reason, count in pairs["dropped"].items())
     console.print(
-        Text(
+        plain(
             f"{summary['model']}: {pairs['kept']} of {pairs['read']} pairs behave"
             + (f" (dropped: {reasons})" if reasons else "")
         )
@@ -138,7 +137,7 @@ def _show(summary: dict[str, Any], out: Path) -> None:
         low, high = flip["answers_ci"]
         damage = flip["damage_kl"]
         table.add_row(
-            Text(flip["family"]), "reason" if flip["direction"] == "to_reasoning" else "recall",
+            plain(flip["family"]), "reason" if flip["direction"] == "to_reasoning" else "recall",
             flip["intervention"].replace("+", "\n"), str(flip["k"]), f"{flip['answers']:.1%}",
             f"{low * 100:.0f}–{high:.0%}",
             f"{flip['prefers']:.1%}", f"{flip['control_answers']:.1%}",
@@ -146,15 +145,15 @@ def _show(summary: dict[str, Any], out: Path) -> None:
         )  # fmt: skip
     console.print(table)
     console.print(
-        Text(
+        plain(
             f"k of {summary['neurons']:,} neurons; controls: the most that any of four flips; "
             "KL: nats, on neutral text"
         )
     )
     for family, yes in summary["verdict"]["small_set_decides"].items():
         verdict = "a small set of neurons decides" if yes else "no small set that decides was found"
-        console.print(Text(f"{family}: {verdict}"))
-    console.print(Text(f"report: {out / 'report.html'}"))
+        console.print(plain(f"{family}: {verdict}"))
+    console.print(plain(f"report: {out / 'report.html'}"))
 
 
 def _organism_probes() -> tuple[str, ...]:

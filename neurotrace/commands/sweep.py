@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from neurotrace.commands.console import printable, quiet, say
+from neurotrace.commands.console import plain, quiet, say
 from neurotrace.errors import InputError
 
 if TYPE_CHECKING:
@@ -174,15 +174,14 @@ def _cells(spec: str, out: str, shard: str, trust: bool, *, dry_run: bool, as_js
 def _table(found: list[Status]) -> None:
     from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
     table = Table()
     for name in ("folder", "state", "parts"):
         table.add_column(name, overflow="fold")
     for one in found:
         parts = f"{one.done} of {one.parts}" if one.parts else ""
-        owner = f" ({printable(one.note)})" if one.state == "running" else ""
-        table.add_row(one.name, Text(one.state + owner), parts)
+        owner = f" ({one.note})" if one.state == "running" else ""
+        table.add_row(one.name, plain(one.state + owner), parts)
     Console().print(table)
 
 

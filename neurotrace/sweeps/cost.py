@@ -73,7 +73,7 @@ def shape_of(config: Any, name: str) -> Shape:
         if not 1 <= int(text.num_hidden_layers) <= _MOST_LAYERS:
             raise ValueError(f"{text.num_hidden_layers} layers, wanted 1 to {_MOST_LAYERS}")
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         parts = find_parts(model)
         heads = int(text.num_attention_heads)
         size = int(getattr(text, "head_dim", None) or text.hidden_size // heads)

@@ -100,15 +100,16 @@ def _read(source: str) -> tuple[Any, Any]:
     """(configuration, tokenizer) of whatever `load_model` takes."""
     from transformers import AutoConfig, AutoTokenizer
 
-    path, options = source, {}
+    path: str = source
+    options: dict[str, Any] = {}
     if source in organism.NAMES:
         path = str(organism.folder(source))
     elif source.endswith(".gguf"):
         path, options = str(Path(source).parent), {"gguf_file": Path(source).name}
     try:
         return (
-            AutoConfig.from_pretrained(path, **options),
-            AutoTokenizer.from_pretrained(path, **options),
+            AutoConfig.from_pretrained(path, trust_remote_code=False, **options),
+            AutoTokenizer.from_pretrained(path, trust_remote_code=False, **options),
         )
     except Exception as error:
         line = (str(error).strip() or type(error).__name__).splitlines()[0][:200]

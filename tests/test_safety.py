@@ -1,0 +1,215 @@
+"""Files, prompts and manifests are data: nothing in them runs, leaves its folder or reaches a terminal."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import pickle
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from planted import planted_model, planted_pairs
+
+import neurotrace as nt
+from neurotrace.errors import InputError
+from neurotrace.hooks import twin
+from neurotrace.sweeps.cost import config_from_file, shape_of
+from neurotrace.sweeps.estimate import estimate
+from neurotrace.sweeps.layout import Shard
+
+PACKAGE = Path(nt.__file__).parent
+BANNED_MODULES = {
+    "pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve",
+    "tarfile", "zipfile",  # no archive is read anywhere, so none can write outside its folder
+}  # fmt: skip
+BANNED_CALLS = {
+    "eval", "exec", "torch.load", "torch.save", "np.load", "numpy.load", "pd.read_pickle",
+    "pandas.read_pickle", "yaml.load", "yaml.unsafe_load", "os.system", "subprocess.getoutput",
+}  # fmt: skip
+
+
+class Payload:
+    """Unpickled, it writes a file."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.mark}",)
+
+
+@pytest.fixture
+def mark(tmp_path):
+    """The file that is there if something ran."""
+    path = tmp_path / "it-ran"
+    yield path
+    assert not path.exists()
+
+
+def test_the_payload_would_work(tmp_path):
+    pickle.loads(pickle.dumps(Payload(tmp_path / "it-ran")))
+    assert (tmp_path / "it-ran").exists()
+
+
+def test_no_pickle_and_no_code_from_data_in_the_package():
+    found = []
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            elif isinstance(node, ast.Call) and ast.unparse(node.func) in BANNED_CALLS:
+                found.append(f"{path.name}:{node.lineno} {ast.unparse(node.func)}")
+            if any(name.split(".")[0] in BANNED_MODULES for name in names):
+                found.append(f"{path.name}:{node.lineno} imports {names}")
+            if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
+                found.append(f"{path.name} allow_pickle")
+    assert not found
+
+
+def test_pickles_under_other_names_do_not_run(tmp_path, mark):
+    evil = pickle.dumps(Payload(mark))
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text('{"model_type": "gpt2"}')
+    for name in ("pytorch_model.bin", "model.safetensors"):
+        (model / name).write_bytes(evil)
+        with pytest.raises(InputError):
+            nt.load_model(str(model))
+    (tmp_path / "x.gguf").write_bytes(evil)
+    (tmp_path / "pairs.jsonl").write_bytes(evil)
+    (tmp_path / "scores.safetensors").write_bytes(evil)
+    (tmp_path / "manifest.json").write_bytes(evil)
+    for read in (
+        lambda: nt.load_model(str(tmp_path / "x.gguf")),
+        lambda: nt.load_pairs(tmp_path / "pairs.jsonl"),
+        lambda: nt.Scores.load(tmp_path / "scores.safetensors"),
+        lambda: nt.open_run(tmp_path),
+    ):
+        with pytest.raises(InputError):
+            read()
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("planted")
+    twin(planted_model(folder)).save_pretrained(folder)
+    (folder / "pairs.jsonl").write_text(
+        "".join(json.dumps(pair.__dict__) + "\n" for pair in planted_pairs())
+    )
+    return nt.Sweep(str(folder), (str(folder),), part_rows=100, threads=1)
+
+
+def test_parts_are_data_and_stay_in_their_folder(asked, tmp_path, mark):
+    out, outside = tmp_path / "run", tmp_path / "outside"
+    nt.sweep(asked, out)
+    expected = nt.open_run(out).to_frame()
+    parts = sorted(out.glob("parts/*.parquet"))
+    parts[0].write_bytes(pickle.dumps(Payload(mark)))
+    # a type that older versions of arrow unpickle when they meet it
+    field = pa.field("effect", pa.float32(), metadata={
+        b"ARROW:extension:name": b"arrow.py_extension_type",
+        b"ARROW:extension:metadata": pickle.dumps(Payload(mark)),
+    })  # fmt: skip
+    pq.write_table(pa.table([pa.array([1.0], pa.float32())], pa.schema([field])), parts[1])
+    outside.write_bytes(parts[2].read_bytes())
+    parts[2].unlink()
+    parts[2].symlink_to(outside)
+    parts[3].unlink()
+    parts[3].symlink_to("/etc/passwd")
+    assert len(nt.open_run(out).broken) == 3
+    before = outside.read_bytes()
+    with pytest.warns(UserWarning, match="set aside"):
+        assert nt.sweep(asked, out).computed == 3
+    assert nt.open_run(out).to_frame().equals(expected)
+    assert outside.read_bytes() == before
+
+
+def test_code_beside_a_model_runs_only_by_flag(tmp_path, mark, monkeypatch):
+    """Neither loading nor planning asks on the terminal, and neither runs it."""
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    code = f"open({str(mark)!r}, 'w')\nclass C: pass\n"
+    (tmp_path / "evil.py").write_text(code)
+    settings = {
+        "model_type": "made-up", "hidden_size": 8, "num_hidden_layers": 1,
+        "auto_map": {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.C", "AutoTokenizer": "evil.C"},
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    path = str(tmp_path / "config.json")
+    for read in (
+        lambda: nt.load_model(str(tmp_path)),
+        lambda: estimate(nt.Sweep(str(tmp_path), ("letters",)), Shard()),
+        lambda: shape_of(config_from_file(path), path),
+    ):
+        with pytest.raises(InputError):
+            read()
+    assert "trust_remote_code" not in nt.Sweep("m", ("p",)).record()
+
+
+def test_prompts_are_data_everywhere(asked, tmp_path):
+    """Markup, escapes, NULs and a megabyte of text go in and come out as they are."""
+    words = [
+        "<script>alert(1)</script>",
+        "\x1b[31mred\x07",
+        "a\0b",
+        "[bold]x[/bold]",
+        "\u202eb",
+        "l\nn",
+    ]
+    pairs = planted_pairs()
+    odd = [
+        replace(pair, id=f"{word}{place}", family=word, group=f"{word}{place}")
+        for place, (pair, word) in enumerate(zip(pairs, words, strict=False))
+    ]
+    long = replace(pairs[-1], id="long", memorization="the " * 250_000 + "item11 recall")
+    lines = [json.dumps(pair.__dict__) for pair in [*odd, *pairs[len(odd) : -1], long]]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
+    out = tmp_path / "run"
+    done = subprocess.run(
+        [sys.executable, "-m", "neurotrace.cli", "sweep", "--model", asked.model, "--probes",
+         str(tmp_path / "pairs.jsonl"), "--mode", "scale:3e38", "--out", str(out)],
+        capture_output=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    said = done.stdout + done.stderr
+    assert b"not finite" in said
+    assert not {b"\x1b", b"\x07", b"\0", "\u202e".encode()} & {bytes([c]) for c in said}
+    assert "\u202e" not in said.decode()
+    run = nt.open_run(out)
+    assert run.manifest.notes["pairs"]["dropped"] == {"too long": 1}
+    assert set(words) <= set(run.to_frame()["family"])
+    broken = json.dumps(pairs[0].__dict__ | {"family": "half"}).replace("half", "\\ud800")
+    (tmp_path / "pairs.jsonl").write_text(broken)
+    with pytest.raises(InputError, match="half a surrogate pair"):
+        nt.sweep(replace(asked, probes=(str(tmp_path / "pairs.jsonl"),)), tmp_path / "no")
+
+
+def test_no_network_when_offline(asked, tmp_path):
+    program = """
+import socket, sys
+def refuse(*what, **_): print("network:", what, file=sys.stderr); raise OSError("no network")
+socket.socket.connect = socket.getaddrinfo = refuse
+from neurotrace.cli import main
+main()
+"""
+    calls = [
+        (["sweep", "--model", asked.model, "--probes", asked.probes[0], "--out", "run"], 0),
+        (["sweep", "--model", "organism", "--probes", "letters", "--out", "no", "--dry-run"], 0),
+        (["sweep", "--model", "some/model", "--probes", "letters", "--out", "no"], 2),
+    ]
+    for words, code in calls:
+        done = subprocess.run(
+            [sys.executable, "-c", program, *words], capture_output=True, text=True, cwd=tmp_path,
+            env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        )  # fmt: skip
+        assert done.returncode == code, done.stderr
+        assert "network:" not in done.stderr
