@@ -241,7 +241,11 @@ def engine_of(model: Any) -> Any | None:
 
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
-            _engines[other] = suffix.engine(other)
+            try:
+                _engines[other] = suffix.engine(other)
+            except ValueError as error:  # parts that can't be told apart by shape
+                warnings.warn(f"suffix engine: none, full passes: {error}", stacklevel=1)
+                _engines[other] = None
         for each in said:
             warnings.warn(str(each.message), stacklevel=3)
     return _engines[other]

@@ -195,6 +195,11 @@ def final_residual_slope(
         point = f"blocks.{info.n_layers - 1}.hook_resid_post"
         with model.hooks(fwd_hooks=[(point, cut)]):
             logits = forward(model, ids, edit=keep, layers=range(info.n_layers))
+        if not leaf:
+            raise InputError(
+                f"{info.name}: {point} never fires under this version of transformer-lens: rank by "
+                "nt.gradient, which doesn't need it"
+            )
         (slope,) = torch.autograd.grad(metric(logits).sum(), leaf)
     return values, slope.reshape(*ids.shape, -1)[:, -1].float().cpu()
 
@@ -205,7 +210,7 @@ def residuals(
     """Activations at the last position, and the residual stream that enters each block there."""
     info = inspect_model(model)
     values = torch.zeros(len(ids), info.n_layers, info.d_mlp)
-    entering = torch.zeros(len(ids), info.n_layers, info.d_model)
+    entering = torch.full((len(ids), info.n_layers, info.d_model), torch.nan)
 
     def keep(layer: int, post: Tensor) -> None:
         values[:, layer] = post[:, -1].detach().float().cpu()
@@ -220,6 +225,11 @@ def residuals(
     points = [(f"blocks.{layer}.hook_resid_pre", see(layer)) for layer in range(info.n_layers)]
     with torch.no_grad(), model.hooks(fwd_hooks=points):
         forward(model, ids, edit=keep, layers=range(info.n_layers))
+    if entering.isnan().any():
+        raise InputError(
+            f"{info.name}: hook_resid_pre doesn't fire in every block, or holds NaN: rank by "
+            "nt.gradient, which doesn't need it"
+        )
     return values, entering
 
 
@@ -231,6 +241,11 @@ def lens(
     A soft cap behind the unembedding is left out. That log p(plus) - log p(minus) is the same number.
     """
     w_u = model.unembed.W_U.detach()
+    if len(w_u) != residual.shape[-1]:
+        raise InputError(
+            f"the unembedding reads {len(w_u)} numbers, the residual stream has "
+            f"{residual.shape[-1]} (a projection stands between): rank by nt.gradient"
+        )
     normed = model.ln_final(residual.to(w_u)[:, None])[:, 0] if hasattr(model, "ln_final") else None
     rows = residual.to(w_u) if normed is None else normed
     return (rows @ (w_u[:, plus] - w_u[:, minus])).float().cpu()
@@ -282,8 +297,11 @@ def _check_neurons(model: Any, info: ModelInfo) -> None:
     try:
         with torch.no_grad(), model.hooks(fwd_hooks=outputs):
             forward(model, ids, edit=keep, layers=range(info.n_layers))
-    except RuntimeError as error:
-        raise InputError(f"{info.name}: the neuron hooks fail their check: {error}") from error
+    except Exception as error:  # whatever a model's code, or TransformerLens' own, raises
+        raise InputError(
+            f"{info.name}: the neuron hooks fail their check: {error} "
+            "(use another version of transformer-lens or another model)"
+        ) from error
     post_norm = getattr(model.cfg, "use_normalization_before_and_after", False)
     for layer, post in seen.items():
         if post.shape[-1] != info.d_mlp:

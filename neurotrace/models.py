@@ -59,6 +59,9 @@ def hook(model: torch.nn.Module, tokenizer: Any, *, name: str) -> Any:
     """
     from transformer_lens.model_bridge import TransformerBridge
 
+    config: Any = model.config
+    if not getattr(config, "architectures", None):  # a checkpoint's config names its class
+        config.architectures = [type(model).__name__]
     shared = [*model.parameters(), *model.buffers()]
     twin = copy.deepcopy(model, memo={id(tensor): tensor for tensor in shared})
     try:

@@ -58,7 +58,10 @@ def _rms(module: nn.Module) -> Callable | None:
     generator = torch.Generator().manual_seed(0)
     x = (torch.randn(4, 3, len(weight), generator=generator) * 3).to(weight.device)
     with torch.no_grad():
-        expected = module(x)
+        try:
+            expected = module(x)
+        except TypeError:  # a gated norm takes more than its input
+            return None
         for gain in (weight.detach(), 1 + weight.detach()):
             forward = _rms_forward(gain, eps)
             if torch.allclose(forward(x), expected, rtol=1e-5, atol=1e-6):

@@ -119,7 +119,9 @@ def _activation(own: Callable) -> Callable:
 def _norm(module: Any) -> Callable:
     own, bias = module.forward, getattr(module, "bias", None)
 
-    def forward(x: Tensor) -> Tensor:
+    def forward(x: Tensor, *gate: Tensor) -> Tensor:
+        if gate:
+            raise InputError("RelP: no rule for a gated norm (linear attention): use gradient")
         with torch.no_grad():
             y = own(x)
             # LayerNorm and its kin take the mean out first, the RMS norms don't

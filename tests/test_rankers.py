@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from families import CONFIGS, family_model, random_pairs
+from families import family_model, random_pairs
 from planted import PLANTED
 from scipy.stats import spearmanr
 
@@ -60,38 +60,6 @@ def test_pearson_is_pearson(model, encoded):
         assert rho[layer, unit] == pytest.approx(float(expected), abs=1e-4, nan_ok=True)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_gradient_matches_the_exact_effect_of_a_small_patch(name, tmp_path):
-    """A step of 1e-2 of the way: first order must agree with doing it, on every family."""
-    model = family_model(name, tmp_path)
-    encoded = encode(model, random_pairs(4), check=False)
-    small = 1e-2
-    estimate = nt.gradient(model, encoded, intervention=f"patch:{small}")
-    neurons = estimate.top(6, direction="to_reasoning") + estimate.top(
-        6, direction="to_memorization"
-    )
-    for neuron in neurons:
-        effects = nt.measure(
-            model, encoded, [nt.patch([neuron], donor="reasoning", strength=small)]
-        )
-        frame = effects.to_frame()
-        measured = (frame["L_after"] - frame["L_before"]).mean()
-        predicted = float(estimate.value[neuron.layer, neuron.index])
-        assert measured == pytest.approx(predicted, rel=0.1, abs=2e-4)
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-def test_slopes_over_a_prefix_equal_those_of_the_whole_prompt(name, tmp_path):
-    model = family_model(name, tmp_path)
-    encoded = encode(model, random_pairs(4), check=False)
-    fast = nt.gradient(model, encoded)
-    with model.hooks(fwd_hooks=[("blocks.0.mlp.hook_post", lambda value, hook: None)]):
-        slow = nt.gradient(model, encoded)  # a user's hook: the twin steps back
-    size = float(slow.value.abs().max())
-    assert size > 0.01
-    assert torch.allclose(fast.value, slow.value, atol=1e-4 * size + 1e-5)
-
-
 @pytest.mark.parametrize("name", ["gpt2", "llama", "neox"])
 @pytest.mark.parametrize("kind", ["patch", "set", "zero", "mean", "shift"])
 def test_exact_equals_measuring_one_by_one(name, kind, tmp_path):
@@ -137,7 +105,7 @@ def test_direct_is_exact_in_the_last_layer_and_only_there(tmp_path):
     model = family_model("gpt2", tmp_path)
     encoded = encode(model, random_pairs(3), check=False)
     direct, full = nt.direct(model, encoded), nt.gradient(model, encoded)
-    assert torch.allclose(direct.value[2], full.value[2], atol=1e-4)
+    assert torch.allclose(direct.value[-1], full.value[-1], atol=1e-4)
     assert spearmanr(direct.value[0], full.value[0]).statistic < 0.99
 
 
