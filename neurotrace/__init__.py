@@ -41,6 +41,10 @@ _HOME = {
     "answers": ("Answered", "answer"),
     "circuits": ("Circuit", "find_circuit"),
     "margins": ("Margins", "causal_margin"),
+    "detectors": (
+        "FusedDetector", "InvariantDetector", "LinearDetector", "about_detector", "judge",
+        "load_detector", "save_detector",
+    ),
     "studies": ("Study", "study"),
     "plotting": (
         "plot_curves", "plot_estimates", "plot_flips", "plot_pairs", "plot_scores", "plot_volcano",

@@ -1,0 +1,120 @@
+"""What the detectors share: reading their input, probabilities from logits, a basis for few rows.
+
+A detector tells from an array of features, a row a prompt, whether the model will answer from memory
+(class 1) or from what the prompt says (class 0). It keeps scikit-learn's contract; two classes only.
+After `fit` it is frozen: scoring reads the fitted numbers and never the batch around a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from scipy.special import expit
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
+from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
+
+from neurotrace.errors import InputError
+
+Array = np.ndarray
+
+
+class Detector(ClassifierMixin, BaseEstimator):
+    """Base of the detectors. Subclasses give `fit` and `decision_function`, the logit of class 1."""
+
+    classes_: Array
+    FITTED: tuple[str, ...] = ()  # what `fit` leaves behind, and `save_detector` writes
+
+    def predict_proba(self, X: Any) -> Float[Array, "row 2"]:
+        """P(class 0), P(class 1)."""
+        p = expit(self.decision_function(X))
+        return np.column_stack([1 - p, p])
+
+    def predict(self, X: Any) -> Array:
+        """The likelier class."""
+        logit = self.decision_function(X)
+        return self.classes_[(logit > 0).astype(int)]
+
+    def decision_function(self, X: Any) -> Float[Array, row]:
+        raise NotImplementedError
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_class = False
+        return tags
+
+    def _read(self, X: Any, y: Any) -> tuple[Array, Float[Array, row]]:
+        """Checked features and outcomes as 0.0 and 1.0; sets `classes_`.
+
+        Raises:
+            InputError: NaN or infinite values, rows that don't match, one class only, more than two.
+        """
+        try:
+            X, y = validate_data(self, X, y, dtype=(np.float64, np.float32), ensure_min_samples=2)
+            check_classification_targets(y)
+        except ValueError as error:
+            raise InputError(str(error)) from None
+        y = column_or_1d(y)
+        kind = type_of_target(y)
+        classes, places = np.unique(y, return_inverse=True)
+        name = type(self).__name__
+        if kind != "binary":
+            raise InputError(
+                f"Only binary classification is supported by {name}. The type of the target is {kind}."
+            )
+        if len(classes) < 2:
+            raise InputError(
+                f"{name} can't learn from one class: all {len(y)} outcomes are {classes[0]}; "
+                "add prompts with the other outcome"
+            )
+        self.classes_ = classes
+        return X, places.astype(float)
+
+    def _check(self, X: Any) -> Array:
+        """Checked features of a fitted detector."""
+        check_is_fitted(self)
+        try:
+            return validate_data(self, X, dtype=(np.float64, np.float32), reset=False)
+        except ValueError as error:
+            raise InputError(str(error)) from None
+
+
+class Basis:
+    """Standardised features on as many axes as there are rows to tell apart.
+
+    z = (x - mean) / sd / sqrt(features), so that a row's squared length is about 1 whatever the number
+    of features and one penalty suits all sites. With more features than rows z is turned onto the rows'
+    own axes, which loses nothing: a linear detector with an L2 penalty never leaves their span.
+    """
+
+    def __init__(self, X: Float[Array, "row feature"]) -> None:
+        self.mean = X.mean(axis=0)
+        spread = X.std(axis=0)
+        flat = spread <= 1e-7 * np.maximum(1, np.abs(self.mean))  # a dead neuron says nothing
+        self.scale = np.where(flat, 0, 1 / np.where(flat, 1, spread)) / np.sqrt(X.shape[1])
+        self.axes: Array | None = None
+        if X.shape[1] > len(X):
+            Z = (X - self.mean) * self.scale
+            squares, turned = np.linalg.eigh(Z @ Z.T)  # of the few rows, not of the many features
+            real = squares > 1e-9 * max(squares[-1], 1e-12)
+            self.axes = Z.T @ (turned[:, real] / np.sqrt(squares[real]))
+
+    def turn(self, X: Float[Array, "row feature"]) -> Float[Array, "row axis"]:
+        Z = (X - self.mean) * self.scale
+        return Z if self.axes is None else Z @ self.axes
+
+    def unfold(
+        self, coef: Float[Array, "axis out"], intercept: Float[Array, out]
+    ) -> tuple[Float[Array, "feature out"], Float[Array, out]]:
+        """Weights on the turned features as weights on the features themselves."""
+        raw = (coef if self.axes is None else self.axes @ coef) * self.scale[:, None]
+        return raw, intercept - self.mean @ raw
+
+
+def clip_logit(p: Sequence[float] | Array, limit: float = 1e-6) -> Array:
+    """log p/(1-p), with p kept `limit` away from 0 and 1."""
+    inside = np.clip(np.asarray(p, dtype=float), limit, 1 - limit)
+    return np.log(inside) - np.log1p(-inside)

@@ -1,0 +1,162 @@
+"""Several views of one row, each with an expert of its own, weighted by Bayesian inference.
+
+Each view (neurons, residual stream, a single number …) is a range of columns. Its expert's logits on
+rows that it did not learn from say how much it can be trusted; `weights.py` turns them into a posterior,
+so that a strong view isn't drowned by many weak ones, and a copy isn't counted twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
+
+from neurotrace.detectors.base import Array, Detector, clip_logit
+from neurotrace.detectors.linear import LinearDetector, folds_of
+from neurotrace.detectors.weights import Draws, fuse, mixture_posterior, product_posterior
+from neurotrace.errors import InputError
+
+Kind = Literal["product", "mixture"]
+Columns = tuple[int, int]
+
+
+class FusedDetector(Detector):
+    """Experts on views, as a product of experts or as a mixture.
+
+    Args:
+        views: name -> (first column, column after the last); None: all columns are one view.
+        kind: "product" or "mixture".
+        expert: detector cloned for each view; None: `LinearDetector()`.
+        folds, seed: of the folds in which experts are judged; `groups` given to `fit` stay whole.
+
+    After `fit`: `experts_` by view, `draws_` of the posterior (`weights()` sums them up).
+    """
+
+    FITTED = (
+        "classes_", "n_features_in_", "names_", "columns_", "experts_", "calibration_", "draws_",
+        "intercepts_",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        views: Mapping[str, Columns] | None = None,
+        kind: Kind = "product",
+        expert: Detector | None = None,
+        folds: int = 5,
+        seed: int = 0,
+    ) -> None:
+        self.views = views
+        self.kind = kind
+        self.expert = expert
+        self.folds = folds
+        self.seed = seed
+
+    def fit(self, X: Any, y: Any, groups: Any = None) -> FusedDetector:
+        """Learn the experts and the posterior of their weights."""
+        X, y = self._read(X, y)
+        if self.kind not in ("product", "mixture"):
+            raise InputError(f"kind={self.kind!r}: wanted 'product' or 'mixture'")
+        views = {"all": (0, X.shape[1])} if self.views is None else dict(self.views)
+        self.names_ = list(views)
+        self.columns_ = np.array([_columns(name, ends, X.shape[1]) for name, ends in views.items()])
+        parts = folds_of(y, groups, self.folds, self.seed)
+        if not parts:
+            raise InputError(
+                f"{int(min(y.sum(), (1 - y).sum()))} rows of the rarer class are too few to weigh "
+                "views: wanted at least 2, in different groups"
+            )
+        expert = LinearDetector(seed=self.seed) if self.expert is None else self.expert
+        self.experts_ = [_fit(clone(expert), X[:, a:b], y, groups) for a, b in self.columns_]
+        unseen = np.full((len(y), len(views)), np.nan)
+        for train, test in parts:
+            inner = None if groups is None else np.asarray(groups)[train]
+            for place, (a, b) in enumerate(self.columns_):
+                one = _fit(_like(self.experts_[place]), X[train, a:b], y[train], inner)
+                unseen[test, place] = one.decision_function(X[test, a:b])
+        seen = ~np.isnan(unseen).any(axis=1)
+        self.calibration_ = np.array([_calibration(unseen[seen, m], y[seen], self.kind)
+                                      for m in range(len(views))])  # fmt: skip
+        posterior = product_posterior if self.kind == "product" else mixture_posterior
+        draws = posterior(self._calibrated(unseen[seen]), y[seen], seed=self.seed)
+        self.draws_, self.intercepts_ = draws.weights, draws.intercept
+        return self
+
+    def predict_proba(self, X: Any) -> Float[Array, "row 2"]:
+        p = fuse(self._logits(X), Draws(self.draws_, self.intercepts_), self.kind)
+        return np.column_stack([1 - p, p])
+
+    def decision_function(self, X: Any) -> Float[Array, row]:
+        """Logit of P(class 1)."""
+        return clip_logit(self.predict_proba(X)[:, 1])
+
+    def weights(self) -> dict[str, tuple[float, float]]:
+        """View -> (posterior mean, sd) of its share of all weight."""
+        share = self.draws_ / self.draws_.sum(axis=1, keepdims=True)
+        pairs = zip(share.mean(axis=0), share.std(axis=0), strict=True)
+        return {
+            name: (float(m), float(sd)) for name, (m, sd) in zip(self.names_, pairs, strict=True)
+        }
+
+    def weights_of(self, X: Any) -> Float[Array, "row view"]:
+        """How much each view decides for each row; rows sum to one.
+
+        Product: |w_m ℓ_m|, what the view adds to the logit. Mixture: π_m p_m(ŷ), its responsibility
+        for the answer ŷ that the detector gives.
+        """
+        logits = self._logits(X)
+        mean = self.draws_.mean(axis=0)
+        if self.kind == "product":
+            share = np.abs(mean * logits) + 1e-12
+        else:
+            sign = np.where(self.decision_function(X) > 0, 1, -1)[:, None]
+            share = mean / (1 + np.exp(-sign * logits))
+        return share / share.sum(axis=1, keepdims=True)
+
+    def _logits(self, X: Any) -> Float[Array, "row view"]:
+        X = self._check(X)
+        found = [
+            expert.decision_function(X[:, a:b])
+            for expert, (a, b) in zip(self.experts_, self.columns_, strict=True)
+        ]
+        return self._calibrated(np.column_stack(found))
+
+    def _calibrated(self, logits: Float[Array, "row view"]) -> Float[Array, "row view"]:
+        return logits * self.calibration_[:, 0] + self.calibration_[:, 1]
+
+
+def _fit(expert: Detector, X: Array, y: Array, groups: Any) -> Detector:
+    if isinstance(expert, (LinearDetector, FusedDetector)):
+        return expert.fit(X, y, groups=groups)
+    return expert.fit(X, y)
+
+
+def _like(expert: Detector) -> Detector:
+    """An unfitted expert with the same penalty: another penalty's logits have another scale."""
+    again = clone(expert)
+    return again.set_params(C=expert.C_) if isinstance(expert, LinearDetector) else again
+
+
+def _calibration(logit: Array, y: Array, kind: Kind) -> tuple[float, float]:
+    """(slope, shift) that make an expert's logits comparable with the others'.
+
+    Product: mean 0, sd 1, so that a weight is a contribution. Mixture: Platt's calibration, so that an
+    over-confident expert doesn't lose its weight to a vague one.
+    """
+    if kind == "product":
+        sd = logit.std()
+        return (1 / sd, -logit.mean() / sd) if sd > 1e-9 else (0.0, 0.0)
+    fitted = LogisticRegression(C=1.0).fit(logit[:, None], y)
+    return max(float(fitted.coef_[0, 0]), 0.0), float(fitted.intercept_[0])
+
+
+def _columns(name: str, ends: Sequence[int], width: int) -> Columns:
+    first, last = ends
+    if not 0 <= first < last <= width:
+        raise InputError(
+            f"view {name!r} is columns {first} to {last} of {width}: wanted 0 <= first < last <= {width}"
+        )
+    return int(first), int(last)

@@ -1,0 +1,92 @@
+"""How good a detector is on rows that it did not learn from."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from sklearn.metrics import roc_auc_score
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """AUROC with its 95 % interval, accuracy at one half, ECE; NaN where it isn't defined."""
+
+    auroc: float
+    auroc_lo: float
+    auroc_hi: float
+    accuracy: float
+    ece: float
+    n: int
+
+
+def judge(
+    p: Float[Array, row],
+    y: Array,
+    groups: Sequence[Hashable] | Array,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Judgement:
+    """Judge P(class 1) against outcomes 0/1; the interval resamples whole groups."""
+    p, y = np.asarray(p, dtype=float), np.asarray(y).astype(int)
+    low, high = auroc_interval(p, y, groups, resamples=resamples, seed=seed)
+    return Judgement(
+        auroc(p, y), low, high, float(np.mean((p > 0.5) == (y == 1))), ece(p, y), len(y)
+    )
+
+
+def auroc(score: Float[Array, row], y: Array) -> float:
+    """Chance that a row of class 1 scores above one of class 0 (ties count half)."""
+    if len(np.unique(y)) < 2:
+        return float("nan")
+    return float(roc_auc_score(y, score))
+
+
+def auroc_interval(
+    score: Float[Array, row],
+    y: Array,
+    groups: Sequence[Hashable] | Array,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """95 % percentile bootstrap over groups; resamples with one class are left out.
+
+    With fewer than two groups, or one class, (NaN, NaN): nothing to resample.
+    """
+    _, member = np.unique(np.asarray(groups), return_inverse=True)
+    count = member.max(initial=-1) + 1
+    if count < 2 or len(np.unique(y)) < 2:
+        return float("nan"), float("nan")
+    # each score's place among the sorted distinct ones; AUROC from weighted counts at each place
+    place = np.unique(score, return_inverse=True)[1]
+    rng = np.random.default_rng(seed)
+    weight = rng.multinomial(count, np.full(count, 1 / count), size=resamples)[:, member]
+    hits = np.zeros((resamples, place.max() + 1))
+    misses = np.zeros_like(hits)
+    for row, (at, positive) in enumerate(zip(place, y, strict=True)):
+        (hits if positive else misses)[:, at] += weight[:, row]
+    below = np.cumsum(misses, axis=1) - misses / 2
+    total = hits.sum(axis=1) * misses.sum(axis=1)
+    defined = total > 0
+    values = (hits * below).sum(axis=1)[defined] / total[defined]
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def ece(p: Float[Array, row], y: Array, *, bins: int = 10) -> float:
+    """Expected calibration error: Σ_bins share · |mean P(class 1) - rate of class 1|.
+
+    Bins of equal width over P(class 1), so that both classes' calibration counts.
+    """
+    bin_of = np.minimum((np.asarray(p) * bins).astype(int), bins - 1)
+    gaps = [
+        abs(p[bin_of == b].mean() - np.mean(y[bin_of == b])) * np.mean(bin_of == b)
+        for b in np.unique(bin_of)
+    ]
+    return float(sum(gaps))

@@ -1,0 +1,120 @@
+"""Detectors as files: fitted arrays as safetensors, everything else as JSON in the header. No pickle.
+
+An expert inside a fused detector is a detector too: its arrays stand under `experts.NUMBER.`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from neurotrace.detectors.base import Detector
+from neurotrace.detectors.fused import FusedDetector
+from neurotrace.detectors.invariant import InvariantDetector
+from neurotrace.detectors.linear import LinearDetector
+from neurotrace.errors import InputError
+
+FORMAT = "neurotrace.detector/1"
+_CLASSES = {kind.__name__: kind for kind in (LinearDetector, InvariantDetector, FusedDetector)}
+
+
+def save_detector(
+    detector: Detector, path: str | Path, *, about: Mapping[str, Any] | None = None
+) -> None:
+    """Write a fitted detector as one safetensors file.
+
+    Args:
+        about: anything JSON takes to keep with it: the model, the views, what it was trained on.
+    """
+    from safetensors.numpy import save_file
+
+    check_is_fitted(detector)
+    arrays: dict[str, np.ndarray] = {}
+    header = {"format": FORMAT, "about": dict(about or {})} | _pack(detector, "", arrays)
+    save_file(arrays, path, metadata={"neurotrace": json.dumps(header)})
+
+
+def load_detector(path: str | Path) -> Detector:
+    """Read what `save_detector` wrote; `InputError` for any other file."""
+    header, arrays = _read(path)
+    return _unpack(header, arrays)
+
+
+def about_detector(path: str | Path) -> dict[str, Any]:
+    """What was kept with a saved detector."""
+    return _read(path)[0]["about"]
+
+
+def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            header = json.loads((file.metadata() or {}).get("neurotrace", "{}"))
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+        raise InputError(f"can't read a detector from {path}: {error}") from None
+    if header.get("format") != FORMAT or header.get("class") not in _CLASSES:
+        raise InputError(f"{path}: not written by nt.save_detector of this version")
+    return header, arrays
+
+
+def _pack(detector: Detector, prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    parameters = detector.get_params(deep=False)
+    plain: dict[str, Any] = {}
+    parts: dict[str, list[Any]] = {}
+    for name in detector.FITTED:
+        value = getattr(detector, name)
+        if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+            arrays[prefix + name] = np.ascontiguousarray(value)
+        elif isinstance(value, list) and value and not isinstance(value[0], str):
+            parts[name] = []
+            for number, part in enumerate(value):
+                inner = f"{prefix}{name}.{number}"
+                if isinstance(part, Detector):
+                    parts[name].append(_pack(part, inner + ".", arrays))
+                else:
+                    arrays[inner] = np.ascontiguousarray(part)
+                    parts[name].append(None)
+        else:
+            plain[name] = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
+    return {
+        "class": type(detector).__name__,
+        "parameters": {
+            name: {"detector": type(value).__name__, "parameters": value.get_params(deep=False)}
+            if isinstance(value, Detector)
+            else value
+            for name, value in parameters.items()
+        },
+        "prefix": prefix, "plain": plain, "parts": parts,
+    }  # fmt: skip
+
+
+def _unpack(record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Detector:
+    parameters = {
+        name: _CLASSES[value["detector"]](**value["parameters"])
+        if isinstance(value, dict) and "detector" in value
+        else value
+        for name, value in record["parameters"].items()
+    }
+    detector = _CLASSES[record["class"]](**parameters)
+    prefix = record["prefix"]
+    for name in detector.FITTED:
+        if name in record["plain"]:
+            value = record["plain"][name]
+            is_classes = name == "classes_"
+            setattr(detector, name, np.array(value) if is_classes else value)
+        elif name in record["parts"]:
+            parts = [
+                arrays[f"{prefix}{name}.{number}"] if part is None else _unpack(part, arrays)
+                for number, part in enumerate(record["parts"][name])
+            ]
+            setattr(detector, name, parts)
+        else:
+            setattr(detector, name, arrays[prefix + name])
+    return detector
