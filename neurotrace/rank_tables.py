@@ -20,7 +20,10 @@ from neurotrace.runs import parquet, prepare_folder, write_atomically
 if TYPE_CHECKING:
     from neurotrace.comparison import Comparison
 
-TABLES = ("rankers.parquet", "flips.parquet", "curves.parquet", "scores.parquet", "report.html")
+TABLES = (
+    "rankers.parquet", "rankers.csv", "flips.parquet", "flips.csv", "curves.parquet",
+    "scores.parquet", "report.html",
+)  # fmt: skip
 
 
 def known_truth(model: str) -> tuple[Neuron, ...]:
@@ -93,6 +96,9 @@ def save_tables(comparison: Comparison, out: Path, *, command: str, seed: int) -
             write_atomically(
                 out / name, parquet(table.replace_schema_metadata({"neurotrace": note}))
             )
+        for name, frame in (("rankers", comparison.rankers), ("flips", comparison.flips)):
+            text = frame.to_csv(index=False, float_format="%.3f")
+            write_atomically(out / f"{name}.csv", text.encode())
         write_atomically(out / "report.html", write_comparison(comparison, record).encode())
     except OSError as error:
         raise InputError(
