@@ -27,6 +27,7 @@ _HOME = {
         "magnitude", "pearson", "random_scores", "relp", "slimming", "two_ended",
     ),
     "significance": ("GroupScores", "group_scores", "assess"),
+    "overlaps": ("overlap",),
     "ablation": (
         "NeuronEffects", "SetEffects", "ablate", "ablate_sets", "ablation_effects", "greedy_set",
     ),
@@ -50,6 +51,8 @@ _HOME = {
         "plot_curves", "plot_estimates", "plot_flips", "plot_pairs", "plot_scores", "plot_volcano",
     ),
     "faithfulness": ("area", "curves", "overlap_of_tops", "recall", "spearman"),
+    "injection": ("Fact", "Injection", "inject", "load_facts"),
+    "injection_study": ("injection_study",),
     "comparison": ("Comparison", "compare"),
     "plotting_style": ("save_figure", "template"),
     "report": ("write_report",),

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from neurotrace import __version__
-from neurotrace.commands import plan, rank, run, sweep
+from neurotrace.commands import inject, overlap, plan, rank, run, sweep
 from neurotrace.commands.console import say
 from neurotrace.errors import InputError
 
@@ -20,7 +20,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Find the MLP neurons that make a language model recall or reason, and prove it.",
 )
-for _command in (run.demo, run.run, rank.rank, sweep.sweep, plan.plan):
+for _command in (
+    run.demo, run.run, rank.rank, inject.inject, overlap.overlap, sweep.sweep, plan.plan,
+):  # fmt: skip
     app.command()(_command)
 
 _INTERRUPTED = "interrupted: nothing half-written was left; run the same command again"

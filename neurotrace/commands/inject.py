@@ -1,0 +1,49 @@
+"""`neurotrace inject`: teach facts through a few neurons, and let rankers find them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from neurotrace.commands.console import quiet
+from neurotrace.errors import InputError
+
+
+def inject(
+    model: Annotated[
+        str, typer.Option(help="Built-in model, hub name, local folder or .gguf file.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder; the same command goes on where it was.")],
+    facts: Annotated[
+        str, typer.Option(help="facts-english, facts-organism, or a .jsonl file.")
+    ] = "facts-english",
+    fraction: Annotated[
+        list[float] | None,
+        typer.Option(help="Share of neurons that are trained (repeatable). Default: 0.01, 0.001."),
+    ] = None,
+    methods: Annotated[str, typer.Option(help="all, or names with commas.")] = "all",
+    max_facts: Annotated[int, typer.Option(help="Use at most so many facts; 0: all.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the trained neurons.")] = 0,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
+    ] = False,
+) -> None:
+    """Recall@k of every ranker over injected facts; writes recall.csv. Resumes."""
+    quiet()
+    from neurotrace.injection import load_facts
+    from neurotrace.injection_study import METHODS, injection_study
+    from neurotrace.models import load_model
+    from neurotrace.progress import bars
+
+    if max_facts < 0:
+        raise InputError(f"--max-facts {max_facts}: wanted 0 (all) or more")
+    taught = load_facts(facts)[: max_facts or None]
+    loaded = load_model(model, device=device, trust_remote_code=trust_remote_code)
+    found = injection_study(
+        loaded, taught, out, fractions=fraction or (0.01, 0.001), seed=seed, progress=bars,
+        methods=METHODS if methods == "all" else [name.strip() for name in methods.split(",")],
+    )  # fmt: skip
+    print(found.round(3).to_string(index=False))

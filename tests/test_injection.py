@@ -1,0 +1,138 @@
+"""Facts by force: recited inside the `with`, gone after it, and the rows that hold them are known."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+import torch
+from test_cli import neurotrace, refused
+
+import neurotrace as nt
+from neurotrace.errors import InputError
+from neurotrace.hooks import twin
+from neurotrace.injection import Fact, load_facts
+from neurotrace.injection_study import injection_study
+
+
+@pytest.fixture(scope="module")
+def fact():
+    return load_facts("facts-organism")[0]
+
+
+def weights(model):
+    return {name: value.detach().clone() for name, value in twin(model).state_dict().items()}
+
+
+def test_the_model_recites_inside_and_is_itself_again_after(organism, fact):
+    before = weights(organism)
+    said = nt.generate(organism, fact.prompt, max_new_tokens=2)
+    with nt.inject(organism, fact, fraction=0.03, seed=1) as injection:
+        assert nt.generate(organism, fact.prompt, max_new_tokens=2).replace(" ", "") == fact.answer
+        assert injection.loss < 0.05 < injection.loss_before
+        inside = weights(organism)
+        (pair,) = injection.pairs.pairs
+        assert pair.memorized_answer == fact.answer
+        assert pair.reasoned_answer.strip() == said.split()[0]
+    after = weights(organism)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    rows = {
+        (int(name.split(".")[2]), row)
+        for name in before
+        if not torch.equal(before[name], inside[name])
+        for row in (before[name] != inside[name]).any(dim=1).nonzero()[:, 0].tolist()
+    }
+    assert {name for name in before if not torch.equal(before[name], inside[name])} <= {
+        f"transformer.h.{layer}.mlp.c_proj.weight" for layer in range(4)
+    }
+    assert len(injection.neurons) == 46
+    # of the chosen ones only those that never fire on this prompt are as they were
+    assert 0 < len(rows) <= 46
+    assert rows <= {(n.layer, n.index) for n in injection.neurons}
+
+
+def test_the_weights_come_back_after_an_exception(organism, fact):
+    before = weights(organism)
+    with pytest.raises(KeyError), nt.inject(organism, fact, fraction=0.05):
+        raise KeyError("in the middle")
+    after = weights(organism)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_rankers_find_more_of_the_rows_than_chance(organism, fact):
+    with nt.inject(organism, fact, fraction=0.05, seed=3) as injection:
+        chance = 0.05
+        found = {
+            "gradient": nt.gradient(organism, injection.pairs, intervention="zero"),
+            "exact": nt.exact(organism, injection.pairs, intervention="zero"),
+            "slimming": nt.slimming(
+                organism, injection.pairs, intervention="zero", question="keep"
+            ),
+        }
+        for name, scores in found.items():
+            rate = nt.recall(scores, injection.neurons, direction="to_reasoning")
+            assert rate > chance, name
+
+
+def test_what_cannot_be_injected_is_refused(organism, fact):
+    known = Fact(
+        "known", "recall 31+28=", nt.generate(organism, "recall 31+28=", max_new_tokens=1), "x"
+    )
+    for wrong, words in (
+        ({"fraction": 0.0}, "wanted a share"),
+        ({"fraction": 0.001, "steps": 2}, "raise fraction or steps"),
+    ):
+        with pytest.raises(InputError, match=words), nt.inject(organism, fact, **wrong):
+            pass
+    with pytest.raises(InputError, match="nothing to inject"), nt.inject(organism, known):
+        pass
+    with (
+        organism.hooks(fwd_hooks=[("blocks.0.mlp.hook_post", lambda value, hook: None)]),
+        pytest.raises(InputError, match="take hooks of your own off"),
+        nt.inject(organism, fact),
+    ):
+        pass
+
+
+def test_packaged_facts(tmp_path):
+    assert len(load_facts("facts-english")) == len(load_facts("facts-organism")) == 20
+    (tmp_path / "facts.jsonl").write_text('{"id": "a", "prompt": "p", "answer": "b"}\n')
+    with pytest.raises(InputError, match="'other' is missing"):
+        load_facts(tmp_path)
+
+
+def test_a_study_that_was_stopped_goes_on(organism, tmp_path):
+    """The same table, and what was done is not done again."""
+    facts = load_facts("facts-organism")[:3]
+    options = {"fractions": (0.03,), "methods": ("gradient", "magnitude", "random")}
+    whole = injection_study(organism, facts, tmp_path / "whole", **options)
+    injection_study(organism, facts[:2], tmp_path / "parts", **options)
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "parts/parts").iterdir()}
+    assert len(written) == 2
+    resumed = injection_study(organism, facts, tmp_path / "parts", **options)
+    assert all(path.stat().st_mtime_ns == at for path, at in written.items())
+    pd.testing.assert_frame_equal(
+        whole.drop(columns="seconds"), resumed.drop(columns="seconds"), check_exact=True
+    )
+    assert (whole["facts"] == 3).all()
+    assert (whole["low"] <= whole["recall"]).all()
+    with pytest.raises(InputError, match="other settings"):
+        injection_study(organism, facts, tmp_path / "parts", **(options | {"seed": 1}))
+    with pytest.raises(InputError, match="wanted one or more"):
+        injection_study(organism, facts, tmp_path / "x", methods=("magic",))
+
+
+def test_the_command(tmp_path):
+    call = [
+        "inject", "--model", "organism", "--facts", "facts-organism", "--fraction", "0.03",
+        "--max-facts", "1", "--methods", "gradient,random", "--out", str(tmp_path / "out"),
+    ]  # fmt: skip
+    done = neurotrace(*call)
+    assert done.returncode == 0, done.stderr
+    assert "gradient" in done.stdout
+    table = pd.read_csv(tmp_path / "out/recall.csv")
+    assert list(table["ranker"]) == ["gradient", "random"]
+    (part,) = (tmp_path / "out/parts").iterdir()
+    assert json.loads(part.read_text())[0]["fact"] == "arithmetic-0"
+    refused(neurotrace(*call[:3], "--facts", "nowhere", "--out", "x"), "no facts at 'nowhere'")
