@@ -213,3 +213,13 @@ main()
         )  # fmt: skip
         assert done.returncode == code, done.stderr
         assert "network:" not in done.stderr
+
+
+def test_generated_inputs_are_refused_in_a_line():
+    """400 of the 10,000 of `tests/faults/fuzz.py`."""
+    script = Path(__file__).parent / "faults" / "fuzz.py"
+    done = subprocess.run(
+        [sys.executable, script, "--times", "400", "--seed", "1"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "no traceback, hang or stray file" in done.stdout

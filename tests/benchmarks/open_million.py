@@ -50,7 +50,7 @@ def made_up(out: Path, pairs: int = PAIRS, layers: int = LAYERS, width: int = WI
     folder.make(PARTS)
     layout = Layout(pairs, layers * width)
     content = {"layout": layout.__dict__}
-    manifest = Manifest(content, nt.Sweep("made up", ("random",)), {})
+    manifest = Manifest(content, nt.Sweep("organism", ("letters",)), {})
     write_manifest(folder, manifest)
     generator = np.random.default_rng(0)
     for part in range(layout.parts):

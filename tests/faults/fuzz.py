@@ -1,0 +1,264 @@
+"""Generated inputs against the command line's readers: a line and exit code 0 or 2, whatever comes.
+
+    python tests/faults/fuzz.py --times 10000
+
+Pairs files, specs, manifests (half of them with the hash set right again, so that what is behind it
+is met) and Parquet parts: good ones with bytes or values changed. Each runs as `neurotrace sweep` would
+in this process, up to where a model would be loaded; more than twenty seconds is a hang, and any file
+outside the run's folder that is new or changed is a failure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import random
+import re
+import shutil
+import signal
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+import neurotrace as nt
+from neurotrace import cli
+from neurotrace.errors import InputError
+from neurotrace.sweeps.manifest import content_hash
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from benchmarks.open_million import made_up
+
+SECONDS = 20
+MODEL = "this is where a model would be loaded"
+NASTY = [
+    None, True, -1, 0, 1, 2**31, 2**63, 10**30, 1e308, float("nan"), float("inf"), "", "x", "0/0",
+    "../../etc/x", "/etc/passwd", "a\0b", "\x1b[31m", "\ud800", "<script>", "\u202e", "9" * 5000,
+    "x" * 10**6, [], {}, [[]], {"a": {"b": []}}, ["../x"] * 50, "yes", "1-99999", "shift:nan",
+    "L1.N99999999999999999999",
+]  # fmt: skip
+PAIR = {
+    "id": "a", "family": "f", "template": "t", "group": "g", "memorization": "recall 1+1=",
+    "reasoning": "think 1+1=", "memorized_answer": "3", "reasoned_answer": "2",
+}  # fmt: skip
+SPEC = {
+    "models": ["organism", "x/y"], "probes": ["arithmetic", ["letters", "inference"]],
+    "modes": ["zero", "shift:2"], "seeds": [0, 1], "max_pairs": 3, "layers": "0-2,3",
+    "positions": "read", "part_rows": 100, "memory_gb": 1.5,
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--times", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    draw = random.Random(options.seed)
+    counts: Counter[str] = Counter()
+    with tempfile.TemporaryDirectory() as home, readers_only():
+        box = Path(home, "box")
+        box.mkdir()
+        made_up(Path(home, "good"), pairs=3, layers=2, width=40)
+        kinds: list[Callable[..., list[str]]] = [pairs_file, spec_file, manifest, part]
+        for turn in range(options.times):
+            kind = kinds[turn % len(kinds)]
+            run = box / "run"
+            shutil.rmtree(run, ignore_errors=True)
+            shutil.copytree(Path(home, "good"), run)
+            words = kind(draw, box)
+            before = outside(Path(home), run)
+            try:
+                refused = call(words, run)
+            except BaseException as error:
+                keep = Path(tempfile.mkdtemp(prefix="neurotrace-fuzz-"))
+                shutil.copytree(box, keep / "box")
+                raise SystemExit(f"{kind.__name__} {turn}: {error!r}; kept in {keep}") from error
+            after = outside(Path(home), run)
+            assert before == after, f"{kind.__name__} {turn}: files outside the run's folder"
+            counts[f"{kind.__name__}: {'refused' if refused else 'read'}"] += 1
+    print(
+        f"{options.times} inputs: {dict(sorted(counts.items()))}; no traceback, hang or stray file"
+    )
+
+
+def pairs_file(draw: random.Random, box: Path) -> list[str]:
+    good = [PAIR | {"id": f"p{number}"} for number in range(3)]
+    lines = [json.dumps(changed(draw, one) if draw.random() < 0.5 else one) for one in good]
+    raw = "\n".join(lines).encode()
+    (box / "pairs.jsonl").write_bytes(raw if draw.random() < 0.5 else scrambled(draw, raw))
+    return ["--model", "organism", "--probes", str(box / "pairs.jsonl"), "--dry-run"]
+
+
+def spec_file(draw: random.Random, box: Path) -> list[str]:
+    record = changed(draw, SPEC) if draw.random() < 0.8 else SPEC
+    raw = json.dumps(record).encode()  # JSON is YAML
+    (box / "sweep.yaml").write_bytes(raw if draw.random() < 0.7 else scrambled(draw, raw))
+    return ["--spec", str(box / "sweep.yaml"), "--dry-run"]
+
+
+def manifest(draw: random.Random, box: Path) -> list[str]:
+    path = box / "run" / "manifest.json"
+    raw = path.read_bytes()
+    if draw.random() < 0.6:
+        record = changed(draw, json.loads(raw))
+        if isinstance(record, dict) and draw.random() < 0.8:
+            with contextlib.suppress(ValueError, TypeError):
+                record["content_sha256"] = content_hash(record.get("content"))
+        raw = json.dumps(record).encode()
+    if draw.random() < 0.4:
+        raw = scrambled(draw, raw)
+    path.write_bytes(raw)
+    return ["--resume"]
+
+
+def part(draw: random.Random, box: Path) -> list[str]:
+    parts = box / "run" / "parts"
+    path = draw.choice(sorted(parts.glob("*.parquet")))
+    if draw.random() < 0.6:
+        path.write_bytes(scrambled(draw, path.read_bytes()))
+    else:
+        table = pq.read_table(path)
+        note = json.loads(table.schema.metadata[b"neurotrace"])
+        meta = {b"neurotrace": json.dumps(changed(draw, note)).encode()}
+        name = draw.choice(table.column_names)
+        table = draw.choice([
+            lambda: table.slice(draw.randrange(10)),
+            lambda: table.drop_columns([name]),
+            lambda: table.rename_columns([one.replace(name, "\0") for one in table.column_names]),
+            lambda: pa.concat_tables([table, table]),
+            lambda: table,
+        ])().replace_schema_metadata(meta if draw.random() < 0.7 else None)  # fmt: skip
+        pq.write_table(table, path)
+    odd = ["part-1.parquet", "part-00000000.parquet.x", "part-٠٠٠٠٠٠٠٠.parquet", "..parquet",
+           "part-99999999.parquet", "\x1b.parquet", "part-00000000.parquet\n"]  # fmt: skip
+    if draw.random() < 0.3:
+        shutil.copy(path, parts / draw.choice(odd))
+    return ["--resume"]
+
+
+def changed(draw: random.Random, record: object) -> object:
+    """The record with one to three of its values or names replaced, or gone."""
+    copied = json.loads(json.dumps(record))
+    for _ in range(draw.randint(1, 3)):
+        spots: list[tuple[object, object]] = []
+        collect(copied, spots)
+        if not spots:
+            return draw.choice(NASTY)
+        where, key = draw.choice(spots)
+        action = draw.random()
+        if action < 0.7:
+            where[key] = draw.choice(NASTY)  # type: ignore[index]
+        elif action < 0.85:
+            del where[key]  # type: ignore[attr-defined]
+        elif isinstance(where, dict):
+            where[draw.choice(["", "../x", "\0", "extra", "model", "x" * 1000])] = where.pop(key)
+        else:
+            where.append(draw.choice(NASTY))  # type: ignore[attr-defined]
+    return copied
+
+
+def collect(value: object, spots: list[tuple[object, object]]) -> None:
+    keys = (
+        list(value)
+        if isinstance(value, dict)
+        else range(len(value))
+        if isinstance(value, list)
+        else ()
+    )
+    for key in keys:
+        spots.append((value, key))
+        collect(value[key], spots)  # type: ignore[index]
+
+
+def scrambled(draw: random.Random, raw: bytes) -> bytes:
+    """Bytes flipped, cut out, put in, doubled, or the rest cut off."""
+    data = bytearray(raw)
+    for _ in range(draw.randint(1, 8)):
+        if not data:
+            break
+        at, many = draw.randrange(len(data)), draw.randint(1, 40)
+        action = draw.randrange(6)
+        if action == 0:
+            data[at] ^= 1 << draw.randrange(8)
+        elif action == 1:
+            del data[at : at + many]
+        elif action == 2:
+            data[at:at] = draw.randbytes(many)
+        elif action == 3:
+            data[at:at] = data[at : at + many] * draw.choice([1, 2, 1000])
+        elif action == 4:
+            data[at:at] = (
+                draw.choice([b"[", b"{", b'"', b"\n", b"\0", b"&a ", b"*a", b"!!x "]) * many
+            )
+        elif draw.random() < 0.3:
+            del data[at:]
+    return bytes(data)
+
+
+def call(words: list[str], run: Path) -> bool:
+    """Whether `neurotrace sweep …` refused: with exit code 2 and clean lines, else code 0."""
+    said, printed = io.StringIO(), io.StringIO()
+    argv = ["neurotrace", "sweep", *words, "--out", str(run)]
+    signal.signal(signal.SIGALRM, hang)
+    signal.alarm(SECONDS)
+    try:
+        with (
+            mock.patch.object(sys, "argv", argv),
+            contextlib.redirect_stderr(said),
+            contextlib.redirect_stdout(printed),
+        ):
+            try:
+                cli.main()
+            except SystemExit as end:
+                code = end.code
+            with contextlib.suppress(InputError):
+                nt.open_run(run).check()
+    finally:
+        signal.alarm(0)
+    lines = said.getvalue().splitlines()
+    assert code in (0, 2), lines
+    assert code == 0 or lines, "refused without a word"
+    assert all(line.startswith(("neurotrace: ", "warning: ")) for line in lines), lines
+    text = re.sub(r"\s", "", said.getvalue())
+    assert text.isprintable(), repr(said.getvalue()[:300])
+    assert re.sub(r"\s", "", printed.getvalue()).isprintable(), repr(printed.getvalue()[:300])
+    assert len(text) < 5000, f"{len(text)} characters for a mistake"
+    return code == 2 and MODEL not in said.getvalue()
+
+
+def hang(*_: object) -> None:
+    raise TimeoutError(f"more than {SECONDS} s")
+
+
+@contextlib.contextmanager
+def readers_only():
+    """No model is loaded: what would load one is refused instead."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise InputError(MODEL)
+
+    with (
+        mock.patch("neurotrace.sweeps.driver.load", refuse),
+        mock.patch("neurotrace.sweeps.estimate.estimate", refuse),
+    ):
+        yield
+
+
+def outside(home: Path, run: Path) -> dict[str, tuple[int, int]]:
+    """Path -> size and time of change, of all that is not in the run's folder."""
+    return {
+        str(path): (path.lstat().st_size, path.lstat().st_mtime_ns)
+        for path in home.rglob("*")
+        if run not in path.parents and path != run and path.is_file()
+    }
+
+
+if __name__ == "__main__":
+    main()
