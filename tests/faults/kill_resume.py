@@ -4,8 +4,9 @@
     python tests/faults/kill_resume.py --times 10 --ray worker     # one of two workers is killed
     python tests/faults/kill_resume.py --times 10 --ray driver     # the process that hands out parts
 
-The commands are those of a user, in processes of their own. A moment is: a random number of parts is
-there (0: while Python, torch or the model are being loaded), and then a random bit of a second more.
+The command line's own `main` runs in a fork of this process, which has torch imported and nothing
+computed (with --ray: in a process from scratch). A moment is: a random number of parts is there (0:
+while the model is being loaded), and then a random bit of a second more.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import hashlib
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,11 +23,14 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import transformer_lens.model_bridge  # noqa: F401
 
 import neurotrace as nt
+from neurotrace import cli
 
 PART_ROWS = 1536  # a pair of the organism
 MOST_DELAY = 0.03  # seconds; a part takes about half of that
+MOST_LOADING = 1.0
 LAST = 8  # parts before the end at which the last kills fall: later ones could come too late
 
 
@@ -41,9 +44,9 @@ def main() -> None:
     draw = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as home:
         whole = Path(home, "whole")
-        subprocess.run(command(whole, options.pairs, ray=False), check=True, stdout=-3)
+        assert wait(start(whole, options.pairs, ray=False)) == 0
         expected = fingerprint(whole)
-        start = time.monotonic()
+        begun = time.monotonic()
         for turn in range(options.times):
             out = Path(home, f"run{turn}")
             there = trial(out, options, draw)
@@ -51,7 +54,7 @@ def main() -> None:
             assert found == expected, f"{out}: {found}, undisturbed {expected}"
             print(f"killed with {there} of {options.pairs} parts there: same bits", flush=True)
     size, cells = expected[1:]
-    seconds = time.monotonic() - start
+    seconds = time.monotonic() - begun
     print(
         f"{options.times} times killed ({options.ray or 'process'}), {options.times} times the same "
         f"{size} bytes; {cells} cells, none lost or doubled; {seconds / options.times:.1f} s each"
@@ -61,26 +64,51 @@ def main() -> None:
 def trial(out: Path, options: argparse.Namespace, draw: random.Random) -> int:
     """Start, kill, go on to the end; returns how many parts were there when it was killed."""
     wanted = draw.randrange(options.pairs - LAST)
-    process = subprocess.Popen(
-        command(out, options.pairs, ray=bool(options.ray)), stdout=-3, stderr=subprocess.PIPE
-    )
-    while parts(out) < wanted and process.poll() is None:
-        time.sleep(0.005)
-    time.sleep(draw.uniform(0, 5 if wanted == 0 else MOST_DELAY))
+    pid = start(out, options.pairs, ray=bool(options.ray))
+    while parts(out) < wanted:
+        ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        assert ended is None, f"it ended before it was killed: {ended}"
+        time.sleep(0.002)
+    time.sleep(draw.uniform(0, MOST_LOADING if wanted == 0 else MOST_DELAY))
     if options.ray == "worker":
-        kill_a_worker(process.pid, draw)
+        kill_a_worker(pid, draw)
+        there = parts(out)
+        assert wait(pid) == 0  # the driver has the parts done again
     else:
-        os.kill(process.pid, signal.SIGKILL)
-    said = process.communicate()[1].decode()
-    if options.ray == "worker":  # the driver has the parts done again
-        assert process.returncode == 0, said
-    else:
-        assert process.returncode == -signal.SIGKILL, said
-    there = parts(out)
-    if there:
-        assert not nt.open_run(out).broken
-    subprocess.run(command(out, options.pairs, ray=bool(options.ray)), check=True, stdout=-3)
+        os.kill(pid, signal.SIGKILL)
+        assert wait(pid) == -signal.SIGKILL
+        there = parts(out)
+        if there:
+            assert not nt.open_run(out).broken
+        assert wait(start(out, options.pairs, ray=bool(options.ray))) == 0
     return there
+
+
+def start(out: Path, pairs: int, *, ray: bool) -> int:
+    """`neurotrace sweep …` in another process; its id."""
+    words = [
+        "sweep", "--model", "organism", "--probes", "arithmetic", "--max-pairs", str(pairs),
+        "--part-rows", str(PART_ROWS), "--threads", "1", "--out", str(out),
+        *(["--ray", "local", "--workers", "2"] if ray else []),
+    ]  # fmt: skip
+    pid = os.fork()
+    if pid:
+        return pid
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    if ray:
+        os.execv(sys.executable, [sys.executable, "-m", "neurotrace.cli", *words])
+    sys.argv = ["neurotrace", *words]
+    try:
+        cli.main()
+    except SystemExit as end:
+        os._exit(end.code if isinstance(end.code, int) else 1)
+    finally:
+        os._exit(1)
+
+
+def wait(pid: int) -> int:
+    """Its exit code; the negative signal that ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def kill_a_worker(driver: int, draw: random.Random) -> None:
@@ -104,14 +132,6 @@ def named(process: object) -> str:
         return " ".join(process.cmdline())  # type: ignore[attr-defined]
     except psutil.Error:
         return ""
-
-
-def command(out: Path, pairs: int, *, ray: bool) -> list[str]:
-    return [
-        sys.executable, "-m", "neurotrace.cli", "sweep", "--model", "organism", "--probes",
-        "arithmetic", "--max-pairs", str(pairs), "--part-rows", str(PART_ROWS), "--threads", "1",
-        "--out", str(out), *(["--ray", "local", "--workers", "2"] if ray else []),
-    ]  # fmt: skip
 
 
 def parts(out: Path) -> int:
