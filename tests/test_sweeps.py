@@ -19,7 +19,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from planted import planted_model, planted_pairs
+from planted import PLANTED, planted_model, planted_pairs
 
 import neurotrace as nt
 from neurotrace.errors import InputError
@@ -89,6 +89,28 @@ def test_it_is_what_ablation_finds(asked, whole, model, encoded):
     assert frame["mark"].isna().all()
 
 
+def test_scores_are_those_of_ablate(asked, whole, model, encoded, tmp_path):
+    found, wanted = nt.open_run(whole).scores(), nt.ablate(model, encoded, mode="patch")
+    for name in ("low", "high", "n"):
+        assert torch.allclose(found.columns[name], wanted.columns[name], atol=1e-5)
+    assert torch.allclose(found.value, wanted.value, atol=1e-5)
+    assert found.top(1, direction="to_reasoning") == (PLANTED,)
+    few = replace(asked, mode="scale:3e38", layers="0")
+    nt.sweep(few, tmp_path)
+    run = nt.open_run(tmp_path)
+    marked, frame = run.scores(), run.to_frame()
+    means = frame.groupby(["layer", "neuron"])["effect"].agg(["mean", "count"])
+    for (layer, neuron), row in means.iterrows():
+        assert float(marked.columns["n"][layer, neuron]) == row["count"]
+        value = float(marked.value[layer, neuron])
+        assert value == pytest.approx(row["mean"], nan_ok=True, rel=1e-5)
+    assert marked.value[1].isnan().all()
+    assert (marked.columns["n"][0] < 12).sum() > 0
+    nt.sweep(asked, tmp_path / "partly", stop=stop_after(1))
+    with pytest.raises(InputError, match="run the sweep to its end"):
+        nt.open_run(tmp_path / "partly").scores()
+
+
 def test_resumed_and_sharded_runs_have_the_same_bits(asked, whole, tmp_path):
     expected = merged(whole)
     assert len(expected) == 576
@@ -107,6 +129,9 @@ def test_resumed_and_sharded_runs_have_the_same_bits(asked, whole, tmp_path):
         nt.sweep(asked, folder, shard=f"{index}/4")
         nt.sweep(asked, tmp_path / "shared", shard=f"{index}/4")
     assert merged(*apart).equals(expected)
+    together = nt.open_run(*apart)
+    assert together.dataset().to_table().equals(nt.open_run(whole).dataset().to_table())
+    assert torch.equal(together.scores().value, nt.open_run(whole).scores().value)
     assert merged(tmp_path / "shared").equals(expected)
     with pytest.raises(InputError, match=r"4 of 6 parts are missing \(the first: 1\)"):
         nt.open_run(apart[0]).check()

@@ -9,4 +9,5 @@ parts.py     one Parquet file a part: its columns, writing, and telling whole fr
 work.py      the model, loaded once, and the rows of any part
 driver.py    the loop: what is missing of this shard, part by part
 reading.py   `open_run`: the parts as one table
+    means.py     a score for each neuron, from the rows
 """

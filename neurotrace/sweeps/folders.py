@@ -29,7 +29,9 @@ class Folder:
 
     @property
     def local(self) -> bool:
-        return type(self.fs).__name__ == "LocalFileSystem"
+        from fsspec.implementations.local import LocalFileSystem
+
+        return isinstance(self.fs, LocalFileSystem)
 
     def file(self, name: str) -> str:
         return posixpath.join(self.path, name)

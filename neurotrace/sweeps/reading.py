@@ -6,8 +6,9 @@ the manifest's hash before it counts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,10 @@ from neurotrace.sweeps.parts import PARTS, part_file, present, schema
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
     import pyarrow.dataset as ds
+
+    from neurotrace.scores import Scores
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,7 @@ class SweepRun:
     def dataset(self) -> ds.Dataset:
         """The rows as a `pyarrow.dataset`, in order of pair, layer and neuron; nothing is read yet."""
         import pyarrow.dataset as ds
+        from fsspec.implementations.local import LocalFileSystem
         from pyarrow import fs as arrow_fs
 
         if not self.parts:
@@ -67,11 +72,10 @@ class SweepRun:
         options = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
         form = ds.ParquetFileFormat(default_fragment_scan_options=options)
         children = []
-        for folder in dict.fromkeys(self.parts.values()):
-            files = [
-                folder.file(part_file(p)) for p in sorted(self.parts) if self.parts[p] is folder
-            ]
-            where = arrow_fs.LocalFileSystem() if folder.local else folder.fs
+        ordered = [(self.parts[part], part_file(part)) for part in sorted(self.parts)]
+        for fs, some in groupby(ordered, key=lambda one: one[0].fs):
+            files = [folder.file(name) for folder, name in some]
+            where = arrow_fs.LocalFileSystem() if isinstance(fs, LocalFileSystem) else fs
             children.append(ds.dataset(files, format=form, filesystem=where))
         return children[0] if len(children) == 1 else ds.dataset(children)
 
@@ -84,6 +88,19 @@ class SweepRun:
         """
         return self.dataset().to_table(columns=columns, filter=where).to_pandas()
 
+    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """The rows in order, some at a time.
+
+        Raises:
+            InputError: a part is damaged.
+        """
+        import pyarrow as pa
+
+        try:
+            yield from self.dataset().to_batches(columns=columns)
+        except (OSError, pa.ArrowException) as error:
+            raise InputError(f"a part is damaged ({reason(error)}): delete it, run again") from None
+
     def marked(self) -> list[str]:
         """Cells without a finite effect, as ``"L3.N771 on pair p7: not a number"``."""
         import pyarrow.compute as pc
@@ -91,14 +108,18 @@ class SweepRun:
         columns = ["layer", "neuron", "pair", "mark"]
         return marked_cells(self.dataset().to_table(columns, filter=pc.field("mark").is_valid()))
 
+    def scores(self) -> Scores:
+        """What `nt.ablate` returns, from the rows; see `means.py`."""
+        from neurotrace.sweeps.means import scores
+
+        return scores(self)
+
     def check(self) -> None:
         """Read everything once.
 
         Raises:
             InputError: parts are missing, broken or damaged; the first ones are named.
         """
-        import pyarrow as pa
-
         if self.broken:
             name, why = next(iter(self.broken.items()))
             raise InputError(f"{name}: {why}; run the sweep again, it does that part anew")
@@ -107,11 +128,8 @@ class SweepRun:
                 f"{len(self.missing)} of {self.layout.parts} parts are missing (the first: "
                 f"{self.missing[0]}): run the sweep again, it goes on"
             )
-        try:
-            for _ in self.dataset().to_batches():
-                pass
-        except (OSError, pa.ArrowException) as error:
-            raise InputError(f"a part is damaged ({reason(error)}): delete it, run again") from None
+        for _ in self.batches():
+            pass
 
     def merge(self, out: str | Path) -> Path | str:
         """Write all rows, in order, into one Parquet file; returns its path.

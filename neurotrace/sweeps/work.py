@@ -144,6 +144,8 @@ def _content(
     return {
         "model": {
             "architecture": type(real).__name__,
+            "layers": task.info.n_layers,
+            "neurons_per_layer": task.info.d_mlp,
             "weights_sha256": weights_hash(real),
             "config_sha256": _hash(_config(real)),
             "dtype": str(task.info.dtype).removeprefix("torch."),
