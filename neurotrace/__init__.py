@@ -55,6 +55,8 @@ _HOME = {
     "injection_study": ("injection_study",),
     "comparison": ("Comparison", "compare"),
     "plotting_style": ("save_figure", "template"),
+    "explorer": ("Explorer", "explore"),
+    "run_reading": ("Run", "load_run"),
     "report": ("write_report",),
     "runs": ("save_run",),
     "sweeps.asked": ("Sweep",),

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from neurotrace import __version__
-from neurotrace.commands import inject, overlap, plan, rank, run, sweep
+from neurotrace.commands import inject, overlap, plan, rank, report, run, sweep
 from neurotrace.commands.console import say
 from neurotrace.errors import InputError
 
@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 for _command in (
     run.demo, run.run, rank.rank, inject.inject, overlap.overlap, sweep.sweep, plan.plan,
+    report.report,
 ):  # fmt: skip
     app.command()(_command)
 

@@ -141,6 +141,12 @@ def w_out(model: Any, layer: int) -> Float[Tensor, "neuron d_model"]:
     return model.blocks[layer].mlp.W_out.detach()
 
 
+def unembedding(model: Any) -> Float[Tensor, "d_model vocab"]:
+    """What turns the normed residual stream into logits."""
+    w_u: Tensor = model.unembed.W_U.detach()
+    return w_u
+
+
 def forward(
     model: Any,
     ids: Int[Tensor, "batch pos"],
@@ -240,7 +246,7 @@ def lens(
 
     A soft cap behind the unembedding is left out. That log p(plus) - log p(minus) is the same number.
     """
-    w_u = model.unembed.W_U.detach()
+    w_u = unembedding(model)
     if len(w_u) != residual.shape[-1]:
         raise InputError(
             f"the unembedding reads {len(w_u)} numbers, the residual stream has "

@@ -1,100 +1,146 @@
-"""The report: numbers and provenance in, one self-contained HTML page out.
+"""The report: a run's folder in, one self-contained HTML page out.
 
-Text that comes from prompts is data: jinja2 escapes all of it.
+Text that comes from prompts is data: jinja2 escapes all of it, and what goes into scripts is JSON
+without a "<". Nothing is fetched: plotly's script is inside, compressed, and drawn on when a figure
+comes into view.
 """
 
 from __future__ import annotations
 
+import base64
+import gzip
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neurotrace.plotting import plot_curves, plot_estimates, plot_flips, plot_pairs, plot_scores
-from neurotrace.scores import DIRECTIONS
+from neurotrace.errors import InputError
+from neurotrace.plotting import plot_curves, plot_estimates, plot_flips, plot_pairs
+from neurotrace.scores import DIRECTIONS, Scores
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from neurotrace.comparison import Comparison
-    from neurotrace.studies import Study
+    from neurotrace.run_reading import Run
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_DROPPED_SHOWN = 200
+
+
+def write_report(run: Run) -> str:
+    """The page, as text."""
+    import jinja2
+    from markupsafe import Markup
+
+    from neurotrace.explorer import style_and_script
+
+    try:
+        return _template("report.html.j2").render(
+            summary=run.summary,
+            manifest=run.manifest,
+            selected=run.selected(),
+            others=[flip for flip in run.summary["flips"] if not flip["selected"]],
+            rankers=_rankers(run),
+            verdicts=run.summary["verdict"]["small_set_decides"],
+            dropped=run.dropped.head(_DROPPED_SHOWN).to_dict("records"),
+            dropped_total=len(run.dropped),
+            curves=_embedded("Flip curves", plot_flips(run.effects)),
+            figures=[_embedded(name, figure) for name, figure in figures(run)],
+            explorer=Markup(run.explorer.fragment()) if run.explorer else None,
+            explorer_code=Markup(style_and_script()) if run.explorer else None,
+            detectors=None if run.detectors is None else run.detectors.to_dict("records"),
+        )
+    except (KeyError, jinja2.UndefinedError) as error:
+        raise InputError(
+            f"{run.folder}: the run lacks what the report shows ({error}): run the study again"
+        ) from error
 
 
 def write_comparison(comparison: Comparison, record: dict[str, Any]) -> str:
     """The page of `neurotrace rank`, as text."""
     import pandas as pd
-    from markupsafe import Markup
 
     shown = [plot_curves(comparison.curves)] if len(comparison.curves) else []
-    return _template("rankers.html.j2", len(shown) > 0).render(
+    return _template("rankers.html.j2").render(
         record=record, comparison=comparison,
         rows=comparison.rankers.astype(object).where(pd.notna(comparison.rankers), None)
         .to_dict("records"),
         flips=comparison.flips.to_dict("records"),
-        figures=[Markup(_fragment(figure, number)) for number, figure in enumerate(shown)],
+        figures=[_embedded("necessity and sufficiency", figure) for figure in shown],
     )  # fmt: skip
 
 
-def write_report(study: Study, summary: dict[str, Any], manifest: dict[str, Any]) -> str:
-    """The page, as text. It opens offline: plotly's script is inside."""
-    from markupsafe import Markup
-
-    return _template("report.html.j2", True).render(
-        summary=summary,
-        manifest=manifest,
-        selected=[flip for flip in summary["flips"] if flip["selected"]],
-        others=[flip for flip in summary["flips"] if not flip["selected"]],
-        verdicts=summary["verdict"]["small_set_decides"],
-        dropped=study.encoded.dropped[:200],
-        dropped_total=len(study.encoded.dropped),
-        figures=[
-            (name, Markup(_fragment(figure, number)))
-            for number, (name, figure) in enumerate(figures(study))
-        ],
-    )
-
-
-def figures(study: Study) -> list[tuple[str, go.Figure]]:
-    """(what it shows, figure), in the report's order."""
-    found = [("Flip curves", plot_flips(study.effects))]
-    for flip in study.selected():
-        rows = study.effects.where(
-            family=flip.family, direction=flip.direction, role="selected", chosen=True
+def figures(run: Run) -> list[tuple[str, go.Figure]]:
+    """(what it shows, figure) behind the flip curves, in the report's order."""
+    found = []
+    for flip in run.selected():
+        rows = run.effects.where(
+            family=flip["family"], direction=flip["direction"], role="selected", chosen=True
         )
-        kind, k = rows.to_frame()[["intervention", "k"]].value_counts().index[0]
-        one = rows.where(intervention=kind, k=int(k))
-        found.append(
-            (
-                f"{flip.family}, {flip.direction}: single pairs",
-                plot_pairs(one, pairs=study.encoded, limit=12),
-            )
-        )
-    for family, direction, estimate, truth in study.estimates:
-        name = f"{family}, {direction}: the estimate against the exact effect"
-        found.append((name, plot_estimates(estimate, truth)))
-    for (family, method, direction), scores in study.scores.items():
-        if direction == DIRECTIONS[0] or scores.signed:
-            title = f"{family}, {direction.replace('_', ' ')}: {method} ({scores.unit})"
-            found.append((f"{family}, {direction}: map", plot_scores(scores, title=title)))
+        kinds = rows.to_frame()[["intervention", "k", "label"]].value_counts()
+        kind, k, label = kinds.index[0]
+        one = rows.where(intervention=kind, k=int(k), label=label)
+        name = f"{flip['family']}, {flip['direction'].replace('_', ' ')}: single pairs"
+        found.append((name, plot_pairs(one, limit=12)))
+    for (family, direction), part in run.estimates.groupby(["family", "direction"], sort=False):
+        name = f"{family}, {direction.replace('_', ' ')}: the estimate against the exact effect"
+        both = (_scores(run, part, column) for column in ("estimate", "exact"))
+        found.append((name, plot_estimates(*both)))
     return found
 
 
-def _template(name: str, with_figures: bool) -> Any:
+def _scores(run: Run, table: Any, column: str) -> Scores:
+    import torch
+
+    model = run.manifest["model"]
+    value = torch.full((model["layers"], model["neurons_per_layer"]), torch.nan)
+    layer, neuron = (torch.tensor(table[name].to_numpy()) for name in ("layer", "neuron"))
+    value[layer, neuron] = torch.tensor(table[column].to_numpy(), dtype=value.dtype)
+    return Scores("gradient" if column == "estimate" else "exact", value)
+
+
+def _rankers(run: Run) -> list[dict[str, Any]]:
+    """For each family and direction what every ranker's neurons flip, at the chosen kind and k."""
+    from scipy.stats import spearmanr
+
+    rows = []
+    for chosen in run.selected():
+        same = [
+            flip for flip in run.summary["flips"]
+            if all(flip[name] == chosen[name] for name in ("family", "direction", "intervention", "k"))
+        ]  # fmt: skip
+        estimates = run.estimates
+        part = estimates[
+            (estimates["family"] == chosen["family"])
+            & (estimates["direction"] == chosen["direction"])
+        ]
+        rho = spearmanr(part["estimate"], part["exact"]).statistic if len(part) > 2 else None
+        for flip in same:
+            rows.append(flip | {"spearman": rho if flip["method"] == "gradient" else None})
+    order = {direction: place for place, direction in enumerate(DIRECTIONS)}
+    return sorted(rows, key=lambda row: (row["family"], order[row["direction"]], -row["answers"]))
+
+
+def _template(name: str) -> Any:
     import jinja2
     from markupsafe import Markup
     from plotly.offline import get_plotlyjs
 
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["percent"] = lambda value: "–" if value is None else f"{value:.1%}"
     environment.filters["nats"] = lambda value: "–" if value is None else f"{value:.3f}"
-    found = environment.get_template(name)
-    found.globals["plotly_js"] = Markup(get_plotlyjs()) if with_figures else ""
-    return found
+    environment.filters["words"] = lambda name: name.replace("_", " ")
+    packed = base64.b64encode(gzip.compress(get_plotlyjs().encode(), 9, mtime=0)).decode()
+    environment.globals["plotly"] = Markup(packed)
+    for part, file in (("style", "report.css"), ("script", "report.js")):
+        environment.globals[part] = Markup((_TEMPLATES / file).read_text("utf-8"))
+    return environment.get_template(name)
 
 
-def _fragment(figure: go.Figure, number: int) -> str:
-    return figure.to_html(
-        full_html=False, include_plotlyjs=False, div_id=f"figure-{number}",
-        config={"responsive": True, "displaylogo": False},
-    )  # fmt: skip
+def _embedded(name: str, figure: go.Figure) -> dict[str, Any]:
+    from markupsafe import Markup
+
+    text = figure.to_json().replace("<", "\\u003c")
+    return {"name": name, "height": int(figure.layout.height or 440), "json": Markup(text)}

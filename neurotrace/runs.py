@@ -4,7 +4,9 @@
     summary.json     the flips, as figures and as the verdict
     scores.parquet   family, direction, layer, neuron, method, score
     effects.parquet  a row for each held-out pair × intervention × k, controls included
+    estimates.parquet family, direction, layer, neuron, estimate, exact
     dropped.parquet  the pairs that were left out, and why
+    explorer.json    what the neuron explorer shows
     report.html      all of it to look at
 
 Every file is written under another name, synced and renamed: what stands under its final name is
@@ -32,11 +34,12 @@ from neurotrace.neurons import NEURON_DEFINITION
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from neurotrace.explorer import Explorer
     from neurotrace.studies import Study
 
 FILES = (
-    "manifest.json", "summary.json", "scores.parquet", "effects.parquet", "dropped.parquet",
-    "report.html",
+    "manifest.json", "summary.json", "scores.parquet", "effects.parquet",
+    "estimates.parquet", "dropped.parquet", "explorer.json", "report.html",
 )  # fmt: skip
 _PACKAGES = ("torch", "transformers", "transformer-lens", "datasets", "numpy", "pyarrow", "scipy")
 
@@ -84,13 +87,18 @@ def save_run(
     probes: Sequence[str],
     command: str = "",
     overwrite: bool = False,
+    explorer: Explorer | None = None,
 ) -> dict[str, Any]:
     """Write the run's folder; returns what `summary.json` holds.
+
+    Args:
+        explorer: from `nt.explore(model, study.encoded, study)`, for the report.
 
     Raises:
         InputError: the folder holds a run already, or can't be written (full, read-only).
     """
     from neurotrace.report import write_report
+    from neurotrace.run_reading import load_run
 
     folder = prepare_folder(out, overwrite=overwrite)
     summary = summarise(study, probes)
@@ -99,12 +107,17 @@ def save_run(
         for name, table in (
             ("scores.parquet", _scores(study)),
             ("effects.parquet", study.effects.table),
+            ("estimates.parquet", _estimates(study)),
             ("dropped.parquet", _dropped(study)),
         ):
             write_atomically(folder / name, parquet(table))
-        write_atomically(folder / "report.html", write_report(study, summary, record).encode())
+        if explorer is None:  # one of another run would lie about this one
+            (folder / "explorer.json").unlink(missing_ok=True)
+        else:
+            write_atomically(folder / "explorer.json", _json(explorer.data))
         write_atomically(folder / "summary.json", _json(summary))
         write_atomically(folder / "manifest.json", _json(record))
+        write_atomically(folder / "report.html", write_report(load_run(folder)).encode())
     except OSError as error:
         raise InputError(
             f"can't write the run to {folder}: {error.strerror or error}; free some space or name "
@@ -217,6 +230,24 @@ def _scores(study: Study) -> pa.Table:
         frame.insert(1, "direction", direction)
         frames.append(frame)
     return pa.Table.from_pandas(pd.concat(frames, ignore_index=True), preserve_index=False)
+
+
+def _estimates(study: Study) -> pa.Table:
+    import pyarrow as pa
+
+    columns: dict[str, list[Any]] = {
+        name: [] for name in ("family", "direction", "layer", "neuron", "estimate", "exact")
+    }
+    for family, direction, estimate, exact in study.estimates:
+        both = (~(estimate.value.isnan() | exact.value.isnan())).nonzero()
+        layer, neuron = both[:, 0], both[:, 1]
+        columns["family"] += [family] * len(both)
+        columns["direction"] += [direction] * len(both)
+        columns["layer"] += layer.tolist()
+        columns["neuron"] += neuron.tolist()
+        columns["estimate"] += estimate.value[layer, neuron].tolist()
+        columns["exact"] += exact.value[layer, neuron].tolist()
+    return pa.table(columns)
 
 
 def _dropped(study: Study) -> pa.Table:

@@ -111,3 +111,7 @@ def test_interrupted_run_leaves_no_file(tmp_path):
     assert "interrupted" in said
     assert "Traceback" not in said
     assert os.listdir(tmp_path / "o") == []
+
+
+def test_report_wants_a_run(tmp_path):
+    refused(neurotrace("report", str(tmp_path)), "no run in", "manifest.json")

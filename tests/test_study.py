@@ -127,7 +127,7 @@ def test_default_sizes_are_at_most_one_percent_and_64():
 def test_run_folder(study, model, tmp_path):
     out = tmp_path / "run"
     summary = nt.save_run(study, out, model=model, probes=["planted"], command="neurotrace test")
-    assert sorted(os.listdir(out)) == sorted(runs.FILES)
+    assert {*os.listdir(out), "explorer.json"} == set(runs.FILES)
     assert json.loads((out / "summary.json").read_text()) == json.loads(json.dumps(summary))
     manifest = json.loads((out / "manifest.json").read_text())
     assert re.fullmatch("[0-9a-f]{64}", manifest["model"]["weights_sha256"])
@@ -163,9 +163,17 @@ def test_a_failed_write_leaves_nothing_behind(study, model, tmp_path, monkeypatc
     assert os.listdir(out) == []
 
 
-def test_prompts_are_data_in_the_report(study, model):
+def saved(study, model, folder, probes=("planted",), **options):
+    nt.save_run(study, folder, model=model, probes=list(probes), **options)
+    return nt.load_run(folder)
+
+
+def test_prompts_are_data_in_the_report(study, model, tmp_path):
     evil = "<script>alert(1)</script>"
-    pairs = tuple(replace(pair, id=f"{evil}{pair.id}") for pair in study.encoded.pairs)
+    pairs = tuple(
+        replace(pair, id=f"{evil}{pair.id}", memorization=pair.memorization + evil)
+        for pair in study.encoded.pairs
+    )
     examples = tuple(replace(example, prompt=evil, after=evil) for example in study.examples)
     encoded = replace(
         study.encoded, pairs=pairs, dropped=(nt.tokens.Dropped(pairs[0], evil, evil),)
@@ -176,15 +184,63 @@ def test_prompts_are_data_in_the_report(study, model):
         )
     )
     dangerous = replace(study, encoded=encoded, examples=examples, effects=effects)
-    summary = runs.summarise(dangerous, [evil])
-    page = nt.write_report(dangerous, summary, runs.manifest(dangerous, model=model, probes=[evil]))
-    assert "&lt;script&gt;alert" in page
-    assert evil not in page
+    explorer = nt.explore(model, encoded, study, neurons=4, pairs_each=2)
+    run = saved(dangerous, model, tmp_path, [evil], command=evil, explorer=explorer)
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("&lt;script&gt;alert") >= 6
+    for shown in (page, run._repr_html_(), run.explorer._repr_html_()):
+        assert evil not in shown
 
 
-def test_figures_are_labelled_and_returned(study):
-    made = figures(study)
-    assert len(made) >= 6
+def test_a_run_reads_back_and_its_report_is_written_again(study, model, tmp_path):
+    explorer = nt.explore(model, study.encoded, study, neurons=4, pairs_each=2)
+    run = saved(study, model, tmp_path, explorer=explorer)
+    assert run.summary["model"] == "planted"
+    assert run.explorer == explorer
+    assert run.effects.table.equals(study.effects.table)
+    assert len(run.to_frame()) == len(study.flips)
+    assert "planted" in run._repr_html_()
+    exact = study.estimates[0][3]
+    part = run.estimates[run.estimates["direction"] == "to_reasoning"]
+    assert len(part) == int((~exact.value.isnan()).sum())
+    first = (tmp_path / "report.html").read_text()
+    assert nt.write_report(run) == first
+    for section in ("#curves", "#controls", "#explorer", "#rankers", "#again"):
+        assert f'href="{section}"' in first
+    assert "#detectors" not in first  # no detectors were run
+    saved(study, model, tmp_path, overwrite=True)  # without an explorer the old one must go
+    assert nt.load_run(tmp_path).explorer is None
+    assert "#explorer" not in (tmp_path / "report.html").read_text()
+
+
+def test_detectors_show_where_a_run_has_them(study, model, tmp_path):
+    saved(study, model, tmp_path)
+    row = {
+        "detector": "linear", "view": "<b>neurons", "train_family": "a", "test_family": "b",
+        "auroc": 0.75, "auroc_lo": 0.7, "auroc_hi": 0.8, "accuracy": 0.6, "ece": 0.05, "n": 40,
+    }  # fmt: skip
+    pd.DataFrame([row]).to_parquet(tmp_path / "detectors.parquet")
+    page = nt.write_report(nt.load_run(tmp_path))
+    assert 'id="detectors"' in page
+    assert "&lt;b&gt;neurons" in page
+    assert "0.750" in page
+
+
+def test_what_is_no_run_is_refused(study, model, tmp_path):
+    with pytest.raises(InputError, match=r"no run in .*manifest.json"):
+        nt.load_run(tmp_path)
+    saved(study, model, tmp_path)
+    (tmp_path / "effects.parquet").write_bytes(b"PAR1")
+    with pytest.raises(InputError, match=r"can't read .*effects.parquet"):
+        nt.load_run(tmp_path)
+    (tmp_path / "manifest.json").write_text('{"format": "other/9"}')
+    with pytest.raises(InputError, match=r"wanted 'neurotrace.run/1'"):
+        nt.load_run(tmp_path)
+
+
+def test_figures_are_labelled_and_returned(study, model, tmp_path):
+    made = [("curves", nt.plot_flips(study.effects)), *figures(saved(study, model, tmp_path))]
+    assert len(made) >= 5
     for name, figure in made:
         assert figure.layout.title.text
         assert any(axis.title.text for axis in figure.select_xaxes()), name

@@ -91,6 +91,7 @@ def _study(
         raise InputError(f"--folds {folds}: wanted at least 2")
     prepare_folder(out, overwrite=overwrite)
     quiet()
+    from neurotrace.explorer import explore
     from neurotrace.models import load_model
     from neurotrace.neutral import neutral_texts
     from neurotrace.progress import bars
@@ -102,9 +103,11 @@ def _study(
         ks=ks or None, split=split, folds=folds, seed=seed,
         neutral=texts or neutral_texts(loaded), progress=bars,
     )  # fmt: skip
+    shown = explore(loaded, found.encoded, found, progress=bars)
     summary = save_run(
-        found, out, model=loaded, probes=probes, command=command_line(), overwrite=True
-    )
+        found, out, model=loaded, probes=probes, command=command_line(), overwrite=True,
+        explorer=shown,
+    )  # fmt: skip
     if as_json:
         print(json.dumps(summary, ensure_ascii=False))
     else:

@@ -1,0 +1,34 @@
+"""`neurotrace report`: write a run's page again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from neurotrace.commands.console import quiet
+from neurotrace.errors import InputError
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder of `neurotrace run`.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The page. Default: report.html in the folder.")
+    ] = None,
+) -> None:
+    """Write the report again from a run's folder; the model isn't needed."""
+    quiet()
+    from neurotrace.report import write_report
+    from neurotrace.run_reading import load_run
+    from neurotrace.runs import write_atomically
+
+    page = out or folder / "report.html"
+    text = write_report(load_run(folder))
+    try:
+        write_atomically(page, text.encode())
+    except OSError as error:
+        raise InputError(
+            f"can't write {page}: {error.strerror or error}; name another file with --out"
+        ) from None
+    print(f"report: {page}")
