@@ -385,12 +385,15 @@ def _rows(
             ("pair", "id"), ("family", "family"), ("template", "template"), ("group", "group"),
         )
     }  # fmt: skip
-    before = _readout(words, clean, part, "before")
+    # a softmax over the vocabulary costs as much as several layers: one a row
+    clean_log_p = clean.log_softmax(dim=-1)
+    before = _readout(words, clean, clean_log_p, part, "before")
     tables = []
     for intervention, logits in zip(interventions, changed, strict=True):
         if not torch.isfinite(logits).all():
             raise InputError(f"{intervention}: the logits it leaves are not finite")
-        after = _readout(words, logits, part, "after")
+        log_p = logits.log_softmax(dim=-1)
+        after = _readout(words, logits, log_p, part, "after")
         to_reasoning = intervention.direction == "to_reasoning"
         wanted = part.reasoned if to_reasoning else part.memorized
         moved = after["L_after"] < 0 if to_reasoning else after["L_after"] > 0
@@ -405,20 +408,23 @@ def _rows(
             **after,
             "prefers": moved,
             "answers": (logits.argmax(-1) == wanted).numpy(),
-            "kl": metrics.kl(clean, logits).numpy(),
+            "kl": metrics.kl_of(clean_log_p, log_p).numpy(),
         }
         tables.append(pa.table(columns))
     return tables
 
 
 def _readout(
-    words: _Words, logits: Float[Tensor, "pair vocab"], part: EncodedPairs, when: str
+    words: _Words,
+    logits: Float[Tensor, "pair vocab"],
+    log_p: Float[Tensor, "pair vocab"],
+    part: EncodedPairs,
+    when: str,
 ) -> dict[str, Any]:
-    memorized = metrics.log_probability(logits, part.memorized).exp()
-    reasoned = metrics.log_probability(logits, part.reasoned).exp()
+    rows = torch.arange(len(part))
     return {
         f"L_{when}": metrics.logit_difference(logits, part.memorized, part.reasoned).numpy(),
-        f"p_memorized_{when}": memorized.numpy(),
-        f"p_reasoned_{when}": reasoned.numpy(),
+        f"p_memorized_{when}": log_p[rows, part.memorized].exp().numpy(),
+        f"p_reasoned_{when}": log_p[rows, part.reasoned].exp().numpy(),
         f"top_{when}": words(logits.argmax(-1)),
     }

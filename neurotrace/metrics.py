@@ -39,8 +39,15 @@ def kl(
 
     Of two equal distributions rounding leaves some -1e-7.
     """
-    log_p = torch.log_softmax(clean.float(), dim=-1)
-    log_q = torch.log_softmax(changed.float(), dim=-1)
+    return kl_of(
+        torch.log_softmax(clean.float(), dim=-1), torch.log_softmax(changed.float(), dim=-1)
+    )
+
+
+def kl_of(
+    log_p: Float[Tensor, "row vocab"], log_q: Float[Tensor, "row vocab"]
+) -> Float[Tensor, row]:
+    """`kl`, of log-probabilities."""
     return (log_p.exp() * (log_p - log_q)).sum(dim=-1).clamp(min=0)
 
 
