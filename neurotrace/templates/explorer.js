@@ -3,7 +3,7 @@
 "use strict";
 function neurotraceExplorer(root, data) {
   const count = data.layers * data.width, decoded = new Map(), dark = matchMedia("(prefers-color-scheme: dark)");
-  let column = 0, values = null, bins = null, chosen = -1, details = null, order = [];
+  let column = 0, values = null, bins = null, image = null, bound = 1, across = 1, chosen = -1, details = null, order = [], seen = 0;
 
   // ---- data: gzip in base64, opened when first asked for
   const bytesOf = async (text) => {
@@ -52,7 +52,11 @@ function neurotraceExplorer(root, data) {
     const own = strength(score, of[place]);
     if (Number.isNaN(own)) return "not measured";
     let better = 0, measured = 0;
-    for (let i = 0; i < of.length; i++) if (of[i] === of[i]) { measured++; if (strength(score, of[i]) > own) better++; }
+    const sign = score.signed && score.direction ? (score.direction === "to_reasoning" ? -1 : 1) : 0;
+    for (let i = 0; i < of.length; i++) {
+      const v = of[i];
+      if (v === v) { measured++; if ((sign ? sign * v : Math.abs(v)) > own) better++; }
+    }
     return `${(better + 1).toLocaleString("en")} of ${measured.toLocaleString("en")}`;
   };
 
@@ -87,26 +91,26 @@ function neurotraceExplorer(root, data) {
     pixels[at + 3] = 255;
   };
   const boundOf = (of) => {  // a few neurons carry the effect: a scale to the very largest shows nothing else
-    const step = Math.max(1, Math.floor(of.length / 50000)), some = [];
-    let largest = 0;
+    const step = Math.max(1, Math.floor(of.length / 50000)), some = new Float32Array(Math.ceil(of.length / step));
+    let largest = 0, kept = 0;
     for (let i = 0; i < of.length; i++) if (of[i] === of[i]) {
       const v = Math.abs(of[i]);
       if (v > largest) largest = v;
-      if (i % step === 0) some.push(v);
+      if (i % step === 0) some[kept++] = v;
     }
-    some.sort((a, b) => a - b);
-    return some[Math.floor(some.length * 0.9995)] || largest || 1;
+    return some.subarray(0, kept).sort()[Math.floor(kept * 0.9995)] || largest || 1;
   };
 
   // ---- the map: a cell holds one neuron, or the strongest of those that share its pixel
-  const cellsAcross = () => Math.min(data.width, Math.max(1, Math.floor(canvas.clientWidth || 800)));
-  const draw = () => {
+  const shade = () => {  // what changes with the ranking, the size and the colours
     if (!values) return;
-    const across = cellsAcross(), colours = palette(), score = data.scores[column], bound = boundOf(values);
-    if (!bins || bins.length !== across * data.layers) bins = new Int32Array(across * data.layers);
-    const rowHeight = Math.max(3, Math.min(26, Math.floor(420 / data.layers)));
-    canvas.width = across; canvas.height = data.layers; canvas.style.height = `${rowHeight * data.layers}px`;
-    const context = canvas.getContext("2d"), image = context.createImageData(across, data.layers);
+    across = Math.min(data.width, Math.max(1, Math.floor(canvas.clientWidth || 800)));
+    const colours = palette(), score = data.scores[column];
+    bound = boundOf(values);
+    bins = new Int32Array(across * data.layers);
+    canvas.width = across; canvas.height = data.layers;
+    canvas.style.height = `${Math.max(3, Math.min(26, Math.floor(420 / data.layers))) * data.layers}px`;
+    image = canvas.getContext("2d").createImageData(across, data.layers);
     for (let layer = 0; layer < data.layers; layer++) for (let x = 0; x < across; x++) {
       const from = Math.floor((x * data.width) / across), to = Math.floor(((x + 1) * data.width) / across);
       let best = layer * data.width + from;
@@ -115,19 +119,23 @@ function neurotraceExplorer(root, data) {
       bins[layer * across + x] = best;
       paint(image.data, 4 * (layer * across + x), values[best], bound, colours);
     }
-    if (chosen >= 0) {
-      const x = Math.floor(((chosen % data.width) * across) / data.width), y = Math.floor(chosen / data.width);
-      image.data.set([230, 159, 0, 255], 4 * (y * across + x));
-    }
-    context.putImageData(image, 0, 0);
     unit.textContent = score.unit;
     most.textContent = `full colour at ±${shown(bound)}`;
+    draw();
+  };
+  const draw = () => {
+    if (!image) return;
+    const context = canvas.getContext("2d");
+    context.putImageData(image, 0, 0);
+    context.fillStyle = "#e69f00";
+    if (chosen >= 0) context.fillRect(Math.floor(((chosen % data.width) * across) / data.width), Math.floor(chosen / data.width), 1, 1);
+    drawNear();
   };
   const drawNear = () => {  // the chosen neuron's neighbours in its layer, each wide enough to click
-    nearBox.hidden = chosen < 0 || cellsAcross() === data.width;
+    nearBox.hidden = chosen < 0 || across === data.width;
     if (nearBox.hidden) return;
     const n = Math.min(96, data.width), layer = Math.floor(chosen / data.width), index = chosen % data.width;
-    const from = Math.max(0, Math.min(data.width - n, index - n / 2)), colours = palette(), bound = boundOf(values);
+    const from = Math.max(0, Math.min(data.width - n, index - n / 2)), colours = palette();
     near.width = n; near.height = 1; near.style.height = "22px"; near.from = layer * data.width + from; near.n = n;
     const context = near.getContext("2d"), image = context.createImageData(n, 1);
     for (let i = 0; i < n; i++) paint(image.data, 4 * i, values[near.from + i], bound, colours);
@@ -136,12 +144,14 @@ function neurotraceExplorer(root, data) {
     nearBox.firstChild.textContent = `layer ${layer}, neurons ${from} to ${from + n - 1}, one by one (click)`;
   };
   const under = (event) => {
-    const box = canvas.getBoundingClientRect(), across = cellsAcross();
-    const x = Math.max(0, Math.min(across - 1, Math.floor(((event.clientX - box.left) / box.width) * across)));
-    const y = Math.max(0, Math.min(data.layers - 1, Math.floor(((event.clientY - box.top) / box.height) * data.layers)));
+    const box = canvas.getBoundingClientRect();
+    // a click's coordinates are whole pixels, a pointer's not: what was pointed at is what is chosen
+    const share = (at, from, size) => Math.max(0, Math.min(0.999999, (Math.floor(at) - from) / size));
+    const x = Math.floor(share(event.clientX, box.left, box.width) * across);
+    const y = Math.floor(share(event.clientY, box.top, box.height) * data.layers);
     return bins ? bins[y * across + x] : -1;
   };
-  const shared = () => Math.ceil(data.width / cellsAcross());
+  const shared = () => Math.ceil(data.width / across);
   const summary = (place) => {
     const score = data.scores[column], lines = [name(place) + (shared() > 1 ? ` (strongest of ${shared()} here)` : ""),
       `${score.label}: ${number(values[place])}`, `rank ${rank(score, values, place)}`];
@@ -154,9 +164,8 @@ function neurotraceExplorer(root, data) {
     if (place < 0 || !values) return;
     tip.textContent = summary(place).join("\n");
     tip.hidden = false;
-    const box = canvas.parentNode.getBoundingClientRect(), x = event.clientX - box.left;
-    tip.style.left = `${Math.max(0, Math.min(x + 14, box.width - tip.offsetWidth))}px`;
-    tip.style.top = `${event.clientY - box.top + 18}px`;
+    tip.style.left = `${Math.max(0, Math.min(event.clientX + 14, innerWidth - tip.offsetWidth - 8))}px`;
+    tip.style.top = `${Math.min(event.clientY + 18, innerHeight - tip.offsetHeight - 8)}px`;
   };
   canvas.addEventListener("pointermove", hover);
   canvas.addEventListener("pointerleave", () => { tip.hidden = true; });
@@ -227,7 +236,7 @@ function neurotraceExplorer(root, data) {
   const select = (place) => {
     if (place < 0 || !values) return;
     chosen = place; go.value = name(place); tip.hidden = true;
-    draw(); drawNear();
+    draw();
     said.textContent = summary(place).slice(0, 3).join(", ");
     fillCard(place);
   };
@@ -265,7 +274,7 @@ function neurotraceExplorer(root, data) {
 
   // ---- one ranking on the map
   const show = async (k) => {
-    column = k; values = await unpack(data.scores[k]); bins = null;
+    column = k; values = await unpack(data.scores[k]);
     const score = data.scores[k], top = [];
     for (let i = 0; i < count; i++) {  // the 20 strongest, kept sorted
       const s = strength(score, values[i]);
@@ -278,11 +287,11 @@ function neurotraceExplorer(root, data) {
     }
     order = top.map(([, i]) => i);
     list.replaceChildren(...order.map((i) => make("li", {}, link(i), ` ${number(values[i])}`)));
-    draw(); drawNear();
+    shade();
     if (chosen < 0 && order.length) select(order[0]);
   };
-  new ResizeObserver(() => { draw(); drawNear(); }).observe(root);
-  for (const query of [dark, matchMedia("print")]) query.addEventListener("change", () => { draw(); drawNear(); });
+  new ResizeObserver(() => { if (canvas.clientWidth !== seen) { seen = canvas.clientWidth; shade(); } }).observe(root);
+  for (const query of [dark, matchMedia("print")]) query.addEventListener("change", shade);
   opened.then(() => { if (chosen >= 0) fillCard(chosen); });
   return show(0);
 }
