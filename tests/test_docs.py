@@ -1,0 +1,61 @@
+"""Every code block of the docs runs: python as it stands, commands against the built-in model.
+
+Blocks of a page share their names and one folder. A block under `<!-- not run: why -->` is left out.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).parent.parent / "docs"
+_NOTE, _FENCE = r"(?P<note><!-- not run: [^\n]+ -->\n)?", r"```(?P<kind>\w*)\n(?P<text>.*?)^```"
+_BLOCK = re.compile(_NOTE + _FENCE, re.M | re.S)
+PAGES = sorted(path.name for path in DOCS.glob("*.md") if "```" in path.read_text("utf-8"))
+
+
+def blocks(page: str) -> list[tuple[str, str]]:
+    text = (DOCS / page).read_text("utf-8")
+    assert text.count("\n```") % 2 == 0, "a block isn't closed"
+    return [(m["kind"], m["text"]) for m in _BLOCK.finditer(text) if not m["note"]]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_blocks_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict = {"__name__": "docs"}
+    for kind, text in blocks(page):
+        if kind == "python":
+            exec(compile(text, page, "exec"), names)
+        elif kind == "yaml":
+            (tmp_path / "sweep.yaml").write_text(text)
+            command("neurotrace sweep --spec sweep.yaml --out runs/grid --dry-run", 0)
+        elif not kind:
+            for line in re.findall(r"^\$ (neurotrace .*)$", text, re.M):
+                command(line, 2 if re.search("^neurotrace: ", text, re.M) else 0)
+
+
+def command(line: str, code: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "neurotrace.cli", *shlex.split(line)[1:]],
+        capture_output=True, text=True, env={**os.environ, "NEUROTRACE_DEBUG": "1"},
+    )  # fmt: skip
+    assert done.returncode == code, f"{line}\n{done.stderr[-2000:]}"
+
+
+def test_links_lead_somewhere():
+    for path in DOCS.glob("*.md"):
+        for target in re.findall(r"\]\(([^)#\s]+)", path.read_text("utf-8")):
+            if "://" not in target:
+                assert (DOCS / target).exists(), f"{path.name}: {target}"
+
+
+def test_every_page_is_in_the_contents():
+    listed = set(re.findall(r"[\w-]+\.md", (DOCS.parent / "mkdocs.yml").read_text("utf-8")))
+    assert {path.name for path in DOCS.glob("*.md")} == listed
