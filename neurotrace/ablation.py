@@ -21,6 +21,7 @@ from torch import Tensor
 from neurotrace import ablation_passes as passes
 from neurotrace.ablation_passes import Precision, Task, Where
 from neurotrace.activations import Moments, Reference
+from neurotrace.display import Shown, View, frame_table
 from neurotrace.errors import InputError
 from neurotrace.hooks import ModelInfo
 from neurotrace.interventions import Kind
@@ -97,7 +98,7 @@ def ablate(
 
 
 @dataclass(frozen=True)
-class NeuronEffects:
+class NeuronEffects(Shown):
     """What each neuron did on each pair.
 
     Columns: `pair, family, template, group, layer, neuron`; `L_before, L_after, effect` (nats).
@@ -111,6 +112,19 @@ class NeuronEffects:
 
     def to_frame(self) -> pd.DataFrame:
         return self.table.to_pandas()
+
+    def _view(self) -> View:
+        effects = self.to_frame().groupby(["layer", "neuron"])["effect"]
+        table = effects.agg(["mean", "min", "max", "count"]).reset_index()
+        order = table["mean"].abs().sort_values(ascending=False, kind="stable").index
+        return View(
+            f"{len(self):,} effects on L, nats: {len(table):,} neurons, pair by pair.",
+            (frame_table(table.loc[order], "strongest on average", limit=8),),
+            "All rows: .to_frame().",
+        )
+
+    def __repr__(self) -> str:
+        return f"NeuronEffects({len(self)} rows)"
 
 
 def ablation_effects(
@@ -167,7 +181,7 @@ def ablation_effects(
 
 
 @dataclass(frozen=True)
-class SetEffects:
+class SetEffects(Shown):
     """What the first k of `neurons` do together, for each k, pair by pair."""
 
     neurons: tuple[Neuron, ...]
@@ -195,6 +209,19 @@ class SetEffects:
         return pd.DataFrame(
             {"k": self.ks, "neuron": last, "effect": mean, "low": low, "high": high}
         ).assign(n=len(names))
+
+    def _view(self) -> View:
+        table = self.to_frame()
+        some = table.iloc[:: max(1, len(table) // 8)]
+        return View(
+            f"The first k of {len(self.neurons)} neurons changed together, on {len(self.pairs)} "
+            "pairs: the mean change of L, nats, with a 95 % interval.",
+            (frame_table(some),),
+            "Every k: .to_frame(); pair by pair: .effect.",
+        )
+
+    def __repr__(self) -> str:
+        return f"SetEffects({len(self.ks)} sizes on {len(self.pairs)} pairs)"
 
 
 def ablate_sets(

@@ -23,7 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -34,6 +34,7 @@ from neurotrace import ablation_passes as passes
 from neurotrace.ablation import check_direction, places_of, strength
 from neurotrace.ablation_passes import Precision, Task
 from neurotrace.activations import Moments, Reference, read_activations
+from neurotrace.display import Shown, View, frame_table
 from neurotrace.errors import InputError
 from neurotrace.interventions import Kind, parse_kind
 from neurotrace.neurons import Neuron
@@ -41,6 +42,9 @@ from neurotrace.pairs import PromptPair
 from neurotrace.rankers.gradient import slopes_of
 from neurotrace.scores import Direction, Scores
 from neurotrace.tokens import EncodedPairs, Progress, Side, by_length
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _FIRST = 4  # pairs of the first round
 _JOINING = 2  # pairs of those that join later
@@ -50,7 +54,7 @@ _WINDOW = 48  # neurons whose errors make that variance
 
 
 @dataclass(frozen=True)
-class Top:
+class Top(Shown):
     """The k strongest neurons, and what it took to know.
 
     Attributes:
@@ -77,6 +81,22 @@ class Top:
     def share(self) -> float:
         """Of the full sweep's evaluations."""
         return self.evaluations / self.sweep
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row a neuron, strongest first: `neuron, score, low, high, n`."""
+        table = self.scores.to_frame()
+        table["neuron"] = [f"L{row.layer}.N{row.neuron}" for row in table.itertuples()]
+        rows = table.set_index("neuron").loc[[str(neuron) for neuron in self.neurons]]
+        return rows.reset_index()[["neuron", "score", "low", "high", "n"]]
+
+    def _view(self) -> View:
+        known = "settled" if self.settled else "not settled: the budget was spent"
+        return View(
+            f"The {len(self.neurons)} strongest neurons by exact effect on L, nats; {known}, "
+            f"{self.confidence:.0%} for all intervals at once, {self.share:.2%} of a full sweep.",
+            (frame_table(self.to_frame()),),
+            "All of them: .to_frame().",
+        )
 
     def __repr__(self) -> str:
         named = " ".join(str(neuron) for neuron in self.neurons[:4])

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import pandas as pd
     from rich.console import Group
     from rich.text import Text
 
@@ -135,6 +136,14 @@ def to_rich(view: View) -> Group:
     return Group(*parts)
 
 
+def frame_table(frame: pd.DataFrame, title: str = "", *, limit: int = 10) -> Table:
+    """The first rows of a data frame; numbers to three digits."""
+    rows = [
+        tuple(_cell(value) for value in row) for row in frame.head(limit).itertuples(index=False)
+    ]
+    return Table(tuple(str(name).replace("_", " ") for name in frame.columns), rows, title)
+
+
 def plain(text: str) -> str:
     """`text` without what a terminal would obey."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
@@ -153,6 +162,12 @@ def clip(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
+def _cell(value: Any) -> Cell:
+    if isinstance(value, float):  # numpy's, too
+        return None if value != value else Bar(0.0, 0.0, f"{value:.3g}")
+    return value if isinstance(value, int) else str(value)
+
+
 def _side(table: Table, place: int) -> str:
     """Words stand left, numbers right."""
     return "left" if any(isinstance(row[place], str) for row in table.rows) else "right"
@@ -165,6 +180,8 @@ def _style(table: Table, place: int) -> str:
 def _html(cell: Cell) -> str:
     if not isinstance(cell, Bar):
         return "–" if cell is None else html.escape(str(cell))
+    if not cell.bound:  # a number alone
+        return html.escape(cell.text)
     if cell.signed:
         half = abs(cell.share) * 50
         ends = (50, 50 + half) if cell.share > 0 else (50 - half, 50)
@@ -186,6 +203,8 @@ def _rich(cell: Cell) -> Text:
     if not isinstance(cell, Bar):
         return Text("–" if cell is None else plain(str(cell)))
     filled = round(abs(cell.share) * _WIDTH)
+    if not cell.bound:
+        return Text(plain(cell.text))
     drawn = Text(f"{plain(cell.text)} ")
     drawn.append("█" * filled, style=cell.colour)
     drawn.append("·" * (_WIDTH - filled), style="dim")

@@ -83,6 +83,28 @@ def test_a_study_says_its_verdict(model, encoded):
     assert repr(study) == f"Study(planted: 12 pairs, {len(study.flips)} interventions)"
 
 
+def test_exact_effects_show_the_planted_neuron_first(model, encoded):
+    both = [nt.Neuron(1, 5), nt.Neuron(1, 6)]
+    rows = nt.ablation_effects(model, encoded, both, mode="patch")
+    assert "24 effects" in rows._repr_html_()
+    assert repr(rows) == "NeuronEffects(24 rows)"
+    curve = nt.ablate_sets(model, encoded, both, mode="patch")
+    assert "first k of 2 neurons" in terminal(curve)
+    assert repr(curve) == "SetEffects(2 sizes on 12 pairs)"
+    top = nt.ablate_top(model, encoded, 2, mode="patch")
+    assert list(top.to_frame()["neuron"]) == [str(neuron) for neuron in top.neurons]
+    assert str(top.neurons[0]) == "L1.N5"
+    assert "L1.N5" in terminal(top)
+
+
+def test_a_sweep_shows_what_is_there(organism, tmp_path):
+    asked = nt.Sweep("organism", ("letters",), layers="2", max_pairs=3, threads=1)
+    nt.sweep(asked, tmp_path / "s", model=organism)
+    run = nt.open_run(tmp_path / "s")
+    assert "1 of 1" in run._repr_html_()
+    assert "384 neurons on each of 3 pairs of organism" in terminal(run, 200)
+
+
 def test_ipython_prints_the_terminal_form(encoded, capsys):
     class Printer:
         text = print

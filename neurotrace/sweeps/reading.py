@@ -12,6 +12,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neurotrace.display import Shown, Table, View
 from neurotrace.errors import InputError
 from neurotrace.sweeps.driver import known_sweep, marked_cells
 from neurotrace.sweeps.folders import Folder, open_folder, reason
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class SweepRun:
+class SweepRun(Shown):
     """A sweep on disk, whole or not yet.
 
     Columns: `pair, family, template, group, layer, neuron`; `L_before, L_after, effect` (nats, null
@@ -155,6 +156,24 @@ class SweepRun:
         except OSError as error:
             raise folder.cannot_write(tail, error) from None
         return out
+
+    def _view(self) -> View:
+        import pyarrow.compute as pc
+
+        asked = self.manifest.asked
+        marked = self.dataset().count_rows(filter=pc.field("mark").is_valid())
+        facts = [
+            ("parts there", f"{len(self.parts)} of {self.layout.parts}"),
+            ("rows", f"{len(self):,}"),
+            ("damaged files", f"{len(self.broken)}"),
+            ("effects that are not finite", f"{marked}"),
+        ]
+        return View(
+            f"A sweep: {asked.mode} of each of {self.layout.neurons:,} neurons on each of "
+            f"{self.layout.pairs:,} pairs of {asked.model}.",
+            (Table(("", "count"), facts),),
+            "A mean for each neuron: .scores(); rows: .to_frame(columns, where), .dataset().",
+        )
 
     def __repr__(self) -> str:
         asked = self.manifest.asked
