@@ -31,7 +31,7 @@ test-notebooks: .venv/installed-extras
 
 # runs them again and keeps their output, figures as PNG beside plotly's own
 notebooks: .venv/installed-extras
-	PLOTLY_RENDERER=plotly_mimetype+png PYTHONWARNINGS=ignore TQDM_DISABLE=1 \
+	PLOTLY_RENDERER=plotly_mimetype+png PYTHONWARNINGS=ignore TQDM_DISABLE=1 HF_HUB_DISABLE_PROGRESS_BARS=1 \
 	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
 
 docs: .venv/installed-extras

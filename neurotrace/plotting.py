@@ -117,7 +117,7 @@ def plot_flips(effects: Effects, *, title: str | None = None) -> go.Figure:
         rows=len(families), cols=len(directions), shared_yaxes=True, shared_xaxes=True,
         vertical_spacing=0.24 / max(2, len(families)), horizontal_spacing=0.06,
         subplot_titles=[
-            f"{family}: {_TITLES[direction]}" for family in families for direction in directions
+            f"{clip(family)}: {_TITLES[direction]}" for family in families for direction in directions
         ],
     )  # fmt: skip
     named: set[str] = set()
@@ -180,7 +180,7 @@ def plot_curves(curves: pd.DataFrame, *, title: str | None = None) -> go.Figure:
         rows=len(rows), cols=2, shared_xaxes=True, shared_yaxes=True, horizontal_spacing=0.05,
         vertical_spacing=0.24 / max(2, len(rows)),
         subplot_titles=[
-            f"{row.family}, {_TITLES[row.direction]}: {name}"
+            f"{clip(row.family)}, {_TITLES[row.direction]}: {name}"
             for row in rows for name in ("necessity", "sufficiency")
         ],
     )  # fmt: skip

@@ -143,3 +143,11 @@ def test_hover_text_names_both_prompts(model, encoded):
     effects = nt.measure(model, encoded, [nt.patch([nt.Neuron(1, 5)], donor="reasoning")])
     figure = nt.plot_pairs(effects, pairs=encoded, limit=2)
     assert any("recall →  mem" in text for trace in figure.data for text in trace.text or ())
+
+
+def test_a_family_with_markup_is_text_in_a_figure(model, encoded):
+    pairs = tuple(replace(pair, family="<b>bold</b>") for pair in encoded.pairs)
+    change = nt.patch([nt.Neuron(1, 5)], donor="reasoning")
+    effects = nt.measure(model, replace(encoded, pairs=pairs), [change])
+    titles = [each.text for each in nt.plot_flips(effects).layout.annotations]
+    assert titles == ["&lt;b&gt;bold&lt;/b&gt;: memory → reasoning"]
