@@ -35,7 +35,7 @@ notebooks: .venv/installed-extras
 	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
 
 docs: .venv/installed-extras
-	$(BIN)/mkdocs build --strict --quiet
+	$(BIN)/mkdocs build --config-file .mkdocs.yml --strict --quiet
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check

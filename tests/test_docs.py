@@ -57,5 +57,5 @@ def test_links_lead_somewhere():
 
 
 def test_every_page_is_in_the_contents():
-    listed = set(re.findall(r"[\w-]+\.md", (DOCS.parent / "mkdocs.yml").read_text("utf-8")))
+    listed = set(re.findall(r"[\w-]+\.md", (DOCS.parent / ".mkdocs.yml").read_text("utf-8")))
     assert {path.name for path in DOCS.glob("*.md")} == listed
