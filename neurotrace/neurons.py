@@ -14,7 +14,7 @@ NEURON_DEFINITION = (
     "Layers and neurons count from 0."
 )
 
-_WRITTEN = re.compile(r"L(\d+)\.N(\d+)")
+_WRITTEN = re.compile(r"L([0-9]{1,9})\.N([0-9]{1,9})")
 
 
 @dataclass(frozen=True, order=True)

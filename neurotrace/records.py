@@ -128,7 +128,7 @@ def _lines(path: Path, wanted: str) -> Iterator[tuple[str, Any]]:
         if line.strip():
             try:
                 yield f"line {number}", json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as error:
+            except (ValueError, RecursionError) as error:
                 raise InputError(
                     f"{path}, line {number}: not JSON ({error}); wanted one object a line with {wanted}"
                 ) from None

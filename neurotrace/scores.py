@@ -140,7 +140,7 @@ class Scores(Shown):
             with safe_open(path, framework="pt") as file:
                 header = json.loads((file.metadata() or {}).get("neurotrace", "{}"))
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError, json.JSONDecodeError) as error:
+        except (OSError, SafetensorError, ValueError) as error:
             raise InputError(f"can't read scores from {path}: {error}") from None
         if header.get("format") != "neurotrace.scores/1" or "value" not in tensors:
             raise InputError(f"{path}: not written by Scores.save of this version")

@@ -26,7 +26,7 @@ from neurotrace.sweeps.manifest import read_manifest
 from neurotrace.sweeps.parts import PARTS, part_file
 
 AHEAD = 2  # parts under way with one worker
-_LOSSES = 3  # workers that one part may cost
+_LOSSES = 3  # workers that one part, or the loading of the model, may cost
 _PATIENCE = 60.0  # seconds without any worker before it is said
 
 
@@ -61,6 +61,7 @@ class _Crew:
     hire: Callable[[], Any]
     under_way: dict[Any, tuple[Any, int | None]] = field(default_factory=dict)
     ready: list[Any] = field(default_factory=list)
+    unborn: int = 0  # workers that died before they were ready
 
     def grow(self) -> None:
         worker = self.hire()
@@ -72,12 +73,20 @@ class _Crew:
     def load(self, worker: Any) -> int:
         return sum(one is worker for one, _ in self.under_way.values())
 
-    def lose(self, worker: Any) -> list[int]:
-        """Forget a dead worker; the parts that it held."""
+    def replace(self, worker: Any) -> list[int]:
+        """Another one for a dead worker, unless they die while loading; the parts that it held."""
         own = [ref for ref, (one, _) in self.under_way.items() if one is worker]
-        held = [self.under_way.pop(ref)[1] for ref in own]
+        held = [part for ref in own if (part := self.under_way.pop(ref)[1]) is not None]
+        self.unborn += worker not in self.ready
         self.ready = [one for one in self.ready if one is not worker]
-        return [part for part in held if part is not None]
+        if self.unborn < _LOSSES:
+            self.grow()
+        elif not self.under_way and not self.ready:
+            raise InputError(
+                f"{self.unborn} workers died while they loaded the model: is the memory enough? Use "
+                "fewer --workers or a smaller --dtype"
+            )
+        return held
 
 
 def sweep_on_ray(
@@ -164,8 +173,10 @@ def _finished(
             worker, part = crew.under_way[ref]
             try:
                 result = crew.ray.get(ref)
-            except crew.ray.exceptions.RayActorError:
-                held = crew.lose(worker)
+            except crew.ray.exceptions.RayTaskError as error:
+                raise _own(error) from None
+            except crew.ray.exceptions.RayError:  # the worker is gone, or what it returned
+                held = crew.replace(worker)
                 queue.extendleft(reversed(held))
                 losses.update(held[:1])  # the one that it was at
                 if held and losses[held[0]] >= _LOSSES:
@@ -173,10 +184,7 @@ def _finished(
                         f"part {held[0]} has cost {_LOSSES} workers: is their memory enough? Run the "
                         "same command again with another --batch or fewer --workers"
                     ) from None
-                crew.grow()
                 continue
-            except crew.ray.exceptions.RayTaskError as error:
-                raise _own(error) from None
             del crew.under_way[ref]
             if part is None:
                 crew.ready.append(worker)
@@ -193,19 +201,20 @@ def _wait_for_one(crew: _Crew) -> None:
             worker, _ = crew.under_way[ref]
             try:
                 crew.ray.get(ref)
-            except crew.ray.exceptions.RayActorError:
-                crew.lose(worker)
-                crew.grow()
-                continue
             except crew.ray.exceptions.RayTaskError as error:
                 raise _own(error) from None
+            except crew.ray.exceptions.RayError:
+                crew.replace(worker)
+                continue
             del crew.under_way[ref]
             crew.ready.append(worker)
 
 
 def _connect(address: str, processors: int) -> Any:
     import logging
+    import os
 
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # a loaded machine is no error
     try:
         import ray
     except ImportError:
@@ -219,7 +228,7 @@ def _connect(address: str, processors: int) -> Any:
         ray.init(
             **options, log_to_driver=False, logging_level=logging.ERROR, namespace="neurotrace"
         )
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except Exception as error:  # a node that starts too slowly is a plain Exception
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
             f"no Ray cluster at {address!r} ({line}): wanted local, auto, or host:port"
