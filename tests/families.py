@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from generations import boot
 from planted import word_tokenizer
 from torch import nn
 from transformers import (
@@ -24,7 +25,6 @@ from transformers import (
     Qwen2Config,
 )
 
-from neurotrace.models import hook
 from neurotrace.pairs import PromptPair
 
 WORDS = ["<unk>", *(f"w{number}" for number in range(47))]
@@ -36,8 +36,10 @@ class Family(NamedTuple):
     options: dict[str, Any]
     path: str = "shared"  # the suffix engine's way on it; "none" where it finds no parts to touch
     refused: str = ""  # words of the refusal, where TransformerLens boots it and we don't take it
+    before_4: str = ""  # the same, by transformer-lens 3.9 alone
 
 
+OTHER_LOGITS = "log-probabilities differ"
 COMMON = dict(
     vocab_size=VOCABULARY, hidden_size=WIDTH, intermediate_size=HIDDEN, num_hidden_layers=DEPTH,
     num_attention_heads=HEADS, num_key_value_heads=2, head_dim=8, max_position_embeddings=64,
@@ -84,7 +86,7 @@ FAMILIES = {
         "falcon",
         FEW | dict(num_attention_heads=HEADS, alibi=True, parallel_attn=False, bias=True),
         "frozen",
-        "log-probabilities differ",
+        OTHER_LOGITS,
     ),
     "opt": Family("opt", COMMON | dict(ffn_dim=HIDDEN, word_embed_proj_dim=WIDTH)),
     "opt_post_norm": Family(
@@ -134,9 +136,11 @@ FAMILIES = {
         ),
     ),
     "smollm3": Family("smollm3", COMMON | dict(no_rope_layer_interval=2)),
-    "cohere": Family("cohere", COMMON | dict(logit_scale=0.5)),
+    "cohere": Family("cohere", COMMON | dict(logit_scale=0.5), before_4=OTHER_LOGITS),
     "cohere2": Family(
-        "cohere2", WINDOWED | dict(sliding_window_pattern=2, logit_scale=0.5)
+        "cohere2",
+        WINDOWED | dict(sliding_window_pattern=2, logit_scale=0.5),
+        before_4=OTHER_LOGITS,
     ),
     "starcoder2": Family("starcoder2", WINDOWED),
     "gpt_bigcode": Family("gpt_bigcode", GPT | dict(n_inner=HIDDEN)),
@@ -157,7 +161,7 @@ FAMILIES = {
     "arcee": Family("arcee", COMMON),
     "bitnet": Family("bitnet", COMMON),
     "ernie4_5": Family("ernie4_5", COMMON),
-    "hunyuan": Family("hunyuan_v1_dense", COMMON),
+    "hunyuan": Family("hunyuan_v1_dense", COMMON, before_4=OTHER_LOGITS),
     "jais2": Family("jais2", COMMON),
     "nanochat": Family("nanochat", COMMON),
     "seed_oss": Family("seed_oss", COMMON),
@@ -170,7 +174,7 @@ FAMILIES = {
         ),
         "frozen",
     ),
-    "youtu": Family("youtu", NO_GROUPS | LATENT, "frozen"),
+    "youtu": Family("youtu", NO_GROUPS | LATENT, "frozen", before_4=OTHER_LOGITS),
     "openai_gpt": Family("openai-gpt", GPT, "naive"),
     "lfm2": Family(
         "lfm2",
@@ -231,12 +235,12 @@ FAMILIES = {
     "gpt_oss": Family("gpt_oss", COMMON | LOCAL_EXPERTS, "none", "mixture-of-experts"),
     "granitemoe": Family("granitemoe", COMMON | LOCAL_EXPERTS, "none", "mixture-of-experts"),
     "deepseek_v2": Family(
-        "deepseek_v2", NO_GROUPS | LATENT | ROUTED, "none", "mixture-of-experts"
+        "deepseek_v2", NO_GROUPS | LATENT | ROUTED, "none", "mixture-of-experts", "no dense MLP"
     ),
     "deepseek_v3": Family(
         "deepseek_v3", NO_GROUPS | LATENT | ROUTED, "none", "mixture-of-experts"
     ),
-    "ernie4_5_moe": Family("ernie4_5_moe", COMMON | ERNIE, "none", "mixture-of-experts"),
+    "ernie4_5_moe": Family("ernie4_5_moe", COMMON | ERNIE, "none", "mixture-of-experts", "no dense MLP"),
     "jamba": Family(
         "jamba",
         COMMON | EXPERTS | dict(mamba_d_state=8, attn_layer_period=2, attn_layer_offset=1),
@@ -292,7 +296,7 @@ def family_model(name: str, folder: Path, *, seed: int = 0):
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 parameter.mul_(0.15 / parameter.std())
-    return hook(model, word_tokenizer(folder, WORDS), name=name)
+    return boot(model, word_tokenizer(folder, WORDS), name=name)
 
 
 def random_pairs(count: int = 6) -> list[PromptPair]:

@@ -10,10 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from generations import boot
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from neurotrace.models import hook
 from neurotrace.neurons import Neuron
 from neurotrace.pairs import PromptPair
 
@@ -71,7 +71,7 @@ def planted_model(folder: Path, *, seed: int = 0):
         mlp.c_proj.weight[PLANTED.index, 4] = 1.0
         # on any cue, memory wins unless the planted neuron fires
         embed[[id_of["recall"], id_of["think"]], 3] = 1.0
-    return hook(model, word_tokenizer(folder, WORDS), name="planted")
+    return boot(model, word_tokenizer(folder, WORDS), name="planted")
 
 
 def word_tokenizer(folder: Path, words: list[str]):

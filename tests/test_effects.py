@@ -158,6 +158,7 @@ def test_refusals_say_what_to_do(model, encoded, tmp_path):
         nt.measure(model, uneven, [nt.patch([PLANTED], donor="reasoning")], positions="all")
 
 
+@pytest.mark.bridge
 def test_generation_shows_the_flip(model, pairs):
     pair = pairs[0]
     assert nt.generate(model, pair.memorization, max_new_tokens=1) == "mem"

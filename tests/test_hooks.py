@@ -33,6 +33,7 @@ def test_no_hook_survives_an_exception(model):
     assert torch.equal(clean, forward(model, IDS))
 
 
+@pytest.mark.bridge
 def test_the_users_own_hooks_stay_and_the_twin_steps_back(model):
     seen = []
     assert twin(model) is not None
@@ -109,6 +110,7 @@ def test_training_mode_and_foreign_objects_are_refused(tmp_path):
     assert inspect_model(bridge).name == "tiny"
 
 
+@pytest.mark.bridge
 def test_weights_are_not_changed_by_the_work(tmp_path):
     model = family_model("qwen2", tmp_path)
     before = {name: p.clone() for name, p in twin(model).named_parameters()}

@@ -16,8 +16,8 @@ from neurotrace.tokens import encode
 
 DONORS = {"reasoning": "to_reasoning", "memorization": "to_memorization"}
 RANKERS = [
-    nt.contrast, nt.pearson, nt.gradient, nt.two_ended, nt.integrated, nt.direct, nt.exact, nt.relp,
-    nt.log_increase, nt.slimming, nt.hard_concrete,
+    nt.contrast, nt.pearson, nt.gradient, nt.two_ended, nt.integrated, nt.direct, nt.exact,
+    nt.log_increase, nt.slimming, nt.hard_concrete, pytest.param(nt.relp, marks=pytest.mark.bridge),
 ]  # fmt: skip
 
 

@@ -81,6 +81,7 @@ def test_a_budget_is_kept(model, encoded):
         nt.collect(model, encoded, budget_gb=1e-6)
 
 
+@pytest.mark.bridge
 def test_nan_is_named(tmp_path):
     from families import family_model, random_pairs
 
