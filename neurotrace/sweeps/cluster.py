@@ -212,9 +212,7 @@ def _wait_for_one(crew: _Crew) -> None:
 
 def _connect(address: str, processors: int) -> Any:
     import logging
-    import os
 
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # a loaded machine is no error
     try:
         import ray
     except ImportError:
