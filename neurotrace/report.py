@@ -12,6 +12,7 @@ import gzip
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neurotrace.display import percent
 from neurotrace.errors import InputError
 from neurotrace.plotting import plot_curves, plot_estimates, plot_flips, plot_pairs
 from neurotrace.scores import DIRECTIONS, Scores
@@ -120,6 +121,10 @@ def _rankers(run: Run) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (row["family"], order[row["direction"]], -row["answers"]))
 
 
+def _nats(value: float | None) -> str:
+    return "–" if value is None or value != value else f"{value:.3f}"
+
+
 def _template(name: str) -> Any:
     import jinja2
     from markupsafe import Markup
@@ -129,8 +134,8 @@ def _template(name: str) -> Any:
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters["percent"] = lambda value: "–" if value is None else f"{value:.1%}"
-    environment.filters["nats"] = lambda value: "–" if value is None else f"{value:.3f}"
+    environment.filters["percent"] = percent
+    environment.filters["nats"] = _nats
     environment.filters["words"] = lambda name: name.replace("_", " ")
     packed = base64.b64encode(gzip.compress(get_plotlyjs().encode(), 9, mtime=0)).decode()
     environment.globals["plotly"] = Markup(packed)

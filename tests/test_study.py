@@ -217,13 +217,14 @@ def test_detectors_show_where_a_run_has_them(study, model, tmp_path):
     saved(study, model, tmp_path)
     row = {
         "detector": "linear", "view": "<b>neurons", "train_family": "a", "test_family": "b",
-        "auroc": 0.75, "auroc_lo": 0.7, "auroc_hi": 0.8, "accuracy": 0.6, "ece": 0.05, "n": 40,
+        "auroc": 0.75, "auroc_lo": 0.7, "auroc_hi": 0.8, "accuracy": float("nan"), "ece": 0.05, "n": 40,
     }  # fmt: skip
     pd.DataFrame([row]).to_parquet(tmp_path / "detectors.parquet")
     page = nt.write_report(nt.load_run(tmp_path))
     assert 'id="detectors"' in page
     assert "&lt;b&gt;neurons" in page
     assert "0.750" in page
+    assert "nan" not in page[page.index('id="detectors"') : page.index("Every intervention")]
 
 
 def test_what_is_no_run_is_refused(study, model, tmp_path):
