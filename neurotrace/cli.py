@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from neurotrace import __version__
-from neurotrace.commands import inject, overlap, plan, rank, report, run, sweep
+from neurotrace.commands import inject, overlap, plan, probes, rank, report, run, sweep
 from neurotrace.commands.console import say
 from neurotrace.errors import InputError
 
@@ -25,6 +25,7 @@ for _command in (
     report.report,
 ):  # fmt: skip
     app.command()(_command)
+app.add_typer(probes.app, name="probes")
 
 _INTERRUPTED = "interrupted: nothing half-written was left; run the same command again"
 

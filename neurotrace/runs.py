@@ -86,12 +86,14 @@ def save_run(
     model: Any,
     probes: Sequence[str],
     command: str = "",
+    chat: dict[str, Any] | None = None,
     overwrite: bool = False,
     explorer: Explorer | None = None,
 ) -> dict[str, Any]:
     """Write the run's folder; returns what `summary.json` holds.
 
     Args:
+        chat: how the pairs were rendered for a chat model (`library.chat.chat_record`), if they were.
         explorer: from `nt.explore(model, study.encoded, study)`, for the report.
 
     Raises:
@@ -102,7 +104,7 @@ def save_run(
 
     folder = prepare_folder(out, overwrite=overwrite)
     summary = summarise(study, probes)
-    record = manifest(study, model=model, probes=probes, command=command)
+    record = manifest(study, model=model, probes=probes, command=command, chat=chat)
     try:
         for name, table in (
             ("scores.parquet", _scores(study)),
@@ -158,7 +160,12 @@ def summarise(study: Study, probes: Sequence[str]) -> dict[str, Any]:
 
 
 def manifest(
-    study: Study, *, model: Any, probes: Sequence[str], command: str = ""
+    study: Study,
+    *,
+    model: Any,
+    probes: Sequence[str],
+    command: str = "",
+    chat: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The content of `manifest.json`: enough to do it again, and to know whether it is the same."""
     import torch
@@ -192,8 +199,10 @@ def manifest(
         "tokenizer": {
             "class": type(tokenizer).__name__,
             "vocabulary": len(tokenizer),
+            "bos": getattr(tokenizer, "bos_token", None),
             "prepended": tokenizer.decode(tokenizer("").input_ids),
         },
+        "chat": chat,
         "device": str(info.device),
         "dtype": str(info.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),

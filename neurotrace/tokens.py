@@ -172,7 +172,22 @@ def encode(
     """
     if isinstance(pairs, EncodedPairs):
         return pairs
-    info = inspect_model(model)
+    encoded = ask(model, pairs, check=check, batch_size=batch_size, progress=progress)
+    if not len(encoded):
+        raise InputError(_nothing_left(inspect_model(model).name, len(pairs), encoded))
+    return encoded
+
+
+def ask(
+    model: Any,
+    pairs: Sequence[PromptPair],
+    *,
+    check: bool = True,
+    batch_size: int = 32,
+    progress: Progress = None,
+) -> EncodedPairs:
+    """What `encode` returns; if no pair is left, empty instead of an error."""
+    inspect_model(model)
     limit = int(getattr(model.cfg, "n_ctx", 0) or 0)
     kept: list[PromptPair] = []
     ids: dict[Side, list[Tensor]] = {"memorization": [], "reasoning": []}
@@ -189,9 +204,7 @@ def encode(
             ids[side].append(torch.tensor(row))
         for place, first in enumerate(found.firsts):
             firsts[place].append(first)
-    if not kept:
-        raise InputError(_nothing_left(info.name, len(pairs), dropped))
-    memorized, reasoned = torch.tensor(firsts[0]), torch.tensor(firsts[1])
+    memorized, reasoned = (torch.tensor(each, dtype=torch.long) for each in firsts)
     behaviour = [
         _behaviour(model, ids[side], memorized, reasoned, batch_size, progress, side)
         for side in SIDES
@@ -200,7 +213,7 @@ def encode(
         tuple(kept), tuple(ids["memorization"]), tuple(ids["reasoning"]), memorized, reasoned,
         behaviour[0], behaviour[1], tuple(dropped),
     )  # fmt: skip
-    return _drop_unbehaved(info.name, tokenizer, encoded, len(pairs)) if check else encoded
+    return _drop_unbehaved(tokenizer, encoded) if check else encoded
 
 
 def by_length(
@@ -284,7 +297,7 @@ def _behaviour(
     return Behaviour(found[0], found[1], found[2], top)
 
 
-def _drop_unbehaved(name: str, tokenizer: Any, encoded: EncodedPairs, read: int) -> EncodedPairs:
+def _drop_unbehaved(tokenizer: Any, encoded: EncodedPairs) -> EncodedPairs:
     kept: list[int] = []
     dropped = list(encoded.dropped)
     recalls = encoded.on_memorization.top == encoded.memorized
@@ -300,14 +313,11 @@ def _drop_unbehaved(name: str, tokenizer: Any, encoded: EncodedPairs, read: int)
         if not recalls[row] and not reasons[row]:
             reason = "does neither"
         dropped.append(Dropped(pair, reason, f"{side}: says {said!r}, wanted {wanted!r}"))
-    if not kept:
-        raise InputError(_nothing_left(name, read, dropped))
     return replace(encoded.at(kept), dropped=tuple(dropped))
 
 
-def _nothing_left(name: str, read: int, dropped: Sequence[Dropped]) -> str:
-    counts = Counter(drop.reason for drop in dropped)
-    why = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
+def _nothing_left(name: str, read: int, encoded: EncodedPairs) -> str:
+    why = ", ".join(f"{count} {reason}" for reason, count in encoded.reasons().items())
     return (
         f"none of the {read} pairs can be studied on {name} ({why}): use pairs that this model "
         "answers both ways, or another model"

@@ -62,6 +62,14 @@ def run(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
     ] = False,
+    chat: Annotated[
+        str | None,
+        typer.Option(
+            help="Render the pairs through the chat template, the prompt being the message of the user, or "
+            "the beginning of the reply of the assistant: user or assistant."
+        ),
+    ] = None,
+    chat_system: Annotated[str | None, typer.Option(help="With --chat: system message.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print summary.json.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run.")] = False,
 ) -> None:
@@ -70,7 +78,7 @@ def run(
         model=model, probes=[*probes, *(more_probes or [])], out=out, methods=method or [],
         interventions=intervention or [], ks=k or [], split=split, folds=folds, seed=seed,
         device=device, dtype=dtype, max_pairs=max_pairs, neutral=neutral, as_json=as_json,
-        overwrite=overwrite, trust=trust_remote_code,
+        overwrite=overwrite, trust=trust_remote_code, chat=chat, chat_system=chat_system,
     )  # fmt: skip
 
 
@@ -78,6 +86,7 @@ def _study(
     *, model: str, probes: list[str], out: Path, methods: list[str], interventions: list[str],
     ks: list[int], split: str, folds: int, seed: int, device: str | None, dtype: str | None,
     max_pairs: int, neutral: Path | None, as_json: bool, overwrite: bool, trust: bool,
+    chat: str | None = None, chat_system: str | None = None,
 ) -> None:  # fmt: skip
     from neurotrace.pairs import load_pairs, sample_pairs
     from neurotrace.runs import command_line, prepare_folder, save_run
@@ -89,6 +98,8 @@ def _study(
     texts = _texts(neutral) if neutral else None
     if folds < 2:
         raise InputError(f"--folds {folds}: wanted at least 2")
+    if chat not in (None, "user", "assistant"):
+        raise InputError(f"--chat {chat}: wanted user or assistant")
     prepare_folder(out, overwrite=overwrite)
     quiet()
     from neurotrace.explorer import explore
@@ -98,6 +109,12 @@ def _study(
     from neurotrace.studies import DEFAULT_KINDS, DEFAULT_METHODS, study
 
     loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust)
+    rendering = None
+    if chat:
+        from neurotrace.library.chat import chat_pairs, chat_record
+
+        pairs = chat_pairs(loaded, pairs, role=chat, system=chat_system)
+        rendering = chat_record(loaded, role=chat, system=chat_system)
     found = study(
         loaded, pairs, methods=methods or DEFAULT_METHODS, interventions=interventions or DEFAULT_KINDS,
         ks=ks or None, split=split, folds=folds, seed=seed,
@@ -105,8 +122,8 @@ def _study(
     )  # fmt: skip
     shown = explore(loaded, found.encoded, found, progress=bars)
     summary = save_run(
-        found, out, model=loaded, probes=probes, command=command_line(), overwrite=True,
-        explorer=shown,
+        found, out, model=loaded, probes=probes, command=command_line(), chat=rendering,
+        overwrite=True, explorer=shown,
     )  # fmt: skip
     if as_json:
         print(json.dumps(summary, ensure_ascii=False))

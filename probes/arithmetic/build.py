@@ -4,5 +4,10 @@ from pathlib import Path
 
 from neurotrace.organism.probes import write
 
+
+def build(folder: Path) -> None:
+    write("arithmetic", folder)
+
+
 if __name__ == "__main__":
-    write("arithmetic", Path(__file__).parent)
+    build(Path(__file__).parent)

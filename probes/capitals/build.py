@@ -1,13 +1,12 @@
 """Write pairs.jsonl: counterfactual capitals as minimal pairs.
 
-Run it from anywhere as `python probes/capitals/build.py`. It needs only the standard library, and
-writes the same bytes every time.
+Run it from anywhere as `python probes/capitals/build.py`; it writes the same bytes every time.
 """
 
-import json
 import random
-import re
 from pathlib import Path
+
+from neurotrace.library.making import Item, rows, slug, write_rows
 
 SEED = 0
 CITIES_PER_COUNTRY = 3
@@ -131,17 +130,6 @@ TEMPLATES = {
 }
 
 
-def fill(template: str, country: str, city: str, *, side: int) -> str:
-    """Return one prompt of a pair: side 0 is the memorization prompt, side 1 the reasoning one."""
-    chosen = re.sub(r"\[([^|\]]*)\|([^|\]]*)\]", lambda match: match[side + 1], template)
-    return chosen.format(c=country, y=city)
-
-
-def slug(text: str) -> str:
-    """Return `text` as a part of an id: "the United Kingdom" becomes "united-kingdom"."""
-    return re.sub(r"[^a-z]+", "-", text.removeprefix("the ").lower()).strip("-")
-
-
 def choose_cities(seed: int) -> dict[str, list[str]]:
     """Give every country its counterfactual cities, none of which lies in that country.
 
@@ -162,34 +150,21 @@ def choose_cities(seed: int) -> dict[str, list[str]]:
             return chosen
 
 
-def build_pairs(seed: int) -> list[dict[str, str]]:
-    """Return all pairs, ordered by country, city and template."""
-    return [
-        {
-            "id": f"capitals-{slug(country)}-{slug(city)}-{name}",
-            "family": "capitals",
-            "template": name,
-            "group": country.removeprefix("the "),
-            "memorization": fill(template, country, city, side=0),
-            "reasoning": fill(template, country, city, side=1),
-            "memorized_answer": f" {CAPITALS[country]}",
-            "reasoned_answer": f" {city}",
-        }
-        for country, cities in choose_cities(seed).items()
+def build(folder: Path) -> None:
+    """Write all pairs, ordered by country, city and template."""
+    items = [
+        Item(
+            id=f"{slug(country)}-{slug(city)}",
+            group=country.removeprefix("the "),
+            memorized=f" {CAPITALS[country]}",
+            reasoned=f" {city}",
+            words={"c": country, "y": city},
+        )
+        for country, cities in choose_cities(SEED).items()
         for city in cities
-        for name, template in TEMPLATES.items()
     ]
-
-
-def main() -> None:
-    """Write pairs.jsonl beside this file, all of it or nothing."""
-    target = Path(__file__).with_name("pairs.jsonl")
-    lines = [json.dumps(pair, ensure_ascii=False) + "\n" for pair in build_pairs(SEED)]
-    part = target.with_suffix(".part")
-    part.write_text("".join(lines), encoding="utf-8", newline="\n")
-    part.replace(target)
-    print(f"{target.name}: {len(lines)} pairs")
+    write_rows(folder, rows("capitals", TEMPLATES, items))
 
 
 if __name__ == "__main__":
-    main()
+    build(Path(__file__).parent)
