@@ -1,13 +1,15 @@
 """Collect what the neurons do on both sides of every pair, at the read position.
 
-`collect` keeps every value; `moments` streams and keeps sums, so that its memory doesn't grow with
-the number of pairs.
+`collect` keeps every value, in memory or in a file; `moments` streams and keeps sums. The memory of
+either of the latter doesn't grow with the number of pairs.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -89,26 +91,65 @@ def collect(
     *,
     batch_size: int = 32,
     budget_gb: float = 4.0,
+    into: str | Path | None = None,
     progress: Progress = None,
 ) -> Activations:
     """Activations of every neuron on both sides of every (behaving) pair.
 
+    Args:
+        budget_gb: GiB of memory that they may take, where they aren't written to a file.
+        into: a new file that they are streamed to (float32, no header). Memory then doesn't grow with
+            the number of pairs: the values are mapped from the file, and read where they are used.
+
     Raises:
-        InputError: they would take more than `budget_gb`; `moments` streams instead.
+        InputError: they would take more than `budget_gb`; or there is a file at `into` already.
     """
     encoded = encode(model, pairs)
     info = inspect_model(model)
-    size = 2 * len(encoded) * info.n_neurons * 4 / 2**30
+    shape = 2, len(encoded), info.n_layers, info.d_mlp
+    if into is not None:
+        values = _collect_into(Path(into), model, encoded, shape, batch_size, progress)
+        return Activations(values, encoded.pairs)
+    size = math.prod(shape) * 4 / 2**30
     if size > budget_gb:
         raise InputError(
             f"the activations of {len(encoded)} pairs take {size:.1f} GiB, the budget is "
-            f"{budget_gb:g}: use nt.moments(model, pairs), raise budget_gb, or pass fewer pairs"
+            f"{budget_gb:g}: stream them to a file with into=, use nt.moments(model, pairs), raise "
+            "budget_gb, or pass fewer pairs"
         )
-    values = torch.empty(2, len(encoded), info.n_layers, info.d_mlp)
+    values = torch.empty(shape)
     for place, side in enumerate(SIDES):
         for rows, batch in stream(model, encoded, side, batch_size=batch_size, progress=progress):
             values[place, rows] = batch
     return Activations(values, encoded.pairs)
+
+
+def _collect_into(
+    path: Path,
+    model: Any,
+    encoded: EncodedPairs,
+    shape: tuple[int, ...],
+    batch_size: int,
+    progress: Progress,
+) -> Float[Tensor, "side pair layer neuron"]:
+    """Write each row at its place and map the file; nothing is left of it where that fails."""
+    row_bytes = 4 * math.prod(shape[2:])
+    try:
+        file = path.open("xb")
+    except OSError as error:
+        raise InputError(f"into={str(path)!r}: wanted a new file in a folder ({error})") from None
+    try:
+        with file:
+            for place, side in enumerate(SIDES):
+                found = stream(model, encoded, side, batch_size=batch_size, progress=progress)
+                for rows, batch in found:
+                    for row, values in zip(rows, batch.numpy(), strict=True):
+                        file.seek((place * shape[1] + row) * row_bytes)
+                        file.write(values.tobytes())
+    except BaseException:
+        path.unlink()
+        raise
+    return torch.from_file(str(path), shared=False, size=math.prod(shape)).view(shape)
 
 
 def moments(
