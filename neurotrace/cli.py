@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from neurotrace import __version__
-from neurotrace.commands import inject, overlap, plan, probes, rank, report, run, sweep
+from neurotrace.commands import detect, inject, overlap, plan, probes, rank, report, run, sweep
 from neurotrace.commands.console import say
 from neurotrace.errors import InputError
 
@@ -21,8 +21,8 @@ app = typer.Typer(
     help="Find the MLP neurons that make a language model recall or reason, and prove it.",
 )
 for _command in (
-    run.demo, run.run, rank.rank, inject.inject, overlap.overlap, sweep.sweep, plan.plan,
-    report.report,
+    run.demo, run.run, rank.rank, inject.inject, overlap.overlap, detect.detect,
+    sweep.sweep, plan.plan, report.report,
 ):  # fmt: skip
     app.command()(_command)
 app.add_typer(probes.app, name="probes")

@@ -12,9 +12,9 @@ once for each model, that the hooks are what they say, and refuses by name what 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -24,6 +24,13 @@ from neurotrace.errors import InputError
 
 # (layer, activations [batch pos neuron]) -> the activations to go on with, or None to leave them
 Edit = Callable[[int, Tensor], "Tensor | None"]
+
+Site = Literal["neurons", "residual", "attention"]
+# what the MLP's neurons do, the residual stream behind the block, what its attention writes
+_SITES: dict[Site, str] = {
+    "neurons": "mlp.hook_post", "residual": "hook_resid_post", "attention": "hook_attn_out",
+}  # fmt: skip
+SITES: tuple[Site, ...] = tuple(_SITES)
 
 
 @dataclass(frozen=True)
@@ -136,6 +143,11 @@ def post_name(layer: int) -> str:
     return f"blocks.{layer}.mlp.hook_post"
 
 
+def site_name(site: Site, layer: int) -> str:
+    """Hook point of a site in block `layer`."""
+    return f"blocks.{layer}.{_SITES[site]}"
+
+
 def w_out(model: Any, layer: int) -> Float[Tensor, "neuron d_model"]:
     """Rows that the neurons of `layer` write to the residual stream."""
     return model.blocks[layer].mlp.W_out.detach()
@@ -177,6 +189,35 @@ def forward(
     if wrong:
         raise RuntimeError(f"{post_name(wrong[0])} fired {fired[wrong[0]]} times; wanted once")
     return logits[:, -1]
+
+
+def read_sites(
+    model: Any, ids: Int[Tensor, "batch pos"], points: Sequence[tuple[Site, int]]
+) -> dict[tuple[Site, int], Float[Tensor, "batch unit"]]:
+    """What passes the last position at each (site, layer), in float32 on the CPU.
+
+    Raises:
+        InputError: the model has no such hook (the message names it).
+    """
+    found: dict[tuple[Site, int], Tensor] = {}
+
+    def keep(point: tuple[Site, int]) -> Callable[..., None]:
+        def hook(value: Tensor, hook: Any = None) -> None:
+            shaped = value.reshape(*ids.shape, -1)  # OPT's MLP runs on [batch*pos, neuron]
+            found[point] = shaped[:, -1].detach().float().cpu()
+
+        return hook
+
+    missing = [site_name(*point) for point in points if site_name(*point) not in model.hook_dict]
+    if missing:
+        raise InputError(f"the model has no hook {missing[0]}: name another site or layer")
+    hooks = [(site_name(*point), keep(point)) for point in points]
+    with torch.no_grad(), model.hooks(fwd_hooks=hooks):
+        model(ids.to(next(model.parameters()).device))
+    if len(found) != len(points):
+        silent = next(point for point in points if point not in found)
+        raise RuntimeError(f"{site_name(*silent)} did not fire")
+    return found
 
 
 def final_residual_slope(

@@ -85,16 +85,21 @@ class Detector(ClassifierMixin, BaseEstimator):
 class Basis:
     """Standardised features on as many axes as there are rows to tell apart.
 
-    z = (x - mean) / sd / sqrt(features), so that a row's squared length is about 1 whatever the number
-    of features and one penalty suits all sites. With more features than rows z is turned onto the rows'
-    own axes, which loses nothing: a linear detector with an L2 penalty never leaves their span.
+    z = (x - mean) / max(sd, floor · median sd) / sqrt(features): a row's squared length is at most about
+    1 whatever the number of features, so one penalty suits all sites. Without the floor a neuron that
+    fired on one training prompt in a hundred is stretched until, where it fires often, it drowns all
+    others: on the organism that alone made detectors fail on other families. With more features than
+    rows z is turned onto the rows' principal axes, all of them, which loses nothing: a linear detector
+    with an L2 penalty never leaves their span.
     """
 
-    def __init__(self, X: Float[Array, "row feature"]) -> None:
+    def __init__(self, X: Float[Array, "row feature"], floor: float = 1.0) -> None:
         self.mean = X.mean(axis=0)
         spread = X.std(axis=0)
-        flat = spread <= 1e-7 * np.maximum(1, np.abs(self.mean))  # a dead neuron says nothing
-        self.scale = np.where(flat, 0, 1 / np.where(flat, 1, spread)) / np.sqrt(X.shape[1])
+        live = spread > 1e-7 * np.maximum(1, np.abs(self.mean))  # a dead neuron says nothing
+        least = floor * np.median(spread[live]) if live.any() else 1.0
+        self.scale = np.where(live, 1 / np.maximum(np.where(live, spread, 1), least), 0)
+        self.scale /= np.sqrt(X.shape[1])
         self.axes: Array | None = None
         if X.shape[1] > len(X):
             Z = (X - self.mean) * self.scale

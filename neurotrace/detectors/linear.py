@@ -25,19 +25,23 @@ class LinearDetector(Detector):
             log-loss over folds is within a standard error of the best.
         folds: number of those folds; `groups` given to `fit` are never cut in two.
         seed: of the folds.
+        floor: of the scale that features are standardised by, see `Basis`; 0 for none.
     """
 
     FITTED = ("classes_", "n_features_in_", "coef_", "intercept_", "C_")
 
-    def __init__(self, C: float | None = None, folds: int = 4, seed: int = 0) -> None:
+    def __init__(
+        self, C: float | None = None, folds: int = 4, seed: int = 0, floor: float = 1.0
+    ) -> None:
         self.C = C
         self.folds = folds
         self.seed = seed
+        self.floor = floor
 
     def fit(self, X: Any, y: Any, groups: Any = None) -> LinearDetector:
         """Learn from rows X with outcomes y; rows with equal `groups` stay in one fold."""
         X, y = self._read(X, y)
-        basis = Basis(X)
+        basis = Basis(X, self.floor)
         Z = basis.turn(X)
         self.C_ = self.C if self.C is not None else self._choose(Z, y, groups)
         model = _regression(self.C_).fit(Z, y)

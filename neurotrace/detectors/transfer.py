@@ -1,0 +1,243 @@
+"""Which detectors hold elsewhere: train on one task, test on every other, all on groups held out.
+
+Groups are dealt into folds; in each fold a detector learns from one unit (a family, a relation or a
+template) without the fold's groups, and is asked about the fold's groups of *every* unit. So nothing
+that it is asked about, in its own unit or another, was seen in training. With `OTHERS` as training unit
+it learns from all units but the one it is asked about, which gives invariance its environments.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.pipeline import make_pipeline
+
+from neurotrace.detectors.base import Detector
+from neurotrace.detectors.fused import FusedDetector
+from neurotrace.detectors.invariant import InvariantDetector
+from neurotrace.detectors.judging import auroc, judge
+from neurotrace.detectors.linear import LinearDetector, folds_of
+from neurotrace.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Array = np.ndarray
+OTHERS = "others"
+BASELINES = ("length", "occurs", "confidence")  # views that need no look inside; with words
+LEAST = 5  # rows of the rarer class without which nothing is learnt
+COLUMNS = (
+    "detector", "view", "train_family", "test_family", "auroc", "auroc_lo", "auroc_hi", "accuracy",
+    "ece", "n",
+)  # fmt: skip
+# rows of the training set, rows to score -> memory fall and reasoning fall of the latter
+Margins = Callable[[Array, Array], Float[Array, "row 2"]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What detectors learn from and are judged on; one entry a prompt."""
+
+    views: Mapping[str, Float[Array, "row feature"]]
+    y: Array  # 1: answered from memory
+    units: Array  # what is trained on and tested on
+    environments: Array  # finer than units where possible: templates
+    groups: Array
+    texts: Sequence[str]
+    margins: Margins | None = None  # finds a circuit on training rows alone
+    fused: tuple[str, ...] = ()  # views that fusion weighs, the margin besides
+
+    def split(self, folds: int, seed: int) -> Iterator[tuple[Array, Array]]:
+        """(rows that may be learnt from, rows that may be asked about), fold by fold."""
+        strata = np.array([f"{u}/{y}" for u, y in zip(self.units, self.y, strict=True)])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a rare stratum may miss a fold; it then says nothing
+            yield from StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(
+                strata, strata, self.groups
+            )
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A detector that has learnt, and the way from rows to its probabilities."""
+
+    detector: str
+    view: str
+    model: Any
+    p: Callable[[Array], Float[Array, row]]
+
+
+def transfer(
+    task: Task, *, folds: int = 3, seed: int = 0, progress: Any = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(COLUMNS of every detector for every pair of units, posterior weights of the fused views)."""
+    import pandas as pd
+
+    names = sorted(set(task.units))
+    jobs = [
+        (fold, train, test, unit, others)
+        for fold, (train, test) in enumerate(task.split(folds, seed))
+        for others in ((False, True) if len(names) > 1 else (False,))
+        for unit in names
+    ]
+    found: dict[tuple[str, str, str, str], list[tuple[Array, Array]]] = {}
+    weights = []
+    for fold, train, test, unit, others in (
+        progress(jobs, description="training detectors") if progress else jobs
+    ):
+        own = train[(task.units[train] == unit) != others]
+        asked = test[task.units[test] == unit] if others else test
+        if min(np.bincount(task.y[own], minlength=2)) < LEAST or not len(asked):
+            continue
+        source = OTHERS if others else unit
+        for fitted in fit_all(task, own, asked, seed):
+            p = fitted.p(asked)
+            for target in sorted(set(task.units[asked])):
+                here = task.units[asked] == target
+                key = (fitted.detector, fitted.view, source, target)
+                found.setdefault(key, []).append((asked[here], p[here]))
+            if isinstance(fitted.model, FusedDetector):
+                weights += [
+                    (
+                        fitted.detector,
+                        f"{OTHERS} than {unit}" if others else unit,
+                        fold,
+                        view,
+                        *pair,
+                    )
+                    for view, pair in fitted.model.weights().items()
+                ]
+    rows = [_judged(task, key, parts) for key, parts in found.items()]
+    if not rows:
+        raise InputError(
+            f"no unit has {LEAST} training prompts of either outcome: add prompts that the model "
+            "answers the other way"
+        )
+    return (
+        pd.DataFrame(rows, columns=list(COLUMNS)),
+        pd.DataFrame(weights, columns=["detector", "train_family", "fold", "view", "weight", "sd"]),
+    )
+
+
+def fit_all(task: Task, train: Array, asked: Array, seed: int) -> Iterator[Fitted]:
+    """Every detector and baseline, learnt from the rows `train`."""
+    y, groups = task.y[train], task.groups[train]
+    views = dict(task.views)
+    if task.margins is not None:
+        every = np.union1d(train, asked)
+        margin = np.full((len(task.y), 2), np.nan)
+        margin[every] = task.margins(train, every)
+        views["margin"] = margin
+        yield _fitted("causal margin", "margin", _margin_model(margin[train], y),
+                      (margin[:, :1] - margin[:, 1:]))  # fmt: skip
+    inside = [name for name in task.views if name not in BASELINES]
+    chances = {name: _inner_auroc(views[name][train], y, groups, seed) for name in inside}
+    for name, X in views.items():
+        kind = "baseline" if name in BASELINES else "linear"
+        model = LinearDetector(seed=seed).fit(X[train], y, groups=groups)
+        yield _fitted(kind, name, model, X)
+        if name == _best(chances, "neurons@"):
+            yield _fitted("layer classifier", "best layer's neurons", model, X)
+    best = _best(chances, "")
+    for name in ("neurons", best) if best != "neurons" else (best,):
+        if name in inside:
+            shown = "best view" if name == best else name
+            X = _restandardised(views[name], task.units, [train, asked])
+            model = LinearDetector(seed=seed, floor=0).fit(X[train], y, groups=groups)
+            yield _fitted("linear, re-standardised", shown, model, X)
+            model = LinearDetector(seed=seed, floor=0).fit(views[name][train], y, groups=groups)
+            yield _fitted("linear, no floor", shown, model, views[name])
+            yield from _invariant(task, views[name], shown, train, seed)
+    yield words(task, train)
+    if task.fused:
+        parts = [*task.fused, *(["margin"] if task.margins is not None else [])]
+        columns, X = stack({name: views[name] for name in parts})
+        for kind in ("product", "mixture"):
+            fused = FusedDetector(columns, kind, seed=seed)  # type: ignore[arg-type]
+            fused.fit(X[train], y, groups=groups)
+            yield _fitted(f"fused {kind}", "fused", fused, X)
+
+
+def stack(
+    views: Mapping[str, Float[Array, "row feature"]],
+) -> tuple[dict[str, tuple[int, int]], Float[Array, "row feature"]]:
+    """Views side by side: (the columns of each, the features), as `FusedDetector` takes them."""
+    ends = np.cumsum([0, *(view.shape[1] for view in views.values())])
+    columns = {name: (int(a), int(b)) for name, a, b in zip(views, ends, ends[1:], strict=False)}
+    return columns, np.hstack(list(views.values()))
+
+
+def words(task: Task, train: Array) -> Fitted:
+    """Logistic regression on the words of the prompt: what needs no model at all."""
+    model = make_pipeline(
+        CountVectorizer(token_pattern=r"\S+", binary=True), LogisticRegression(max_iter=1000)
+    )
+    model.fit([task.texts[row] for row in train], task.y[train])
+
+    def p(rows: Array) -> Float[Array, row]:
+        return model.predict_proba([task.texts[row] for row in rows])[:, 1]
+
+    return Fitted("baseline", "words", model, p)
+
+
+def _invariant(task: Task, X: Array, shown: str, train: Array, seed: int) -> Iterator[Fitted]:
+    """ERM's invariant cousins on the same features: generated environments and, if any, known ones."""
+    y, environment = task.y[train], task.environments[train]
+    made = InvariantDetector("vrex", seed=seed).fit(X[train], y)
+    yield _fitted("invariant generated", shown, made, X)
+    if len(set(environment)) > 1:
+        for penalty in ("irm", "vrex", "groupdro"):
+            known = InvariantDetector(penalty, seed=seed)  # type: ignore[arg-type]
+            known.fit(X[train], y, environment=environment)
+            yield _fitted(f"invariant {penalty}", shown, known, X)
+
+
+def _fitted(name: str, view: str, model: Any, X: Array) -> Fitted:
+    return Fitted(name, view, model, lambda rows: model.predict_proba(X[rows])[:, 1])
+
+
+def _margin_model(parts: Float[Array, "row 2"], y: Array) -> Detector:
+    """The margin itself, memory fall minus reasoning fall, made a probability."""
+    return LinearDetector(C=1.0).fit(parts[:, :1] - parts[:, 1:], y)
+
+
+def _inner_auroc(X: Array, y: Array, groups: Array, seed: int) -> float:
+    """AUROC over folds of the training rows."""
+    score = np.full(len(y), np.nan)
+    for train, test in folds_of(y, groups, 3, seed):
+        score[test] = LinearDetector(C=10.0).fit(X[train], y[train]).decision_function(X[test])
+    seen = ~np.isnan(score)
+    return auroc(score[seen], y[seen])
+
+
+def _best(chances: Mapping[str, float], prefix: str) -> str:
+    own = [name for name in chances if name.startswith(prefix)]
+    return max(own, key=lambda name: np.nan_to_num(chances[name]), default="")
+
+
+def _restandardised(X: Array, units: Array, parts: Sequence[Array]) -> Array:
+    """Each unit's rows standardised by themselves, labels unseen: the training and the asked ones apart."""
+    out = np.full(X.shape, np.nan)
+    for rows in parts:
+        for unit in set(units[rows]):
+            own = rows[units[rows] == unit]
+            spread = X[own].std(axis=0)
+            out[own] = (X[own] - X[own].mean(axis=0)) / np.where(spread > 1e-7, spread, 1)
+    return out
+
+
+def _judged(
+    task: Task, key: tuple[str, str, str, str], parts: Sequence[tuple[Array, Array]]
+) -> dict[str, Any]:
+    rows = np.concatenate([own for own, _ in parts])
+    p = np.concatenate([own for _, own in parts])
+    found = asdict(judge(p, task.y[rows], task.groups[rows]))
+    return dict(zip(COLUMNS[:4], key, strict=True)) | found

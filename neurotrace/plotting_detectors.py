@@ -1,0 +1,120 @@
+"""Figures of detectors: where they hold, at which depth, and what fusion gives each view."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from neurotrace.errors import InputError
+from neurotrace.plotting_style import clip, finish
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+_SITE_COLOURS = {"neurons": "#0072B2", "residual": "#D55E00", "attention": "#009E73"}
+_SHOWN = (
+    ("causal margin", "margin"), ("fused product", "fused"), ("fused mixture", "fused"),
+    ("linear", "neurons"), ("linear, re-standardised", "neurons"),
+    ("invariant generated", "neurons"), ("invariant vrex", "neurons"), ("baseline", "words"),
+    ("baseline", "confidence"),
+)  # fmt: skip
+
+
+def plot_transfer(
+    table: pd.DataFrame, *, shown: Sequence[tuple[str, str]] = _SHOWN, title: str | None = None
+) -> go.Figure:
+    """AUROC, a panel a (detector, view): trained on the row, tested on the column; white is chance."""
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
+    there = [own for own in shown if len(_rows(table, *own))]
+    if not there:
+        raise InputError("none of the detectors to show is in the table: name others in shown=")
+    columns = min(3, len(there))
+    deep = -(-len(there) // columns)
+    trains = list(dict.fromkeys(table["train_family"]))
+    tests = sorted(set(table["test_family"]))
+    figure = make_subplots(
+        rows=deep, cols=columns, subplot_titles=[f"{name}: {view}" for name, view in there],
+        shared_xaxes=True, shared_yaxes=True, vertical_spacing=0.2 / deep, horizontal_spacing=0.03,
+    )  # fmt: skip
+    for place, own in enumerate(there):
+        part = _rows(table, *own).set_index(["train_family", "test_family"])
+        cells = [[_cell(part, train, test) for test in tests] for train in trains]
+        values = [[np.nan if cell is None else cell["auroc"] for cell in row] for row in cells]
+        words = [["" if cell is None else
+                  f"{cell['auroc']:.2f} [{cell['auroc_lo']:.2f}, {cell['auroc_hi']:.2f}], "
+                  f"{cell['n']:.0f} prompts" for cell in row] for row in cells]  # fmt: skip
+        figure.add_trace(
+            go.Heatmap(
+                z=values, x=tests, y=trains, zmin=0, zmax=1, colorscale="RdBu", showscale=False,
+                text=[["" if v != v else f"{v:.2f}" for v in row] for row in values],
+                texttemplate="%{text}", customdata=words,
+                hovertemplate="learnt on %{y}, asked on %{x}<br>%{customdata}<extra></extra>",
+            ),
+            row=place // columns + 1, col=place % columns + 1,
+        )  # fmt: skip
+    figure.update_yaxes(autorange="reversed")
+    figure.update_xaxes(title="asked on", row=deep)
+    figure.update_yaxes(title="learnt on", col=1)
+    return finish(
+        figure,
+        title or "AUROC for “from memory”, on groups not seen in training",
+        height=110 + deep * (90 + 34 * len(trains)),
+    )
+
+
+def plot_sites(table: pd.DataFrame, *, title: str | None = None) -> go.Figure:
+    """AUROC of a linear detector at each site and depth, mean over tasks.
+
+    Solid: asked on the task that it learnt from. Dashed: asked on another one.
+    """
+    import plotly.graph_objects as go
+
+    part = table[(table["detector"] == "linear") & table["view"].str.contains("@")].copy()
+    if part.empty:
+        raise InputError("no view of a single depth in the table: read some with depths=")
+    part[["site", "layer"]] = part["view"].str.split("@", expand=True)
+    part["layer"] = part["layer"].astype(int)
+    part["own"] = part["train_family"] == part["test_family"]
+    figure = go.Figure()
+    for (site, own), line in part.groupby(["site", "own"], sort=False):
+        mean = line.groupby("layer")["auroc"].mean()
+        figure.add_scatter(
+            x=mean.index, y=mean.values, mode="lines+markers",
+            name=f"{site}, {'own task' if own else 'other tasks'}",
+            line={"color": _SITE_COLOURS.get(site, "#7f7f7f"), "dash": "solid" if own else "dash"},
+            hovertemplate=f"{site}, block %{{x}}: %{{y:.3f}}<extra></extra>",
+        )  # fmt: skip
+    figure.add_hline(y=0.5, line={"color": "#999999", "dash": "dot"})
+    figure.update_xaxes(title="block", dtick=1 if part["layer"].max() < 12 else None)
+    figure.update_yaxes(title="AUROC", range=[0, 1.03])
+    return finish(figure, title or "Linear detectors by site and depth, mean over tasks")
+
+
+def plot_weights(weights: pd.DataFrame, *, title: str | None = None) -> go.Figure:
+    """Posterior weight ± sd of each view in the fused detectors, mean over folds and training tasks."""
+    import plotly.graph_objects as go
+
+    if weights.empty:
+        raise InputError("no fused detector was trained: nothing to weigh")
+    figure = go.Figure()
+    for name, part in weights.groupby("detector", sort=False):
+        mean = part.groupby("view", sort=False)[["weight", "sd"]].mean()
+        figure.add_bar(
+            x=[clip(view) for view in mean.index], y=mean["weight"], name=str(name),
+            error_y={"type": "data", "array": mean["sd"]},
+        )  # fmt: skip
+    figure.update_yaxes(title="share of all weight", rangemode="tozero")
+    return finish(figure, title or "What each view weighs in the fused detectors, ± posterior sd")
+
+
+def _rows(table: pd.DataFrame, detector: str, view: str) -> pd.DataFrame:
+    return table[(table["detector"] == detector) & (table["view"] == view)]
+
+
+def _cell(part: pd.DataFrame, train: str, test: str) -> pd.Series | None:
+    return part.loc[train, test] if (train, test) in part.index else None
