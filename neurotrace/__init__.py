@@ -45,6 +45,9 @@ _HOME = {
     "answers": ("Answered", "answer"),
     "circuits": ("Circuit", "find_circuit"),
     "margins": ("Margins", "causal_margin"),
+    "views": ("read_views", "view_names"),
+    "detection": ("Detection", "detect"),
+    "plotting_detectors": ("plot_sites", "plot_transfer", "plot_weights"),
     "detectors": (
         "FusedDetector", "InvariantDetector", "LinearDetector", "about_detector", "judge",
         "load_detector", "save_detector",

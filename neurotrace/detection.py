@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CIRCUIT_PROMPTS = 60  # prompts a circuit is found on, at most
+ASK_MORE = 3  # prompts asked for one that is used: outcomes are rarely even
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,13 @@ def detect(
     """
     if by not in ("family", "template"):
         raise InputError(f"by={by!r}: wanted 'family' or 'template'")
-    answered = answer(model, originals(prompts), progress=progress).decided()
+    asked = originals(prompts)
+    if max_prompts:
+        asked = _some(asked, by, ASK_MORE * max_prompts, seed)
+    answered = answer(model, asked, progress=progress).decided()
     if max_prompts:
         answered = answered.at(_sample(answered, by, max_prompts, seed))
-    units = _units(answered, by)
+    units = _units(answered.prompts, by)
     y = np.array([outcome == "memory" for outcome in answered.outcome]).astype(int)
     if len(set(y)) < 2:
         raise InputError(
@@ -176,17 +180,25 @@ def _fused(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _units(answered: Answered, by: str) -> np.ndarray:
+def _units(prompts: Sequence[Prompt], by: str) -> np.ndarray:
     return np.array([
         prompt.family if by == "family" else f"{prompt.family}/{prompt.template}"
-        for prompt in answered.prompts
+        for prompt in prompts
     ])  # fmt: skip
+
+
+def _some(prompts: Sequence[Prompt], by: str, most: int, seed: int) -> list[Prompt]:
+    """At most `most` prompts of each unit, drawn at random."""
+    rng = np.random.default_rng(seed)
+    units = _units(prompts, by)
+    drawn = [rng.permutation(np.flatnonzero(units == unit))[:most] for unit in sorted(set(units))]
+    return [prompts[row] for row in np.sort(np.concatenate(drawn))]
 
 
 def _sample(answered: Answered, by: str, most: int, seed: int) -> list[int]:
     """Rows, at most `most` a unit, of either outcome half of them as far as they go."""
     rng = np.random.default_rng(seed)
-    units, recalled = _units(answered, by), np.array(answered.outcome) == "memory"
+    units, recalled = _units(answered.prompts, by), np.array(answered.outcome) == "memory"
     rows: list[int] = []
     for unit in sorted(set(units)):
         memory, reasoning = (

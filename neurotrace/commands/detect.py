@@ -94,4 +94,5 @@ def _show(found: Detection, out: Path) -> None:
     console.print(plain(f"answered from memory/by reasoning: {counts}"))
     console.print(table)
     chosen = f"{found.about['detector']} on {', '.join(found.about['views'])}"
-    console.print(plain(f"chosen: {chosen}\ntables and figures: {out}"))
+    console.print(plain(f"chosen: {chosen}"))
+    console.print(plain(f"tables and figures: {out}"))
