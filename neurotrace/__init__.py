@@ -48,6 +48,9 @@ _HOME = {
     "views": ("read_views", "view_names"),
     "detection": ("Detection", "detect"),
     "plotting_detectors": ("plot_sites", "plot_transfer", "plot_weights"),
+    "trust_score": ("Trust", "calibrate", "trust"),
+    "monitoring": ("monitor",),
+    "trust_judging": ("TrustStudy", "trust_study"),
     "detectors": (
         "FusedDetector", "InvariantDetector", "LinearDetector", "about_detector", "judge",
         "load_detector", "save_detector",

@@ -12,7 +12,8 @@ answers with neither named answer say nothing about the two and are left out.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +22,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from neurotrace.answers import Answered, answer
+from neurotrace.answers import Answered, Outcome, answer
+from neurotrace.calibration import Calibration
 from neurotrace.errors import InputError
 from neurotrace.hooks import inspect_model, w_out
 from neurotrace.interventions import Intervention
@@ -29,11 +31,13 @@ from neurotrace.neurons import NEURON_DEFINITION, Neuron
 from neurotrace.pairs import PromptPair
 from neurotrace.prompts import Prompt, prompts_of
 from neurotrace.rankers.gradient import slopes_of
+from neurotrace.rankers.targets import finite
 from neurotrace.scores import Direction, Scores
 from neurotrace.tokens import Progress, by_length
 
 Off = Literal["zero", "mean", "class mean"]
 OFFS: tuple[Off, ...] = ("zero", "mean", "class mean")
+Cell = tuple[str, str, Outcome]  # family, template, outcome
 _FORMAT = "neurotrace.circuit/1"
 
 
@@ -47,6 +51,7 @@ class Circuit:
     reasoning_off: Float[Tensor, neuron]
     norms: Float[Tensor, neuron]  # ||W_out row||, memory's then reasoning's: tells models apart
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
         every = (*self.memory, *self.reasoning)
@@ -87,6 +92,7 @@ class Circuit:
             "memory": [str(neuron) for neuron in self.memory],
             "reasoning": [str(neuron) for neuron in self.reasoning],
             "provenance": dict(self.provenance),
+            "calibration": self.calibration and self.calibration.to_json(),
         }  # fmt: skip
         tensors = {name: getattr(self, name) for name in ("memory_off", "reasoning_off", "norms")}
         save_file(tensors, path, metadata={"neurotrace": json.dumps(header)})
@@ -110,6 +116,7 @@ class Circuit:
         return cls(
             memory, reasoning, tensors["memory_off"], tensors["reasoning_off"], tensors["norms"],
             header["provenance"],
+            Calibration.from_json(header["calibration"]) if header["calibration"] else None,
         )  # fmt: skip
 
     def __repr__(self) -> str:
@@ -120,11 +127,43 @@ class Circuit:
         return f"Circuit({len(self.memory)} + {len(self.reasoning)} neurons; {first})"
 
 
+@dataclass(frozen=True)
+class Slopes:
+    """Sums over the prompts of each (family, template, outcome), from which circuits are made.
+
+    The sums of any of the cells give the circuit of their prompts: leaving a family or a template
+    out costs no further pass.
+    """
+
+    counts: Mapping[Cell, int]
+    effect: Mapping[Cell, Float[Tensor, "layer neuron"]]  # of a * dL/da
+    slope: Mapping[Cell, Float[Tensor, "layer neuron"]]
+    value: Mapping[Cell, Float[Tensor, "layer neuron"]]  # of a
+
+    def where(self, keep: Callable[[str, str], bool]) -> Slopes:
+        """The cells whose (family, template) is kept."""
+        cells = [cell for cell in self.counts if keep(cell[0], cell[1])]
+        parts = (self.counts, self.effect, self.slope, self.value)
+        return Slopes(*({cell: part[cell] for cell in cells} for part in parts))  # type: ignore[arg-type]
+
+    def mean(
+        self, sums: Mapping[Cell, Tensor], outcome: Outcome | None = None
+    ) -> Float[Tensor, "layer neuron"]:
+        """Mean over prompts, in which every (family, outcome) weighs alike."""
+        kinds = sorted({(f, o) for f, _, o in self.counts if outcome in (None, o)})
+        means = []
+        for kind in kinds:
+            own = [cell for cell in self.counts if (cell[0], cell[2]) == kind]
+            total = torch.stack([sums[cell] for cell in own]).sum(dim=0)
+            means.append(total / sum(self.counts[cell] for cell in own))
+        return torch.stack(means).mean(dim=0)
+
+
 def find_circuit(
     model: Any,
     pairs: Sequence[PromptPair | Prompt],
     *,
-    k: int = 50,
+    k: int | None = None,
     off: Off = "zero",
     batch_size: int = 16,
     progress: Progress = None,
@@ -132,67 +171,79 @@ def find_circuit(
     """The k memory and k reasoning neurons over (training) pairs or prompts of one or several sets.
 
     Args:
+        k: default: one neuron in a thousand, at least 4.
         off: what *off* sets a neuron to: 0, its mean, or its mean where the *other* outcome came.
 
     Raises:
         InputError: only one outcome occurs; k neurons of either kind aren't there.
     """
     answered = answer(model, prompts_of(pairs), progress=progress).decided()
-    scores, means = attribution(model, answered, off=off, batch_size=batch_size, progress=progress)
-    return make_circuit(model, scores, means, k=k, answered=answered, off=off)
+    found = slopes(model, answered, batch_size=batch_size, progress=progress)
+    return circuit_from(model, found, k=k, off=off)
 
 
-def attribution(
-    model: Any, answered: Answered, *, off: Off = "zero", batch_size: int = 16, progress: Progress = None
-) -> tuple[Scores, Float[Tensor, "kind layer neuron"]]:  # fmt: skip
-    """(score of every neuron, what off sets it to as a memory and as a reasoning neuron)."""
-    if off not in OFFS:
-        raise InputError(f"off={off!r}: wanted one of {', '.join(OFFS)}")
+def slopes(
+    model: Any, answered: Answered, *, batch_size: int = 16, progress: Progress = None
+) -> Slopes:
+    """One pass over the prompts; each must be answered with a named answer (`Answered.decided`)."""
+    outcome = answered.outcome
+    cells: list[Cell] = [
+        (prompt.family, prompt.template, own)
+        for prompt, own in zip(answered.prompts, outcome, strict=True)
+    ]
+    counts = dict(Counter(cells))
     info = inspect_model(model)
-    weights = _weights(answered)
-    recalled = torch.tensor([outcome == "memory" for outcome in answered.outcome])
-    total = torch.zeros(2, info.n_layers, info.d_mlp)  # of a * slope, by kind
-    slope = torch.zeros_like(total)
-    means = torch.zeros_like(total)  # over reasoned prompts, over recalled ones
+    sums: tuple[dict[Cell, Tensor], ...] = tuple(
+        {cell: torch.zeros(info.n_layers, info.d_mlp) for cell in counts} for _ in range(3)
+    )
     batches = list(by_length(answered.ids, batch_size))
     for rows, ids in progress(batches, description="finding a circuit") if progress else batches:
-        values, slopes = slopes_of(model, ids, answered.memorized[rows], answered.reasoned[rows])
-        for kind in (0, 1):
-            own = weights[rows] * (recalled[rows] == (kind == 1))
-            total[kind] += torch.einsum("b,bln->ln", own, values * slopes)
-            slope[kind] += torch.einsum("b,bln->ln", own, slopes)
-            means[kind] += torch.einsum("b,bln->ln", own, values)
-    if off == "zero":
-        offs = torch.zeros_like(means)
-    elif off == "mean":
-        offs = means.sum(dim=0).expand_as(means).clone()
-    else:
-        shares = torch.stack([weights[~recalled].sum(), weights[recalled].sum()])
-        offs = means / shares[:, None, None]
-    as_memory, as_reasoning = (total.sum(dim=0) - offs[kind] * slope.sum(dim=0) for kind in (0, 1))
-    value = torch.where(as_memory > 0, as_memory, torch.where(as_reasoning < 0, as_reasoning, 0))
-    return Scores("off", value), offs
+        values, found = slopes_of(model, ids, answered.memorized[rows], answered.reasoned[rows])
+        for place, row in enumerate(rows):
+            own = values[place] * found[place], found[place], values[place]
+            for into, number in zip(sums, own, strict=True):
+                into[cells[row]] += number
+    return Slopes(counts, *sums)
 
 
-def make_circuit(
-    model: Any, scores: Scores, offs: Tensor, *, k: int, answered: Answered, off: Off
-) -> Circuit:
-    """The two ends of the ranking."""
-    memory = scores.top(k, direction="to_memorization")
-    reasoning = scores.top(k, direction="to_reasoning")
-    value = scores.value
-    if any(value[n.layer, n.index] <= 0 for n in memory) or any(
-        value[n.layer, n.index] >= 0 for n in reasoning
-    ):
-        least = int(min((value > 0).sum(), (value < 0).sum()))
-        raise InputError(f"k={k}: on these prompts only {least} neurons of one kind have an effect")
+def circuit_from(model: Any, found: Slopes, *, k: int | None = None, off: Off = "zero") -> Circuit:
+    """The two ends of the ranking by the predicted effect of switching off."""
+    if off not in OFFS:
+        raise InputError(f"off={off!r}: wanted one of {', '.join(OFFS)}")
+    outcomes = {outcome for _, _, outcome in found.counts}
+    if outcomes != {"memory", "reasoning"}:
+        raise InputError(
+            f"the model answers all {sum(found.counts.values())} prompts from "
+            f"{' '.join(outcomes)}: a circuit needs both outcomes; add prompts that it answers the "
+            "other way"
+        )
     info = inspect_model(model)
+    k = k or max(4, round(info.n_neurons / 1000))
+    if off == "zero":
+        offs = torch.zeros(2, info.n_layers, info.d_mlp)
+    elif off == "mean":
+        offs = found.mean(found.value).expand(2, -1, -1)
+    else:
+        offs = torch.stack([found.mean(found.value, own) for own in ("reasoning", "memory")])
+    effect, slope = found.mean(found.effect), found.mean(found.slope)
+    predicted = finite(effect - offs * slope, "the circuit's slopes")
+    # off may mean two things for a neuron: it is of the kind in which it does more
+    of_memory = predicted[0] > -predicted[1]
+    predicted = torch.stack([predicted[0] * of_memory, predicted[1] * ~of_memory])
+    memory = Scores("memory", predicted[0]).top(k, direction="to_memorization")
+    reasoning = Scores("reasoning", predicted[1]).top(k, direction="to_reasoning")
+    if any(predicted[0, n.layer, n.index] <= 0 for n in memory) or any(
+        predicted[1, n.layer, n.index] >= 0 for n in reasoning
+    ):
+        least = int(min((predicted[0] > 0).sum(), (predicted[1] < 0).sum()))
+        raise InputError(f"k={k}: on these prompts only {least} neurons of one kind have an effect")
+    outcome = Counter[str]()
+    for cell, count in found.counts.items():
+        outcome[cell[2]] += count
     provenance = {
-        "model": info.name, "layers": info.n_layers, "neurons_per_layer": info.d_mlp, "k": k,
-        "off": off, "prompts": len(answered), "outcomes": answered.counts(),
-        "families": sorted({prompt.family for prompt in answered.prompts}),
-        "templates": sorted({f"{p.family}/{p.template}" for p in answered.prompts}),
-        "groups": sorted({prompt.group for prompt in answered.prompts}),
+        "model": info.name, "k": k, "off": off, "prompts": sum(found.counts.values()),
+        "outcomes": dict(outcome), "families": sorted({cell[0] for cell in found.counts}),
+        "templates": sorted({f"{cell[0]}/{cell[1]}" for cell in found.counts}),
     }  # fmt: skip
     return Circuit(
         memory, reasoning, _at(offs[0], memory), _at(offs[1], reasoning),
@@ -204,21 +255,6 @@ def norms_of(model: Any, neurons: Sequence[Neuron]) -> Float[Tensor, neuron]:
     """||W_out row|| of each neuron."""
     rows = {layer: w_out(model, layer) for layer in {neuron.layer for neuron in neurons}}
     return torch.stack([rows[n.layer][n.index].float().norm().cpu() for n in neurons])
-
-
-def _weights(answered: Answered) -> Float[Tensor, prompt]:
-    """One over the size of the prompt's (family, outcome), so that both weigh alike; their sum is 1."""
-    cells = [
-        (prompt.family, outcome)
-        for prompt, outcome in zip(answered.prompts, answered.outcome, strict=True)
-    ]
-    if len({outcome for _, outcome in cells}) < 2:
-        raise InputError(
-            f"the model answers all {len(cells)} prompts from {cells[0][1]}: a circuit needs both "
-            "outcomes; add prompts that it answers the other way"
-        )
-    weights = torch.tensor([1.0 / cells.count(cell) for cell in cells])
-    return weights / weights.sum()
 
 
 def _off(neurons: tuple[Neuron, ...], values: Tensor, direction: Direction) -> Intervention:

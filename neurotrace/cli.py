@@ -10,7 +10,19 @@ from typing import Annotated, Any
 import typer
 
 from neurotrace import __version__
-from neurotrace.commands import detect, inject, overlap, plan, probes, rank, report, run, sweep
+from neurotrace.commands import (
+    circuit,
+    detect,
+    inject,
+    overlap,
+    plan,
+    probes,
+    rank,
+    report,
+    run,
+    sweep,
+    trust,
+)
 from neurotrace.commands.console import say
 from neurotrace.errors import InputError
 
@@ -22,7 +34,7 @@ app = typer.Typer(
 )
 for _command in (
     run.demo, run.run, rank.rank, inject.inject, overlap.overlap, detect.detect,
-    sweep.sweep, plan.plan, report.report,
+    circuit.circuit, trust.trust, sweep.sweep, plan.plan, report.report,
 ):  # fmt: skip
     app.command()(_command)
 app.add_typer(probes.app, name="probes")

@@ -58,18 +58,36 @@ def causal_margin(
         InputError: the circuit is of another model; an empty prompt or one that is too long; numbers
             that are not finite.
     """
-    circuit.check(model)
+    return causal_margins(model, prompts, [circuit], batch_size=batch_size, progress=progress)[0]
+
+
+def causal_margins(
+    model: Any,
+    prompts: Sequence[str | Prompt] | Answered,
+    circuits: Sequence[Circuit],
+    *,
+    batch_size: int = 32,
+    cleans: dict[bytes, Any] | None = None,
+    progress: Progress = None,
+) -> list[Margins]:
+    """`causal_margin` by each of several circuits, over one clean run of every prompt.
+
+    Args:
+        cleans: a dict that keeps the engine's clean runs; see `measure`.
+    """
+    for circuit in circuits:
+        circuit.check(model)
     ids: Sequence[Tensor]
     if isinstance(prompts, Answered):
         ids = prompts.ids
     else:
         ids = prompt_ids(model, [p if isinstance(p, str) else p.prompt for p in prompts])
     answer = torch.zeros(len(ids), dtype=torch.long)
-    found = torch.zeros(4, len(ids))
-    off = circuit.interventions()
+    found = torch.zeros(2 + 2 * len(circuits), len(ids))
+    off = [each for circuit in circuits for each in circuit.interventions()]
     batches = list(by_length(ids, batch_size))
     for rows, batch in progress(batches, description="switching off") if progress else batches:
-        clean, changed = logits_under(model, batch, off, [None, None])
+        clean, changed = logits_under(model, batch, off, [None] * len(off), cleans=cleans)
         top = clean.argmax(dim=-1)
         before = metrics.log_probability(clean, top)
         falls = [before - metrics.log_probability(logits, top) for logits in changed]
@@ -79,4 +97,7 @@ def causal_margin(
         raise InputError(
             "the margin is not finite on these prompts: try dtype=float32, and check the weights"
         )
-    return Margins(answer, *found)
+    return [
+        Margins(answer, found[0], found[1], found[2 + 2 * place], found[3 + 2 * place])
+        for place in range(len(circuits))
+    ]

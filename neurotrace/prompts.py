@@ -43,7 +43,7 @@ def load_prompts(source: Source) -> list[Prompt]:
     Raises:
         InputError: naming file, line, field and remedy.
     """
-    return read_records(source, "prompts", _prompt, PROMPT_FIELDS)
+    return read_records(source, "prompts", prompt_from, PROMPT_FIELDS)
 
 
 def prompts_of(pairs: Iterable[PromptPair | Prompt]) -> list[Prompt]:
@@ -66,7 +66,8 @@ def originals(prompts: Sequence[Prompt]) -> list[Prompt]:
     return [prompt for prompt in prompts if prompt.perturbs is None]
 
 
-def _prompt(record: Any, where: str) -> Prompt:
+def prompt_from(record: Any, where: str) -> Prompt:
+    """The prompt of one JSON line that stands at `where`."""
     optional = ("perturbs", "perturbation")
     prompt = Prompt(**text_fields(record, where, PROMPT_FIELDS, optional))
     refuse_same_answers(prompt.memorized_answer, prompt.reasoned_answer, where)

@@ -1,0 +1,83 @@
+"""`neurotrace circuit`: find, calibrate and judge the neurons that a trust score asks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from neurotrace.commands.console import quiet
+
+if TYPE_CHECKING:
+    from neurotrace.trust_judging import TrustStudy
+
+
+def circuit(
+    model: Annotated[
+        str, typer.Option(help="Built-in model, hub name, local folder or .gguf file.")
+    ],
+    probes: Annotated[
+        list[str],
+        typer.Option(
+            help="Packaged set with prompts.jsonl, .jsonl file or folder; several are fine."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the circuit and the tables.")],
+    more_probes: Annotated[
+        list[str] | None, typer.Argument(help="Further sets: --probes A B C works.")
+    ] = None,
+    k: Annotated[int, typer.Option(help="Neurons of either kind; 0: chosen on one half.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the halves.")] = 0,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16.")] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
+    ] = False,
+) -> None:
+    """The memory and reasoning neurons of a model, calibrated, and how well they tell the two apart."""
+    from neurotrace.prompts import load_prompts
+    from neurotrace.runs import prepare_folder, write_atomically
+
+    # everything that can be wrong with the call is found before torch is loaded
+    prompts = [prompt for name in [*probes, *(more_probes or [])] for prompt in load_prompts(name)]
+    folder = prepare_folder(out, overwrite=True)
+    quiet()
+    from neurotrace.models import load_model
+    from neurotrace.progress import bars
+    from neurotrace.trust_judging import trust_study
+
+    loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    study = trust_study(loaded, prompts, k=k or None, seed=seed, progress=bars)
+    study.circuit.save(folder / "circuit.safetensors")
+    for name in ("outcomes", "choices", "signals", "scores", "failures", "coverage"):
+        getattr(study, name).to_parquet(folder / f"{name}.parquet")
+    content = json.dumps(study.summary, indent=1) + "\n"
+    write_atomically(folder / "summary.json", content.encode())
+    _show(study, folder)
+
+
+def _show(study: TrustStudy, folder: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table(title="AUROC for “the answer comes from memory”, held-out prompts")
+    for name in ("unseen", "signal", "least", "mean", "most"):
+        table.add_column(name, justify="left" if name in ("unseen", "signal") else "right")
+    for (unseen, signal), part in study.signals.groupby(["unseen", "signal"], sort=False):
+        own = part[part["of"] != "mean"]["auroc"]
+        table.add_row(unseen, signal, *(f"{v:.3f}" for v in (own.min(), own.mean(), own.max())))
+    console.print(table)
+    for row in study.failures.to_dict("records"):
+        console.print(
+            f"fails on a changed version, {row['signal']}: AUROC {row['auroc']:.3f} "
+            f"[{row['auroc_lo']:.3f}, {row['auroc_hi']:.3f}], {row['n']} prompts"
+        )
+    said: dict[str, Any] = study.summary
+    console.print(
+        f"k {said['k']}, off {said['off']}; {said['held_out']} prompts judged; ECE {said['ece']:.3f}; "
+        f"abstains on {said['abstains']:.1%}"
+    )
+    console.print(f"circuit: {folder / 'circuit.safetensors'}", soft_wrap=True)
