@@ -42,6 +42,10 @@ app.add_typer(probes.app, name="probes")
 _INTERRUPTED = "interrupted: nothing half-written was left; run the same command again"
 
 
+class _Interrupt(KeyboardInterrupt):
+    """A KeyboardInterrupt that goes through `exec` makes Python exit by the signal, caught or not."""
+
+
 def main() -> None:
     """Entry point: turns errors into one line. 0 well, 1 our fault, 2 yours, 130 interrupted."""
     debug = bool(os.environ.get("NEUROTRACE_DEBUG"))
@@ -49,7 +53,7 @@ def main() -> None:
 
     def interrupt(number: int, _: Any) -> None:
         signals.append(number)
-        raise KeyboardInterrupt
+        raise _Interrupt
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import io
 import json
 import random
@@ -150,17 +151,17 @@ def changed(draw: random.Random, record: object) -> object:
         spots: list[tuple[object, object]] = []
         collect(copied, spots)
         if not spots:
-            return draw.choice(NASTY)
+            return copy.deepcopy(draw.choice(NASTY))
         where, key = draw.choice(spots)
         action = draw.random()
         if action < 0.7:
-            where[key] = draw.choice(NASTY)  # type: ignore[index]
+            where[key] = copy.deepcopy(draw.choice(NASTY))  # type: ignore[index]
         elif action < 0.85:
             del where[key]  # type: ignore[attr-defined]
         elif isinstance(where, dict):
             where[draw.choice(["", "../x", "\0", "extra", "model", "x" * 1000])] = where.pop(key)
         else:
-            where.append(draw.choice(NASTY))  # type: ignore[attr-defined]
+            where.append(copy.deepcopy(draw.choice(NASTY)))  # type: ignore[attr-defined]
     return copied
 
 
