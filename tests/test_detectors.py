@@ -29,7 +29,7 @@ from neurotrace.detectors.risks import irm, shares
 from neurotrace.detectors.weights import product_posterior
 from neurotrace.errors import InputError
 
-QUICK = InvariantDetector(warmup=30, steps=20, divide_steps=5, rate=0.1)
+QUICK = InvariantDetector(warmup=100, steps=20, divide_steps=5, rate=0.1)
 DETECTORS = [LinearDetector(), QUICK, FusedDetector(expert=LinearDetector(C=1.0))]
 
 
