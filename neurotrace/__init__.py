@@ -27,7 +27,7 @@ _HOME = {
     "scores": ("Scores",),
     "rankers": (
         "contrast", "direct", "exact", "gradient", "hard_concrete", "integrated", "log_increase",
-        "magnitude", "pearson", "random_scores", "relp", "slimming", "two_ended",
+        "magnitude", "pearson", "random_scores", "relp", "slimming", "slope", "two_ended",
     ),
     "significance": ("GroupScores", "group_scores", "assess"),
     "overlaps": ("overlap",),
@@ -60,6 +60,7 @@ _HOME = {
         "plot_curves", "plot_estimates", "plot_flips", "plot_pairs", "plot_scores", "plot_volcano",
     ),
     "faithfulness": ("area", "curves", "overlap_of_tops", "recall", "spearman"),
+    "timeline": ("timeline",),
     "injection": ("Fact", "Injection", "inject", "load_facts"),
     "injection_study": ("injection_study",),
     "comparison": ("Comparison", "compare"),

@@ -11,6 +11,7 @@ import typer
 
 from neurotrace import __version__
 from neurotrace.commands import (
+    checkpoints,
     circuit,
     detect,
     inject,
@@ -33,8 +34,8 @@ app = typer.Typer(
     help="Find the MLP neurons that make a language model recall or reason, and prove it.",
 )
 for _command in (
-    run.demo, run.run, rank.rank, inject.inject, overlap.overlap, detect.detect,
-    circuit.circuit, trust.trust, sweep.sweep, plan.plan, report.report,
+    run.demo, run.run, rank.rank, inject.inject, overlap.overlap, checkpoints.checkpoints,
+    detect.detect, circuit.circuit, trust.trust, sweep.sweep, plan.plan, report.report,
 ):  # fmt: skip
     app.command()(_command)
 app.add_typer(probes.app, name="probes")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 METHODS = (
-    "gradient", "relp", "integrated", "direct", "log_increase", "slimming",
+    "gradient", "relp", "integrated", "direct", "log_increase", "slope", "slimming",
     "hard_concrete", "exact", "contrast", "magnitude", "random",
 )  # fmt: skip
 

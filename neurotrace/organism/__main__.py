@@ -3,6 +3,7 @@
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 DESIGN_NAMES = ("set", "natural", "switch", "or", "dropout")
 
@@ -16,6 +17,10 @@ def main() -> None:
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--steps", type=int, default=None, help="default: the design's")
     train.add_argument("--out", type=Path, required=True)
+    train.add_argument(
+        "--checkpoint-every", type=int, default=0, metavar="STEPS",
+        help="keep checkpoints too, in OUT/step-00000, ...: a multiple of 100 (0: none)",
+    )  # fmt: skip
     measure = commands.add_parser("measure", help="measure a trained organism")
     measure.add_argument("folder", type=Path)
     measure.add_argument("--json", type=Path, default=None, help="default: print")
@@ -29,8 +34,14 @@ def main() -> None:
         from . import training
 
         design = training.DESIGNS[args.design]
+
+        def keep(step: int, model: Any) -> None:
+            if args.checkpoint_every and step % args.checkpoint_every == 0:
+                record = {"design": args.design, "seed": args.seed, "step": step}
+                training.save(model, record, args.out / f"step-{step:05}")
+
         model, record = training.train(
-            design, args.seed, steps=args.steps,
+            design, args.seed, steps=args.steps, keep=keep,
             report=lambda step, plain, iit: print(step, f"{plain:.4f} {iit:.4f}", flush=True),
         )  # fmt: skip
         training.save(model, record, args.out)

@@ -22,6 +22,7 @@ The small set of neurons is therefore true by construction; it is not an emergen
 Bit-reproducible on one machine with one thread: bf16 kernels differ between processors.
 """
 
+import copy
 import json
 import math
 import time
@@ -183,10 +184,12 @@ def train(
     *,
     steps: int | None = None,
     report: Callable[[int, float, float], None] | None = None,
+    keep: Callable[[int, GPT2LMHeadModel], None] | None = None,
 ) -> tuple[GPT2LMHeadModel, dict[str, object]]:
     """Train from scratch; the model (fp32, eval mode) and a record of how it was trained.
 
-    `report(step, plain loss, IIT loss)` is called every 100 steps. Sets torch to one thread.
+    `report(step, plain loss, IIT loss)` is called after every 100 steps, `keep(step, copy of the
+    model)` before. Sets torch to one thread.
     """
     torch.set_num_threads(1)
     torch.manual_seed(seed)
@@ -203,6 +206,8 @@ def train(
     started = time.perf_counter()
     plain = iit = torch.tensor(math.nan)
     for step in range(steps):
+        if keep is not None and step % 100 == 0:
+            keep(step, copy.deepcopy(model).eval())
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps)
         with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -15,9 +15,10 @@ from neurotrace.rankers.magnitude import magnitude
 from neurotrace.rankers.random import random_scores
 from neurotrace.rankers.relp import relp
 from neurotrace.rankers.slimming import slimming
+from neurotrace.rankers.slope import slope
 from neurotrace.rankers.two_ended import two_ended
 
 __all__ = [
     "contrast", "direct", "exact", "gradient", "hard_concrete", "integrated", "log_increase",
-    "magnitude", "pearson", "random_scores", "relp", "slimming", "two_ended",
+    "magnitude", "pearson", "random_scores", "relp", "slimming", "slope", "two_ended",
 ]  # fmt: skip

@@ -1,0 +1,51 @@
+"""Slope per unit written: how much L would change if a neuron wrote one unit more of its `W_out` row.
+
+    score_i = mean over pairs of sign(target_i - a_i) * dL/da_i / ||w_i||
+
+The gradient's other factor, how far the neuron is moved, is left out: what ranks is whether its row
+points where the answer is decided, whatever the neuron happens to do on this prompt. For a fact that was
+trained into rows (`injection.py`) that is where training left its trace; for what an intervention does,
+the distance counts, and `gradient` is the one to use. 2 forward passes and 1 backward pass a pair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from neurotrace.activations import Moments
+from neurotrace.controls import write_norms
+from neurotrace.hooks import inspect_model
+from neurotrace.interventions import Kind
+from neurotrace.pairs import PromptPair
+from neurotrace.rankers.gradient import gradients
+from neurotrace.rankers.targets import finite, provenance, recipient_of, targets_for
+from neurotrace.scores import Scores
+from neurotrace.tokens import EncodedPairs, Progress, Side, encode
+
+
+def slope(
+    model: Any,
+    pairs: Sequence[PromptPair] | EncodedPairs,
+    *,
+    donor: Side = "reasoning",
+    intervention: Kind = "patch",
+    reference: Moments | None = None,
+    batch_size: int = 16,
+    progress: Progress = None,
+) -> Scores:
+    """Change of L (nats) per unit written, the way the intervention moves the neuron."""
+    encoded = encode(model, pairs)
+    targets = targets_for(model, encoded, donor, intervention, reference, progress)
+    info = inspect_model(model)
+    total = torch.zeros(info.n_layers, info.d_mlp)
+    side = recipient_of(donor)
+    for rows, values, slopes in gradients(model, encoded, side, batch_size, progress):
+        total += (targets.changes(rows, values).sign() * slopes).sum(dim=0)
+    per_unit = total / len(encoded) / write_norms(model).clamp(min=1e-12)
+    return Scores(
+        "slope", finite(per_unit, "slope"), "nats of L per unit written",
+        provenance=provenance(model, encoded, donor, intervention),
+    )  # fmt: skip

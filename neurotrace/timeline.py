@@ -1,0 +1,118 @@
+"""When do a behaviour and its neurons appear? The same measurements along a model's training.
+
+For each checkpoint and family, with the pairs split by group once and for all:
+
+    recalls, reasons    share of all memorization (reasoning) prompts answered as named
+    pairs               held-out pairs that behave on both sides; below `FEWEST` nothing more is said
+    flips_*             of those, answers flipped by a donor patch of the top k, ranked on training pairs
+    random_*            the same with random neurons of the same layers
+    stable_*            Jaccard's index of the top k of a resample of the training groups with the top k
+    settled_*           Jaccard's index of the top k with the last checkpoint's
+    concentrated_*      area of the necessity curve (`faithfulness.py`)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from neurotrace import rankers
+from neurotrace.effects import measure
+from neurotrace.errors import InputError
+from neurotrace.faithfulness import area, curves
+from neurotrace.interventions import patch
+from neurotrace.models import load_model
+from neurotrace.overlaps import jaccard
+from neurotrace.pairs import PromptPair, split_pairs
+from neurotrace.scores import DIRECTIONS, Direction
+from neurotrace.significance import assess, group_scores
+from neurotrace.tokens import Progress, Side, encode
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FEWEST = 8  # pairs, in training and held out, below which nothing but accuracy is reported
+_CURVE_PAIRS = 8
+_MEASURED = ("flips", "random", "stable", "settled", "concentrated")
+
+
+def timeline(
+    checkpoints: Sequence[str | Path],
+    pairs: Sequence[PromptPair],
+    *,
+    method: str = "two_ended",
+    k: int = 8,
+    seed: int = 0,
+    device: str | None = None,
+    progress: Progress = None,
+) -> pd.DataFrame:
+    """A row for each (checkpoint, family); see the module's docstring.
+
+    Args:
+        checkpoints: of one model, in the order of training: folders, or whatever `load_model` takes.
+        method: a ranker that is a mean over pairs.
+
+    Raises:
+        InputError: fewer than two checkpoints; an unknown method.
+    """
+    import pandas as pd
+
+    names = [str(source) for source in checkpoints]
+    if len(set(names)) < 2:
+        raise InputError(f"{len(set(names))} checkpoints: wanted two or more of one model")
+    if method not in rankers.__all__:
+        raise InputError(f"method {method!r}: wanted one of {', '.join(rankers.__all__)}")
+    rows: list[dict[str, Any]] = []
+    tops: list[dict[Direction, set[int]]] = []
+    for name in progress(names, description="checkpoints") if progress else names:
+        model = load_model(name, device=device)
+        for family in dict.fromkeys(pair.family for pair in pairs):
+            own = [pair for pair in pairs if pair.family == family]
+            row, top = _measured(model, own, method, k, seed)
+            rows.append({"checkpoint": Path(name).name, "family": family, "k": k} | row)
+            tops.append(top)
+    families = len(rows) // len(names)
+    for place, (row, top) in enumerate(zip(rows, tops, strict=True)):
+        last = tops[len(tops) - families + place % families]
+        for way in set(top) & set(last):
+            row[f"settled_{way}"] = jaccard(top[way], last[way])
+    return pd.DataFrame(rows)
+
+
+def _measured(
+    model: Any, pairs: Sequence[PromptPair], method: str, k: int, seed: int
+) -> tuple[dict[str, Any], dict[Direction, set[int]]]:
+    """(columns, the top k in each direction) of one family on one checkpoint."""
+    every = encode(model, pairs, check=False)
+    recalls = every.on_memorization.top == every.memorized
+    reasons = every.on_reasoning.top == every.reasoned
+    row: dict[str, Any] = {
+        "recalls": float(recalls.float().mean()), "reasons": float(reasons.float().mean()),
+    }  # fmt: skip
+    row |= {f"{name}_{way}": np.nan for name in _MEASURED for way in DIRECTIONS}
+    behaves = every.at((recalls & reasons).nonzero()[:, 0].tolist())
+    first, second = split_pairs(pairs, seed=seed)
+    train, test = behaves.of(first), behaves.of(second)
+    row["pairs"] = len(test)
+    top: dict[Direction, set[int]] = {}
+    if min(len(train), len(test)) < FEWEST:
+        return row, top
+    donors: dict[Direction, Side] = {"to_reasoning": "reasoning", "to_memorization": "memorization"}
+    for way, donor in donors.items():
+        grouped = group_scores(getattr(rankers, method), model, train, donor=donor)
+        scores = grouped.scores
+        neurons = scores.top(k, direction=way)
+        width = scores.value.shape[1]
+        top[way] = {neuron.layer * width + neuron.index for neuron in neurons}
+        others = scores.random_like(neurons, seed=seed)
+        done = [patch(neurons, donor=donor), patch(others, donor=donor, role="random")]
+        rates = measure(model, test, done).rates().set_index("role")["answers"]
+        row[f"flips_{way}"], row[f"random_{way}"] = rates["selected"], rates["random"]
+        row[f"stable_{way}"] = assess(grouped, k=k, resamples=200, flips=1).provenance["jaccard"]
+        few = train.at(range(min(_CURVE_PAIRS, len(train))))
+        curve = curves(model, few, scores, donor=donor)
+        row[f"concentrated_{way}"] = area(curve["k"], curve["necessity"])
+    return row, top

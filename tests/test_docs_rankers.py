@@ -1,0 +1,19 @@
+"""docs/rankers.md shows what its tables say."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+def test_the_page_holds_the_tables_as_they_are_printed():
+    script = DOCS / "tables" / "summary.py"
+    printed = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    page = (DOCS / "rankers.md").read_text("utf-8")
+    tables = [part for part in printed.stdout.split("\n\n") if part.startswith("|")]
+    assert len(tables) >= 4
+    for table in tables:
+        assert table.strip() in page
