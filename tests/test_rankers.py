@@ -127,3 +127,21 @@ def test_unknown_words_are_refused(model, encoded):
         nt.exact(model, encoded, neurons=[])
     with pytest.raises(InputError, match="outside the model"):
         nt.exact(model, encoded, neurons=[nt.Neuron(9, 0)])
+
+
+def test_slope_is_the_effect_of_a_small_unit_written(tmp_path):
+    model = family_model("llama", tmp_path)
+    encoded = encode(model, random_pairs(1), check=False)
+    scores, seen = nt.slope(model, encoded), nt.collect(model, encoded).values
+    way = (seen[1] - seen[0])[0].sign()
+    for neuron in scores.top(4, direction="to_reasoning"):
+        norm = model.blocks[neuron.layer].mlp.W_out[neuron.index].detach().norm()
+        small = float(1e-2 * way[neuron.layer, neuron.index] / norm)
+        own = float(seen[0, 0, neuron.layer, neuron.index])
+        step = replace(
+            nt.zero([neuron], direction="to_reasoning"), offset=torch.tensor([own + small])
+        )
+        frame = nt.measure(model, encoded, [step]).to_frame()
+        measured = (frame["L_after"] - frame["L_before"]).mean() / 1e-2
+        predicted = float(scores.value[neuron.layer, neuron.index])
+        assert measured == pytest.approx(predicted, rel=0.1, abs=1e-2)
