@@ -81,7 +81,7 @@ class RowFold:
 
 
 class Proof:
-    """One family and direction: fills `chosen`, `applied`, `kept` and held-out frames by fold."""
+    """One family and direction: fills `chosen`, `applied` and held-out frames by fold."""
 
     def __init__(
         self, model: Any, own: EncodedPairs, others: EncodedPairs, evidence: Evidence,
@@ -94,7 +94,7 @@ class Proof:
         self.seed, self.progress = seed, progress
         self.chosen: list[Candidate] = []
         self.applied: list[tuple[Intervention, torch.Tensor]] = []  # with its donor class's means
-        self.kept: list[float] = []
+        self.elsewhere: list[Intervention] = []  # the same, for prompts that have no donor
         self.frames: list[Any] = []
         self.examples: list[Example] = []
 
@@ -182,8 +182,9 @@ class Proof:
         self.applied.append((best, ref.moments.mean_of(best.donor)))
         if fold.number == 0:
             self._read(fold, best)
-        if len(self.others):
-            self.kept.append(_kept(self.model, self.others, best, ref))
+        if best.needs_donor:  # no donor run belongs to other prompts: its class's mean stands in
+            best = set_to_mean(best.neurons, ref, donor=best.donor)
+        self.elsewhere.append(best)
 
     def _read(self, fold: RowFold, best: Intervention) -> None:
         """What the model writes on two held-out prompts, with and without the intervention."""
@@ -234,7 +235,7 @@ class Proof:
             damage_kl=None if harm is None else float(harm.mean()),
             damage_ci=None if harm is None else statistics.mean_interval(
                 harm.numpy(), range(len(harm))),
-            other_families_kept=sum(self.kept) / len(self.kept) if self.kept else None,
+            other_families_kept=_kept(self.model, self.others, self.elsewhere),
             per_fold=tuple(f"{each.method} {each.kind} {each.k}" for each in self.chosen),
             **_rates(picked[picked["role"] == "selected"]), **common,
         )  # fmt: skip
@@ -261,17 +262,17 @@ def _rates(part: Any) -> dict[str, Any]:
     }
 
 
-def _kept(model: Any, others: EncodedPairs, best: Intervention, reference: Reference) -> float:
+def _kept(model: Any, others: EncodedPairs, applied: Sequence[Intervention]) -> float | None:
     """Share of other families' prompts, of the kind flipped *to*, still answered as before."""
-    used = best
-    if best.needs_donor:  # no donor run belongs to these prompts: its class's mean stands in
-        used = set_to_mean(best.neurons, reference, donor=best.donor)
-    wanted = others.reasoned if best.donor == "reasoning" else others.memorized
+    if not len(others):
+        return None
+    donor = applied[0].donor
+    wanted = others.reasoned if donor == "reasoning" else others.memorized
     hits = 0
-    for rows, ids in by_length(others.ids(best.donor), 64):
-        _, (logits,) = logits_under(model, ids, [used], [None])
-        hits += int((logits.argmax(-1) == wanted[rows]).sum())
-    return hits / len(others)
+    for rows, ids in by_length(others.ids(donor), 64):
+        _, changed = logits_under(model, ids, applied, [None] * len(applied))
+        hits += sum(int((logits.argmax(-1) == wanted[rows]).sum()) for logits in changed)
+    return hits / (len(others) * len(applied))
 
 
 def flip_record(flip: Flip) -> dict[str, Any]:

@@ -12,8 +12,10 @@ both ways with at most 1 % of the neurons, and no control flips more than 5 %.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from neurotrace.display import Shown, Table, View, rate
@@ -36,6 +38,7 @@ DEFAULT_KINDS: tuple[Kind, ...] = (
     "patch", "set", "zero", "mean", "shift", "scale",
     "steer:0.7", "steer:0.85", "steer", "steer:1.5",
 )  # fmt: skip
+_ELSEWHERE = 64  # pairs of the other families, at most, that a family's damage is measured on
 VERDICT = {"answers": 0.90, "fraction": 0.01, "control_answers": 0.05}
 
 
@@ -154,12 +157,13 @@ def study(
     scores: dict[tuple[str, str, Direction], Scores] = {}
     estimates = []
     examples: list[Example] = []
-    smallest = len(encoded)
+    split_up = {}  # before any work: a family that can't be split would stop it half-way
     for family in families:
         own = encoded.at([r for r, pair in enumerate(encoded.pairs) if pair.family == family])
-        others = encoded.at([r for r, pair in enumerate(encoded.pairs) if pair.family != family])
-        parts = _folds(own, split, folds, seed)
-        smallest = min(smallest, *(len(part.train) for part in parts))
+        split_up[family] = own, _folds(own, split, folds, seed)
+    smallest = min(len(part.train) for _, parts in split_up.values() for part in parts)
+    for family, (own, parts) in split_up.items():
+        others = encoded.at(_elsewhere(encoded, family, seed))
         evidence = gather(model, own, progress=progress)
         everything = range(len(own))
         for direction in DIRECTIONS:
@@ -210,6 +214,18 @@ def _estimates(
         model, own.at(rows), donor=donor, intervention="patch", neurons=neurons, progress=progress
     )
     return estimate, truth
+
+
+def _elsewhere(encoded: EncodedPairs, family: str, seed: int) -> list[int]:
+    """Rows of other families' pairs, drawn so that each family has as many where it can."""
+    rows: dict[str, list[int]] = {}
+    for row, pair in enumerate(encoded.pairs):
+        rows.setdefault(pair.family, []).append(row)
+    others = [rows[name] for name in rows if name != family]
+    for of_one in others:
+        random.Random(seed).shuffle(of_one)
+    dealt = [row for layer in zip_longest(*others) for row in layer if row is not None]
+    return sorted(dealt[:_ELSEWHERE])
 
 
 def _folds(own: EncodedPairs, split: str, folds: int, seed: int) -> list[RowFold]:

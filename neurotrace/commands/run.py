@@ -20,7 +20,7 @@ def demo(
     _study(
         model="organism", probes=list(_organism_probes()), out=out, methods=[],
         interventions=[], ks=[], split="group", folds=5, seed=0, device="cpu", dtype=None,
-        max_pairs=0, neutral=None, as_json=as_json, overwrite=True, trust=False,
+        max_pairs=0, at_most=0, neutral=None, as_json=as_json, overwrite=True, trust=False,
     )  # fmt: skip
 
 
@@ -54,6 +54,12 @@ def run(
     folds: Annotated[int, typer.Option(help="Folds of the held-out groups.")] = 5,
     seed: Annotated[int, typer.Option(help="Seed of folds and controls.")] = 0,
     max_pairs: Annotated[int, typer.Option(help="Use at most so many pairs; 0: all.")] = 0,
+    at_most: Annotated[
+        int,
+        typer.Option(
+            help="Stop asking a family when so many of its pairs behave, in random order; 0: ask all."
+        ),
+    ] = 0,
     neutral: Annotated[
         Path | None, typer.Option(help="Texts to measure damage on, one a line.")
     ] = None,
@@ -77,7 +83,7 @@ def run(
     _study(
         model=model, probes=[*probes, *(more_probes or [])], out=out, methods=method or [],
         interventions=intervention or [], ks=k or [], split=split, folds=folds, seed=seed,
-        device=device, dtype=dtype, max_pairs=max_pairs, neutral=neutral, as_json=as_json,
+        device=device, dtype=dtype, max_pairs=max_pairs, at_most=at_most, neutral=neutral, as_json=as_json,
         overwrite=overwrite, trust=trust_remote_code, chat=chat, chat_system=chat_system,
     )  # fmt: skip
 
@@ -85,7 +91,7 @@ def run(
 def _study(
     *, model: str, probes: list[str], out: Path, methods: list[str], interventions: list[str],
     ks: list[int], split: str, folds: int, seed: int, device: str | None, dtype: str | None,
-    max_pairs: int, neutral: Path | None, as_json: bool, overwrite: bool, trust: bool,
+    max_pairs: int, at_most: int, neutral: Path | None, as_json: bool, overwrite: bool, trust: bool,
     chat: str | None = None, chat_system: str | None = None,
 ) -> None:  # fmt: skip
     from neurotrace.pairs import load_pairs, sample_pairs
@@ -98,6 +104,8 @@ def _study(
     texts = _texts(neutral) if neutral else None
     if folds < 2:
         raise InputError(f"--folds {folds}: wanted at least 2")
+    if at_most < 0:
+        raise InputError(f"--at-most {at_most}: wanted 0, for all, or more")
     if chat not in (None, "user", "assistant"):
         raise InputError(f"--chat {chat}: wanted user or assistant")
     prepare_folder(out, overwrite=overwrite)
@@ -115,6 +123,10 @@ def _study(
 
         pairs = chat_pairs(loaded, pairs, role=chat, system=chat_system)
         rendering = chat_record(loaded, role=chat, system=chat_system)
+    if at_most:
+        from neurotrace.library.mining import mine_pairs
+
+        pairs = mine_pairs(loaded, pairs, at_most=at_most, seed=seed, progress=bars).encoded(loaded)
     found = study(
         loaded, pairs, methods=methods or DEFAULT_METHODS, interventions=interventions or DEFAULT_KINDS,
         ks=ks or None, split=split, folds=folds, seed=seed,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from neurotrace import statistics
 from neurotrace.errors import InputError
 from neurotrace.pairs import PromptPair, load_pairs
 from neurotrace.records import Source
-from neurotrace.tokens import Dropped, Progress, ask
+from neurotrace.tokens import Dropped, EncodedPairs, Progress, ask, encode
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,6 +37,11 @@ class Mined:
     def reasons(self) -> dict[str, int]:
         """Reason -> number of candidates dropped for it, most frequent first."""
         return dict(Counter(each.reason for each in self.dropped).most_common())
+
+    def encoded(self, model: Any) -> EncodedPairs:
+        """The pairs that behave, ready for `model`; the dropped ones stay named."""
+        kept = encode(model, self.pairs)
+        return replace(kept, dropped=(*self.dropped, *kept.dropped))
 
     def shares(self) -> pd.DataFrame:
         """A row for each family and template: what share recalls, reasons, behaves (does both).
