@@ -12,7 +12,8 @@ once for each model, that the hooks are what they say, and refuses by name what 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -129,7 +130,7 @@ def inspect_model(model: Any) -> ModelInfo:
         d_mlp=_width(model, name),
         d_model=int(cfg.d_model),
         d_vocab=int(cfg.d_vocab),
-        device=next(model.parameters()).device,
+        device=_device(model),
         dtype=next(model.parameters()).dtype,
     )  # fmt: skip
     _check_neurons(model, info)
@@ -150,13 +151,30 @@ def site_name(site: Site, layer: int) -> str:
 
 def w_out(model: Any, layer: int) -> Float[Tensor, "neuron d_model"]:
     """Rows that the neurons of `layer` write to the residual stream."""
-    return model.blocks[layer].mlp.W_out.detach()
+    with _fetched(model.blocks[layer].mlp) as mlp:
+        rows: Tensor = mlp.W_out.detach()
+    return rows
 
 
 def unembedding(model: Any) -> Float[Tensor, "d_model vocab"]:
     """What turns the normed residual stream into logits."""
-    w_u: Tensor = model.unembed.W_U.detach()
+    with _fetched(model.unembed) as unembed:
+        w_u: Tensor = unembed.W_U.detach()
     return w_u
+
+
+@contextmanager
+def _fetched(module: Any) -> Iterator[Any]:
+    """The module with its weights here, also where they lie on disk or in another memory."""
+    if not any(parameter.is_meta for parameter in module.parameters()):
+        yield module
+        return
+    from accelerate.utils import align_module_device
+
+    with ExitStack() as here:
+        for part in module.modules():
+            here.enter_context(align_module_device(part))
+        yield module
 
 
 def forward(
@@ -184,7 +202,7 @@ def forward(
         return hook
 
     with model.hooks(fwd_hooks=[(post_name(layer), make(layer)) for layer in fired]):
-        logits = model(ids.to(next(model.parameters()).device))
+        logits = model(ids.to(_device(model)))
     wrong = [layer for layer, count in fired.items() if count != 1]
     if wrong:
         raise RuntimeError(f"{post_name(wrong[0])} fired {fired[wrong[0]]} times; wanted once")
@@ -213,7 +231,7 @@ def read_sites(
         raise InputError(f"the model has no hook {missing[0]}: name another site or layer")
     hooks = [(site_name(*point), keep(point)) for point in points]
     with torch.no_grad(), model.hooks(fwd_hooks=hooks):
-        model(ids.to(next(model.parameters()).device))
+        model(ids.to(_device(model)))
     if len(found) != len(points):
         silent = next(point for point in points if point not in found)
         raise RuntimeError(f"{site_name(*silent)} did not fire")
@@ -358,10 +376,12 @@ def _check_neurons(model: Any, info: ModelInfo) -> None:
             )
         if layer not in written or (post_norm and "HookedTransformer" in info.kind):
             continue
-        mlp = model.blocks[layer].mlp
-        bias = getattr(mlp, "b_out", None)
-        expected = post.float() @ w_out(model, layer).float()
-        expected = expected + bias.detach().float() if bias is not None else expected
+        with _fetched(model.blocks[layer].mlp) as mlp:
+            bias = getattr(mlp, "b_out", None)
+            if bias is not None and bias.is_meta:  # TransformerLens kept the placeholder
+                bias = mlp.out.original_component.bias
+            expected = post.float() @ mlp.W_out.detach().to(post.device).float()
+            expected += 0 if bias is None else bias.detach().to(post.device).float()
         scale = expected.abs().max().clamp(min=1e-6)
         off = float((expected - written[layer].float()).abs().max() / scale)
         if not off <= _tolerance(info.dtype):  # `not <=` catches NaN
@@ -388,6 +408,11 @@ def _check_logits(model: Any, info: ModelInfo) -> None:
             f"{info.name}: through TransformerLens its log-probabilities differ by {error:.2g} from "
             "transformers' own: hooks on it would describe another model; use another version"
         )
+
+
+def _device(model: Any) -> torch.device:
+    """Where the ids go: the first block's device, of a model that is spread over several."""
+    return next((p.device for p in model.parameters() if not p.is_meta), torch.device("cpu"))
 
 
 def _sample_ids(info: ModelInfo) -> Int[Tensor, "1 pos"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from neurotrace.hooks import inspect_model, remember_origin
 def load_model(
     source: Any,
     *,
-    device: str | torch.device | None = None,
+    device: str | torch.device | Mapping[str, Any] | None = None,
     dtype: torch.dtype | str | None = None,
     trust_remote_code: bool = False,
 ) -> Any:
@@ -28,7 +29,10 @@ def load_model(
             safetensors weights, a ``.gguf`` file (needs the package ``gguf``), or a model that is
             already hooked (`TransformerBridge`, `HookedTransformer`): that one is checked and
             returned as it is.
-        device: where to put it; default: CUDA where there is one, else the CPU.
+        device: where to put it; default: CUDA where there is one, else the CPU. ``"auto"`` spreads a
+            folder's or a hub model's blocks over all accelerators, then the CPU, then the disk; a
+            mapping from module names to devices (accelerate's device map) says which goes where.
+            Such a model runs through its hooks: right, and slower than the suffix engine.
         dtype: ``torch.float32`` (default), ``"bfloat16"``, ...
         trust_remote_code: run code that comes with the model. Off unless you ask.
 
@@ -45,17 +49,34 @@ def load_model(
         inspect_model(source)
         return source
     wanted = parse_dtype(dtype)
+    if device == "auto" or isinstance(device, Mapping):
+        return _load_spread(str(source), wanted, device, trust_remote_code)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     name, found, tokenizer = _read(str(source), wanted, trust_remote_code)
     found = found.to(place).eval().requires_grad_(False)
     return hook(found, tokenizer, name=name)
 
 
-def hook(model: torch.nn.Module, tokenizer: Any, *, name: str) -> Any:
+def _load_spread(source: str, dtype: torch.dtype, device_map: Any, trust: bool) -> Any:
+    if source.endswith(".gguf"):
+        raise InputError(
+            f"device={device_map!r} with {source!r}: a GGUF file is dequantized in memory; spread a "
+            "folder with safetensors weights, or name one device"
+        )
+    name, found, tokenizer = _read(source, dtype, trust, device_map=device_map)
+    places = getattr(found, "hf_device_map", {})
+    return hook(
+        found.eval().requires_grad_(False), tokenizer, name=name,
+        spread=len(set(map(str, places.values()))) > 1,
+    )  # fmt: skip
+
+
+def hook(model: torch.nn.Module, tokenizer: Any, *, name: str, spread: bool = False) -> Any:
     """Boot a transformers model into a checked `TransformerBridge`.
 
     TransformerLens replaces the modules of the model that it is given. A twin made before shares
-    the weights' storage but keeps transformers' own classes: the fast engine runs on that one.
+    the weights' storage but keeps transformers' own classes: the fast engine runs on that one. There
+    is none of a model whose weights are fetched from elsewhere as they are needed (`spread`).
     """
     from transformer_lens.model_bridge import TransformerBridge
 
@@ -63,7 +84,7 @@ def hook(model: torch.nn.Module, tokenizer: Any, *, name: str) -> Any:
     if not getattr(config, "architectures", None):  # a checkpoint's config names its class
         config.architectures = [type(model).__name__]
     shared = [*model.parameters(), *model.buffers()]
-    twin = copy.deepcopy(model, memo={id(tensor): tensor for tensor in shared})
+    twin = None if spread else copy.deepcopy(model, memo={id(tensor): tensor for tensor in shared})
     try:
         # a bare name could be one of TransformerLens' aliases for a published model
         bridge = TransformerBridge.boot_transformers(
@@ -79,7 +100,9 @@ def hook(model: torch.nn.Module, tokenizer: Any, *, name: str) -> Any:
     return bridge
 
 
-def _read(source: str, dtype: torch.dtype, trust: bool) -> tuple[str, torch.nn.Module, Any]:
+def _read(
+    source: str, dtype: torch.dtype, trust: bool, device_map: Any = None
+) -> tuple[str, torch.nn.Module, Any]:
     """(name, transformers model, tokenizer); errors become one line."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
@@ -99,7 +122,7 @@ def _read(source: str, dtype: torch.dtype, trust: bool) -> tuple[str, torch.nn.M
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust)
         model = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, trust_remote_code=trust, use_safetensors=True
+            path, dtype=dtype, trust_remote_code=trust, use_safetensors=True, device_map=device_map
         )
     except Exception as error:  # a truncated or foreign file fails in as many ways as there are
         raise InputError(

@@ -123,12 +123,13 @@ def _study(
 
         pairs = chat_pairs(loaded, pairs, role=chat, system=chat_system)
         rendering = chat_record(loaded, role=chat, system=chat_system)
+    mined = None
     if at_most:
         from neurotrace.library.mining import mine_pairs
 
-        pairs = mine_pairs(loaded, pairs, at_most=at_most, seed=seed, progress=bars).encoded(loaded)
+        mined = mine_pairs(loaded, pairs, at_most=at_most, seed=seed, progress=bars)
     found = study(
-        loaded, pairs, methods=methods or DEFAULT_METHODS, interventions=interventions or DEFAULT_KINDS,
+        loaded, mined.encoded(loaded) if mined else pairs, methods=methods or DEFAULT_METHODS, interventions=interventions or DEFAULT_KINDS,
         ks=ks or None, split=split, folds=folds, seed=seed,
         neutral=texts or neutral_texts(loaded), progress=bars,
     )  # fmt: skip
