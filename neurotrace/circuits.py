@@ -25,6 +25,7 @@ from torch import Tensor
 from neurotrace.answers import Answered, Outcome, answer
 from neurotrace.calibration import Calibration
 from neurotrace.errors import InputError
+from neurotrace.files import read_tensors
 from neurotrace.hooks import inspect_model, w_out
 from neurotrace.interventions import Intervention
 from neurotrace.neurons import NEURON_DEFINITION, Neuron
@@ -100,24 +101,20 @@ class Circuit:
     @classmethod
     def load(cls, path: str | Path) -> Circuit:
         """Read what `save` wrote; `InputError` for any other file."""
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(path, framework="pt") as file:
-                header = json.loads((file.metadata() or {}).get("neurotrace", "{}"))
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError, json.JSONDecodeError) as error:
-            raise InputError(f"can't read a circuit from {path}: {error}") from None
+        header, tensors = read_tensors(path, "pt")
         if header.get("format") != _FORMAT:
             raise InputError(f"{path}: not written by Circuit.save of this version")
-        memory, reasoning = (
-            tuple(map(Neuron.parse, header[name])) for name in ("memory", "reasoning")
-        )
-        return cls(
-            memory, reasoning, tensors["memory_off"], tensors["reasoning_off"], tensors["norms"],
-            header["provenance"],
-            Calibration.from_json(header["calibration"]) if header["calibration"] else None,
-        )  # fmt: skip
+        try:
+            memory, reasoning = (
+                tuple(map(Neuron.parse, header[name])) for name in ("memory", "reasoning")
+            )
+            return cls(
+                memory, reasoning, tensors["memory_off"], tensors["reasoning_off"], tensors["norms"],
+                header["provenance"],
+                Calibration.from_json(header["calibration"]) if header["calibration"] else None,
+            )  # fmt: skip
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise InputError(f"{path}: a damaged circuit ({error})") from None
 
     def __repr__(self) -> str:
         first = ", ".join(

@@ -30,12 +30,7 @@ FILES = (
 
 def prepare_detection(out: Path, *, overwrite: bool) -> Path:
     """Make the folder, and refuse one that holds detectors already."""
-    present = [name for name in FILES if (out / name).exists()]
-    if present and not overwrite:
-        raise InputError(
-            f"{out} already holds {present[0]}: name another folder or pass --overwrite"
-        )
-    return prepare_folder(out, overwrite=True)
+    return prepare_folder(out, FILES, overwrite=overwrite)
 
 
 def save_detection(found: Detection, out: Path, *, command: str) -> None:

@@ -27,6 +27,7 @@ from torch import Tensor
 from neurotrace.ablation import ablation_effects
 from neurotrace.activations import Activations, collect
 from neurotrace.errors import InputError
+from neurotrace.files import read_json
 from neurotrace.hooks import inspect_model, tokenizer_of, unembedding, w_out
 from neurotrace.interventions import Kind
 from neurotrace.neurons import Neuron
@@ -77,10 +78,7 @@ class Explorer:
     @classmethod
     def load(cls, path: str | Path) -> Explorer:
         """Read the .json that `save` wrote; `InputError` for anything else."""
-        try:
-            data = json.loads(Path(path).read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"can't read an explorer from {path}: {error}") from None
+        data = read_json(path)
         if not isinstance(data, dict) or data.get("format") != _FORMAT:
             raise InputError(f"{path}: not written by Explorer.save of this version")
         return cls(data)

@@ -142,7 +142,7 @@ def _read_gguf(path: Path, dtype: torch.dtype) -> tuple[str, torch.nn.Module, An
     What transformers returns for a GGUF is marked as quantized; its numbers copied into a model of
     the same class and a config without that mark behave like any other.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(f"no file at {str(path)!r}: wanted a .gguf file")
     try:
         import gguf  # noqa: F401

@@ -10,10 +10,12 @@ report.html        the same to look at
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from neurotrace.errors import InputError
+from neurotrace.files import read_json
 from neurotrace.neurons import Neuron
 from neurotrace.runs import parquet, prepare_folder, write_atomically
 
@@ -32,7 +34,7 @@ def known_truth(model: str) -> tuple[Neuron, ...]:
 
     folder = organism.folder(model) if model in organism.NAMES else Path(model)
     path = folder / "truth.json"
-    return read_truth(path) if path.is_file() else ()
+    return read_truth(path) if os.path.isfile(path) else ()
 
 
 def read_truth(path: Path) -> tuple[Neuron, ...]:
@@ -41,10 +43,7 @@ def read_truth(path: Path) -> tuple[Neuron, ...]:
     Raises:
         InputError: not such a file, or no neuron in it.
     """
-    try:
-        content: Any = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"--truth {path}: can't be read as JSON ({error})") from None
+    content = read_json(path)
     if isinstance(content, dict):
         live = content.get("live")
         content = [n for names in live.values() for n in names] if isinstance(live, dict) else None
@@ -59,12 +58,7 @@ def read_truth(path: Path) -> tuple[Neuron, ...]:
 
 def prepare_tables(out: Path, *, overwrite: bool) -> Path:
     """Make the folder, and refuse one that holds such tables already."""
-    present = [name for name in TABLES if (out / name).exists()]
-    if present and not overwrite:
-        raise InputError(
-            f"{out} already holds {present[0]}: name another folder or pass --overwrite"
-        )
-    return prepare_folder(out, overwrite=True)
+    return prepare_folder(out, TABLES, overwrite=overwrite)
 
 
 def save_tables(comparison: Comparison, out: Path, *, command: str, seed: int) -> None:

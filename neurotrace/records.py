@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from neurotrace.errors import InputError
+from neurotrace.files import parse_json
 
 
 class _Named(Protocol):
@@ -104,14 +105,14 @@ def short(value: Any, limit: int = 60) -> str:
 def _file(source: str | Path, what: str) -> Path:
     packaged = probes_folder() / str(source) / f"{what}.jsonl"
     path = Path(source)
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike Path's, these two take a name that is too long
         path = path / f"{what}.jsonl"
-    if path.is_file():
+    if os.path.isfile(path):
         return path
-    if isinstance(source, str) and packaged.is_file():
+    if isinstance(source, str) and os.path.isfile(packaged):
         return packaged
     raise InputError(
-        f"no {what} at {str(source)!r}: wanted a .jsonl file, a folder with {what}.jsonl, "
+        f"no {what} at {short(str(source), 200)}: wanted a .jsonl file, a folder with {what}.jsonl, "
         f"or one of the packaged sets {', '.join(probe_names(what))}"
     )
 
@@ -123,12 +124,14 @@ def _lines(path: Path, wanted: str) -> Iterator[tuple[str, Any]]:
         raise InputError(
             f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8"
         ) from None
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror})") from None
     # split on "\n" alone: str.splitlines would cut a JSON string at U+2028
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
-                yield f"line {number}", json.loads(line)
-            except (ValueError, RecursionError) as error:
+                yield f"line {number}", parse_json(line)
+            except ValueError as error:
                 raise InputError(
                     f"{path}, line {number}: not JSON ({error}); wanted one object a line with {wanted}"
                 ) from None

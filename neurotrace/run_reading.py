@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from neurotrace.display import Shown, Table, View, clip, rate
 from neurotrace.effects import Effects
 from neurotrace.errors import InputError
+from neurotrace.files import read_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -92,9 +92,9 @@ def load_run(folder: str | Path) -> Run:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"no run in {path.parent}: {path.name} can't be read ({error})") from None
+        found = read_json(path)
+    except InputError as error:
+        raise InputError(f"no run in {path.parent}: {error}") from None
     if not isinstance(found, dict):
         raise InputError(f"{path}: wanted a JSON object")
     return found

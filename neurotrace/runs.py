@@ -15,6 +15,7 @@ whole.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -44,16 +45,21 @@ FILES = (
 _PACKAGES = ("torch", "transformers", "transformer-lens", "datasets", "numpy", "pyarrow", "scipy")
 
 
-def prepare_folder(out: str | Path, *, overwrite: bool = False) -> Path:
-    """Make the folder and prove that it can be written, before the long work begins."""
+def prepare_folder(
+    out: str | Path, files: Sequence[str] = FILES, *, overwrite: bool = False
+) -> Path:
+    """Make the folder and prove that it can be written, before the long work begins.
+
+    Args:
+        overwrite: without it, a folder that holds one of `files` is refused.
+    """
     folder = Path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        present = [name for name in FILES if (folder / name).exists()]
+        present = [name for name in files if (folder / name).exists()]
         if present and not overwrite:
             raise InputError(
-                f"{folder} already holds a run ({present[0]}): name another folder or pass "
-                "--overwrite"
+                f"{folder} already holds {present[0]}: name another folder or pass --overwrite"
             )
         write_atomically(folder / ".writable", b"")
         (folder / ".writable").unlink()
@@ -62,6 +68,35 @@ def prepare_folder(out: str | Path, *, overwrite: bool = False) -> Path:
             f"can't write to {folder}: {error.strerror or error}; name a folder that can be written"
         ) from None
     return folder
+
+
+def prepare_file(out: Path) -> None:
+    """Make the file's folder and prove that it can be written, before the long work begins."""
+    try:
+        if out.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        out.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.NamedTemporaryFile(prefix=f".{out.name}.", dir=out.parent).close()
+    except OSError as error:
+        raise _cannot_write(out, error) from None
+
+
+def save_file(path: Path, content: bytes) -> None:
+    """`write_atomically`, of a file that the user named.
+
+    Raises:
+        InputError: it can't be written.
+    """
+    try:
+        write_atomically(path, content)
+    except OSError as error:
+        raise _cannot_write(path, error) from None
+
+
+def _cannot_write(path: Path, error: OSError) -> InputError:
+    return InputError(
+        f"can't write {path}: {error.strerror or error}; name a file that can be written"
+    )
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from neurotrace.display import Bar, Shown, Table, View
 from neurotrace.errors import InputError
+from neurotrace.files import read_tensors
 from neurotrace.neurons import NEURON_DEFINITION, Neuron
 
 if TYPE_CHECKING:
@@ -134,22 +135,19 @@ class Scores(Shown):
     @classmethod
     def load(cls, path: str | Path) -> Scores:
         """Read what `save` wrote; `InputError` for any other file."""
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(path, framework="pt") as file:
-                header = json.loads((file.metadata() or {}).get("neurotrace", "{}"))
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError, ValueError) as error:
-            raise InputError(f"can't read scores from {path}: {error}") from None
+        header, tensors = read_tensors(path, "pt")
         if header.get("format") != "neurotrace.scores/1" or "value" not in tensors:
             raise InputError(f"{path}: not written by Scores.save of this version")
         prefix = "column."
-        return cls(
-            header["method"], tensors.pop("value"), header["unit"], header["signed"],
-            header["site"], {name.removeprefix(prefix): column for name, column in tensors.items()},
-            header["provenance"],
-        )  # fmt: skip
+        try:
+            return cls(
+                header["method"], tensors.pop("value"), header["unit"], header["signed"],
+                header["site"],
+                {name.removeprefix(prefix): column for name, column in tensors.items()},
+                header["provenance"],
+            )  # fmt: skip
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{path}: damaged scores ({error})") from None
 
     def _view(self) -> View:
         measured = int((~self.value.isnan()).sum())

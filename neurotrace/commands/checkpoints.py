@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from neurotrace.commands.console import quiet
-from neurotrace.errors import InputError
 
 
 def checkpoints(
@@ -27,22 +27,20 @@ def checkpoints(
 ) -> None:
     """When do a behaviour and its neurons appear? Accuracy, flips and stability per checkpoint."""
     from neurotrace.pairs import load_pairs
-    from neurotrace.runs import write_atomically
+    from neurotrace.runs import prepare_file, save_file
 
-    if len(models) == 1 and Path(models[0]).is_dir():
+    if len(models) == 1 and os.path.isdir(models[0]):
         (folder,) = (Path(model) for model in models)
         found = sorted(folder.glob("*/config.json")) + list(folder.glob("config.json"))
         models = [str(path.parent) for path in found]
     pairs = [pair for name in probes for pair in load_pairs(name)]
-    if out.is_dir():
-        raise InputError(f"--out {out}: is a folder, wanted a .csv file")
+    prepare_file(out)
     quiet()
     from neurotrace.progress import bars
     from neurotrace.timeline import timeline
 
     table = timeline(models, pairs, method=method, k=k, seed=seed, device=device, progress=bars)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(out, table.to_csv(index=False, float_format="%.3f").encode())
+    save_file(out, table.to_csv(index=False, float_format="%.3f").encode())
     shown = ["checkpoint", "family", "recalls", "reasons", "flips_to_reasoning",
              "flips_to_memorization", "settled_to_reasoning", "settled_to_memorization"]  # fmt: skip
     print(table[shown].round(2).to_string(index=False))

@@ -36,9 +36,11 @@ def overlap(
     """Jaccard's index of the tops, within and across families, against chance, with an interval."""
     from neurotrace.errors import InputError
     from neurotrace.pairs import load_pairs, sample_pairs
-    from neurotrace.runs import write_atomically
+    from neurotrace.runs import prepare_file, save_file
 
     pairs = [pair for name in [*probes, *(more_probes or [])] for pair in load_pairs(name)]
+    if out is not None:
+        prepare_file(out)
     families = list(dict.fromkeys(pair.family for pair in pairs))
     quiet()
     from neurotrace import rankers
@@ -66,6 +68,5 @@ def overlap(
     neurons = next(iter(grouped.values())).scores.n_neurons
     found = compare(grouped, k=k or max(1, min(64, neurons // 100)), seed=seed)
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(out, found.to_csv(index=False, float_format="%.3f").encode())
+        save_file(out, found.to_csv(index=False, float_format="%.3f").encode())
     print(found.round(3).to_string(index=False))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -121,10 +122,12 @@ def mine(
     """Write the pairs that this model answers both ways; `run --probes FILE` takes them."""
     from neurotrace.library.making import write_rows
     from neurotrace.pairs import load_pairs, pair_record
+    from neurotrace.runs import prepare_file
 
     candidates = [pair for name in _wanted(names, every) for pair in load_pairs(name)]
-    if not out.parent.is_dir():
+    if not os.path.isdir(out.parent):
         raise InputError(f"--out {out}: no folder {out.parent}")
+    prepare_file(out)
     loaded = _load(model, device, dtype)
     from neurotrace.library.mining import mine_pairs
     from neurotrace.progress import bars

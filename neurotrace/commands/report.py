@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from neurotrace.commands.console import quiet
-from neurotrace.errors import InputError
 
 
 def report(
@@ -21,14 +20,9 @@ def report(
     quiet()
     from neurotrace.report import write_report
     from neurotrace.run_reading import load_run
-    from neurotrace.runs import write_atomically
+    from neurotrace.runs import save_file
 
     page = out or folder / "report.html"
     text = write_report(load_run(folder))
-    try:
-        write_atomically(page, text.encode())
-    except OSError as error:
-        raise InputError(
-            f"can't write {page}: {error.strerror or error}; name another file with --out"
-        ) from None
+    save_file(page, text.encode())
     print(f"report: {page}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -13,6 +14,7 @@ import typer
 
 from neurotrace.commands.console import quiet
 from neurotrace.errors import InputError
+from neurotrace.files import parse_json
 from neurotrace.prompts import Prompt, prompt_from
 from neurotrace.records import text_fields
 
@@ -40,7 +42,7 @@ def trust(
     """Does the model's own answer rest on memory or on reasoning? JSON lines in, JSON lines out."""
     if batch < 1 or write < 0:
         raise InputError(f"--batch {batch} --write {write}: wanted at least 1, and at least 0")
-    if str(prompts) != "-" and not prompts.is_file():
+    if str(prompts) != "-" and not os.path.isfile(prompts):
         raise InputError(f"no file at {str(prompts)!r}: wanted JSON lines, or - for standard input")
     quiet()
     from neurotrace.circuits import Circuit
@@ -85,8 +87,8 @@ def _parts(source: BinaryIO, size: int) -> Iterator[list[Prompt]]:
 def _prompt(line: bytes, number: int) -> Prompt:
     """A whole record of a prompt set, or an object with `prompt` and perhaps `id`."""
     try:
-        record = json.loads(line)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        record = parse_json(line)
+    except ValueError as error:
         raise InputError(
             f"line {number}: not JSON ({error}); wanted an object with a field `prompt`. What is "
             "written above holds"

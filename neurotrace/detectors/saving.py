@@ -18,6 +18,7 @@ from neurotrace.detectors.fused import FusedDetector
 from neurotrace.detectors.invariant import InvariantDetector
 from neurotrace.detectors.linear import LinearDetector
 from neurotrace.errors import InputError
+from neurotrace.files import read_tensors
 
 FORMAT = "neurotrace.detector/1"
 _CLASSES = {kind.__name__: kind for kind in (LinearDetector, InvariantDetector, FusedDetector)}
@@ -42,7 +43,10 @@ def save_detector(
 def load_detector(path: str | Path) -> Detector:
     """Read what `save_detector` wrote; `InputError` for any other file."""
     header, arrays = _read(path)
-    return _unpack(header, arrays)
+    try:
+        return _unpack(header, arrays)
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: a damaged detector ({error})") from None
 
 
 def about_detector(path: str | Path) -> dict[str, Any]:
@@ -51,14 +55,7 @@ def about_detector(path: str | Path) -> dict[str, Any]:
 
 
 def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="np") as file:
-            header = json.loads((file.metadata() or {}).get("neurotrace", "{}"))
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, json.JSONDecodeError) as error:
-        raise InputError(f"can't read a detector from {path}: {error}") from None
+    header, arrays = read_tensors(path, "np")
     if header.get("format") != FORMAT or header.get("class") not in _CLASSES:
         raise InputError(f"{path}: not written by nt.save_detector of this version")
     return header, arrays

@@ -12,12 +12,12 @@ The field uses "clean" both ways round, so which side the clean prompt is has to
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from neurotrace.errors import InputError
+from neurotrace.files import read_json
 from neurotrace.library.making import Item, rows, slug
 from neurotrace.pairs import PAIR_FIELDS, PromptPair, load_pairs
 from neurotrace.records import Source
@@ -195,10 +195,7 @@ def _csv(path: str | Path) -> Sequence[Mapping[str, str]]:
 
 
 def _json(path: str | Path) -> Sequence[Mapping[str, Any]]:
-    try:
-        found = json.loads(Path(path).read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: can't be read as JSON ({error})") from None
+    found = read_json(path)
     if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
         raise InputError(f"{path}: wanted a JSON list of objects, as CounterFact's")
     return found

@@ -7,13 +7,13 @@ prompt ``b``; ``{name}`` is the item's word of that name. Nothing else differs w
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from neurotrace.errors import InputError
-from neurotrace.runs import write_atomically
+from neurotrace.runs import save_file
 
 _SIDES = re.compile(r"\[([^|\]]*)\|([^|\]]*)\]")
 
@@ -65,12 +65,7 @@ def slug(text: str) -> str:
 
 def write_rows(target: Path, made: Iterable[Mapping[str, str]]) -> Path:
     """Write JSON lines to the file `target`, or to `pairs.jsonl` in it; all of them or nothing."""
-    path = target / "pairs.jsonl" if target.is_dir() else target
+    path = target / "pairs.jsonl" if os.path.isdir(target) else target
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in made]
-    try:
-        write_atomically(path, "".join(lines).encode())
-    except OSError as error:
-        raise InputError(
-            f"can't write {path}: {error.strerror or error}; name a file that can be written"
-        ) from None
+    save_file(path, "".join(lines).encode())
     return path

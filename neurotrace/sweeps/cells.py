@@ -23,16 +23,17 @@ from reprlib import repr as short
 from typing import Any
 
 from neurotrace.errors import InputError
+from neurotrace.files import parse_json
 from neurotrace.sweeps.asked import Sweep, asked_of
 from neurotrace.sweeps.driver import Stop, load, sweep
-from neurotrace.sweeps.folders import open_folder
-from neurotrace.sweeps.layout import parse_shard
+from neurotrace.sweeps.folders import Folder, open_folder
+from neurotrace.sweeps.layout import Shard, parse_shard
 from neurotrace.sweeps.locks import Held, owners
 from neurotrace.sweeps.manifest import read_manifest
 from neurotrace.sweeps.parts import present
 
 AXES = {"models": "model", "probes": "probes", "modes": "mode", "seeds": "seed"}
-_MOST_BYTES, _MOST_CELLS = 2**20, 10_000
+_MOST_BYTES, _MOST_CELLS, _DEEPEST = 2**20, 10_000, 20
 _FAILED = "failed.json"
 
 
@@ -141,12 +142,15 @@ def run_cells(
 
 def status(cell: Cell, out: str, shard: str = "1/1") -> Status:
     """What the cell's folder says."""
-    folder = open_folder(f"{out}/{cell.name}")
     mine = parse_shard(shard)
     try:
-        manifest = read_manifest(folder)
+        return _status(cell, open_folder(f"{out}/{cell.name}"), mine)
     except InputError as error:
         return Status(cell.name, "failed", note=str(error))
+
+
+def _status(cell: Cell, folder: Folder, mine: Shard) -> Status:
+    manifest = read_manifest(folder)
     done = total = 0
     if manifest is not None:
         own = manifest.layout.of_shard(mine)
@@ -160,7 +164,7 @@ def status(cell: Cell, out: str, shard: str = "1/1") -> Status:
     failure = folder.read(_FAILED)
     if failure is not None:
         try:
-            note = str(json.loads(failure)["error"])
+            note = str(parse_json(failure)["error"])
         except (ValueError, TypeError, KeyError):
             note = "and why can't be read"
         return Status(cell.name, "failed", done, total, note)
@@ -183,10 +187,16 @@ def _yaml(path: str | Path) -> Any:
         if len(raw) > _MOST_BYTES:
             raise ValueError(f"{len(raw)} bytes, wanted at most {_MOST_BYTES}")
         text = raw.decode("utf-8")
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
-            raise ValueError(
-                "it uses aliases (*name), which can unfold without end; write them out"
-            )
+        depth = 0
+        for event in yaml.parse(text):
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError(
+                    "it uses aliases (*name), which can unfold without end; write them out"
+                )
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > _DEEPEST:  # PyYAML's time grows with the square of it
+                raise ValueError("nested too deep")
         return yaml.safe_load(text)
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         line = " ".join(str(error).split())[:200]

@@ -90,12 +90,21 @@ class Folder:
             "command again. What was finished is kept"
         )
 
+    def _cannot_read(self, name: str, error: OSError) -> InputError:
+        return InputError(f"can't read {self.file(name)}: {reason(error)}")
+
     def read(self, name: str) -> bytes | None:
-        """The file's bytes; None where there is none."""
+        """The file's bytes; None where there is none.
+
+        Raises:
+            InputError: it can't be read.
+        """
         try:
             return bytes(self.fs.cat_file(self.file(name)))
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise self._cannot_read(name, error) from None
 
     def names(self, inside: str = "") -> list[str]:
         """Names of the files and folders in it, hidden ones too, sorted."""
@@ -104,6 +113,8 @@ class Folder:
             found = self.fs.ls(self.file(inside).rstrip("/"), detail=False)
         except (FileNotFoundError, NotADirectoryError):
             return []
+        except OSError as error:
+            raise self._cannot_read(inside, error) from None
         return sorted(posixpath.basename(path.rstrip("/")) for path in found)
 
     def remove(self, name: str) -> None:

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from neurotrace.errors import InputError
+from neurotrace.files import parse_json
 from neurotrace.runs import command_line
 from neurotrace.sweeps.folders import Folder
 from neurotrace.sweeps.layout import Shard
@@ -42,7 +43,10 @@ def locked(folder: Folder, shard: Shard) -> Iterator[Callable[[], None]]:
     if folder.local:
         import fcntl
 
-        handle = os.open(folder.file(name), os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            handle = os.open(folder.file(name), os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise folder.cannot_write(name, error) from None
         try:
             if not _flock(handle, fcntl.LOCK_EX):
                 _refuse(folder, name)
@@ -135,7 +139,7 @@ def _owner() -> bytes:
 
 def _read(folder: Folder, name: str) -> dict[str, Any]:
     try:
-        found = json.loads(folder.read(name) or b"{}")
+        found = parse_json(folder.read(name) or b"{}")
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}

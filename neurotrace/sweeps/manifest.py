@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from neurotrace.errors import InputError
+from neurotrace.files import parse_json
 from neurotrace.sweeps.asked import Sweep, asked_of
 from neurotrace.sweeps.folders import Folder
 from neurotrace.sweeps.layout import Layout
@@ -70,8 +71,8 @@ def read_manifest(folder: Folder) -> Manifest | None:
     try:
         if len(raw) > _MOST_BYTES:
             raise ValueError(f"{len(raw)} bytes")
-        record = json.loads(raw)
-    except (ValueError, RecursionError) as error:
+        record = parse_json(raw)
+    except ValueError as error:
         raise InputError(f"{where}: not the manifest of a sweep ({error})") from None
     kind, _, version = str(record.get("format", "") if isinstance(record, dict) else "").partition(
         "/"

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from neurotrace.errors import InputError
+from neurotrace.files import parse_json
 from neurotrace.sweeps.folders import Folder
 from neurotrace.sweeps.manifest import Manifest
 
@@ -112,8 +113,8 @@ def _check(folder: Folder, manifest: Manifest, name: str) -> dict[str, Any] | st
         with folder.fs.open(folder.file(f"{PARTS}/{name}"), "rb") as file:
             footer = pq.ParquetFile(file)
             rows, found = footer.metadata.num_rows, footer.schema_arrow
-        note = json.loads((found.metadata or {}).get(_META, b"null"))
-    except (OSError, ValueError, pa.ArrowException, RecursionError) as error:
+        note = parse_json((found.metadata or {}).get(_META, b"null"))
+    except (OSError, ValueError, pa.ArrowException) as error:
         return f"cut short or damaged ({str(error).splitlines()[0][:100]})"
     if not isinstance(note, Mapping) or note.get("part") != part:
         return "not written by a sweep, or under another number"
