@@ -129,7 +129,8 @@ def _study(
 
         mined = mine_pairs(loaded, pairs, at_most=at_most, seed=seed, progress=bars)
     found = study(
-        loaded, mined.encoded(loaded) if mined else pairs, methods=methods or DEFAULT_METHODS, interventions=interventions or DEFAULT_KINDS,
+        loaded, mined.encoded(loaded) if mined else pairs,
+        methods=methods or DEFAULT_METHODS, interventions=interventions or DEFAULT_KINDS,
         ks=ks or None, split=split, folds=folds, seed=seed,
         neutral=texts or neutral_texts(loaded), progress=bars,
     )  # fmt: skip
