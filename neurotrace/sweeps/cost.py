@@ -15,10 +15,10 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from neurotrace.errors import InputError
-from neurotrace.files import read_json
 
 SHARE = 0.8  # of a large matrix multiplication's rate: what tests/benchmarks/sweep.py measures
 CALL = 2.5e-4  # seconds that a pass spends on one block however few rows it has
@@ -97,16 +97,16 @@ def config_from_file(path: str) -> Any:
     Raises:
         InputError: no such file, not JSON, or a model type that transformers doesn't know.
     """
+    import json
+
     from transformers import AutoConfig
 
     try:
-        settings = read_json(path)
+        settings = json.loads(Path(path).read_bytes())
         kind = settings.pop("model_type")
         return AutoConfig.for_model(kind, **settings)
     except KeyError:
         raise InputError(f"{path}: no model_type in it; wanted a model's config.json") from None
-    except InputError:
-        raise
     except Exception as error:
         line = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise InputError(f"{path}: not a model's config.json ({line})") from None
