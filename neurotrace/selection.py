@@ -101,11 +101,14 @@ def gather(
     slopes = torch.empty_like(values)
     for place, side in enumerate(SIDES):
         for rows, a, slope in gradients(model, encoded, side, progress=progress):
+            wrong = ~torch.isfinite(slope)
+            if wrong.any():
+                layer = int(wrong.nonzero()[0][1])
+                raise InputError(
+                    f"gradients in layer {layer} are not finite: load with dtype=float32"
+                )
             values[place, rows] = a
             slopes[place, rows] = slope
-    if not torch.isfinite(slopes).all():
-        layer = int((~torch.isfinite(slopes)).nonzero()[0][2])
-        raise InputError(f"gradients in layer {layer} are not finite: load with dtype=float32")
     differences = [encoded.behaviour(side).logit_difference for side in SIDES]
     return Evidence(
         Activations(values, encoded.pairs), slopes, write_norms(model), torch.stack(differences)

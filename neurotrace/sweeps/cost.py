@@ -39,6 +39,7 @@ class Shape:
     heads: int
     block: int  # weights that one block multiplies with
     parameters: int
+    vocabulary: int = 0
 
     @property
     def neurons(self) -> int:
@@ -88,6 +89,7 @@ def shape_of(config: Any, name: str) -> Shape:
     return Shape(
         name, len(blocks), parts.widths[0], int(text.hidden_size), heads * size, heads,
         sum(blocks) // len(blocks), sum(p.numel() for p in model.parameters()),
+        int(text.vocab_size),
     )  # fmt: skip
 
 
@@ -150,6 +152,32 @@ def cost(
     memory = base + copies * shape.parameters * number_bytes + row * batch
     seconds = operations / (gflops * 1e9 * SHARE) + passes * CALL
     return Cost(cells, operations, seconds, memory, cells * ROW_BYTES)
+
+
+def needs(shape: Shape, pairs: int, length: int, *, number_bytes: int) -> dict[str, float]:
+    """Bytes that collecting and ranking take with the model: its weights and what a job adds.
+
+    Batches are the defaults': 32 prompts where nothing is differentiated, 16 where it is. What a run
+    keeps of every pair is float32: activations and slopes on both sides, twice while they are compared.
+    """
+    weights = float(shape.parameters * number_bytes)
+    one = float(4 * shape.neurons)  # a number for each neuron
+
+    def batch(prompts: int, kept: int) -> float:
+        tokens = prompts * length
+        passing = 6 * shape.d_mlp + 12 * shape.d_model + 2 * shape.heads * length
+        return tokens * number_bytes * (passing + 2 * shape.vocabulary) + kept * prompts * one
+
+    def differentiated(prompts: int) -> float:
+        cached = prompts * length * shape.layers * 4 * shape.d_model * number_bytes
+        return batch(prompts, 6) + cached
+
+    return {
+        "collect to a file": weights + batch(32, 1),
+        "moments": weights + batch(32, 4) + 8 * one,
+        "gradient": weights + differentiated(16) + 2 * one,
+        "run": weights + differentiated(16) + 4 * pairs * one,
+    }
 
 
 def measured_gflops(shape: Shape, *, device: str, dtype: Any, threads: int, batch: int) -> float:
