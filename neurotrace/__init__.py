@@ -47,6 +47,8 @@ _HOME = {
     "margins": ("Margins", "causal_margin"),
     "views": ("read_views", "view_names"),
     "detection": ("Detection", "detect"),
+    "sites": ("Located", "locate"),
+    "plotting_sites": ("plot_located",),
     "plotting_detectors": ("plot_sites", "plot_transfer", "plot_weights"),
     "trust_score": ("Trust", "calibrate", "trust"),
     "monitoring": ("monitor",),

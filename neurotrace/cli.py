@@ -15,6 +15,7 @@ from neurotrace.commands import (
     circuit,
     detect,
     inject,
+    locate,
     overlap,
     plan,
     probes,
@@ -34,7 +35,7 @@ app = typer.Typer(
     help="Find the MLP neurons that make a language model recall or reason, and prove it.",
 )
 for _command in (
-    run.demo, run.run, rank.rank, inject.inject, overlap.overlap, checkpoints.checkpoints,
+    run.demo, run.run, rank.rank, inject.inject, overlap.overlap, locate.locate, checkpoints.checkpoints,
     detect.detect, circuit.circuit, trust.trust, sweep.sweep, plan.plan, report.report,
 ):  # fmt: skip
     app.command()(_command)

@@ -12,7 +12,7 @@ once for each model, that the hooks are what they say, and refuses by name what 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -26,12 +26,14 @@ from neurotrace.errors import InputError
 # (layer, activations [batch pos neuron]) -> the activations to go on with, or None to leave them
 Edit = Callable[[int, Tensor], "Tensor | None"]
 
-Site = Literal["neurons", "residual", "attention"]
-# what the MLP's neurons do, the residual stream behind the block, what its attention writes
+Site = Literal["neurons", "residual", "attention", "mlp", "heads"]
+# what the MLP's neurons do; the residual stream behind the block; what its attention, its MLP write;
+# what each head reads, side by side
 _SITES: dict[Site, str] = {
     "neurons": "mlp.hook_post", "residual": "hook_resid_post", "attention": "hook_attn_out",
+    "mlp": "hook_mlp_out", "heads": "attn.hook_z",
 }  # fmt: skip
-SITES: tuple[Site, ...] = tuple(_SITES)
+SITES: tuple[Site, ...] = ("neurons", "residual", "attention")  # those that detectors look at
 
 
 @dataclass(frozen=True)
@@ -226,16 +228,48 @@ def read_sites(
 
         return hook
 
-    missing = [site_name(*point) for point in points if site_name(*point) not in model.hook_dict]
-    if missing:
-        raise InputError(f"the model has no hook {missing[0]}: name another site or layer")
-    hooks = [(site_name(*point), keep(point)) for point in points]
+    hooks = [(_has(model, point), keep(point)) for point in points]
     with torch.no_grad(), model.hooks(fwd_hooks=hooks):
         model(ids.to(_device(model)))
     if len(found) != len(points):
         silent = next(point for point in points if point not in found)
         raise RuntimeError(f"{site_name(*silent)} did not fire")
     return found
+
+
+def change_sites(
+    model: Any,
+    ids: Int[Tensor, "batch pos"],
+    changes: Mapping[tuple[Site, int], Callable[[Float[Tensor, "batch unit"]], Tensor]],
+) -> Float[Tensor, "batch vocab"]:
+    """Logits at the last position, where each named site's values there are changed.
+
+    Differentiable: call it with gradients on and a change that adds a leaf.
+    """
+    fired = dict.fromkeys(changes, 0)
+
+    def make(point: tuple[Site, int]) -> Callable[..., Tensor]:
+        def hook(value: Tensor, hook: Any = None) -> Tensor:
+            fired[point] += 1
+            shaped = value.reshape(*ids.shape, -1).clone()
+            shaped[:, -1] = changes[point](shaped[:, -1])
+            return shaped.reshape(value.shape)
+
+        return hook
+
+    with model.hooks(fwd_hooks=[(_has(model, point), make(point)) for point in changes]):
+        logits = model(ids.to(_device(model)))
+    wrong = [point for point, count in fired.items() if count != 1]
+    if wrong:
+        raise InputError(f"{site_name(*wrong[0])} fired {fired[wrong[0]]} times; wanted once")
+    return logits[:, -1]
+
+
+def _has(model: Any, point: tuple[Site, int]) -> str:
+    name = site_name(*point)
+    if name not in model.hook_dict:
+        raise InputError(f"the model has no hook {name}: name another site or layer")
+    return name
 
 
 def final_residual_slope(
@@ -376,11 +410,11 @@ def _check_neurons(model: Any, info: ModelInfo) -> None:
             )
         if layer not in written or (post_norm and "HookedTransformer" in info.kind):
             continue
+        expected = post.float() @ w_out(model, layer).to(post.device).float()
         with _fetched(model.blocks[layer].mlp) as mlp:
             bias = getattr(mlp, "b_out", None)
             if bias is not None and bias.is_meta:  # TransformerLens kept the placeholder
                 bias = mlp.out.original_component.bias
-            expected = post.float() @ mlp.W_out.detach().to(post.device).float()
             expected += 0 if bias is None else bias.detach().to(post.device).float()
         scale = expected.abs().max().clamp(min=1e-6)
         off = float((expected - written[layer].float()).abs().max() / scale)

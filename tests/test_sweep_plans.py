@@ -87,7 +87,12 @@ def test_plan_on_the_command_line(tmp_path):
     path = config_file(tmp_path)
     out, _, code, _ = command("plan", "--config", path, "--gflops", "400000", "--json")
     assert code == 0
-    assert json.loads(out)["this model"]["cells"] == 100 * 80 * 28672
+    found = json.loads(out)
+    assert found["this model"]["cells"] == 100 * 80 * 28672
+    # 70.6 billion weights of two bytes, and for a run four numbers a neuron and pair
+    assert found["jobs"]["collect to a file"] == pytest.approx(2 * 70.6e9, rel=0.02)
+    beside = found["jobs"]["run"] - found["jobs"]["gradient"]
+    assert beside == pytest.approx(100 * 80 * 28672 * 4 * 4, rel=0.05)
     with pytest.raises(InputError, match="--gflops 0: wanted a number above 0"):
         plan(path, 0)
 

@@ -25,7 +25,10 @@ def plan(
     batch: Annotated[int, typer.Option(help="Most tokens in one pass.")] = 4096,
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
-    """Operations, time, memory and output of an exact sweep, and how they grow. No weights needed."""
+    """Operations, time, memory and output of an exact sweep, and how they grow; the memory of other jobs.
+
+    No weights are needed.
+    """
     for name, value in (("gflops", gflops), ("pairs", pairs), ("length", length), ("batch", batch)):
         if not 0 < value < 1e12:
             raise InputError(f"--{name} {value}: wanted a number above 0")
@@ -35,21 +38,26 @@ def plan(
         raise InputError(f"--positions {positions}: wanted read or all")
     if dtype not in _NUMBER_BYTES:
         raise InputError(f"--dtype {dtype}: wanted {', '.join(_NUMBER_BYTES)}")
-    from neurotrace.sweeps.cost import config_from_file, growth, shape_of
+    from neurotrace.sweeps.cost import config_from_file, growth, needs, shape_of
 
     shape = shape_of(config_from_file(config), config)
     found = growth(
         shape, pairs, length, everywhere=positions == "all", gflops=gflops,
         number_bytes=_NUMBER_BYTES[dtype], batch=batch,
     )  # fmt: skip
+    jobs = needs(shape, pairs, length, number_bytes=_NUMBER_BYTES[dtype])
     if as_json:
-        print(json.dumps({name: each.__dict__ for name, each in found}))
+        print(json.dumps({**{name: each.__dict__ for name, each in found}, "jobs": jobs}))
         return
     print(
         f"{shape.layers} layers × {shape.d_mlp} neurons, d_model {shape.d_model}, "
         f"{shape.parameters / 1e9:.3g} billion parameters; {pairs} pairs of {length} tokens"
     )
     show(found)
+    print(
+        "other jobs take, weights and all: "
+        + ", ".join(f"{name} {memory / 2**30:.3g} GiB" for name, memory in jobs.items())
+    )
 
 
 def show(found: list[tuple[str, Cost]]) -> None:

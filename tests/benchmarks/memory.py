@@ -2,12 +2,14 @@
 
     python tests/benchmarks/memory.py --model FOLDER --pairs 100 --pairs 10000
 
-Each job runs in a process of its own, on random tokens. The peak is that of the job: the kernel's high-water
-mark is set back once the model is loaded (Linux only).
+Each job runs in a process of its own, on random tokens. The peak is that of the job: the kernel's
+high-water mark is set back once the model is loaded (Linux only).
 """
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
 import subprocess
 import sys
@@ -46,7 +48,10 @@ def main(
                 model_mib, beside, reckoned = (
                     f"{found[name] / 2**20:,.0f} MiB" for name in ("model", "beside", "reckoned")
                 )
-                print(f"| {name} | {kind} | {count:,} | {model_mib} | {beside} | {reckoned} |", flush=True)
+                print(
+                    f"| {name} | {kind} | {count:,} | {model_mib} | {beside} | {reckoned} |",
+                    flush=True,
+                )
 
 
 def _measure(model: str, count: int, length: int, dtype: str, job: str) -> dict[str, float]:
@@ -63,6 +68,10 @@ def _measure(model: str, count: int, length: int, dtype: str, job: str) -> dict[
     ids = torch.zeros(1, 2, dtype=torch.long)
     nt.hooks.forward(loaded, ids)  # what is made once is there before
     nt.gradient(loaded, encoded.at([0]))
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(
+        0
+    )  # what loading left behind would be used again, and not be seen
     before = _status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
     with tempfile.TemporaryDirectory() as folder:

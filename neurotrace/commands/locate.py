@@ -1,0 +1,63 @@
+"""`neurotrace locate`: is the decision made in the MLPs, in attention, where?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from neurotrace.commands.console import quiet
+
+
+def locate(
+    model: Annotated[
+        str, typer.Option(help="Built-in model, hub name, local folder or .gguf file.")
+    ],
+    probes: Annotated[
+        list[str], typer.Option(help="Packaged set, .jsonl file or folder; several are fine.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the table and the figures.")],
+    more_probes: Annotated[
+        list[str] | None, typer.Argument(help="Further sets: --probes A B C works.")
+    ] = None,
+    heads: Annotated[int, typer.Option(help="Attention heads to patch together.")] = 8,
+    at_most: Annotated[
+        int, typer.Option(help="Pairs of each family that behave, at most; 0: all.")
+    ] = 64,
+    seed: Annotated[int, typer.Option(help="Seed of the split and of the controls.")] = 0,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder.")] = False,
+) -> None:
+    """Patch attention, MLPs, heads, the residual stream and a direction of it on held-out pairs."""
+    from neurotrace.errors import InputError
+    from neurotrace.pairs import load_pairs, split_pairs
+    from neurotrace.runs import prepare_folder
+
+    pairs = [pair for name in [*probes, *(more_probes or [])] for pair in load_pairs(name)]
+    if heads < 1 or at_most < 0:
+        raise InputError(f"--heads {heads} --at-most {at_most}: wanted 1 or more, and 0 or more")
+    prepare_folder(out, overwrite=overwrite)
+    quiet()
+    import pandas as pd
+    from rich.console import Console
+
+    from neurotrace.library.mining import mine_pairs
+    from neurotrace.models import load_model
+    from neurotrace.plotting_sites import plot_located
+    from neurotrace.plotting_style import save_figure
+    from neurotrace.progress import bars
+    from neurotrace.sites import locate as located_by
+    from neurotrace.tokens import SIDES
+
+    loaded = load_model(model, device=device)
+    mined = mine_pairs(loaded, pairs, at_most=at_most or None, seed=seed, progress=bars)
+    train, test = split_pairs(mined.pairs, seed=seed)
+    tables = []
+    for donor in SIDES[::-1]:
+        found = located_by(loaded, train, test, donor=donor, heads=heads, seed=seed, progress=bars)
+        Console().print(found)
+        save_figure(plot_located(found), out / f"to-{donor}.html")
+        tables.append(found.table.assign(donor=donor))
+    pd.concat(tables).to_csv(out / "sites.csv", index=False, float_format="%.4f")
+    print(f"table and figures: {out}")

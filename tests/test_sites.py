@@ -1,0 +1,106 @@
+"""Units beside neurons: their slopes are right, and patching finds where the organism decides."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from families import family_model, random_pairs
+
+import neurotrace as nt
+from neurotrace.errors import InputError
+from neurotrace.hooks import change_sites, forward, read_sites
+from neurotrace.metrics import logit_difference
+from neurotrace.sites import _as_many, _Work
+from neurotrace.tokens import encode
+
+SITES = ("attention", "mlp", "residual", "heads")
+
+
+@pytest.fixture(scope="module")
+def found(organism):
+    train, test = nt.split_pairs(nt.load_pairs("arithmetic")[:120], seed=0)
+    return nt.locate(organism, train, test, heads=3)
+
+
+@pytest.fixture(scope="module")
+def organism():
+    return nt.load_model("organism", device="cpu")
+
+
+def test_the_planted_layer_decides(found):
+    table = found.to_frame().set_index(["unit", "layer"])["answers"]
+    assert table["mlp", 2] > 0.9  # the planted neurons lie there
+    assert table["residual", 2] > 0.9
+    assert table["direction", 2] > 0.9
+    for unit in ("mlp", "residual", "direction", "attention"):
+        assert table[unit, 0] < 0.05
+    frame = found.to_frame().set_index("unit")
+    assert frame.loc["random heads", "answers"] < 0.1
+    assert (frame.loc["direction", "control"] < 0.2).all()
+    assert frame.loc["heads", "control"] == frame.loc["random heads", "answers"]
+    assert frame["n"].min() > 15
+
+
+def test_it_shows_itself(found):
+    assert "held-out pairs" in found._repr_html_()
+    figure = nt.plot_located(found)
+    assert {trace.name for trace in figure.data} >= {"what the MLP writes", "one direction of it"}
+    assert figure.layout.yaxis.title.text == "held-out answers flipped"
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma2", "opt"])
+def test_slopes_are_those_of_small_steps(family, tmp_path):
+    model = family_model(family, tmp_path)
+    pairs = encode(model, random_pairs(3), check=False)
+    slopes, moves = _Work(model, pairs, pairs, "reasoning", 4).learn()
+    row = 1
+    ids = pairs.ids("memorization")[row][None]
+    answers = pairs.memorized[row : row + 1], pairs.reasoned[row : row + 1]
+
+    def after(point, step):
+        with torch.no_grad():
+            logits = change_sites(model, ids, {point: lambda own: own + step.to(own)})
+        return float(logit_difference(logits, *answers))
+
+    for site in SITES:
+        step = 1e-2 * moves[site, 1][row : row + 1]
+        middle = (after((site, 1), step) - after((site, 1), -step)) / 2
+        assert middle == pytest.approx(
+            float((slopes[site, 1][row] * step).sum()), rel=2e-2, abs=2e-4
+        )
+
+
+def test_the_donors_residual_stream_gives_the_donors_logits(organism):
+    """Behind the last block nothing else of the recipient is left at the read position."""
+    pairs = encode(organism, nt.load_pairs("arithmetic")[:4])
+    own, donor = (torch.stack(pairs.ids(side)) for side in ("memorization", "reasoning"))
+    point = ("residual", 3)
+    given = read_sites(organism, donor, [point])[point]
+    with torch.no_grad():
+        changed = change_sites(organism, own, {point: lambda _: given})
+        wanted = forward(organism, donor)
+    torch.testing.assert_close(changed, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_nothing_stays_and_errors_are_named(organism):
+    ids = torch.arange(1, 6)[None]
+    before = forward(organism, ids)
+
+    def broken(own):
+        raise ValueError("in the change")
+
+    with pytest.raises(ValueError, match="in the change"):
+        change_sites(organism, ids, {("mlp", 1): broken})
+    assert torch.equal(forward(organism, ids), before)
+    with pytest.raises(InputError, match=r"no hook blocks\.9\.hook_mlp_out"):
+        change_sites(organism, ids, {("mlp", 9): lambda own: own})
+    pairs = encode(organism, nt.load_pairs("arithmetic")[:2])
+    with pytest.raises(InputError, match="in train and in test"):
+        nt.locate(organism, pairs.at([]), pairs)
+
+
+def test_random_heads_are_others_of_the_same_layers():
+    chosen = [(0, 1), (2, 0), (2, 3)]
+    drawn = _as_many(chosen, layers=3, count=4, seed=1)
+    assert sorted(layer for layer, _ in drawn) == [0, 2, 2]
+    assert not set(drawn) & set(chosen)
