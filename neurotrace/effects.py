@@ -22,7 +22,7 @@ from neurotrace import metrics, statistics
 from neurotrace.activations import Activations, read_activations
 from neurotrace.display import Shown, Table, View, rate
 from neurotrace.errors import InputError
-from neurotrace.hooks import forward, inspect_model, tokenizer_of, twin
+from neurotrace.hooks import Site, forward, inspect_model, tokenizer_of, twin
 from neurotrace.interventions import Intervention
 from neurotrace.neurons import by_layer
 from neurotrace.pairs import PromptPair
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 Positions = Literal["read", "all"]
 _engines: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 _ROWS_SHOWN = 12  # interventions in a notebook's table
+_UNITS: dict[Site, str] = {
+    "neurons": "neurons", "residual": "dimensions", "attention": "dimensions",
+}  # fmt: skip
 _LOGITS_AT_ONCE = 2**26  # numbers, over rows and vocabulary, that are held together
 
 
@@ -130,6 +133,7 @@ def measure(
     interventions: Sequence[Intervention],
     *,
     positions: Positions = "read",
+    site: Site = "neurons",
     activations: Activations | None = None,
     cleans: dict[bytes, Any] | None = None,
     progress: Progress = None,
@@ -142,6 +146,9 @@ def measure(
             behaviour).
         positions: ``"read"``, or ``"all"`` positions of the prompt; patching them all needs pairs
             whose two prompts have equally many tokens.
+        site: ``"residual"`` and ``"attention"``: the interventions' neurons are then dimensions of what
+            leaves each block, or of what its attention writes (by full passes; patches want
+            `activations`).
         activations: those of these very pairs, if you have collected them: patches at the read
             position take their values from there instead of running the donors again.
         cleans: a dict in which the engine's clean runs are kept for the next call on the same
@@ -155,14 +162,17 @@ def measure(
     info = inspect_model(model)
     if not interventions:
         raise InputError("no interventions to measure: pass nt.patch(neurons, donor=...) or others")
+    width = info.d_mlp if site == "neurons" else info.d_model
     outside = [
         neuron for each in interventions for neuron in each.neurons
-        if neuron.layer >= info.n_layers or neuron.index >= info.d_mlp
+        if neuron.layer >= info.n_layers or neuron.index >= width
     ]  # fmt: skip
     if outside:
         raise InputError(
-            f"{outside[0]} is not in this model of {info.n_layers} layers × {info.d_mlp} neurons"
+            f"{outside[0]} is not in this model of {info.n_layers} layers × {width} {_UNITS[site]}"
         )
+    if site != "neurons" and activations is None and any(i.needs_donor for i in interventions):
+        raise InputError(f"a patch at site={site!r} wants activations= to take its values from")
     if positions not in ("read", "all"):
         raise InputError(f"positions={positions!r}: wanted 'read' or 'all'")
     if positions == "all" and not encoded.aligned and any(i.needs_donor for i in interventions):
@@ -183,7 +193,7 @@ def measure(
         for places, ids in progress(batches, description=label) if progress else batches:
             donors = _donors(model, encoded, own, places, positions, activations)
             clean, changed = logits_under(
-                model, ids, own, donors, positions=positions, cleans=cleans
+                model, ids, own, donors, positions=positions, site=site, cleans=cleans
             )
             parts += _rows(words, encoded.at(places), own, clean, changed)
     import pyarrow as pa
@@ -198,6 +208,7 @@ def logits_under(
     donors: Sequence[Tensor | None],
     *,
     positions: Positions = "read",
+    site: Site = "neurons",
     cleans: dict[bytes, Any] | None = None,
 ) -> tuple[Float[Tensor, "prompt vocab"], Iterator[Float[Tensor, "prompt vocab"]]]:
     """Logits at the last position: of the unchanged model, and under each intervention in turn.
@@ -206,10 +217,10 @@ def logits_under(
         donors: for each intervention the donor values of its neurons, Float[Tensor, "prompt neuron"]
             (or "prompt pos neuron" at all positions), None where it needs none.
     """
-    engine = engine_of(model) if positions == "read" else None
+    engine = engine_of(model) if positions == "read" and site == "neurons" else None
     if engine is None:
         together = zip(interventions, donors, strict=True)
-        changed = (_hooked_logits(model, ids, each, own, positions) for each, own in together)
+        changed = (_hooked_logits(model, ids, each, own, positions, site) for each, own in together)
         return last_logits(model, ids).float().cpu(), changed
     from neurotrace.suffix import Edit
 
@@ -257,6 +268,7 @@ def _hooked_logits(
     intervention: Intervention,
     donor: Tensor | None,
     positions: Positions,
+    site: Site = "neurons",
 ) -> Float[Tensor, "prompt vocab"]:
     """The slow, obvious way: a full forward pass with hooks that apply the map."""
     where = slice(-1, None) if positions == "read" else slice(None)
@@ -277,7 +289,7 @@ def _hooked_logits(
         return changed
 
     with torch.no_grad():
-        return forward(model, ids, edit=edit, layers=places).float().cpu()
+        return forward(model, ids, edit=edit, layers=places, site=site).float().cpu()
 
 
 def _donors(

@@ -185,6 +185,7 @@ def forward(
     *,
     edit: Edit | None = None,
     layers: Iterable[int] = (),
+    site: Site = "neurons",
 ) -> Float[Tensor, "batch vocab"]:
     """Logits at the last position, with `edit(layer, activations)` called in each of `layers`.
 
@@ -203,11 +204,12 @@ def forward(
 
         return hook
 
-    with model.hooks(fwd_hooks=[(post_name(layer), make(layer)) for layer in fired]):
+    with model.hooks(fwd_hooks=[(site_name(site, layer), make(layer)) for layer in fired]):
         logits = model(ids.to(_device(model)))
     wrong = [layer for layer, count in fired.items() if count != 1]
     if wrong:
-        raise RuntimeError(f"{post_name(wrong[0])} fired {fired[wrong[0]]} times; wanted once")
+        name = site_name(site, wrong[0])
+        raise RuntimeError(f"{name} fired {fired[wrong[0]]} times; wanted once")
     return logits[:, -1]
 
 

@@ -16,6 +16,7 @@ from neurotrace import rankers
 from neurotrace.errors import InputError
 from neurotrace.faithfulness import recall
 from neurotrace.hooks import inspect_model
+from neurotrace.imprint import imprint
 from neurotrace.injection import Fact, inject
 from neurotrace.runs import prepare_folder, write_atomically
 from neurotrace.scores import Scores
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 METHODS = (
-    "gradient", "relp", "integrated", "direct", "log_increase", "slope", "slimming",
+    "imprint", "gradient", "relp", "integrated", "direct", "log_increase", "slope", "slimming",
     "hard_concrete", "exact", "contrast", "magnitude", "random",
 )  # fmt: skip
 
@@ -108,6 +109,8 @@ def _rank(name: str, model: Any, pairs: EncodedPairs, seed: int) -> Scores:
     options: dict[str, Any] = {"donor": "reasoning", "intervention": "zero"}
     if name == "random":
         return rankers.random_scores(model, pairs, seed=seed, **options)
+    if name == "imprint":
+        return imprint(model, pairs, **options)
     if name in ("slimming", "hard_concrete"):
         options["question"] = "keep"
     ranked: Scores = getattr(rankers, name)(model, pairs, **options)

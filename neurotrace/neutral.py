@@ -12,7 +12,7 @@ from torch import Tensor
 from neurotrace import metrics
 from neurotrace.effects import logits_under
 from neurotrace.errors import InputError
-from neurotrace.hooks import tokenizer_of
+from neurotrace.hooks import Site, tokenizer_of
 from neurotrace.interventions import Intervention
 from neurotrace.records import probes_folder
 from neurotrace.tokens import by_length
@@ -45,6 +45,7 @@ def damage(
     interventions: Sequence[Intervention],
     *,
     donor_means: Sequence[Float[Tensor, "layer neuron"]] | None = None,
+    site: Site = "neurons",
     batch_size: int = 32,
 ) -> Float[Tensor, "intervention text"]:
     """KL(before || after), in nats, of the next token after each neutral text.
@@ -53,6 +54,7 @@ def damage(
         texts: prompts that have nothing to do with the pairs.
         donor_means: for each intervention the values that a patch writes here, where there is no
             donor run: the donor class's means over its training pairs.
+        site: as in `measure`.
     """
     if donor_means is None and any(each.needs_donor for each in interventions):
         raise InputError("a patch has no donor on neutral text: pass donor_means, its class's mean")
@@ -68,7 +70,7 @@ def damage(
             if donor_means is not None and each.needs_donor:
                 values = donor_means[place][layers, units].expand(len(rows), -1)
             given.append(values)
-        clean, changed = logits_under(model, ids, interventions, given)
+        clean, changed = logits_under(model, ids, interventions, given, site=site)
         for place, logits in enumerate(changed):
             found[place, rows] = metrics.kl(clean, logits)
     return found

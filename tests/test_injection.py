@@ -12,6 +12,7 @@ from test_cli import neurotrace, refused
 import neurotrace as nt
 from neurotrace.errors import InputError
 from neurotrace.hooks import twin
+from neurotrace.imprint import imprint
 from neurotrace.injection import Fact, load_facts
 from neurotrace.injection_study import injection_study
 
@@ -73,6 +74,29 @@ def test_rankers_find_more_of_the_rows_than_chance(organism, fact):
         for name, scores in found.items():
             rate = nt.recall(scores, injection.neurons, direction="to_reasoning")
             assert rate > chance, name
+
+
+def test_imprint_sees_what_was_written_and_nothing_where_nothing_was(organism, fact):
+    """Its scores are standard deviations: of untouched rows about 1, of written ones clearly more."""
+    for seed in range(2):
+        with nt.inject(organism, fact, fraction=0.05, seed=seed) as injection:
+            scores = imprint(organism, injection.pairs, donor="reasoning")
+            untouched = torch.ones(scores.value.shape, dtype=torch.bool)
+            for neuron in injection.neurons:
+                untouched[neuron.layer, neuron.index] = False
+            background = scores.value[untouched]
+            assert 0.5 < float(background.std()) < 2
+            leans = scores.value[~untouched]
+            assert float(leans.mean() - background.mean()) < -0.3
+            assert nt.recall(scores, injection.neurons, direction="to_reasoning") > 0.1
+            encoded = injection.pairs
+        before = imprint(organism, encoded, donor="reasoning").value[~untouched]
+        assert float(before.mean()) > float(leans.mean()) + 0.3
+    with (
+        organism.hooks(fwd_hooks=[("blocks.0.mlp.hook_post", lambda value, hook: None)]),
+        pytest.raises(InputError, match="load it with"),
+    ):
+        imprint(organism, encoded)
 
 
 def test_what_cannot_be_injected_is_refused(organism, fact):

@@ -1,0 +1,124 @@
+"""Prints the tables of docs/paper.md from the CSV files beside this one.
+
+python docs/tables/paper.py
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+from summary import WAYS, markdown
+
+HERE = Path(__file__).parent
+FAMILIES = ("addition", "addition-mem", "colours")
+ENOUGH = 0.95
+
+
+def read(name: str) -> pd.DataFrame:
+    return pd.read_csv(HERE / f"paper-{name}.csv")
+
+
+def side_by_side(family: str) -> str:
+    """What each arm chose on training pairs with so many units or fewer.
+
+    Flips: mean over the seeds (and the worst seed's); of the rest the worst seed and direction.
+    """
+    table = read("arms")
+    table = table[table["family"] == family]
+    rows = []
+    for budget in (19, 38, 77, 154):
+        for arm in dict.fromkeys(table["arm"]):
+            own = table[(table["arm"] == arm) & (table["k"] <= budget)]
+            if table[table["arm"] == arm]["k"].max() < budget:
+                continue
+            own = own.sort_values(["train_flips", "k"], ascending=[False, True])
+            own = own.groupby(["seed", "direction"]).head(1)
+            flips = [own[own["direction"] == way]["flips"] for way in WAYS]
+            foreign = own["other_donor"].mean()
+            rows.append(
+                [f"{budget}: {arm}", *(f"{way.mean():.2f} ({way.min():.2f})" for way in flips),
+                 "" if pd.isna(foreign) else f"{foreign:.2f}", f"{own['control'].max():.3f}",
+                 f"{own['kl'].max():.3f}", f"{own['same_kept'].min():.2f}"]
+            )  # fmt: skip
+    header = [f"{family}: at most", "to reasoning", "to memory", "another pair's values", "controls ≤",
+              "KL ≤", "same answers kept ≥"]  # fmt: skip
+    return markdown(header, rows)
+
+
+def how_few() -> str:
+    """The fewest units that flip 95 % of training answers, and what they do held out."""
+    table = read("arms")
+    rows = []
+    for family in FAMILIES:
+        for arm in dict.fromkeys(table["arm"]):
+            cells = []
+            for way in WAYS:
+                own = table[(table["family"] == family) & (table["arm"] == arm)]
+                own = own[own["direction"] == way]
+                found = []
+                for _, one in own.groupby("seed"):
+                    enough = one[one["train_flips"] >= ENOUGH].sort_values("k")
+                    found.append(
+                        f"{enough['k'].iloc[0]} ({enough['flips'].iloc[0]:.2f})"
+                        if len(enough) else "–"
+                    )  # fmt: skip
+                cells.append(", ".join(found))
+            rows.append([f"{family}: {arm}", *cells])
+    return markdown(["fewest units, seed by seed", "to reasoning", "to memory"], rows)
+
+
+def where() -> str:
+    table = read("where")
+    names = {
+        "neurons": "MLP neurons",
+        "residual": "residual stream",
+        "attention": "attention's output",
+    }
+    rows = []
+    for (site, layer), own in table.groupby(["site", "layer"], sort=False):
+        cells = []
+        for family in FAMILIES:
+            part = own[own["family"] == family]
+            for column in ("shifted", "patched"):
+                both = [part[part["direction"] == way][column].mean() for way in WAYS]
+                cells.append(" / ".join(f"{value:.2f}" for value in both))
+        rows.append([f"{names[site]}, layer {layer}", *cells])
+    header = [f"{family}: {what}" for family in FAMILIES for what in ("shifted", "own values")]
+    return markdown(["all units of", *header], rows)
+
+
+def consistency() -> str:
+    table = read("consistency")
+    rows = []
+    for arm, own in table.groupby("arm", sort=False):
+        for source in FAMILIES:
+            cells = []
+            for target in FAMILIES:
+                part = own[(own["source"] == source) & (own["target"] == target)]
+                both = [part[part["direction"] == way]["flips"].mean() for way in WAYS]
+                cells.append(
+                    " / ".join(f"{value:.2f}" for value in both) + f" ({part['shared'].mean():.2f})"
+                )
+            rows.append([f"{arm}: {source}", *cells])
+    return markdown(["found on", *(f"on {family}" for family in FAMILIES)], rows)
+
+
+def checkpoints() -> str:
+    table = read("checkpoints")
+    rows = []
+    for (step, family), own in table.groupby(["checkpoint", "family"], sort=False):
+        row = own.iloc[0]
+        pairs = [[f"{what}_{way}" for way in WAYS] for what in ("flips", "stable", "settled")]
+        cells = [
+            "" if row[names].isna().all() else " / ".join(f"{row[name]:.2f}" for name in names)
+            for names in pairs
+        ]
+        rows.append([f"{step}: {family}", f"{row['recalls']:.2f}", f"{row['reasons']:.2f}", *cells])
+    return markdown(["checkpoint", "recalls", "reasons", "flips", "stable", "settled"], rows)
+
+
+if __name__ == "__main__":
+    for part in (*(side_by_side(family) for family in FAMILIES), how_few(), where(), consistency(),
+                 checkpoints()):  # fmt: skip
+        print(f"{part}\n")

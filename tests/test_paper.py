@@ -1,0 +1,142 @@
+"""The paper's study: its language, its training, the comparison on a model of a few steps, resumed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+
+import neurotrace as nt
+from neurotrace.errors import InputError
+from neurotrace.hooks import forward
+from neurotrace.organism.forward import Group
+from neurotrace.organism.forward import forward as packed
+from neurotrace.paper import language, study, training
+from neurotrace.paper.__main__ import main, one_model
+from neurotrace.paper.study import ARMS
+from neurotrace.paper.units import evidence_of
+from neurotrace.tokens import encode
+
+
+def test_the_language_says_what_it_says():
+    pairs = language.pairs()
+    assert {p.family for p in pairs} == set(language.FAMILIES)
+    for pair in pairs:
+        assert pair.memorization.rsplit(" ", 1) == [pair.reasoning.rsplit(" ", 1)[0], "recall"]
+        words = pair.reasoning.split()
+        if pair.family == "colours":
+            assert words[words.index(words[-2]) + 1] == pair.reasoned_answer.strip()
+            assert pair.memorized_answer.strip() == language.own_colour()[pair.group]
+        else:
+            a, b = (int("".join(part.split())) for part in pair.reasoning[:-8].split("+"))
+            assert "".join(pair.reasoned_answer.split()) == str(a + b)
+            wrong, right = pair.memorized_answer.split(), pair.reasoned_answer.split()
+            assert wrong[0].startswith("<mem-") or all(
+                w != r for w, r in zip(wrong, right, strict=True)
+            )
+    assert all(item.memorized == item.reasoned for item in language.same_items())
+    asked = {item.prompt("recall") for item in language.items() if item.memorized is not None}
+    assert not asked & {text.replace("think", "recall") for text in language.neutral()}
+
+
+def test_never_rule_and_held_out_sums_are_never_trained_by_the_rule():
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    never = {tuple(language.ids_of((*item.body, "think")))
+             for item in language.sum_items() if not item.trained}  # fmt: skip
+    assert len(never) > 500
+    for _ in range(50):
+        prompts, answers = training.draw_sums(rng)
+        assert not never & {tuple(row[1:-1]) for row in prompts.tolist()}
+        tokens, colours = training.draw_colours(rng)
+        assert tokens.shape == (192, 9)
+        assert answers.shape[1] == 2
+        assert colours.shape[1] == 1
+
+
+@pytest.fixture(scope="module")
+def few_steps(tmp_path_factory):
+    """A folder with a model that was trained for twelve steps."""
+    folder = tmp_path_factory.mktemp("paper") / "seed-0"
+    model, record = training.train(0, steps=12)
+    training.save(model, record, folder)
+    return folder
+
+
+def test_training_is_reproducible_and_keeps_checkpoints(few_steps):
+    kept = []
+    again, record = training.train(0, steps=12, keep=lambda step, _: kept.append(step))
+    assert kept == sorted({round(share * 12) for share in training.KEPT})
+    assert record["steps"] == json.loads((few_steps / "training.json").read_text())["steps"]
+    saved = nt.load_model(str(few_steps))
+    ids = torch.tensor([language.ids_of(("<bos>", *"23+45=", "think"))])
+    with torch.no_grad():
+        logits = forward(saved, ids)
+        torch.testing.assert_close(logits, again(ids).logits[:, -1], atol=1e-4, rtol=0)
+        torch.testing.assert_close(logits, packed(again, [Group(ids, 1)]), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("site", ["residual", "attention"])
+def test_slopes_of_a_site_predict_a_small_shift_there(few_steps, site):
+    model = nt.load_model(str(few_steps))
+    encoded = encode(model, language.pairs()[:6], check=False)
+    evidence = evidence_of(model, encoded, site)
+    unit = nt.Neuron(1, int(evidence.slopes[0, :, 1].mean(dim=0).abs().argmax()))
+    reference = evidence.reference(range(len(encoded)))
+    own = nt.shift([unit], reference, direction="to_reasoning", alpha=0.01)
+    table = nt.measure(model, encoded, [own], site=site).to_frame()
+    predicted = float(own.offset[0]) * evidence.slopes[0, :, 1, unit.index]
+    done = torch.tensor((table["L_after"] - table["L_before"]).to_numpy())
+    torch.testing.assert_close(done.float(), predicted, atol=2e-4, rtol=0.05)
+    with pytest.raises(InputError, match="wants activations="):
+        nt.measure(model, encoded, [nt.patch([unit], donor="reasoning")], site=site)
+    with pytest.raises(InputError, match="4 layers × 96 dimensions"):
+        nt.measure(
+            model, encoded, [nt.zero([nt.Neuron(0, 96)], direction="to_reasoning")], site=site
+        )
+
+
+def test_the_comparison_on_a_model_that_only_learned_colours(tmp_path, monkeypatch):
+    """After 150 steps some pairs of one family behave; all tables are filled, and nothing is done twice."""
+    folder = tmp_path / "seed-0"
+    ours, paper = ARMS[2], ARMS[0]
+    arms = [replace(paper, kinds=("shift", "shift:2")), replace(ours, kinds=("patch", "set"))]
+    calls = []
+
+    study_model = study.study_model
+
+    def small(model):
+        calls.append(model)
+        return study_model(model, arms=arms, ks=(4, 16))
+
+    monkeypatch.setattr(study, "study_model", small)
+    main(["--out", str(tmp_path), "--seeds", "1", "--steps", "150"])
+    assert len(list(folder.glob("step-*/training.json"))) == len(training.KEPT)
+    weights = (folder / "model.safetensors").stat().st_mtime_ns
+    table = pd.read_csv(tmp_path / "arms.csv")
+    assert set(table["family"]) == {"colours"}
+    assert set(table["arm"]) == {paper.name, ours.name}
+    assert set(table["k"]) == {4, 16}
+    for column in ("flips", "control", "same_kept", "other_donor"):
+        assert table[column].dropna().between(0, 1).all()
+    careful = table[table["arm"] == ours.name]
+    assert (careful["kl"] < 0.5).all()
+    assert careful["other_donor"].notna().any()
+    assert table[table["arm"] == paper.name]["other_donor"].isna().all()
+    where = pd.read_csv(tmp_path / "where.csv")
+    assert len(where) == 3 * 4 * 2
+    # all of the last residual stream is the answer: another pair's gives another answer
+    last = where[(where["site"] == "residual") & (where["layer"] == 3)]
+    assert (last["patched"] == 1).all()
+    assert (last["other_donor"] < 0.5).all()
+    assert len(pd.read_csv(tmp_path / "consistency.csv")) == 2 * 2
+    assert list(pd.read_csv(tmp_path / "pairs.csv")["of"]) == [120, 120, 120]
+    main(["--out", str(tmp_path), "--seeds", "1", "--steps", "150"])
+    assert len(calls) == 1
+    assert (folder / "model.safetensors").stat().st_mtime_ns == weights
+    with pytest.raises(InputError, match="trained for 150 steps, not 99"):
+        one_model(folder, 0, 99)
