@@ -103,12 +103,11 @@ def read_family(model: Any, encoded: EncodedPairs, name: str) -> Family:
 
 
 def sizes(model: Any) -> tuple[int, ...]:
-    """Numbers of units: powers of two, and 5 % and 10 % of the hidden dimensions and of the neurons."""
+    """Numbers of units: powers of two, 5 % and 10 % of the hidden dimensions, 5 % of the neurons."""
     info = inspect_model(model)
-    shares = [round(part * info.n_layers * width)
-              for width in (info.d_model, info.d_mlp) for part in (0.05, 0.1)]  # fmt: skip
-    small = [k for k in (1, 2, 4, 8, 16, 32) if k < shares[0]]
-    return tuple(sorted({*small, *shares}))
+    hidden, neurons = info.n_layers * info.d_model, info.n_layers * info.d_mlp
+    shares = [round(0.05 * hidden), round(0.1 * hidden), round(0.05 * neurons)]
+    return tuple(sorted({*(k for k in (1, 2, 4, 8, 16) if k < shares[0]), *shares}))
 
 
 def study_model(
@@ -189,7 +188,7 @@ def _arm(
 ) -> Iterator[tuple[Row, Intervention]]:
     """For each k, to 10 % of the units: the row of what was chosen on training pairs, and that."""
     reference = family.references[arm.site]
-    ks = [k for k in ks if k <= round(reference.norms.numel() / 10)]
+    ks = [k for k in ks if k <= reference.norms.numel() // 10]
     made: list[Intervention] = []
     for kind, scores in _rankings(family, model, arm, direction, family.train):
         made += interventions_for(
