@@ -26,9 +26,9 @@ def plot_located(located: Located, *, title: str | None = None) -> go.Figure:
         own = table[table["unit"] == unit].sort_values("layer")
         layers = own["layer"].tolist()
         figure.add_scatter(
-            x=layers + layers[::-1], y=own["high"].tolist() + own["low"].tolist()[::-1], fill="toself", mode="lines",
-            fillcolor=fade(colour), line={"width": 0}, hoverinfo="skip", showlegend=False,
-            legendgroup=unit,
+            x=layers + layers[::-1], y=own["high"].tolist() + own["low"].tolist()[::-1],
+            fill="toself", mode="lines", fillcolor=fade(colour), line={"width": 0}, hoverinfo="skip",
+            legendgroup=unit, showlegend=False,
         )  # fmt: skip
         figure.add_scatter(
             x=layers, y=own["answers"], mode="lines+markers", name=name, legendgroup=unit,
