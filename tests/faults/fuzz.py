@@ -3,10 +3,10 @@
     python tests/faults/fuzz.py --times 10000
 
 Pairs files, specs, manifests and Parquet parts: good ones with bytes or values changed, many of them
-with hash or seal set right again, so that what is behind those is met. Each runs as `neurotrace sweep` would
-in this process, up to where a model would be loaded; more than two minutes is a hang, and any file
-outside the run's folder that is new or changed is a failure. A run that passes its check after a part was
-changed must have the very same rows, whole and filtered.
+with hash or seal set right again, so that what is behind those is met. Each runs as `neurotrace sweep`
+would in this process, up to where a model would be loaded; more than two minutes is a hang, and any file
+outside the run's folder that is new or changed is a failure. A run that passes its check after a
+manifest or a part was changed must have the very same rows, whole and filtered.
 """
 
 from __future__ import annotations
