@@ -18,9 +18,9 @@ ray = pytest.importorskip("ray")
 
 @pytest.fixture(scope="module")
 def cluster():
-    from ray.cluster_utils import Cluster
+    from ray_cluster import start_cluster
 
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    made = start_cluster(num_cpus=1)
     yield made
     ray.shutdown()
     made.shutdown()
@@ -34,7 +34,9 @@ def merged(folder: Path):
 def test_a_node_dies_and_nothing_is_lost(cluster, tmp_path):
     asked = nt.Sweep("organism", ("arithmetic",), max_pairs=60, part_rows=1536, threads=1)
     nt.sweep(asked, tmp_path / "here")
-    second = cluster.add_node(num_cpus=1)
+    from ray_cluster import add_node
+
+    second = add_node(cluster, num_cpus=1)
     killed = []
 
     def stop():
@@ -70,3 +72,19 @@ def writers(out: Path) -> set[int]:
 def test_no_cluster_is_said_in_a_line(tmp_path):
     with pytest.raises(InputError, match="no Ray cluster at 'nowhere'"):
         nt.sweep_on_ray(nt.Sweep("organism", ("letters",)), tmp_path, address="nowhere")
+
+
+def test_a_slow_start_is_tried_again(tmp_path, monkeypatch):
+    tried = []
+
+    def slow(**options):
+        tried.append(options["address"])
+        raise Exception("The current node timed out during startup. And more")
+
+    monkeypatch.setattr(ray, "init", slow)
+    with (
+        pytest.warns(UserWarning, match=r"Ray did not start \(The current node timed out.* again"),
+        pytest.raises(InputError, match=r"tried 3 times .*timed out.*: is it busy\?"),
+    ):
+        nt.sweep_on_ray(nt.Sweep("organism", ("letters",)), tmp_path, address="local")
+    assert tried == ["local"] * 3

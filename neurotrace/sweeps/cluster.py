@@ -27,6 +27,7 @@ from neurotrace.sweeps.parts import PARTS, part_file
 
 AHEAD = 2  # parts under way with one worker
 _LOSSES = 3  # workers that one part, or the loading of the model, may cost
+_STARTS = 3  # tries to start Ray here: it gives itself 30 seconds, too few on a busy machine
 _PATIENCE = 60.0  # seconds without any worker before it is said
 
 
@@ -222,15 +223,26 @@ def _connect(address: str, processors: int) -> Any:
     options: dict[str, Any] = {"address": address}
     if address == "local":
         options |= {"include_dashboard": False, "num_cpus": processors or None}
-    try:
-        ray.init(
-            **options, log_to_driver=False, logging_level=logging.ERROR, namespace="neurotrace"
-        )
-    except Exception as error:  # a node that starts too slowly is a plain Exception
-        line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(
-            f"no Ray cluster at {address!r} ({line}): wanted local, auto, or host:port"
-        ) from None
+    for left in reversed(range(_STARTS if address == "local" else 1)):
+        try:
+            ray.init(
+                **options, log_to_driver=False, logging_level=logging.ERROR, namespace="neurotrace"
+            )
+            break
+        except Exception as error:  # a node that starts too slowly is a plain Exception
+            line = (str(error).strip() or type(error).__name__).splitlines()[0]
+            ray.shutdown()
+            if left:
+                warnings.warn(f"Ray did not start ({line}), trying again", stacklevel=3)
+            elif address == "local":
+                raise InputError(
+                    f"Ray did not start on this machine, tried {_STARTS} times ({line}): is it busy? "
+                    "Run the same command again, or without --ray and with --shard"
+                ) from None
+            else:
+                raise InputError(
+                    f"no Ray cluster at {address!r} ({line}): wanted local, auto, or host:port"
+                ) from None
     return ray
 
 

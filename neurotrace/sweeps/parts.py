@@ -3,6 +3,10 @@
 A cell whose effect is not finite has nulls in `L_after` and `effect`, so that no reader averages it
 in, and `mark` says what was met. `batch` is the number of tokens in the pass that computed it: less
 than the manifest's says that memory ran short, and that the last bits may differ.
+
+Parquet protects the bytes of its pages alone: a bit of a footer's statistics can hide rows from a
+filter, or keep Arrow's reader waiting for ever. So a part is sealed: the note in its footer holds the
+CRC-32 of all that stands before the footer, and that of the footer.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import os
 import re
 import socket
 import time
+import zlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +33,10 @@ PARTS = "parts"
 TEXTS = ("pair", "family", "template", "group")
 _NAME = re.compile(r"part-(\d{8,15})\.parquet")
 _META = b"neurotrace"
+_SEAL = re.compile(
+    rb'"seal": "([0-9a-f]{8})([0-9a-f]{8})"'
+)  # body, footer (with zeros for its own)
+_TAIL = 8  # bytes of a Parquet file's end: the footer's length and a word
 
 
 def part_file(part: int) -> str:
@@ -57,11 +66,20 @@ def write_part(
     note = {
         "content_sha256": manifest.hash, "part": part, "host": socket.gethostname(),
         "pid": os.getpid(), "seconds": round(seconds, 3), "finished": time.time(),
+        "seal": "0" * 16,
     }  # fmt: skip
     sink = io.BytesIO()
     table = table.replace_schema_metadata({_META: json.dumps(note).encode()})
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-    folder.write(part_file(part), sink.getvalue())
+    folder.write(part_file(part), sealed(sink.getvalue()))
+
+
+def sealed(raw: bytes) -> bytes:
+    """A part's bytes with the checksums in its note set."""
+    start = len(raw) - _TAIL - int.from_bytes(raw[-_TAIL:-4], "little")
+    footer = _SEAL.sub(b'"seal": "%08x' % zlib.crc32(raw[:start]) + b'00000000"', raw[start:])
+    footer = _SEAL.sub(rb'"seal": "\g<1>' + b'%08x"' % zlib.crc32(footer), footer)
+    return raw[:start] + footer
 
 
 def present(folder: Folder, manifest: Manifest) -> tuple[dict[int, dict[str, Any]], dict[str, str]]:
@@ -78,6 +96,34 @@ def present(folder: Folder, manifest: Manifest) -> tuple[dict[int, dict[str, Any
         else:
             whole[found["part"]] = found
     return whole, broken
+
+
+def is_whole(folder: Folder, part: int) -> bool:
+    """Whether every byte is as it was written; `present` looks at the footer alone."""
+    raw = folder.read(part_file(part)) or b""
+    try:
+        footer = _footer(io.BytesIO(raw))
+    except ValueError:
+        return False
+    seal = _SEAL.search(footer)
+    return seal is not None and zlib.crc32(raw[: -len(footer)]) == int(seal[1], 16)
+
+
+def _footer(file: Any) -> bytes:
+    """From the start of the footer to the end of the file.
+
+    Raises:
+        ValueError: it is not as it was written.
+    """
+    file.seek(-_TAIL, io.SEEK_END)
+    size = int.from_bytes(file.read(_TAIL)[:4], "little") + _TAIL
+    file.seek(-size, io.SEEK_END)
+    footer = bytes(file.read(size))
+    seal = _SEAL.search(footer)
+    blank = _SEAL.sub(rb'"seal": "\g<1>00000000"', footer)
+    if seal is None or zlib.crc32(blank) != int(seal[2], 16):
+        raise ValueError("its footer is not as it was written")
+    return footer
 
 
 def sweep_up(folder: Folder, parts: list[int]) -> None:
@@ -111,6 +157,7 @@ def _check(folder: Folder, manifest: Manifest, name: str) -> dict[str, Any] | st
         return f"the sweep has {manifest.layout.parts} parts"
     try:
         with folder.fs.open(folder.file(f"{PARTS}/{name}"), "rb") as file:
+            _footer(file)
             footer = pq.ParquetFile(file)
             rows, found = footer.metadata.num_rows, footer.schema_arrow
         note = parse_json((found.metadata or {}).get(_META, b"null"))

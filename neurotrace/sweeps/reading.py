@@ -18,7 +18,7 @@ from neurotrace.sweeps.driver import known_sweep, marked_cells
 from neurotrace.sweeps.folders import Folder, open_folder, reason
 from neurotrace.sweeps.layout import Layout
 from neurotrace.sweeps.manifest import Manifest, refuse_other
-from neurotrace.sweeps.parts import PARTS, part_file, present, schema
+from neurotrace.sweeps.parts import PARTS, is_whole, part_file, present, schema
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -129,8 +129,12 @@ class SweepRun(Shown):
                 f"{len(self.missing)} of {self.layout.parts} parts are missing (the first: "
                 f"{self.missing[0]}): run the sweep again, it goes on"
             )
-        for _ in self.batches():
-            pass
+        for part, folder in self.parts.items():
+            if not is_whole(folder, part):
+                raise InputError(
+                    f"{folder.file(part_file(part))} is damaged: delete it and run the sweep again, it "
+                    "does that part anew"
+                )
 
     def merge(self, out: str | Path) -> Path | str:
         """Write all rows, in order, into one Parquet file; returns its path.

@@ -5,8 +5,8 @@
     python tests/faults/kill_resume.py --times 10 --ray driver     # the process that hands out parts
 
 The command line's own `main` runs in a fork of this process, which has torch imported and nothing
-computed (with --ray: in a process from scratch). A moment is: a random number of parts is there (0:
-while the model is being loaded), and then a random bit of a second more.
+computed; with --ray, in a process from scratch, on one cluster for all turns. A moment is: a random
+number of parts is there (0: while the model is being loaded), and then a random bit of a second more.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -27,6 +28,8 @@ import transformer_lens.model_bridge  # noqa: F401
 
 import neurotrace as nt
 from neurotrace import cli
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 PART_ROWS = 1536  # a pair of the organism
 MOST_DELAY = 0.03  # seconds; a part takes about half of that
@@ -44,34 +47,42 @@ def main() -> None:
     draw = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as home:
         whole = Path(home, "whole")
-        assert wait(start(whole, options.pairs, ray=False)) == 0
+        assert wait(start(whole, options.pairs)) == 0
         expected = fingerprint(whole)
+        cluster = None
+        if options.ray:
+            from ray_cluster import start_cluster
+
+            cluster = start_cluster(num_cpus=2)
         begun = time.monotonic()
         for turn in range(options.times):
             out = Path(home, f"run{turn}")
-            there = trial(out, options, draw)
+            there = trial(out, options, draw, cluster)
             found = fingerprint(out)
             assert found == expected, f"{out}: {found}, undisturbed {expected}"
             print(f"killed with {there} of {options.pairs} parts there: same bits", flush=True)
+        seconds = time.monotonic() - begun
     size, cells = expected[1:]
-    seconds = time.monotonic() - begun
     print(
         f"{options.times} times killed ({options.ray or 'process'}), {options.times} times the same "
         f"{size} bytes; {cells} cells, none lost or doubled; {seconds / options.times:.1f} s each"
     )
 
 
-def trial(out: Path, options: argparse.Namespace, draw: random.Random) -> int:
+def trial(out: Path, options: argparse.Namespace, draw: random.Random, cluster: Any) -> int:
     """Start, kill, go on to the end; returns how many parts were there when it was killed."""
     wanted = draw.randrange(options.pairs - LAST)
-    pid = start(out, options.pairs, ray=bool(options.ray))
+    address = cluster.address if cluster else ""
+    while cluster and workers_of(cluster):  # those of the turn before
+        time.sleep(0.1)
+    pid = start(out, options.pairs, address)
     while parts(out) < wanted:
         ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         assert ended is None, f"it ended before it was killed: {ended}"
         time.sleep(0.002)
     time.sleep(draw.uniform(0, MOST_LOADING if wanted == 0 else MOST_DELAY))
     if options.ray == "worker":
-        kill_a_worker(pid, draw)
+        kill_a_worker(cluster, draw)
         there = parts(out)
         assert wait(pid) == 0  # the driver has the parts done again
     else:
@@ -80,22 +91,22 @@ def trial(out: Path, options: argparse.Namespace, draw: random.Random) -> int:
         there = parts(out)
         if there:
             assert not nt.open_run(out).broken
-        assert wait(start(out, options.pairs, ray=bool(options.ray))) == 0
+        assert wait(start(out, options.pairs, address)) == 0
     return there
 
 
-def start(out: Path, pairs: int, *, ray: bool) -> int:
-    """`neurotrace sweep …` in another process; its id."""
+def start(out: Path, pairs: int, address: str = "") -> int:
+    """`neurotrace sweep …` in another process, on the cluster at `address` if there is one; its id."""
     words = [
         "sweep", "--model", "organism", "--probes", "arithmetic", "--max-pairs", str(pairs),
         "--part-rows", str(PART_ROWS), "--threads", "1", "--out", str(out),
-        *(["--ray", "local", "--workers", "2"] if ray else []),
+        *(["--ray", address, "--workers", "2"] if address else []),
     ]  # fmt: skip
     pid = os.fork()
     if pid:
         return pid
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    if ray:
+    if address:
         os.execv(sys.executable, [sys.executable, "-m", "neurotrace.cli", *words])
     sys.argv = ["neurotrace", *words]
     try:
@@ -111,27 +122,21 @@ def wait(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def kill_a_worker(driver: int, draw: random.Random) -> None:
-    """One of the workers that this driver started, once there are two."""
-    import psutil
-
-    for _ in range(2000):
-        family = psutil.Process(driver).children(recursive=True)
-        workers = [one for one in family if named(one).startswith("ray::Worker")]
+def kill_a_worker(cluster: Any, draw: random.Random) -> None:
+    """One of the two workers, once there are two."""
+    for _ in range(6000):
+        workers = workers_of(cluster)
         if len(workers) == 2:
             draw.choice(workers).kill()
             return
         time.sleep(0.05)
-    raise AssertionError("the driver started no two workers")
+    raise AssertionError("no two workers were started")
 
 
-def named(process: object) -> str:
-    import psutil
+def workers_of(cluster: Any) -> list[Any]:
+    from ray_cluster import worker_processes
 
-    try:
-        return " ".join(process.cmdline())  # type: ignore[attr-defined]
-    except psutil.Error:
-        return ""
+    return worker_processes(cluster)
 
 
 def parts(out: Path) -> int:
