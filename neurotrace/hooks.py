@@ -334,6 +334,22 @@ def residuals(
     return values, entering
 
 
+def answer_slope(
+    model: Any, residual: Float[Tensor, "row d_model"], answer: Int[Tensor, row]
+) -> Float[Tensor, "row d_model"]:
+    """d log p(answer) / d residual behind the last block, through the final norm and the unembedding.
+
+    A soft cap behind the unembedding is left out.
+    """
+    w_u = _unembedding_of(model, residual)
+    with torch.enable_grad():
+        leaf = residual.detach().clone().to(w_u).requires_grad_()
+        log_p = torch.log_softmax(_final_norm(model, leaf) @ w_u, dim=-1)
+        own = log_p.gather(1, answer.to(w_u.device)[:, None]).sum()
+        (slope,) = torch.autograd.grad(own, leaf)
+    return slope.float().cpu()
+
+
 def lens(
     model: Any, residual: Float[Tensor, "row d_model"], plus: int, minus: int
 ) -> Float[Tensor, row]:
@@ -341,15 +357,22 @@ def lens(
 
     A soft cap behind the unembedding is left out. That log p(plus) - log p(minus) is the same number.
     """
+    w_u = _unembedding_of(model, residual)
+    return (_final_norm(model, residual.to(w_u)) @ (w_u[:, plus] - w_u[:, minus])).float().cpu()
+
+
+def _unembedding_of(model: Any, residual: Tensor) -> Tensor:
     w_u = unembedding(model)
     if len(w_u) != residual.shape[-1]:
         raise InputError(
             f"the unembedding reads {len(w_u)} numbers, the residual stream has "
             f"{residual.shape[-1]} (a projection stands between): rank by nt.gradient"
         )
-    normed = model.ln_final(residual.to(w_u)[:, None])[:, 0] if hasattr(model, "ln_final") else None
-    rows = residual.to(w_u) if normed is None else normed
-    return (rows @ (w_u[:, plus] - w_u[:, minus])).float().cpu()
+    return w_u
+
+
+def _final_norm(model: Any, rows: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:
+    return model.ln_final(rows[:, None])[:, 0] if hasattr(model, "ln_final") else rows
 
 
 def _count_hooks(points: Iterable[Any]) -> int:

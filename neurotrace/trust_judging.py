@@ -8,8 +8,9 @@
    without one template (unseen templates), those without one family (unseen relations). AUROC for
    "the answer is the memorized one", within each family, intervals by resampling groups.
 5. Beside them, on the same prompts: what needs no neuron (log-probability, entropy, where the answer
-   stands in the prompt) and what learns from the same first half (the prompt's words, a logistic
-   regression on all neurons at the read position), and a circuit of random neurons.
+   stands in the prompt) and what learns from the same first half (the prompt's words; a logistic
+   regression on all neurons at the read position, on the residual stream at four depths, on what
+   each layer writes for the answer), and a circuit of random neurons.
 6. *Calibrate* on one half of the second half, score the other, and the other way round: ECE, the
    AUROC for "the answer fails on a changed version", risk against coverage, LiMem.
 """
@@ -36,7 +37,7 @@ from neurotrace.prompts import Prompt
 from neurotrace.scores import Scores
 from neurotrace.tokens import Progress, by_length
 from neurotrace.trust_score import consistencies, parts_of
-from neurotrace.trust_signals import plain_signals
+from neurotrace.trust_signals import inside_features, plain_signals
 
 SHARES = (0.0005, 0.001, 0.002, 0.004, 0.008)  # of all neurons: the sizes to choose from
 Keep = Callable[[str, str], bool]  # (family, template) -> whether its prompts find the circuit
@@ -87,13 +88,14 @@ def trust_study(
     frame = tables.frame_of(data.asked, data.train, falls, consistencies(asked))
     for name, signal in plain_signals(model, data.asked).items():
         frame[name] = signal
+    features = {"all neurons": values} | inside_features(model, data.asked, progress=progress)
     frame = tables.calibrated(frame, seed)
     held = frame[~frame["train"]]
     return TrustStudy(
         replace(circuit, calibration=tables.calibration(held)),
         tables.outcomes(everything),
         choices,
-        tables.signals(frame, data.asked, values),
+        tables.signals(frame, data.asked, features),
         held.reset_index(drop=True),
         tables.failures(held),
         tables.coverage(held),

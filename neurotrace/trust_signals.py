@@ -1,7 +1,9 @@
 """What could tell memory from reasoning without any intervention: the margin is judged beside these.
 
-`PLAIN` ones need no training: how sure the model is, where its answer stands in the prompt. Two learn:
-from the prompt's words, and from all neurons at the read position.
+`PLAIN` ones need no training: how sure the model is, where its answer stands in the prompt. The others
+learn: from the prompt's words, from all neurons at the read position, from the residual stream there
+at some depths, and from the *writes*: what each layer's attention and MLP write for the answer,
+write · d log p(answer) / d residual behind the last block, two numbers a layer.
 """
 
 from __future__ import annotations
@@ -9,11 +11,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float
 
 from neurotrace.answers import Answered
 from neurotrace.detectors.linear import LinearDetector
-from neurotrace.hooks import tokenizer_of
+from neurotrace.errors import InputError
+from neurotrace.hooks import Site, answer_slope, inspect_model, read_sites, tokenizer_of
+from neurotrace.tokens import Progress, by_length
 
 Array = np.ndarray
 PLAIN = (
@@ -38,6 +43,39 @@ def plain_signals(model: Any, asked: Answered) -> dict[str, Float[Array, prompt]
     return dict(zip(PLAIN, found, strict=True))
 
 
+def inside_features(
+    model: Any, asked: Answered, *, depths: int = 4, progress: Progress = None
+) -> dict[str, Float[Array, "prompt feature"]]:
+    """The writes, and the residual stream behind `depths` blocks spread evenly, the last among them.
+
+    One pass a prompt. Empty for a model that lacks the hooks, or whose unembedding reads another width.
+    """
+    count = inspect_model(model).n_layers
+    places = sorted({count * (part + 1) // depths - 1 for part in range(depths)} - {-1})
+    sites: tuple[Site, ...] = ("attention", "mlp")
+    writes = [(site, layer) for layer in range(count) for site in sites]
+    found = {"what each layer writes": np.zeros((len(asked), len(writes)), dtype=np.float32)}
+    found |= {
+        f"residual stream, block {layer}": np.zeros(
+            (len(asked), inspect_model(model).d_model), dtype=np.float32
+        )
+        for layer in places
+    }
+    batches = list(by_length(asked.ids, 32))
+    for rows, ids in progress(batches, description="reading baselines") if progress else batches:
+        points = [*writes, *(("residual", layer) for layer in places)]
+        try:
+            read = read_sites(model, ids, points)  # type: ignore[arg-type]
+            slope = answer_slope(model, read["residual", count - 1], asked.top[rows])
+        except InputError:
+            return {}
+        own = [(read[point] * slope).sum(dim=-1) for point in writes]
+        found["what each layer writes"][rows] = torch.stack(own, dim=1).numpy()
+        for layer in places:
+            found[f"residual stream, block {layer}"][rows] = read["residual", layer].numpy()
+    return found
+
+
 def by_words(
     texts: Array, train: Bool[Array, prompt], y: Bool[Array, prompt]
 ) -> Float[Array, prompt]:
@@ -50,8 +88,8 @@ def by_words(
     return LogisticRegression(max_iter=1000).fit(X[train], y[train]).decision_function(X)
 
 
-def by_neurons(
-    values: Float[Array, "prompt neuron"], train: Bool[Array, prompt], y: Bool[Array, prompt]
+def by_features(
+    values: Float[Array, "prompt feature"], train: Bool[Array, prompt], y: Bool[Array, prompt]
 ) -> Float[Array, prompt]:
-    """Log-odds of memory by a logistic regression on every neuron at the read position."""
+    """Log-odds of memory by a logistic regression on standardised features."""
     return LinearDetector(C=10.0).fit(values[train], y[train]).decision_function(values)

@@ -16,7 +16,7 @@ import pandas as pd
 from neurotrace.answers import Answered
 from neurotrace.calibration import FEATURES, Calibration, fit_calibration
 from neurotrace.detectors.judging import auroc, auroc_interval, ece
-from neurotrace.trust_signals import PLAIN, by_neurons, by_words
+from neurotrace.trust_signals import PLAIN, by_features, by_words
 
 UNSEEN = {"items": "family", "templates": "template", "relations": "family"}  # judged within each
 Array = np.ndarray
@@ -82,8 +82,11 @@ def calibration(held: pd.DataFrame) -> Calibration:
     )
 
 
-def signals(frame: pd.DataFrame, asked: Answered, values: Array) -> pd.DataFrame:
-    """AUROC of every signal on the second half, by what was unseen, within a family or template."""
+def signals(frame: pd.DataFrame, asked: Answered, features: Mapping[str, Array]) -> pd.DataFrame:
+    """AUROC of every signal on the second half, by what was unseen, within a family or template.
+
+    Each of the `features` is learnt from by itself; "mean" is the mean over families or templates.
+    """
     y, train = frame["memory"].to_numpy(), frame["train"].to_numpy()
     plain = {name: _oriented(frame[name].to_numpy(), train, y) for name in PLAIN}
     rows: list[dict[str, Any]] = []
@@ -97,23 +100,18 @@ def signals(frame: pd.DataFrame, asked: Answered, values: Array) -> pd.DataFrame
             "memory fall alone": memory,
             "reasoning fall alone": -reasoning,
             "random neurons, same layers": _margin(frame, "random"),
-            "all neurons": _learned(by_neurons, values, strata, unseen, train, y),
             "the prompt's words": _learned(by_words, _texts(asked), strata, unseen, train, y),
-        } | plain
-        for signal, score in found.items():
-            own = [
-                {"of": stratum} | _judged(score[at], frame[at])
-                for stratum in sorted(set(strata))
-                for at in [~train & (strata == stratum)]
-            ]
-            rows += [{"unseen": unseen, "signal": signal} | row for row in own]
+        }
+        for name, X in features.items():
+            found[name] = _learned(by_features, X, strata, unseen, train, y)
+        for signal, score in (found | plain).items():
+            about = {"unseen": unseen, "signal": signal}
+            for stratum in sorted(set(strata)):
+                at = ~train & (strata == stratum)
+                rows.append(about | {"of": stratum} | _judged(score[at], frame[at]))
             rows.append(
-                {
-                    "unseen": unseen, "signal": signal, "of": "mean",
-                    "auroc": float(np.mean([row["auroc"] for row in own])),
-                    "n": sum(row["n"] for row in own), "memory": sum(row["memory"] for row in own),
-                }
-            )  # fmt: skip
+                about | {"of": "mean"} | _judged(score[~train], frame[~train], strata[~train])
+            )
     return pd.DataFrame(rows)
 
 
@@ -186,12 +184,13 @@ def mean_auroc(score: Array, y: Array, strata: Array) -> float:
     return float(np.mean(found)) if found else float("nan")
 
 
-def _judged(score: Array, part: pd.DataFrame) -> dict[str, Any]:
-    y = part["memory"].to_numpy()
+def _judged(score: Array, part: pd.DataFrame, strata: Array | None = None) -> dict[str, Any]:
+    y, groups = part["memory"].to_numpy(), part["group"].to_numpy()
     known = ~np.isnan(score)
-    low, high = auroc_interval(score[known], y[known], part["group"].to_numpy()[known])
+    within = np.zeros(len(y)) if strata is None else strata
+    low, high = auroc_interval(score[known], y[known], groups[known], strata=within[known])
     return {
-        "auroc": auroc(score[known], y[known]), "auroc_lo": low, "auroc_hi": high,
+        "auroc": mean_auroc(score[known], y[known], within[known]), "auroc_lo": low, "auroc_hi": high,
         "n": int(known.sum()), "memory": int(y[known].sum()),
     }  # fmt: skip
 

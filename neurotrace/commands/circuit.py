@@ -64,11 +64,13 @@ def _show(study: TrustStudy, folder: Path) -> None:
 
     console = Console()
     table = Table(title="AUROC for “the answer comes from memory”, held-out prompts")
-    for name in ("unseen", "signal", "least", "mean", "most"):
+    for name in ("unseen", "signal", "mean", "95 %", "least"):
         table.add_column(name, justify="left" if name in ("unseen", "signal") else "right")
     for (unseen, signal), part in study.signals.groupby(["unseen", "signal"], sort=False):
-        own = part[part["of"] != "mean"]["auroc"]
-        table.add_row(unseen, signal, *(f"{v:.3f}" for v in (own.min(), own.mean(), own.max())))
+        mean = part[part["of"] == "mean"].iloc[0]
+        interval = f"{mean['auroc_lo']:.3f}–{mean['auroc_hi']:.3f}"
+        least = part[part["of"] != "mean"]["auroc"].min()
+        table.add_row(unseen, signal, f"{mean['auroc']:.3f}", interval, f"{least:.3f}")
     console.print(table)
     for row in study.failures.to_dict("records"):
         console.print(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
@@ -52,31 +53,41 @@ def auroc_interval(
     y: Array,
     groups: Sequence[Hashable] | Array,
     *,
+    strata: Array | None = None,
     resamples: int = 1000,
     seed: int = 0,
 ) -> tuple[float, float]:
     """95 % percentile bootstrap over groups; resamples with one class are left out.
 
-    With fewer than two groups, or one class, (NaN, NaN): nothing to resample.
+    With `strata`: of the mean of the AUROCs within each. With fewer than two groups, or one class,
+    (NaN, NaN): nothing to resample.
     """
     _, member = np.unique(np.asarray(groups), return_inverse=True)
     count = member.max(initial=-1) + 1
     if count < 2 or len(np.unique(y)) < 2:
         return float("nan"), float("nan")
-    # each score's place among the sorted distinct ones; AUROC from weighted counts at each place
-    place = np.unique(score, return_inverse=True)[1]
     rng = np.random.default_rng(seed)
     weight = rng.multinomial(count, np.full(count, 1 / count), size=resamples)[:, member]
-    hits = np.zeros((resamples, place.max() + 1))
+    parts = [slice(None)] if strata is None else [strata == name for name in np.unique(strata)]
+    found = np.array([_weighted_aurocs(score[own], y[own], weight[:, own]) for own in parts])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a resample in which no stratum has both classes
+        values = np.nanmean(found, axis=0)
+    low, high = np.nanquantile(values, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _weighted_aurocs(score: Array, y: Array, weight: Float[Array, "resample row"]) -> Array:
+    """AUROC with each resample's weights; NaN where one class has none."""
+    # each score's place among the sorted distinct ones; AUROC from weighted counts at each place
+    place = np.unique(score, return_inverse=True)[1]
+    hits = np.zeros((len(weight), place.max(initial=-1) + 1))
     misses = np.zeros_like(hits)
     for row, (at, positive) in enumerate(zip(place, y, strict=True)):
         (hits if positive else misses)[:, at] += weight[:, row]
     below = np.cumsum(misses, axis=1) - misses / 2
     total = hits.sum(axis=1) * misses.sum(axis=1)
-    defined = total > 0
-    values = (hits * below).sum(axis=1)[defined] / total[defined]
-    low, high = np.quantile(values, [0.025, 0.975])
-    return float(low), float(high)
+    return np.where(total > 0, (hits * below).sum(axis=1) / np.maximum(total, 1), np.nan)
 
 
 def ece(p: Float[Array, row], y: Array, *, bins: int = 10) -> float:

@@ -63,7 +63,7 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.removeprefix("the ").lower()).strip("-")
 
 
-def write_rows(target: Path, made: Iterable[Mapping[str, str]]) -> Path:
+def write_rows(target: Path, made: Iterable[Mapping[str, str | None]]) -> Path:
     """Write JSON lines to the file `target`, or to `pairs.jsonl` in it; all of them or nothing."""
     path = target / "pairs.jsonl" if os.path.isdir(target) else target
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in made]

@@ -1,13 +1,12 @@
 """Write prompts.jsonl: what a text claims against what a model knows, in five relations.
 
-Run it from anywhere as `python probes/conflicts/build.py`. It needs only the standard library, and
-writes the same bytes every time.
+Run it from anywhere as `python probes/conflicts/build.py`; it writes the same bytes every time.
 """
 
-import json
 import random
-import re
 from pathlib import Path
+
+from neurotrace.library.making import slug, write_rows
 
 SEED = 0
 
@@ -85,7 +84,7 @@ RELATIONS = {
     "capital": (CAPITALS, "the capital of {s} is the city of", PLACES,
                 {"suppose": 2, "game": 2, "pupil": 2, "rumour": 2}),
     "language": (LANGUAGES, "the people of {s} speak", PLACES,
-                 {"suppose": 2, "game": 2, "sign": 2, "story": 2}),
+                 {"suppose": 2, "game": 2, "sign": 2, "story": 3}),
     "country": (COUNTRIES, "the city of {s} is in the country of", TOWNS,
                 {"pupil": 2, "series": 2, "story": 2, "lie": 3}),
     "maker": (MAKERS, "{s} is made by the company", GADGETS,
@@ -117,11 +116,6 @@ def text(statement: str, template: str, claimed: str, known: str, *, known_first
     if known_first:
         sentences.reverse()
     return " ".join([*sentences, after.format(statement=statement)])
-
-
-def slug(words: str) -> str:
-    """Return `words` as a part of an id: "the United Kingdom" becomes "united-kingdom"."""
-    return re.sub(r"[^a-z0-9]+", "-", words.removeprefix("the ").lower()).strip("-")
 
 
 def prompts(family: str) -> list[dict[str, str | None]]:
@@ -165,16 +159,6 @@ def prompts(family: str) -> list[dict[str, str | None]]:
     return rows
 
 
-def main() -> None:
-    """Write prompts.jsonl beside this file, all of it or nothing."""
-    target = Path(__file__).with_name("prompts.jsonl")
-    rows = [row for family in RELATIONS for row in prompts(family)]
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-    part = target.with_suffix(".part")
-    part.write_text("".join(lines), encoding="utf-8", newline="\n")
-    part.replace(target)
-    print(f"{target.name}: {len(lines)} prompts")
-
-
 if __name__ == "__main__":
-    main()
+    made = [row for family in RELATIONS for row in prompts(family)]
+    write_rows(Path(__file__).with_name("prompts.jsonl"), made)
