@@ -48,7 +48,7 @@ def plot_coverage(coverage: pd.DataFrame, *, title: str | None = None) -> go.Fig
     everything = float(coverage.groupby("signal")["risk"].last().iloc[0])
     figure.add_hline(
         y=everything, line={"color": "#999999", "dash": "dot"}, annotation_text="all answers",
-        annotation_position="bottom right",
+        annotation_position="top left",
     )  # fmt: skip
     figure.update_xaxes(
         title="answers kept, the least risky first", tickformat=".0%", range=[0, 1.01]
@@ -90,8 +90,8 @@ def plot_reliability(
             rows.append((p.to_numpy()[own].mean(), hits.mean(), low, high, len(hits)))
         x, y, low, high, n = np.array(rows).T
         figure.add_scatter(
-            x=x, y=y, mode="lines+markers", name=f"P({name})", line={"color": colour, "width": 1},
-            marker={"size": 6 + 14 * np.sqrt(n / n.max())},
+            x=x, y=y, mode="markers", name=f"P({name})",
+            marker={"size": 6 + 14 * np.sqrt(n / n.max()), "color": colour},
             error_y={"type": "data", "array": high - y, "arrayminus": y - low, "thickness": 1},
             customdata=np.stack([n, low, high], axis=1),
             hovertemplate=f"P({name}) %{{x:.3f}}: %{{y:.1%}} [%{{customdata[1]:.1%}}, "
