@@ -51,7 +51,9 @@ _HOME = {
     "plotting_sites": ("plot_located",),
     "plotting_detectors": ("plot_sites", "plot_transfer", "plot_weights"),
     "trust_score": ("Trust", "calibrate", "trust"),
-    "monitoring": ("monitor",),
+    "monitoring": ("Token", "monitor"),
+    "plotting_trust": ("plot_coverage", "plot_margins", "plot_reliability", "plot_signals"),
+    "plotting_monitor": ("plot_monitor",),
     "trust_judging": ("TrustStudy", "trust_study"),
     "detectors": (
         "FusedDetector", "InvariantDetector", "LinearDetector", "about_detector", "judge",

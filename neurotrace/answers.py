@@ -9,24 +9,29 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from neurotrace import metrics
+from neurotrace.display import Cell, Shown, Table, View, clip
 from neurotrace.errors import InputError
 from neurotrace.hooks import inspect_model, tokenizer_of
 from neurotrace.prompts import Prompt
 from neurotrace.records import short
 from neurotrace.tokens import Progress, by_length, last_logits
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 Outcome = Literal["memory", "reasoning", "other"]
+OUTCOMES: tuple[Outcome, ...] = ("memory", "reasoning", "other")
 
 
 @dataclass(frozen=True)
-class Answered:
+class Answered(Shown):
     """Prompts with named answers, their ids, and the model's own answer."""
 
     prompts: tuple[Prompt, ...]
@@ -75,6 +80,40 @@ class Answered:
                 "that it answers from memory or by reasoning"
             )
         return self.at(rows)
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row a prompt: its fields, the outcome, log p of the answer and the entropy in nats."""
+        import pandas as pd
+
+        fields = (
+            "id",
+            "family",
+            "template",
+            "group",
+            "prompt",
+            "memorized_answer",
+            "reasoned_answer",
+        )
+        found = {name: [getattr(prompt, name) for prompt in self.prompts] for name in fields}
+        numbers = {name: getattr(self, name).tolist() for name in ("log_probability", "entropy")}
+        return pd.DataFrame(found | {"outcome": list(self.outcome)} | numbers)
+
+    def _view(self) -> View:
+        table = self.to_frame()
+        rows: list[tuple[Cell, ...]] = [
+            (str(family), *(int((part["outcome"] == kind).sum()) for kind in OUTCOMES),
+             clip(part["prompt"].iloc[0], 60))
+            for family, part in table.groupby("family", sort=False)
+        ]  # fmt: skip
+        return View(
+            f"What the model answers to {len(self)} prompts: with the memorized answer, with the "
+            f"reasoned one, or otherwise. {len(self.dropped)} could not be read.",
+            (Table(("family", *OUTCOMES, "its first prompt"), rows),),
+            "All prompts: .to_frame(); those with a named answer: .decided(); left out: .dropped.",
+        )
+
+    def __repr__(self) -> str:
+        return f"Answered({len(self)} prompts: {self.counts()})"
 
 
 def answer(

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -24,6 +24,7 @@ from torch import Tensor
 
 from neurotrace.answers import Answered, Outcome, answer
 from neurotrace.calibration import Calibration
+from neurotrace.display import Shown, Table, View
 from neurotrace.errors import InputError
 from neurotrace.files import read_tensors
 from neurotrace.hooks import inspect_model, w_out
@@ -36,6 +37,9 @@ from neurotrace.rankers.targets import finite
 from neurotrace.scores import Direction, Scores
 from neurotrace.tokens import Progress, by_length
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 Off = Literal["zero", "mean", "class mean"]
 OFFS: tuple[Off, ...] = ("zero", "mean", "class mean")
 Cell = tuple[str, str, Outcome]  # family, template, outcome
@@ -43,7 +47,7 @@ _FORMAT = "neurotrace.circuit/1"
 
 
 @dataclass(frozen=True)
-class Circuit:
+class Circuit(Shown):
     """Memory and reasoning neurons of one model, and what *off* sets each of them to."""
 
     memory: tuple[Neuron, ...]
@@ -115,6 +119,43 @@ class Circuit:
             )  # fmt: skip
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise InputError(f"{path}: a damaged circuit ({error})") from None
+
+    def to_frame(self) -> pd.DataFrame:
+        """Rows (kind, layer, neuron, off, norm): memory's, then reasoning's, strongest first."""
+        import pandas as pd
+
+        every = (*self.memory, *self.reasoning)
+        return pd.DataFrame(
+            {
+                "kind": ["memory"] * len(self.memory) + ["reasoning"] * len(self.reasoning),
+                "layer": [neuron.layer for neuron in every],
+                "neuron": [neuron.index for neuron in every],
+                "off": torch.cat([self.memory_off, self.reasoning_off]).tolist(),
+                "norm": self.norms.tolist(),
+            }
+        )
+
+    def _view(self) -> View:
+        about = self.provenance
+        found = (
+            f" Found on {about['prompts']} prompts of {', '.join(about['families'])}; off: {about['off']}."
+            if "families" in about
+            else ""
+        )
+        rows = [
+            (kind, f"{len(neurons)}", " ".join(map(str, neurons[:8])) + " …" * (len(neurons) > 8))
+            for kind, neurons in (("memory", self.memory), ("reasoning", self.reasoning))
+        ]
+        state = "not calibrated: nt.calibrate(model, held_out_prompts, circuit)"
+        if self.calibration is not None:
+            state = (
+                f"calibrated on {self.calibration.count} prompts: nt.trust(model, prompts, circuit)"
+            )
+        return View(
+            f"The neurons behind recall and reasoning in {about.get('model', 'a model')}.{found}",
+            (Table(("kind", "count", "neurons, strongest first"), rows),),
+            f"It is {state}. All neurons and what off sets them to: .to_frame().",
+        )
 
     def __repr__(self) -> str:
         first = ", ".join(

@@ -18,6 +18,7 @@ from neurotrace.detectors.base import Detector
 from neurotrace.detectors.fused import FusedDetector
 from neurotrace.detectors.linear import LinearDetector
 from neurotrace.detectors.transfer import BASELINES, OTHERS, Task, stack, transfer
+from neurotrace.display import Shown, Table, View, share
 from neurotrace.errors import InputError
 from neurotrace.hooks import SITES, inspect_model
 from neurotrace.margins import causal_margin
@@ -29,11 +30,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CIRCUIT_PROMPTS = 60  # prompts a circuit is found on, at most
+_KINDS = ("own", "another", "others", "worst")  # columns of `summary`
 ASK_MORE = 3  # prompts asked for one that is used: outcomes are rarely even
 
 
 @dataclass(frozen=True)
-class Detection:
+class Detection(Shown):
     """What `detect` found."""
 
     table: pd.DataFrame  # `transfer.COLUMNS`
@@ -42,6 +44,30 @@ class Detection:
     about: dict[str, Any]  # of the chosen one: model, detector, views in order, what it learnt from
     circuit: Circuit | None
     outcomes: dict[str, dict[str, int]] = field(default_factory=dict)  # by unit
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row for each (detector, view, task learnt from, task asked about)."""
+        return self.table
+
+    def _view(self) -> View:
+        rows = [
+            (row["detector"], row["view"], *(share(row[kind]) for kind in _KINDS))
+            for row in summary(self.table).to_dict("records")
+        ]
+        counts = ", ".join(
+            f"{unit} {n['memory']}/{n['reasoning']}" for unit, n in self.outcomes.items()
+        )
+        return View(
+            f"Detectors of recall in {self.about['model']}, asked about groups that they have not seen. "
+            f"Answered from memory/by reasoning: {counts}.",
+            (Table(("detector", "view", "own task", "another", "the one left out", "worst"), rows,
+                   "AUROC for “from memory”, mean over tasks; .5 is chance"),),
+            f"Chosen: {self.about['detector']} on {', '.join(self.about['views'])}. Each pair of tasks "
+            "with intervals: .to_frame(); as a figure: nt.plot_transfer(detection.table).",
+        )  # fmt: skip
+
+    def __repr__(self) -> str:
+        return f"Detection({self.about['model']}: {len(self.table)} rows)"
 
 
 def detect(

@@ -158,6 +158,11 @@ def rate(value: float | None) -> Cell:
     return None if value is None else Bar(value, 1.0, percent(value))
 
 
+def share(value: float) -> Cell:
+    """An AUROC, a probability: digits on a bar that 1 fills."""
+    return None if value != value else Bar(value, 1.0, f"{value:.2f}")
+
+
 def clip(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
@@ -20,14 +20,18 @@ from torch import Tensor
 from neurotrace import metrics
 from neurotrace.answers import Answered, entropy_of, prompt_ids
 from neurotrace.circuits import Circuit
+from neurotrace.display import Bar, Shown, Table, View
 from neurotrace.effects import logits_under
 from neurotrace.errors import InputError
 from neurotrace.prompts import Prompt
 from neurotrace.tokens import Progress, by_length
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 @dataclass(frozen=True)
-class Margins:
+class Margins(Shown):
     """A number a prompt, in the order of the prompts; nats."""
 
     answer: Int[Tensor, prompt]  # id of the top-1 token
@@ -42,6 +46,32 @@ class Margins:
     @property
     def margin(self) -> Float[Tensor, prompt]:
         return self.memory_fall - self.reasoning_fall
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row a prompt: answer (token id), and the rest in nats."""
+        import pandas as pd
+
+        names = ("answer", "log_probability", "entropy", "memory_fall", "reasoning_fall", "margin")
+        return pd.DataFrame({name: getattr(self, name).tolist() for name in names})
+
+    def _view(self) -> View:
+        bound = float(self.margin.abs().max()) if len(self) else 1.0
+        rows = [
+            (place, Bar(float(self.margin[place]), bound, f"{self.margin[place]:+.2f}", signed=True),
+             f"{self.memory_fall[place]:+.2f}", f"{self.reasoning_fall[place]:+.2f}",
+             f"{self.log_probability[place]:.2f}")
+            for place in range(min(10, len(self)))
+        ]  # fmt: skip
+        columns = ("prompt", "margin", "memory fall", "reasoning fall", "log p(answer)")
+        return View(
+            f"Causal margins of {len(self)} prompts' own answers, nats. {int((self.margin > 0).sum())} "
+            "lean on memory (above zero), the others on reasoning.",
+            (Table(columns, rows),),
+            "All prompts: .to_frame(); as probabilities: nt.trust.",
+        )
+
+    def __repr__(self) -> str:
+        return f"Margins({len(self)} prompts)"
 
 
 def causal_margin(

@@ -30,6 +30,7 @@ from neurotrace import trust_tables as tables
 from neurotrace.activations import read_activations
 from neurotrace.answers import Answered, answer
 from neurotrace.circuits import OFFS, Circuit, Slopes, circuit_from, norms_of, slopes
+from neurotrace.display import Shown, Table, View, frame_table
 from neurotrace.errors import InputError
 from neurotrace.hooks import inspect_model
 from neurotrace.margins import Margins, causal_margins
@@ -44,7 +45,7 @@ Keep = Callable[[str, str], bool]  # (family, template) -> whether its prompts f
 
 
 @dataclass(frozen=True)
-class TrustStudy:
+class TrustStudy(Shown):
     """What came of it; every table is a data frame with a row for each thing judged."""
 
     circuit: Circuit  # of the first half, calibrated on all of the second
@@ -53,8 +54,31 @@ class TrustStudy:
     signals: pd.DataFrame  # unseen, of, signal, auroc, auroc_lo, auroc_hi, n, memory
     scores: pd.DataFrame  # a row for each prompt of the second half
     failures: pd.DataFrame  # signal, auroc, auroc_lo, auroc_hi for "fails on a changed version"
-    coverage: pd.DataFrame  # signal, coverage, risk
+    coverage: pd.DataFrame  # signal, coverage, risk, risk_lo, risk_hi
     summary: dict[str, Any]  # what was chosen; ECE; LiMem
+
+    def to_frame(self) -> pd.DataFrame:
+        """The AUROC of every signal: `signals`."""
+        return self.signals
+
+    def _view(self) -> View:
+        said = self.summary
+        failures = self.failures.drop(columns="failed")
+        failures.columns = ["signal", "AUROC", "from", "to", "prompts"]
+        return View(
+            f"A trust score for {self.circuit.provenance.get('model', 'a model')}, judged on "
+            f"{said['held_out']} prompts that had no part in it: ECE {said['ece']:.3f}, abstains on "
+            f"{said['abstains']:.1%}; {said['k']} neurons of either kind, off: {said['off']}.",
+            (
+                Table(("signal", *(f"unseen {name}" for name in tables.UNSEEN)),
+                      tables.mean_rows(self.signals), "AUROC for “from memory”, mean"),
+                frame_table(failures, "AUROC for “the answer fails on a changed version”, 95 %"),
+            ),
+            "Every figure: .signals, .failures, .coverage, .scores, .outcomes; the circuit: .circuit.",
+        )  # fmt: skip
+
+    def __repr__(self) -> str:
+        return f"TrustStudy({self.summary['held_out']} prompts judged)"
 
 
 def trust_study(

@@ -27,6 +27,7 @@ from jaxtyping import Float
 from neurotrace.answers import Answered, answer
 from neurotrace.calibration import FEATURES, fit_calibration
 from neurotrace.circuits import Circuit
+from neurotrace.display import Bar, Shown, Table, View, clip, rate
 from neurotrace.errors import InputError
 from neurotrace.hooks import tokenizer_of
 from neurotrace.margins import Margins, causal_margin
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Trust:
+class Trust(Shown):
     """One row a prompt; the columns are in the module's docstring, and `prompt` (its id or text)."""
 
     table: pa.Table
@@ -56,6 +57,28 @@ class Trust:
             {name: None if value != value else value for name, value in row.items()}
             for row in self.table.to_pylist()
         ]
+
+    def _view(self) -> View:
+        shown = self.to_frame().head(10)
+        bound = float(shown["margin"].abs().max())
+        cells = [
+            (clip(row.prompt, 60), row.answer, rate(row.p_memory), rate(row.p_survives),
+             Bar(row.margin, bound, f"{row.margin:+.2f}", signed=True),
+             "abstains" if row.abstain else "")
+            for row in shown.itertuples()
+        ]  # fmt: skip
+        columns = ("prompt", "answer", "P(from memory)", "P(survives)", "margin, nats", " ")
+        count, abstains = len(self), int(np.sum(self.table["abstain"].to_numpy()))
+        recalled = int(np.sum(self.table["p_memory"].to_numpy() > 0.5))
+        return View(
+            f"What the model's own answers to {count} prompts rest on: {recalled} likelier on memory, "
+            f"{count - recalled} on reasoning; {abstains} unlike all that calibration has seen.",
+            (Table(columns, cells),),
+            "All rows: .to_frame(); as JSON lines: .rows(); a figure: nt.plot_margins(trust).",
+        )
+
+    def __repr__(self) -> str:
+        return f"Trust({len(self)} prompts)"
 
 
 def trust(

@@ -7,6 +7,7 @@ A frame has a row for each decided prompt: `id, family, template, group`, `train
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ import pandas as pd
 from neurotrace.answers import Answered
 from neurotrace.calibration import FEATURES, Calibration, fit_calibration
 from neurotrace.detectors.judging import auroc, auroc_interval, ece
+from neurotrace.display import Cell, share
 from neurotrace.trust_signals import PLAIN, by_features, by_words
 
 UNSEEN = {"items": "family", "templates": "template", "relations": "family"}  # judged within each
@@ -131,20 +133,38 @@ def failures(held: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def coverage(held: pd.DataFrame) -> pd.DataFrame:
-    """Share of answers that fail on a changed version, among those that are kept, least risky first."""
+def coverage(held: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """Share of answers that fail on a changed version, among those that are kept, least risky first.
+
+    `risk_lo`, `risk_hi`: 95 %, groups resampled, of the risk above the same threshold.
+    """
     changed = held[held["survived"].notna()]
     failed = (changed["survived"] < 0.5).to_numpy()
+    group = np.unique(changed["group"], return_inverse=True)[1]
+    count = group.max(initial=0) + 1
+    drawn = np.random.default_rng(seed).multinomial(
+        count, np.full(count, 1 / count), size=resamples
+    )
     parts = []
     for name, risk in _risks(changed).items():
         order = np.argsort(risk, kind="stable")
         kept = np.arange(1, len(order) + 1)
+        weight = drawn[:, group[order]]
+        total = np.cumsum(weight, axis=1)
+        risks = np.where(
+            total > 0, np.cumsum(weight * failed[order], axis=1) / np.maximum(total, 1), np.nan
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # no resample may hold the first prompts
+            low, high = np.nanquantile(risks, [0.025, 0.975], axis=0)
         parts.append(
             pd.DataFrame(
                 {
                     "signal": name,
                     "coverage": kept / max(len(order), 1),
                     "risk": np.cumsum(failed[order]) / kept,
+                    "risk_lo": low,
+                    "risk_hi": high,
                 }
             )
         )
@@ -172,6 +192,13 @@ def summary(
         "survive_where_p_memory_below_half": float((changed["survived"][trusted] > 0.5).mean()),
         "survive_where_p_memory_above_half": float((changed["survived"][~trusted] > 0.5).mean()),
     }
+
+
+def mean_rows(signals: pd.DataFrame) -> list[tuple[Cell, ...]]:
+    """For each signal its mean AUROC by what was unseen, as a table shows it."""
+    mean = signals[signals["of"] == "mean"].pivot(index="signal", columns="unseen", values="auroc")
+    mean = mean.reindex(index=dict.fromkeys(signals["signal"]), columns=list(UNSEEN))
+    return [(str(row[0]), *map(share, row[1:])) for row in mean.itertuples()]
 
 
 def mean_auroc(score: Array, y: Array, strata: Array) -> float:

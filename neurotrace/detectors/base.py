@@ -8,7 +8,7 @@ After `fit` it is frozen: scoring reads the fitted numbers and never the batch a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
@@ -17,12 +17,16 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
+from neurotrace.display import Bar, Cell, Shown, Table, View
 from neurotrace.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Array = np.ndarray
 
 
-class Detector(ClassifierMixin, BaseEstimator):
+class Detector(Shown, ClassifierMixin, BaseEstimator):
     """Base of the detectors. Subclasses give `fit` and `decision_function`, the logit of class 1."""
 
     classes_: Array
@@ -40,6 +44,31 @@ class Detector(ClassifierMixin, BaseEstimator):
 
     def decision_function(self, X: Any) -> Float[Array, row]:
         raise NotImplementedError
+
+    def to_frame(self) -> pd.DataFrame:
+        """What `fit` learnt, as a table."""
+        raise NotImplementedError
+
+    def _learnt(self) -> tuple[str, tuple[str, ...], list[tuple[Cell, ...]]]:
+        """What `fit` learnt: a sentence, a table's columns and its rows."""
+        raise NotImplementedError
+
+    def _view(self) -> View:
+        name = type(self).__name__
+        given = ", ".join(f"{key}={value!r}" for key, value in self.get_params(deep=False).items())
+        if not hasattr(self, self.FITTED[-1]):
+            return View(f"{name}, not fitted: call .fit(X, y). {given}")
+        what, columns, rows = self._learnt()
+        return View(
+            f"{name} on {self.n_features_in_:,} features, P(class {self.classes_[1]}) from "
+            f".predict_proba(X). {what}",
+            (Table(columns, rows[:10]),),
+            f"All of it: .to_frame(); made with {given}.",
+        )
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
+        """scikit-learn's would win over ours."""
+        return {"text/html": self._repr_html_()}
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -80,6 +109,23 @@ class Detector(ClassifierMixin, BaseEstimator):
             return validate_data(self, X, dtype=(np.float64, np.float32), reset=False)
         except ValueError as error:
             raise InputError(str(error)) from None
+
+
+def weights_frame(weights: Float[Array, feature]) -> pd.DataFrame:
+    """Rows (feature, weight), the heaviest first."""
+    import pandas as pd
+
+    order = np.argsort(-np.abs(weights), kind="stable")
+    return pd.DataFrame({"feature": order, "weight": weights[order]})
+
+
+def weights_rows(frame: pd.DataFrame) -> list[tuple[Cell, ...]]:
+    """The first of them, as a table shows them."""
+    bound = float(frame["weight"].abs().max())
+    return [
+        (int(row.feature), Bar(row.weight, bound, f"{row.weight:+.3g}", signed=True))
+        for row in frame.head(10).itertuples()
+    ]
 
 
 class Basis:

@@ -8,17 +8,22 @@ so that a strong view isn't drowned by many weak ones, and a copy isn't counted 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Float
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
+from sklearn.utils.validation import check_is_fitted
 
 from neurotrace.detectors.base import Array, Detector, clip_logit
 from neurotrace.detectors.linear import LinearDetector, folds_of
 from neurotrace.detectors.weights import Draws, fuse, mixture_posterior, product_posterior
+from neurotrace.display import Bar, Cell
 from neurotrace.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Kind = Literal["product", "mixture"]
 Columns = tuple[int, int]
@@ -100,6 +105,25 @@ class FusedDetector(Detector):
         return {
             name: (float(m), float(sd)) for name, (m, sd) in zip(self.names_, pairs, strict=True)
         }
+
+    def to_frame(self) -> pd.DataFrame:
+        """Rows (view, first, last, weight, sd): its columns, and its share of all weight."""
+        import pandas as pd
+
+        check_is_fitted(self)
+        first, last = self.columns_[:, 0], self.columns_[:, 1] - 1
+        weight, sd = zip(*self.weights().values(), strict=True)
+        return pd.DataFrame(
+            {"view": self.names_, "first": first, "last": last, "weight": weight, "sd": sd}
+        )
+
+    def _learnt(self) -> tuple[str, tuple[str, ...], list[tuple[Cell, ...]]]:
+        rows: list[tuple[Cell, ...]] = [
+            (row.view, row.last - row.first + 1, Bar(row.weight, 1.0, f"{row.weight:.2f} ± {row.sd:.2f}"))
+            for row in self.to_frame().sort_values("weight", ascending=False).itertuples()
+        ]  # fmt: skip
+        columns = ("view", "features", "share of all weight ± posterior sd")
+        return f"A {self.kind} of {len(rows)} experts.", columns, rows
 
     def weights_of(self, X: Any) -> Float[Array, "row view"]:
         """How much each view decides for each row; rows sum to one.

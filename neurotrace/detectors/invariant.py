@@ -8,17 +8,22 @@ alternation of EDNIL: learn by ERM, then round after round divide the rows among
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from neurotrace.detectors.base import Array, Basis, Detector
+from neurotrace.detectors.base import Array, Basis, Detector, weights_frame, weights_rows
 from neurotrace.detectors.environments import EnvironmentHeads
 from neurotrace.detectors.risks import PENALTIES, Penalty, dro_weights, irm, risks, shares, vrex
+from neurotrace.display import Cell
 from neurotrace.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # so strong that the penalty decides: on coloured digits less leaves the colour in (seeds 0 and 1)
 STRENGTH: dict[Penalty, float] = {"irm": 1e5, "vrex": 1e5, "groupdro": 0.01, "none": 0.0}
@@ -112,6 +117,22 @@ class InvariantDetector(Detector):
         for place, (coef, bias) in enumerate(zip(self.coefs_, self.intercepts_, strict=True)):
             h = (np.maximum(h, 0) if place else h) @ coef + bias
         return h[:, 0]
+
+    def to_frame(self) -> pd.DataFrame:
+        """Rows (feature, weight), the heaviest first; of a hidden layer the norm of what each feature
+        feeds it."""
+        check_is_fitted(self)
+        first = self.coefs_[0]
+        return weights_frame(
+            first[:, 0] if len(self.coefs_) == 1 else np.linalg.norm(first, axis=1)
+        )
+
+    def _learnt(self) -> tuple[str, tuple[str, ...], list[tuple[Cell, ...]]]:
+        sizes = np.bincount(self.environments_[self.environments_ >= 0])
+        within = f" over environments of {', '.join(map(str, sizes))} rows" if len(sizes) else ""
+        what = f"Penalty {self.penalty}{within}; {self.hidden or 'no'} hidden units."
+        name = "norm of the weights" if self.hidden else "weight in the log-odds"
+        return what, ("feature", name), weights_rows(self.to_frame())
 
     def _generate(
         self, net: _Net, Z: Tensor, y: Tensor, everyone: Tensor, strength: float

@@ -5,14 +5,19 @@ min_w  Σ_i log(1 + exp(-s_i (w·z_i + b))) + ‖w‖² / 2C,   s_i = ±1,   z: 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+from sklearn.utils.validation import check_is_fitted
 
-from neurotrace.detectors.base import Array, Basis, Detector
+from neurotrace.detectors.base import Array, Basis, Detector, weights_frame, weights_rows
+from neurotrace.display import Cell
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PENALTIES = (0.1, 1.0, 10.0, 100.0, 1000.0)
 
@@ -52,6 +57,15 @@ class LinearDetector(Detector):
     def decision_function(self, X: Any) -> Array:
         X = self._check(X)
         return X @ self.coef_[0] + self.intercept_[0]
+
+    def to_frame(self) -> pd.DataFrame:
+        """Rows (feature, weight), the heaviest first; weights on the features as they are."""
+        check_is_fitted(self)
+        return weights_frame(self.coef_[0])
+
+    def _learnt(self) -> tuple[str, tuple[str, ...], list[tuple[Cell, ...]]]:
+        what = f"Logistic regression, inverse penalty C = {self.C_:g}."
+        return what, ("feature", "weight in the log-odds"), weights_rows(self.to_frame())
 
     def _choose(self, Z: Array, y: Array, groups: Any) -> float:
         parts = folds_of(y, groups, self.folds, self.seed)
