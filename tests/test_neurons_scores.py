@@ -85,7 +85,7 @@ def test_scores_save_and_load(tmp_path):
 def test_other_files_are_no_scores(tmp_path, content):
     path = tmp_path / "s.safetensors"
     path.write_bytes(content)
-    with pytest.raises(InputError, match="can't read scores"):
+    with pytest.raises(InputError, match="can't be read as safetensors"):
         Scores.load(path)
 
 
