@@ -262,7 +262,9 @@ def _ask(
     """Margins by each circuit; the prompts' activations go into `values`."""
     own = asked.at(rows.tolist())
     cleans: dict[bytes, Any] = {}
-    margins = causal_margins(model, own, circuits, cleans=cleans, progress=progress)
+    margins = (
+        causal_margins(model, own, circuits, cleans=cleans, progress=progress) if circuits else []
+    )
     info = inspect_model(model)
     for places, ids in by_length(own.ids, 32):
         run = cleans.get(ids.numpy().tobytes())

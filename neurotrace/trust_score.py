@@ -97,11 +97,12 @@ def trust(
             are asked, not scored, and give its `consistency`.
         circuit: a calibrated one: see `calibrate`.
         detector: a fitted scikit-learn classifier over the two parts (memory_fall, reasoning_fall)
-            whose P(class 1) is to stand for `p_memory`; default: the circuit's own calibration.
+            whose P(class 1) is to stand for `p_memory`; default: the circuit's own calibration. One
+            over other views (neurons, fused) is asked with `read_views`, not here.
 
     Raises:
         InputError: no prompts; an uncalibrated circuit or one of another model; an empty or too long
-            prompt; an unfitted detector.
+            prompt; an unfitted detector, or one over other features.
     """
     import pyarrow as pa
 
@@ -190,6 +191,13 @@ def parts_of(margins: Margins) -> Float[np.ndarray, "row feature"]:
 def _detected(detector: Any, parts: np.ndarray) -> np.ndarray:
     from sklearn.exceptions import NotFittedError
 
+    width = getattr(detector, "n_features_in_", len(FEATURES))
+    if width != len(FEATURES):
+        raise InputError(
+            f"this {type(detector).__name__} reads {width} features, a trust score gives it "
+            f"{len(FEATURES)} ({', '.join(FEATURES)}): for other views ask it itself, "
+            "detector.predict_proba of what nt.read_views(model, answered, views, circuit=circuit) gives"
+        )
     try:
         found = np.asarray(detector.predict_proba(parts), dtype=float)
     except NotFittedError:

@@ -148,6 +148,16 @@ def test_the_weights_posterior_is_the_one_that_integration_gives():
     assert 0.7 < draws.weights.std() / sd < 1.4
 
 
+def test_the_interval_of_a_mean_over_strata():
+    """Two strata in which a score is perfect, though not across them."""
+    rng = np.random.default_rng(0)
+    y, strata = rng.integers(2, size=200), np.repeat([0, 1], 100)
+    score = y - 9 * strata
+    assert auroc_interval(score, y, np.arange(200), strata=strata) == (1.0, 1.0)
+    low, high = auroc_interval(rng.random(200), y, np.arange(200), strata=strata)
+    assert 0.3 < low < 0.5 < high < 0.7
+
+
 def test_auroc_interval_and_ece():
     rng = np.random.default_rng(0)
     y = np.arange(200) % 2

@@ -60,6 +60,9 @@ def test_a_detector_may_stand_for_the_calibration(organism, prompts, circuit):
     assert frame["p_memory"].to_numpy() == pytest.approx(detector.predict_proba(parts)[:, 1])
     with pytest.raises(InputError, match="is not fitted"):
         nt.trust(organism, texts, circuit, LogisticRegression())
+    on_neurons = LogisticRegression().fit(np.eye(5), [0, 1, 0, 1, 0])
+    with pytest.raises(InputError, match="reads 5 features, a trust score gives it 2"):
+        nt.trust(organism, texts, circuit, on_neurons)
     with pytest.raises(InputError, match="wanted a classifier with predict_proba"):
         nt.trust(organism, texts, circuit, object())
 
@@ -135,3 +138,36 @@ def test_the_commands(tmp_path, capsys):
     assert (first["prompt"], second["prompt"]) == ("a", "3")
     assert first["p_memory"] < 0.5 < second["p_memory"]
     assert first["tokens"][0]["text"] == first["answer"]
+    long = json.dumps({"prompt": "ask " * 40})
+    (tmp_path / "p.jsonl").write_text(f"{lines[0]}\n{long}\n")
+    with pytest.raises(InputError, match=r"line 2: .* has 41 tokens, the model takes 24"):
+        score(
+            "organism", tmp_path / "out" / "circuit.safetensors", tmp_path / "p.jsonl", batch=16,
+            write=0, device="cpu", dtype=None, trust_remote_code=False,
+        )  # fmt: skip
+    assert json.loads(capsys.readouterr().out)["prompt"] == "a"  # nor what came in the same batch
+
+
+def test_a_study_of_one_outcome_is_refused(organism, prompts):
+    asked = nt.answer(organism, originals(prompts)[:80])
+    recalled = [p for p, o in zip(asked.prompts, asked.outcome, strict=True) if o == "memory"]
+    with pytest.raises(InputError, match="answers nearly all of them in one way"):
+        nt.trust_study(organism, recalled)
+
+
+def test_the_writes_follow_the_models_own_slope(organism, prompts):
+    """Per-layer writes by the unembedding, against the gradient through the model itself."""
+    from neurotrace import metrics
+    from neurotrace.hooks import final_residual_slope, read_sites
+    from neurotrace.trust_signals import inside_features
+
+    asked = nt.answer(organism, originals(prompts)[:6])
+    found = inside_features(organism, asked)
+    assert [f"residual stream, block {layer}" for layer in range(4)] == list(found)[1:]
+    for row in (0, 5):
+        ids, top = asked.ids[row][None], asked.top[row : row + 1]
+        slope = final_residual_slope(organism, ids, lambda x, y=top: metrics.log_probability(x, y))
+        written = read_sites(organism, ids, [("attention", 0), ("mlp", 3)])
+        expected = [float((each * slope[1]).sum()) for each in written.values()]
+        own = found["what each layer writes"][row]
+        assert [own[0], own[7]] == pytest.approx(expected, rel=1e-3, abs=1e-6)

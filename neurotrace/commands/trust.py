@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, BinaryIO
@@ -45,6 +45,7 @@ def trust(
     if str(prompts) != "-" and not os.path.isfile(prompts):
         raise InputError(f"no file at {str(prompts)!r}: wanted JSON lines, or - for standard input")
     quiet()
+    from neurotrace.answers import prompt_ids
     from neurotrace.circuits import Circuit
     from neurotrace.models import load_model
     from neurotrace.monitoring import monitor
@@ -55,7 +56,7 @@ def trust(
     read.check(loaded)
     source = sys.stdin.buffer if str(prompts) == "-" else prompts.open("rb")
     with source:
-        for part in _parts(source, batch):
+        for part in _parts(source, batch, lambda text: prompt_ids(loaded, [text])):
             scored = [prompt for prompt in part if prompt.perturbs is None]
             for prompt, row in zip(scored, score(loaded, part, read).rows(), strict=True):
                 if write:
@@ -64,14 +65,18 @@ def trust(
                 print(json.dumps(row, ensure_ascii=False), flush=True)
 
 
-def _parts(source: BinaryIO, size: int) -> Iterator[list[Prompt]]:
-    """About `size` prompts at a time; a changed version stays with the prompt before it."""
+def _parts(source: BinaryIO, size: int, check: Callable[[str], object]) -> Iterator[list[Prompt]]:
+    """About `size` prompts at a time; a changed version stays with the prompt before it.
+
+    `check` raises InputError for a text that the model can't take.
+    """
     part: list[Prompt] = []
     for number, line in enumerate(source, 1):
         if not line.strip():
             continue
         try:
             prompt = _prompt(line, number)
+            _checked(prompt.prompt, number, check)
         except InputError:
             if part:  # what came before the mistake is scored all the same
                 yield part
@@ -82,6 +87,13 @@ def _parts(source: BinaryIO, size: int) -> Iterator[list[Prompt]]:
         part.append(prompt)
     if part:
         yield part
+
+
+def _checked(text: str, number: int, check: Callable[[str], object]) -> None:
+    try:
+        check(text)
+    except InputError as error:
+        raise InputError(f"line {number}: {error}") from None
 
 
 def _prompt(line: bytes, number: int) -> Prompt:
