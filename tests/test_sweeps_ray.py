@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -40,6 +41,8 @@ def test_a_node_dies_and_nothing_is_lost(cluster, tmp_path):
     killed = []
 
     def stop():
+        if not killed:
+            time.sleep(0.5)  # hands out parts slowly: the second worker may take longer to load
         if not killed and len(writers(tmp_path / "there")) == 2:
             cluster.remove_node(second, allow_graceful=False)
             killed.append(len(nt.open_run(tmp_path / "there").parts))

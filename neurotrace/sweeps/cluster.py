@@ -74,6 +74,13 @@ class _Crew:
     def load(self, worker: Any) -> int:
         return sum(one is worker for one, _ in self.under_way.values())
 
+    def ended(self) -> list[Any]:
+        """All that has ended, waiting a second for the first; of many Ray picks any, not the oldest."""
+        refs = list(self.under_way)
+        self.ray.wait(refs, num_returns=1, timeout=1.0)
+        done: list[Any] = self.ray.wait(refs, num_returns=len(refs), timeout=0)[0]
+        return done
+
     def replace(self, worker: Any) -> list[int]:
         """Another one for a dead worker, unless they die while loading; the parts that it held."""
         own = [ref for ref, (one, _) in self.under_way.items() if one is worker]
@@ -170,7 +177,9 @@ def _finished(
                 "still waiting for a worker: has the cluster processors left?", stacklevel=2
             )
             last = time.monotonic()
-        for ref in crew.ray.wait(list(crew.under_way), num_returns=1, timeout=1.0)[0]:
+        for ref in crew.ended():
+            if ref not in crew.under_way:  # of a worker that has just been replaced
+                continue
             worker, part = crew.under_way[ref]
             try:
                 result = crew.ray.get(ref)
