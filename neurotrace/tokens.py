@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -174,7 +174,7 @@ def encode(
         return pairs
     encoded = ask(model, pairs, check=check, batch_size=batch_size, progress=progress)
     if not len(encoded):
-        raise InputError(_nothing_left(inspect_model(model).name, len(pairs), encoded))
+        raise nothing_left(inspect_model(model).name, encoded)
     return encoded
 
 
@@ -214,6 +214,24 @@ def ask(
         behaviour[0], behaviour[1], tuple(dropped),
     )  # fmt: skip
     return _drop_unbehaved(tokenizer, encoded) if check else encoded
+
+
+def join(parts: Sequence[EncodedPairs]) -> EncodedPairs:
+    """All pairs of one or more parts, encoded for the same model, in their order."""
+
+    def behaviour(of: list[Behaviour]) -> Behaviour:
+        return Behaviour(*(torch.cat([getattr(b, f.name) for b in of]) for f in fields(Behaviour)))
+
+    return EncodedPairs(
+        tuple(pair for part in parts for pair in part.pairs),
+        tuple(ids for part in parts for ids in part.memorization),
+        tuple(ids for part in parts for ids in part.reasoning),
+        torch.cat([part.memorized for part in parts]),
+        torch.cat([part.reasoned for part in parts]),
+        behaviour([part.on_memorization for part in parts]),
+        behaviour([part.on_reasoning for part in parts]),
+        tuple(each for part in parts for each in part.dropped),
+    )
 
 
 def by_length(
@@ -316,9 +334,10 @@ def _drop_unbehaved(tokenizer: Any, encoded: EncodedPairs) -> EncodedPairs:
     return replace(encoded.at(kept), dropped=tuple(dropped))
 
 
-def _nothing_left(name: str, read: int, encoded: EncodedPairs) -> str:
+def nothing_left(name: str, encoded: EncodedPairs) -> InputError:
+    """The error for pairs of which all were dropped."""
     why = ", ".join(f"{count} {reason}" for reason, count in encoded.reasons().items())
-    return (
-        f"none of the {read} pairs can be studied on {name} ({why}): use pairs that this model "
-        "answers both ways, or another model"
+    return InputError(
+        f"none of the {len(encoded.dropped)} pairs can be studied on {name} ({why}): use pairs that this "
+        "model answers both ways, or another model"
     )

@@ -48,11 +48,13 @@ def locate(
     from neurotrace.plotting_style import save_figure
     from neurotrace.progress import bars
     from neurotrace.sites import locate as located_by
-    from neurotrace.tokens import SIDES
+    from neurotrace.tokens import SIDES, nothing_left
 
     loaded = load_model(model, device=device)
-    mined = mine_pairs(loaded, pairs, at_most=at_most or None, seed=seed, progress=bars)
-    train, test = split_pairs(mined.pairs, seed=seed)
+    asked = mine_pairs(loaded, pairs, at_most=at_most or None, seed=seed, progress=bars).encoded
+    if not len(asked):
+        raise nothing_left(model, asked)
+    train, test = (asked.of(part) for part in split_pairs(asked.pairs, seed=seed))
     tables = []
     for donor in SIDES[::-1]:
         found = located_by(loaded, train, test, donor=donor, heads=heads, seed=seed, progress=bars)

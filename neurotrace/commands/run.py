@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from neurotrace.commands.console import plain, quiet
 from neurotrace.errors import InputError
+
+if TYPE_CHECKING:
+    from neurotrace.pairs import PromptPair
+    from neurotrace.tokens import EncodedPairs
 
 
 def demo(
@@ -123,13 +128,16 @@ def _study(
 
         pairs = chat_pairs(loaded, pairs, role=chat, system=chat_system)
         rendering = chat_record(loaded, role=chat, system=chat_system)
-    mined = None
+    asked: Sequence[PromptPair] | EncodedPairs = pairs
     if at_most:
         from neurotrace.library.mining import mine_pairs
+        from neurotrace.tokens import nothing_left
 
-        mined = mine_pairs(loaded, pairs, at_most=at_most, seed=seed, progress=bars)
+        asked = mine_pairs(loaded, pairs, at_most=at_most, seed=seed, progress=bars).encoded
+        if not len(asked):
+            raise nothing_left(model, asked)
     found = study(
-        loaded, mined.encoded(loaded) if mined else pairs,
+        loaded, asked,
         methods=methods or DEFAULT_METHODS, interventions=interventions or DEFAULT_KINDS,
         ks=ks or None, split=split, folds=folds, seed=seed,
         neutral=texts or neutral_texts(loaded), progress=bars,

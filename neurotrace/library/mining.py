@@ -19,7 +19,7 @@ from neurotrace import statistics
 from neurotrace.errors import InputError
 from neurotrace.pairs import PromptPair, load_pairs
 from neurotrace.records import Source
-from neurotrace.tokens import Dropped, EncodedPairs, Progress, ask, encode
+from neurotrace.tokens import Dropped, EncodedPairs, Progress, ask, join
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,17 +31,19 @@ _CHUNK = 256  # candidates asked before looking whether there are enough
 class Mined:
     """The candidates that were asked: those that behave, and the others with the reason."""
 
-    pairs: tuple[PromptPair, ...]
-    dropped: tuple[Dropped, ...]
+    encoded: EncodedPairs
+
+    @property
+    def pairs(self) -> tuple[PromptPair, ...]:
+        return self.encoded.pairs
+
+    @property
+    def dropped(self) -> tuple[Dropped, ...]:
+        return self.encoded.dropped
 
     def reasons(self) -> dict[str, int]:
         """Reason -> number of candidates dropped for it, most frequent first."""
-        return dict(Counter(each.reason for each in self.dropped).most_common())
-
-    def encoded(self, model: Any) -> EncodedPairs:
-        """The pairs that behave, ready for `model`; the dropped ones stay named."""
-        kept = encode(model, self.pairs)
-        return replace(kept, dropped=(*self.dropped, *kept.dropped))
+        return self.encoded.reasons()
 
     def shares(self) -> pd.DataFrame:
         """A row for each family and template: what share recalls, reasons, behaves (does both).
@@ -96,22 +98,21 @@ def mine_pairs(
     waiting = list(pairs)
     if at_most is not None:
         random.Random(seed).shuffle(waiting)
-    found: list[PromptPair] = []
-    dropped: list[Dropped] = []
+    parts: list[EncodedPairs] = []
     while waiting:
-        counts = Counter(pair.family for pair in found)
+        counts = Counter(pair.family for part in parts for pair in part.pairs)
         if at_most is not None:
             waiting = [pair for pair in waiting if counts[pair.family] < at_most]
         chunk, waiting = waiting[:_CHUNK], waiting[_CHUNK:]
         if chunk:
-            answered = ask(model, chunk, batch_size=batch_size, progress=progress)
-            found += answered.pairs
-            dropped += answered.dropped
-    if at_most is not None:
-        found = _first_of_each_family(found, at_most)
+            parts.append(ask(model, chunk, batch_size=batch_size, progress=progress))
+    found = join(parts or [ask(model, [])])
+    kept = found.pairs if at_most is None else _first_of_each_family(found.pairs, at_most)
     return Mined(
-        tuple(sorted(found, key=lambda pair: place[pair.id])),
-        tuple(sorted(dropped, key=lambda each: place[each.pair.id])),
+        replace(
+            found.of(sorted(kept, key=lambda pair: place[pair.id])),
+            dropped=tuple(sorted(found.dropped, key=lambda each: place[each.pair.id])),
+        )
     )
 
 
@@ -124,7 +125,7 @@ def _as_pairs(candidates: Any) -> list[PromptPair]:
     return load_pairs(given)
 
 
-def _first_of_each_family(pairs: Sequence[PromptPair], at_most: int) -> list[PromptPair]:
+def _first_of_each_family(pairs: Sequence[PromptPair], at_most: int) -> Sequence[PromptPair]:
     counts: Counter[str] = Counter()
     kept = []
     for pair in pairs:
