@@ -1,4 +1,4 @@
-"""The only file that knows TransformerLens: its model classes, hook names and their traps.
+"""TransformerLens' model classes, hook names and their traps: only this file and `site_hooks.py` know them.
 
 Two generations are served: `TransformerBridge` (3.9 and 4.x) and `HookedTransformer` (3.9 and
 before). What the rest of the package needs of either is in `ModelInfo` and in `forward`, which runs
@@ -12,9 +12,10 @@ once for each model, that the hooks are what they say, and refuses by name what 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -27,6 +28,7 @@ from neurotrace.errors import InputError
 Edit = Callable[[int, Tensor], "Tensor | None"]
 
 Site = Literal["neurons", "residual", "attention", "mlp", "heads"]
+Point = tuple[Site, int]  # a site of a layer
 # what the MLP's neurons do; the residual stream behind the block; what its attention, its MLP write;
 # what each head reads, side by side
 _SITES: dict[Site, str] = {
@@ -189,190 +191,42 @@ def forward(
 ) -> Float[Tensor, "batch vocab"]:
     """Logits at the last position, with `edit(layer, activations)` called in each of `layers`.
 
-    The hooks are gone when this returns, exceptions included; the user's own hooks stay. A hook
-    that doesn't fire exactly once raises RuntimeError.
+    A hook that doesn't fire exactly once raises RuntimeError.
     """
-    fired = dict.fromkeys(layers, 0)
-
-    def make(layer: int) -> Callable[..., Tensor | None]:
-        def hook(value: Tensor, hook: Any = None) -> Tensor | None:
-            fired[layer] += 1
-            flat = value.ndim == 2  # OPT's MLP runs on [batch*pos, neuron]
-            shaped = value.reshape(*ids.shape, value.shape[-1]) if flat else value
-            changed = edit(layer, shaped) if edit else None
-            return changed.reshape(value.shape) if flat and changed is not None else changed
-
-        return hook
-
-    with model.hooks(fwd_hooks=[(site_name(site, layer), make(layer)) for layer in fired]):
-        logits = model(ids.to(_device(model)))
-    wrong = [layer for layer, count in fired.items() if count != 1]
-    if wrong:
-        name = site_name(site, wrong[0])
-        raise RuntimeError(f"{name} fired {fired[wrong[0]]} times; wanted once")
+    edits = {(site, layer): partial(edit or _leave, layer) for layer in layers}
+    logits, fired = run_hooked(model, ids, edits)
+    for point, count in fired.items():
+        if count != 1:
+            raise RuntimeError(f"{site_name(*point)} fired {count} times; wanted once")
     return logits[:, -1]
 
 
-def read_sites(
-    model: Any, ids: Int[Tensor, "batch pos"], points: Sequence[tuple[Site, int]]
-) -> dict[tuple[Site, int], Float[Tensor, "batch unit"]]:
-    """What passes the last position at each (site, layer), in float32 on the CPU.
-
-    Raises:
-        InputError: the model has no such hook (the message names it).
-    """
-    found: dict[tuple[Site, int], Tensor] = {}
-
-    def keep(point: tuple[Site, int]) -> Callable[..., None]:
-        def hook(value: Tensor, hook: Any = None) -> None:
-            shaped = value.reshape(*ids.shape, -1)  # OPT's MLP runs on [batch*pos, neuron]
-            found[point] = shaped[:, -1].detach().float().cpu()
-
-        return hook
-
-    hooks = [(_has(model, point), keep(point)) for point in points]
-    with torch.no_grad(), model.hooks(fwd_hooks=hooks):
-        model(ids.to(_device(model)))
-    if len(found) != len(points):
-        silent = next(point for point in points if point not in found)
-        raise RuntimeError(f"{site_name(*silent)} did not fire")
-    return found
+def _leave(layer: int, value: Tensor) -> None:
+    return None
 
 
-def change_sites(
+def run_hooked(
     model: Any,
     ids: Int[Tensor, "batch pos"],
-    changes: Mapping[tuple[Site, int], Callable[[Float[Tensor, "batch unit"]], Tensor]],
-) -> Float[Tensor, "batch vocab"]:
-    """Logits at the last position, where each named site's values there are changed.
+    edits: Mapping[Point, Callable[[Float[Tensor, "batch pos unit"]], Tensor | None]],
+) -> tuple[Float[Tensor, "batch pos vocab"], dict[Point, int]]:
+    """Logits, with each point's values handed to its edit; and how often each hook fired.
 
-    Differentiable: call it with gradients on and a change that adds a leaf.
+    The hooks are gone when this returns, exceptions included; the user's own hooks stay.
     """
-    fired = dict.fromkeys(changes, 0)
+    fired = dict.fromkeys(edits, 0)
 
-    def make(point: tuple[Site, int]) -> Callable[..., Tensor]:
-        def hook(value: Tensor, hook: Any = None) -> Tensor:
+    def make(point: Point) -> Callable[..., Tensor | None]:
+        def hook(value: Tensor, hook: Any = None) -> Tensor | None:
             fired[point] += 1
-            shaped = value.reshape(*ids.shape, -1).clone()
-            shaped[:, -1] = changes[point](shaped[:, -1])
-            return shaped.reshape(value.shape)
+            # OPT's MLP runs on [batch*pos, neuron]; heads are [batch, pos, head, unit]
+            changed = edits[point](value.reshape(*ids.shape, -1))
+            return None if changed is None else changed.reshape(value.shape)
 
         return hook
 
-    with model.hooks(fwd_hooks=[(_has(model, point), make(point)) for point in changes]):
-        logits = model(ids.to(_device(model)))
-    wrong = [point for point, count in fired.items() if count != 1]
-    if wrong:
-        raise InputError(f"{site_name(*wrong[0])} fired {fired[wrong[0]]} times; wanted once")
-    return logits[:, -1]
-
-
-def _has(model: Any, point: tuple[Site, int]) -> str:
-    name = site_name(*point)
-    if name not in model.hook_dict:
-        raise InputError(f"the model has no hook {name}: name another site or layer")
-    return name
-
-
-def final_residual_slope(
-    model: Any, ids: Int[Tensor, "batch pos"], metric: Callable[[Tensor], Tensor]
-) -> tuple[Float[Tensor, "batch layer neuron"], Float[Tensor, "batch d_model"]]:
-    """Activations at the last position, and d metric / d residual behind the last block there.
-
-    `metric` takes Float["batch vocab"] to Float["batch"].
-    """
-    info = inspect_model(model)
-    values = torch.zeros(len(ids), info.n_layers, info.d_mlp)
-    leaf: list[Tensor] = []
-
-    def keep(layer: int, post: Tensor) -> None:
-        values[:, layer] = post[:, -1].detach().float().cpu()
-
-    def cut(residual: Tensor, hook: Any = None) -> Tensor:
-        leaf.append(residual.detach().requires_grad_())
-        return leaf[0]
-
-    with torch.enable_grad():
-        point = f"blocks.{info.n_layers - 1}.hook_resid_post"
-        with model.hooks(fwd_hooks=[(point, cut)]):
-            logits = forward(model, ids, edit=keep, layers=range(info.n_layers))
-        if not leaf:
-            raise InputError(
-                f"{info.name}: {point} never fires under this version of transformer-lens: rank by "
-                "nt.gradient, which doesn't need it"
-            )
-        (slope,) = torch.autograd.grad(metric(logits).sum(), leaf)
-    return values, slope.reshape(*ids.shape, -1)[:, -1].float().cpu()
-
-
-def residuals(
-    model: Any, ids: Int[Tensor, "batch pos"]
-) -> tuple[Float[Tensor, "batch layer neuron"], Float[Tensor, "batch layer d_model"]]:
-    """Activations at the last position, and the residual stream that enters each block there."""
-    info = inspect_model(model)
-    values = torch.zeros(len(ids), info.n_layers, info.d_mlp)
-    entering = torch.full((len(ids), info.n_layers, info.d_model), torch.nan)
-
-    def keep(layer: int, post: Tensor) -> None:
-        values[:, layer] = post[:, -1].detach().float().cpu()
-
-    def see(layer: int) -> Callable[..., None]:
-        def hook(residual: Tensor, hook: Any = None) -> None:
-            last = residual.detach().reshape(*ids.shape, -1)[:, -1]
-            entering[:, layer] = last.float().cpu()
-
-        return hook
-
-    points = [(f"blocks.{layer}.hook_resid_pre", see(layer)) for layer in range(info.n_layers)]
-    with torch.no_grad(), model.hooks(fwd_hooks=points):
-        forward(model, ids, edit=keep, layers=range(info.n_layers))
-    if entering.isnan().any():
-        raise InputError(
-            f"{info.name}: hook_resid_pre doesn't fire in every block, or holds NaN: rank by "
-            "nt.gradient, which doesn't need it"
-        )
-    return values, entering
-
-
-def answer_slope(
-    model: Any, residual: Float[Tensor, "row d_model"], answer: Int[Tensor, row]
-) -> Float[Tensor, "row d_model"]:
-    """d log p(answer) / d residual behind the last block, through the final norm and the unembedding.
-
-    A soft cap behind the unembedding is left out.
-    """
-    w_u = _unembedding_of(model, residual)
-    with torch.enable_grad():
-        leaf = residual.detach().clone().to(w_u).requires_grad_()
-        log_p = torch.log_softmax(_final_norm(model, leaf) @ w_u, dim=-1)
-        own = log_p.gather(1, answer.to(w_u.device)[:, None]).sum()
-        (slope,) = torch.autograd.grad(own, leaf)
-    return slope.float().cpu()
-
-
-def lens(
-    model: Any, residual: Float[Tensor, "row d_model"], plus: int, minus: int
-) -> Float[Tensor, row]:
-    """logit(plus) - logit(minus) as if `residual` left the last block: final norm and unembedding.
-
-    A soft cap behind the unembedding is left out. That log p(plus) - log p(minus) is the same number.
-    """
-    w_u = _unembedding_of(model, residual)
-    return (_final_norm(model, residual.to(w_u)) @ (w_u[:, plus] - w_u[:, minus])).float().cpu()
-
-
-def _unembedding_of(model: Any, residual: Tensor) -> Tensor:
-    w_u = unembedding(model)
-    if len(w_u) != residual.shape[-1]:
-        raise InputError(
-            f"the unembedding reads {len(w_u)} numbers, the residual stream has "
-            f"{residual.shape[-1]} (a projection stands between): rank by nt.gradient"
-        )
-    return w_u
-
-
-def _final_norm(model: Any, rows: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:
-    return model.ln_final(rows[:, None])[:, 0] if hasattr(model, "ln_final") else rows
+    with model.hooks(fwd_hooks=[(site_name(*point), make(point)) for point in fired]):
+        return model(ids.to(_device(model))), fired
 
 
 def _count_hooks(points: Iterable[Any]) -> int:

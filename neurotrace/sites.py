@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -23,10 +24,11 @@ from torch import Tensor
 from neurotrace import statistics
 from neurotrace.display import Shown, Table, View, rate
 from neurotrace.errors import InputError
-from neurotrace.hooks import Site, change_sites, inspect_model, read_sites
+from neurotrace.hooks import Point, Site, inspect_model
 from neurotrace.metrics import logit_difference
 from neurotrace.pairs import PromptPair
 from neurotrace.rankers.targets import recipient_of
+from neurotrace.site_hooks import change_sites, read_sites, site_slopes
 from neurotrace.tokens import EncodedPairs, Progress, Side, by_length, encode
 
 if TYPE_CHECKING:
@@ -34,10 +36,9 @@ if TYPE_CHECKING:
 
 Unit = Literal["attention", "mlp", "residual", "direction", "head", "heads", "random heads"]
 _WHOLE: tuple[Literal["attention", "mlp", "residual"], ...] = ("attention", "mlp", "residual")
-_Point = tuple[Site, int]
 # (own values, the donor's) -> the values to go on with
 _Rule = Callable[[Float[Tensor, "batch unit"], Float[Tensor, "batch unit"]], Tensor]
-_Change = Mapping[_Point, _Rule]
+_Change = Mapping[Point, _Rule]
 
 
 @dataclass(frozen=True)
@@ -211,7 +212,7 @@ class _Heads:
 
 
 def _of_heads(chosen: Sequence[tuple[int, int]], size: int) -> _Change:
-    found: dict[_Point, _Rule] = {}
+    found: dict[Point, _Rule] = {}
     for layer in sorted({layer for layer, _ in chosen}):
         heads = [head for own, head in chosen if own == layer]
         places = torch.cat([torch.arange(head * size, (head + 1) * size) for head in heads])
@@ -244,39 +245,33 @@ class _Work:
         self.groups = [pair.group for pair in test.pairs]
         self.n_layers = inspect_model(model).n_layers
         sites: tuple[Site, ...] = (*_WHOLE, "heads")
-        self.points: list[_Point] = [(site, at) for site in sites for at in range(self.n_layers)]
+        self.points: list[Point] = [(site, at) for site in sites for at in range(self.n_layers)]
         self.given = self._read(test, donor)
 
-    def _read(self, pairs: EncodedPairs, side: Side) -> dict[_Point, Float[Tensor, "pair unit"]]:
-        found: dict[_Point, Tensor] = {}
+    def _read(self, pairs: EncodedPairs, side: Side) -> dict[Point, Float[Tensor, "pair unit"]]:
+        found: dict[Point, Tensor] = {}
         for rows, ids in by_length(pairs.ids(side), self.batch_size):
             for point, values in read_sites(self.model, ids, self.points).items():
                 found.setdefault(point, torch.empty(len(pairs), values.shape[1]))[rows] = values
         return found
 
-    def learn(self, progress: Progress = None) -> tuple[dict[_Point, Tensor], dict[_Point, Tensor]]:
+    def learn(self, progress: Progress = None) -> tuple[dict[Point, Tensor], dict[Point, Tensor]]:
         """(dL/d value, donor's value minus recipient's) on the training pairs, [pair unit] each."""
-        own, other = self._read(self.train, self.recipient), self._read(self.train, self.donor)
-        moves = {point: other[point] - own[point] for point in self.points}
-        slopes = {point: torch.empty_like(move) for point, move in moves.items()}
+        other = self._read(self.train, self.donor)
+        moves = {point: torch.empty_like(values) for point, values in other.items()}
+        slopes = {point: torch.empty_like(values) for point, values in other.items()}
         batches = list(by_length(self.train.ids(self.recipient), self.batch_size))
-        dtype = inspect_model(self.model).dtype
         label = "gradients of sites"
         for rows, ids in progress(batches, description=label) if progress else batches:
-            leaves = {
-                point: torch.zeros(len(ids), move.shape[1], dtype=dtype, requires_grad=True)
-                for point, move in moves.items()
+            answers = {
+                "memorized": self.train.memorized[rows],
+                "reasoned": self.train.reasoned[rows],
             }
-            nudges = {at: lambda own, leaf=leaf: own + leaf.to(own) for at, leaf in leaves.items()}
-            with torch.enable_grad():
-                logits = change_sites(self.model, ids, nudges)
-                answers = self.train.memorized[rows], self.train.reasoned[rows]
-                total = logit_difference(
-                    logits, *(each.to(logits.device) for each in answers)
-                ).sum()
-                found = torch.autograd.grad(total, list(leaves.values()))
-            for point, slope in zip(leaves, found, strict=True):
-                slopes[point][rows] = slope.float().cpu()
+            metric = partial(logit_difference, **answers)
+            own, found = site_slopes(self.model, ids, self.points, metric)
+            for point in self.points:
+                moves[point][rows] = other[point][rows] - own[point]
+                slopes[point][rows] = found[point]
         return slopes, moves
 
     def measure(self, change: _Change) -> tuple[Float[Tensor, pair], Bool[Tensor, pair]]:

@@ -17,7 +17,8 @@ from jaxtyping import Bool, Float
 from neurotrace.answers import Answered
 from neurotrace.detectors.linear import LinearDetector
 from neurotrace.errors import InputError
-from neurotrace.hooks import Site, answer_slope, inspect_model, read_sites, tokenizer_of
+from neurotrace.hooks import Site, inspect_model, tokenizer_of
+from neurotrace.site_hooks import answer_slope, read_sites
 from neurotrace.tokens import Progress, by_length
 
 Array = np.ndarray

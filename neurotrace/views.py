@@ -23,8 +23,9 @@ from jaxtyping import Float
 from neurotrace.answers import Answered
 from neurotrace.circuits import Circuit
 from neurotrace.errors import InputError
-from neurotrace.hooks import SITES, Site, inspect_model, read_sites
+from neurotrace.hooks import SITES, Site, inspect_model
 from neurotrace.margins import causal_margin
+from neurotrace.site_hooks import read_sites
 from neurotrace.tokens import Progress, by_length
 
 Array = np.ndarray

@@ -8,8 +8,9 @@ from families import family_model, random_pairs
 
 import neurotrace as nt
 from neurotrace.errors import InputError
-from neurotrace.hooks import change_sites, forward, read_sites
+from neurotrace.hooks import forward
 from neurotrace.metrics import logit_difference
+from neurotrace.site_hooks import change_sites, read_sites
 from neurotrace.sites import _as_many, _Work
 from neurotrace.tokens import encode
 

@@ -158,7 +158,7 @@ def test_a_study_of_one_outcome_is_refused(organism, prompts):
 def test_the_writes_follow_the_models_own_slope(organism, prompts):
     """Per-layer writes by the unembedding, against the gradient through the model itself."""
     from neurotrace import metrics
-    from neurotrace.hooks import final_residual_slope, read_sites
+    from neurotrace.site_hooks import final_residual_slope, read_sites
     from neurotrace.trust_signals import inside_features
 
     asked = nt.answer(organism, originals(prompts)[:6])

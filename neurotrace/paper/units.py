@@ -4,15 +4,16 @@ on them as on neurons: `Neuron(layer, index)` stands for a unit of the site."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from neurotrace.activations import Activations
-from neurotrace.hooks import Site, forward, inspect_model
+from neurotrace.hooks import Site, inspect_model
 from neurotrace.metrics import logit_difference
 from neurotrace.selection import Evidence, gather
+from neurotrace.site_hooks import site_slopes
 from neurotrace.tokens import SIDES, EncodedPairs, by_length
 
 
@@ -21,26 +22,16 @@ def evidence_of(model: Any, encoded: EncodedPairs, site: Site) -> Evidence:
     if site == "neurons":
         return gather(model, encoded)
     info = inspect_model(model)
-    layers = range(info.n_layers)
+    points = [(site, layer) for layer in range(info.n_layers)]
     values = torch.empty(2, len(encoded), info.n_layers, info.d_model)
     slopes = torch.empty_like(values)
     for place, side in enumerate(SIDES):
         for rows, ids in by_length(encoded.ids(side), 64):
-            nudges = [torch.zeros(len(rows), info.d_model, requires_grad=True) for _ in layers]
-            seen: dict[int, Tensor] = {}
-
-            def edit(layer: int, value: Tensor, nudges: Any = nudges, seen: Any = seen) -> Tensor:
-                seen[layer] = value[:, -1].detach()
-                changed = value.clone()
-                changed[:, -1] = changed[:, -1] + nudges[layer]
-                return changed
-
-            with torch.enable_grad():
-                logits = forward(model, ids, edit=edit, layers=layers, site=site)
-                total = logit_difference(logits, encoded.memorized[rows], encoded.reasoned[rows])
-                found = torch.autograd.grad(total.sum(), nudges)
-            values[place, rows] = torch.stack([seen[layer] for layer in layers], dim=1)
-            slopes[place, rows] = torch.stack(found, dim=1)
+            answers = {"memorized": encoded.memorized[rows], "reasoned": encoded.reasoned[rows]}
+            metric = partial(logit_difference, **answers)
+            own, found = site_slopes(model, ids, points, metric)
+            values[place, rows] = torch.stack([own[point] for point in points], dim=1)
+            slopes[place, rows] = torch.stack([found[point] for point in points], dim=1)
     differences = [encoded.behaviour(side).logit_difference for side in SIDES]
     norms = torch.ones(info.n_layers, info.d_model)  # a dimension writes itself
     return Evidence(Activations(values, encoded.pairs), slopes, norms, torch.stack(differences))

@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 
 from neurotrace.activations import Moments
-from neurotrace.hooks import final_residual_slope, inspect_model, w_out
+from neurotrace.hooks import inspect_model, w_out
 from neurotrace.interventions import Kind
 from neurotrace.metrics import logit_difference
 from neurotrace.pairs import PromptPair
 from neurotrace.rankers.targets import finite, provenance, recipient_of, targets_for
 from neurotrace.scores import Scores
+from neurotrace.site_hooks import final_residual_slope
 from neurotrace.tokens import EncodedPairs, Progress, Side, by_length, encode
 
 

@@ -20,11 +20,12 @@ from typing import Any
 import torch
 
 from neurotrace.activations import Moments
-from neurotrace.hooks import inspect_model, lens, residuals, w_out
+from neurotrace.hooks import inspect_model, w_out
 from neurotrace.interventions import Kind
 from neurotrace.pairs import PromptPair
 from neurotrace.rankers.targets import finite, provenance, recipient_of, targets_for
 from neurotrace.scores import Scores
+from neurotrace.site_hooks import lens, residuals
 from neurotrace.tokens import EncodedPairs, Progress, Side, by_length, encode
 
 
