@@ -35,9 +35,6 @@ if TYPE_CHECKING:
 Positions = Literal["read", "all"]
 _engines: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 _ROWS_SHOWN = 12  # interventions in a notebook's table
-_UNITS: dict[Site, str] = {
-    "neurons": "neurons", "residual": "dimensions", "attention": "dimensions",
-}  # fmt: skip
 _LOGITS_AT_ONCE = 2**26  # numbers, over rows and vocabulary, that are held together
 
 
@@ -162,14 +159,14 @@ def measure(
     info = inspect_model(model)
     if not interventions:
         raise InputError("no interventions to measure: pass nt.patch(neurons, donor=...) or others")
-    width = info.d_mlp if site == "neurons" else info.d_model
+    width, units = (info.d_mlp, "neurons") if site == "neurons" else (info.d_model, "dimensions")
     outside = [
         neuron for each in interventions for neuron in each.neurons
         if neuron.layer >= info.n_layers or neuron.index >= width
     ]  # fmt: skip
     if outside:
         raise InputError(
-            f"{outside[0]} is not in this model of {info.n_layers} layers × {width} {_UNITS[site]}"
+            f"{outside[0]} is not in this model of {info.n_layers} layers × {width} {units}"
         )
     if site != "neurons" and activations is None and any(i.needs_donor for i in interventions):
         raise InputError(f"a patch at site={site!r} wants activations= to take its values from")

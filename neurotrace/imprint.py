@@ -29,7 +29,7 @@ from neurotrace.errors import InputError
 from neurotrace.interventions import Kind
 from neurotrace.metrics import logit_difference
 from neurotrace.pairs import PromptPair
-from neurotrace.rankers.targets import direction_of, provenance, recipient_of
+from neurotrace.rankers.targets import provenance, recipient_of
 from neurotrace.scores import Scores
 from neurotrace.suffix_parts import Parts, overridden, write_rows
 from neurotrace.tokens import EncodedPairs, Progress, Side, encode
@@ -82,8 +82,7 @@ def imprint(
     value = -(total / len(encoded)).cpu()
     return Scores(
         "imprint", value, "standard deviations of an untouched row",
-        provenance=provenance(model, encoded, donor, intervention)
-        | {"direction": direction_of(donor)},
+        provenance=provenance(model, encoded, donor, intervention),
     )  # fmt: skip
 
 

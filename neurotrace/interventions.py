@@ -124,7 +124,7 @@ def set_to_mean(
 ) -> Intervention:
     """Set neurons to their mean over the donor class, taken from (training) `reference`."""
     direction: Direction = "to_reasoning" if donor == "reasoning" else "to_memorization"
-    values = _pick(_moments(reference).mean_of(donor), neurons)
+    values = values_at(_moments(reference).mean_of(donor), neurons)
     return _make("set", neurons, direction, offset=values, role=role)
 
 
@@ -143,7 +143,7 @@ def mean(
     role: str = "selected",
 ) -> Intervention:
     """Set neurons to their mean over both classes (mean ablation)."""
-    values = _pick(_moments(reference).mean.mean(dim=0), neurons)
+    values = values_at(_moments(reference).mean.mean(dim=0), neurons)
     return _make("mean", neurons, direction, offset=values, role=role)
 
 
@@ -161,7 +161,7 @@ def shift(
     NMD, the shift is alpha * NMD (Huang et al., EMNLP 2025, arXiv 2412.18497).
     """
     sign = 1.0 if direction == "to_reasoning" else -1.0
-    offset = sign * alpha * _pick(_moments(reference).contrast, neurons)
+    offset = sign * alpha * values_at(_moments(reference).contrast, neurons)
     return _make(_kind("shift", alpha), neurons, direction, keep=1.0, offset=offset, role=role)
 
 
@@ -196,8 +196,8 @@ def steer(
     """
     if not isinstance(reference, Reference):
         raise InputError("steer needs slopes: pass reference=nt.reference(model, training_pairs)")
-    slope = _pick(reference.slope.mean(dim=0), neurons)
-    weight = slope / _pick(reference.norms, neurons) ** 2
+    slope = values_at(reference.slope.mean(dim=0), neurons)
+    weight = slope / values_at(reference.norms, neurons) ** 2
     total = float((slope * weight).sum())
     if not total > 0:
         raise InputError("steer: none of these neurons has a slope to move along")
@@ -262,11 +262,11 @@ def same_shift(
     of their activations.
     """
     moments = reference.moments
-    own = _pick(moments.mean_of(intervention.recipient), intervention.neurons)
-    donor = _pick(moments.mean_of(intervention.donor), intervention.neurons)
+    own = values_at(moments.mean_of(intervention.recipient), intervention.neurons)
+    donor = values_at(moments.mean_of(intervention.donor), intervention.neurons)
     moved = (intervention.keep - 1) * own + intervention.gain * donor + intervention.offset
-    written = moved * _pick(reference.norms, intervention.neurons)
-    offset = written / _pick(reference.norms, neurons).clamp(min=1e-6)
+    written = moved * values_at(reference.norms, intervention.neurons)
+    offset = written / values_at(reference.norms, neurons).clamp(min=1e-6)
     return _make("shift", neurons, intervention.direction, keep=1.0, offset=offset, role=role)
 
 
@@ -333,7 +333,10 @@ def _make(
     )  # fmt: skip
 
 
-def _pick(values: Tensor, neurons: Sequence[Neuron]) -> Float[Tensor, neuron]:
+def values_at(
+    values: Float[Tensor, "layer neuron"], neurons: Sequence[Neuron]
+) -> Float[Tensor, neuron]:
+    """The neurons' own of a number for each neuron; `InputError` where one lies outside."""
     layers = torch.tensor([neuron.layer for neuron in neurons], dtype=torch.long)
     units = torch.tensor([neuron.index for neuron in neurons], dtype=torch.long)
     if len(neurons) and (layers.max() >= values.shape[0] or units.max() >= values.shape[1]):

@@ -13,7 +13,7 @@ from neurotrace import metrics
 from neurotrace.effects import logits_under
 from neurotrace.errors import InputError
 from neurotrace.hooks import Site, tokenizer_of
-from neurotrace.interventions import Intervention
+from neurotrace.interventions import Intervention, values_at
 from neurotrace.records import probes_folder
 from neurotrace.tokens import by_length
 
@@ -64,11 +64,9 @@ def damage(
     for rows, ids in by_length(prompts, batch_size):
         given: list[Tensor | None] = []
         for place, each in enumerate(interventions):
-            layers = [neuron.layer for neuron in each.neurons]
-            units = [neuron.index for neuron in each.neurons]
             values = None
             if donor_means is not None and each.needs_donor:
-                values = donor_means[place][layers, units].expand(len(rows), -1)
+                values = values_at(donor_means[place], each.neurons).expand(len(rows), -1)
             given.append(values)
         clean, changed = logits_under(model, ids, interventions, given, site=site)
         for place, logits in enumerate(changed):

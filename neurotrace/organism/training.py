@@ -93,6 +93,28 @@ def learning_rate(step: int, steps: int, peak: float = 2e-3) -> float:
     return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * late)))
 
 
+def optimizer_of(model: GPT2LMHeadModel) -> torch.optim.Optimizer:
+    """AdamW with weight decay on matrices alone; `descend` sets its rate."""
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    return torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": 0.5}, {"params": vectors, "weight_decay": 0.0}],
+        lr=1.0, betas=(0.9, 0.98), fused=True,
+    )  # fmt: skip
+
+
+def descend(
+    model: GPT2LMHeadModel, optimizer: torch.optim.Optimizer, loss: Tensor, rate: float
+) -> None:
+    """One step along the loss, its gradient clipped to norm 1."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+
+
 def _by_length(draws: dict[str, Draw]) -> list[Draw]:
     return [stack([draws["arithmetic"], draws["letters"]]), draws["inference"]]
 
@@ -197,29 +219,19 @@ def train(
     rng, noise = np.random.default_rng([seed, 1]), torch.Generator().manual_seed(seed)
     model = GPT2LMHeadModel(model_config(design.layers))
     model.train()
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    vectors = [p for p in model.parameters() if p.ndim < 2]
-    optimizer = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": 0.5}, {"params": vectors, "weight_decay": 0.0}],
-        lr=1.0, betas=(0.9, 0.98), fused=True,
-    )  # fmt: skip
+    optimizer = optimizer_of(model)
     started = time.perf_counter()
     plain = iit = torch.tensor(math.nan)
     for step in range(steps):
         if keep is not None and step % 100 == 0:
             keep(step, copy.deepcopy(model).eval())
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             loss = plain_loss(model, design, rng, noise)
             plain = loss.detach()
             if design.plant is not None and step >= IIT_START * steps and step % 2:
                 swap = iit_loss(model, design, rng, noise)
                 iit, loss = swap.detach(), loss + swap
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        descend(model, optimizer, loss, learning_rate(step, steps))
         if report is not None and (step + 1) % 100 == 0:
             report(step + 1, float(plain), float(iit))
     record = {

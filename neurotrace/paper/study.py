@@ -31,7 +31,7 @@ from neurotrace.activations import Activations, Reference
 from neurotrace.controls import CONTROLS, controls_for
 from neurotrace.effects import logits_under, measure
 from neurotrace.hooks import Site, inspect_model, tokenizer_of
-from neurotrace.interventions import Intervention, Kind, other_donor, patch, shift
+from neurotrace.interventions import Intervention, Kind, other_donor, patch, shift, values_at
 from neurotrace.neurons import Neuron
 from neurotrace.neutral import damage
 from neurotrace.pairs import split_pairs
@@ -265,7 +265,7 @@ def _same_kept(model: Any, family: str, site: Site, best: Intervention, means: T
     asked = [(item.prompt(cue), item.reasoned[0]) for item in items for cue in CUES]
     prompts = [torch.tensor(tokenizer(text).input_ids) for text, _ in asked]
     answers = torch.tensor(tokenizer.convert_tokens_to_ids([answer for _, answer in asked]))
-    given = torch.stack([means[unit.layer, unit.index] for unit in best.neurons])
+    given = values_at(means, best.neurons)
     before = after = 0
     for rows, ids in by_length(prompts, 64):
         donors = [given.expand(len(rows), -1) if best.needs_donor else None]

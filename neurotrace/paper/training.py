@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from neurotrace.organism.forward import Group, forward
-from neurotrace.organism.training import learning_rate
+from neurotrace.organism.training import descend, learning_rate, optimizer_of
 from neurotrace.paper.language import (
     COLOURS,
     CUES,
@@ -160,25 +160,15 @@ def train(
     torch.manual_seed(seed)
     rng = np.random.default_rng([seed, 7])
     model = GPT2LMHeadModel(model_config()).train()
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    vectors = [p for p in model.parameters() if p.ndim < 2]
-    optimizer = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": 0.5}, {"params": vectors, "weight_decay": 0.0}],
-        lr=1.0, betas=(0.9, 0.98), fused=True,
-    )  # fmt: skip
+    optimizer = optimizer_of(model)
     wanted = {round(share * steps) for share in KEPT}
     started = time.process_time()
     for step in range(steps):
         if keep is not None and step in wanted:
             keep(step, copy.deepcopy(model).eval())
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             loss = loss_of(model, rng)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        descend(model, optimizer, loss, learning_rate(step, steps))
         if report is not None and (step + 1) % 100 == 0:
             report(step + 1, float(loss.detach()))
     record: dict[str, object] = {

@@ -158,7 +158,7 @@ def needs(shape: Shape, pairs: int, length: int, *, number_bytes: int) -> dict[s
     """Bytes that collecting and ranking take with the model: its weights and what a job adds.
 
     Batches are the defaults': 32 prompts where nothing is differentiated, 16 where it is. What a run
-    keeps of every pair is float32: activations and slopes on both sides, twice while they are compared.
+    keeps of every pair is float32: activations and slopes, on both sides.
     """
     weights = float(shape.parameters * number_bytes)
     one = float(4 * shape.neurons)  # a number for each neuron
