@@ -54,3 +54,12 @@ def test_links_lead_somewhere():
         for target in re.findall(r"\]\(([^)#\s]+)", path.read_text("utf-8")):
             if "://" not in target:
                 assert (DOCS / target).exists(), f"{path.name}: {target}"
+
+
+def test_no_function_is_called_as_its_module_is():
+    """Importing `neurotrace.x` puts the module in the place of a function `nt.x`."""
+    import pkgutil
+
+    import neurotrace as nt
+
+    assert not {module.name for module in pkgutil.iter_modules(nt.__path__)} & set(nt.__all__)

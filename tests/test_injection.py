@@ -14,7 +14,7 @@ from neurotrace.errors import InputError
 from neurotrace.hooks import twin
 from neurotrace.imprint import imprint
 from neurotrace.injection import Fact, load_facts
-from neurotrace.injection_study import injection_study
+from neurotrace.injection_studies import injection_study
 
 
 @pytest.fixture(scope="module")

@@ -37,7 +37,7 @@ def checkpoints(
     prepare_file(out)
     quiet()
     from neurotrace.progress import bars
-    from neurotrace.timeline import timeline
+    from neurotrace.timelines import timeline
 
     table = timeline(models, pairs, method=method, k=k, seed=seed, device=device, progress=bars)
     save_file(out, table.to_csv(index=False, float_format="%.3f").encode())

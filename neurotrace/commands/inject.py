@@ -34,7 +34,7 @@ def inject(
     """Recall@k of every ranker over injected facts; writes recall.csv. Resumes."""
     quiet()
     from neurotrace.injection import load_facts
-    from neurotrace.injection_study import METHODS, injection_study
+    from neurotrace.injection_studies import METHODS, injection_study
     from neurotrace.models import load_model
     from neurotrace.progress import bars
 
