@@ -10,7 +10,10 @@ from pathlib import Path
 import pandas as pd
 from summary import WAYS, markdown
 
+from neurotrace.paper.study import HARM, QUIET
+
 HERE = Path(__file__).parent
+SEEDS = (0, 1, 2)
 FAMILIES = ("addition", "addition-mem", "colours")
 ENOUGH = 0.95
 
@@ -36,6 +39,40 @@ def side_by_side(family: str) -> str:
     header = [f"{family}: units", "to reasoning", "to memory", "another pair's values", "controls ≤",
               "KL ≤", "same answers kept ≥"]  # fmt: skip
     return markdown(header, rows)
+
+
+def at_most(units: int) -> str:
+    """Of all numbers of units up to that many, what flips most training answers; of ours only what
+    met the rule on training pairs. The best of sites and numbers that each method has."""
+    table = read("arms")
+    ours = table["arm"].str.startswith("ours")
+    table = table[(table["k"] <= units) & (~ours | met(table))]
+    rows = []
+    for family in FAMILIES:
+        for arm in dict.fromkeys(table["arm"]):
+            own = table[(table["family"] == family) & (table["arm"] == arm)]
+            best = [first(own[(own["direction"] == way) & (own["seed"] == seed)])
+                    for way in WAYS for seed in SEEDS]  # fmt: skip
+            cells = [f"{row['flips']:.2f} ({row['k']})" if row is not None else "–" for row in best]
+            there = [row for row in best if row is not None]
+            worst = [f"{max(row[name] for row in there):.3f}" if there else "–"
+                     for name in ("control", "kl")]  # fmt: skip
+            half = len(SEEDS)
+            rows.append(
+                [f"{family}: {arm}", ", ".join(cells[:half]), ", ".join(cells[half:]), *worst]
+            )
+    header = [f"at most {units} units", "to reasoning", "to memory", "controls ≤", "KL ≤"]
+    return markdown(header, rows)
+
+
+def met(table: pd.DataFrame) -> pd.Series:
+    return (table["train_kl"] <= HARM) & (table["train_control"] <= QUIET)
+
+
+def first(rows: pd.DataFrame) -> pd.Series | None:
+    if rows.empty:
+        return None
+    return rows.sort_values(["train_flips", "k"], ascending=[False, True]).iloc[0]
 
 
 def how_few() -> str:
@@ -97,5 +134,12 @@ def consistency() -> str:
 
 
 if __name__ == "__main__":
-    for part in (*map(side_by_side, FAMILIES), how_few(), where(), consistency()):
+    for part in (
+        *map(side_by_side, FAMILIES),
+        at_most(19),
+        at_most(38),
+        how_few(),
+        where(),
+        consistency(),
+    ):
         print(f"{part}\n")
