@@ -1,4 +1,4 @@
-"""Prints the SmolLM2 table of docs/trust.md from `signals.parquet` of `neurotrace circuit`, kept beside this as CSV.
+"""Prints docs/trust.md's table of SmolLM2 from trust-smollm2.csv: signals.parquet of `neurotrace circuit`.
 
 python docs/tables/trust.py [SIGNALS]
 """

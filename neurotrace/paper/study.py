@@ -208,14 +208,16 @@ def _arm(
                for each, kl in zip(made, harm.mean(dim=1), strict=True) if len(each) == k]  # fmt: skip
         own.sort(key=lambda one: (-one[0], one[1]))
         order = [one for one in own if not arm.careful or one[1] <= HARM] or own
-        rate, _, best = next(
-            (one for one in order[:_TRIED]
-             if not arm.careful or _loudest(model, family, arm.site, one[2]) <= QUIET),
-            order[0],
-        )  # fmt: skip
+        # where nothing is quiet, what flips most is kept, and its row says how loud it was
+        for found in [*order[:_TRIED], order[0]] if arm.careful else order[:1]:
+            control = _loudest(model, family, arm.site, found[2])
+            if control <= QUIET:
+                break
+        rate, kl, best = found
         row = {"family": family.name, "arm": arm.name, "k": k, "share": k / reference.norms.numel(),
                "direction": direction, "ranker": best.label, "intervention": best.kind,
-               "layers": len({unit.layer for unit in best.neurons}), "train_flips": rate}  # fmt: skip
+               "layers": len({unit.layer for unit in best.neurons}), "train_flips": rate,
+               "train_kl": kl, "train_control": control}  # fmt: skip
         yield row | _held_out(model, family, arm.site, best, means), best
 
 
