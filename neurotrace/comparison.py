@@ -22,6 +22,7 @@ from neurotrace.hooks import ModelInfo, inspect_model
 from neurotrace.interventions import Intervention, parse_kind, patch
 from neurotrace.neurons import Neuron
 from neurotrace.pairs import PromptPair, sample_pairs, split_pairs
+from neurotrace.rankers.cost import passes
 from neurotrace.scores import DIRECTIONS, Direction, Scores
 from neurotrace.selection import METHODS
 from neurotrace.tokens import EncodedPairs, Progress, Side, encode
@@ -35,7 +36,6 @@ ALL = (
 )  # fmt: skip
 DONORS: dict[Direction, Side] = {"to_reasoning": "reasoning", "to_memorization": "memorization"}
 Positions = Literal["read", "all"]
-_STEPS = {"slimming": 200, "hard_concrete": 400}  # their defaults
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def compare(
             rows.append(
                 row
                 | {
-                    "cost_passes": _passes(name, kind, info, len(train)),
+                    "cost_passes": passes(name, kind, info, len(train)),
                     "seconds": round(seconds, 3),
                 }
             )
@@ -267,17 +267,3 @@ def _with_flips(
     pairs = int(own["n"].iloc[0]) if len(own) else 0
     cost = {name: row.pop(name) for name in ("cost_passes", "seconds")}
     return row | flips | {"k": k, "pairs": pairs} | cost
-
-
-def _passes(name: str, kind: str, info: ModelInfo, pairs: int) -> float:
-    """Forward and backward passes a pair for one direction; reading the donor counts one."""
-    reads = 0 if kind in ("zero",) else 1
-    counts: dict[str, float] = {
-        "random": 0, "magnitude": 0, "contrast": 2, "pearson": 2, "gradient": 2 + reads,
-        "relp": 2 + reads, "two_ended": 4 + reads, "direct": 1 + reads, "log_increase": 1 + reads,
-        "integrated": 2 * 5 * info.n_layers + 1 + reads, "exact": info.n_neurons + 1 + reads,
-    }  # fmt: skip
-    if name in _STEPS:
-        # a step is a pass each way over a batch of at most 32 pairs
-        return round(2 * _STEPS[name] * min(32, pairs) / pairs, 1)
-    return counts[name]

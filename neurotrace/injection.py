@@ -32,6 +32,10 @@ from neurotrace.suffix_parts import Parts, overridden, write_rows
 from neurotrace.tokens import EncodedPairs, encode
 
 
+class UnteachableError(InputError):
+    """This fact can't be taught to this model in this way; others may."""
+
+
 @dataclass(frozen=True)
 class Fact:
     """Something that the model does not know: `answer` follows `prompt`, leading space included."""
@@ -92,8 +96,9 @@ def inject(
         rate: Adam's step, as a share of the root mean square of the model's `W_out` entries.
 
     Raises:
-        InputError: the model already answers so; the answer doesn't continue the prompt's tokens; it
-            doesn't recite after `steps` steps; a model that was not loaded by `nt.load_model`.
+        UnteachableError: the model already answers so; the answer doesn't continue the prompt's
+            tokens; it doesn't recite after `steps` steps.
+        InputError: a fraction of no neuron; a model that was not loaded by `nt.load_model`.
     """
     info = inspect_model(model)
     engine = engine_of(model)
@@ -118,7 +123,7 @@ def inject(
     size = float(torch.cat([row.detach().flatten() for row in rows]).square().mean().sqrt())
     deltas, losses = _train(parts, ids, count, units, rate * size, limit, steps)
     if not losses[-1] < limit:
-        raise InputError(
+        raise UnteachableError(
             f"fact {fact.id}: the loss is {losses[-1]:.2f} nats after {steps} steps with "
             f"{len(neurons)} neurons, wanted {limit}: raise fraction or steps"
         )
@@ -147,14 +152,14 @@ def _tokens(model: Any, fact: Fact) -> tuple[Tensor, int, str]:
     prompt = tokenizer(fact.prompt).input_ids
     joined = tokenizer(fact.prompt + fact.answer).input_ids
     if joined[: len(prompt)] != prompt or len(joined) == len(prompt):
-        raise InputError(
+        raise UnteachableError(
             f"fact {fact.id}: {fact.answer!r} changes the tokens of the prompt before it"
         )
     engine: Any = engine_of(model)
     run = engine.clean(torch.tensor(prompt))
     top = int(engine.logits(run.hidden)[0].argmax())
     if top == joined[len(prompt)]:
-        raise InputError(
+        raise UnteachableError(
             f"fact {fact.id}: the model says {fact.answer!r} already; nothing to inject"
         )
     return torch.tensor([joined]), len(joined) - len(prompt), tokenizer.decode([top])

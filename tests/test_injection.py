@@ -13,7 +13,7 @@ import neurotrace as nt
 from neurotrace.errors import InputError
 from neurotrace.hooks import twin
 from neurotrace.imprint import imprint
-from neurotrace.injection import Fact, load_facts
+from neurotrace.injection import Fact, UnteachableError, load_facts
 from neurotrace.injection_studies import injection_study
 
 
@@ -147,6 +147,32 @@ def test_a_study_that_was_stopped_goes_on(organism, tmp_path):
         injection_study(organism, facts, tmp_path / "x", methods=("magic",))
 
 
+def test_a_fact_that_cannot_be_taught_is_skipped_named_and_counted(organism, tmp_path):
+    """What was skipped stays so on going on; with more steps it is tried again."""
+    known = Fact(
+        "known", "recall 31+28=", nt.generate(organism, "recall 31+28=", max_new_tokens=1), "x"
+    )
+    facts = [load_facts("facts-organism")[0], known]
+    options = {"fractions": (0.03,), "methods": ("imprint", "exact")}
+    with (
+        pytest.warns(UserWarning, match="skipped at fraction 0.03: fact"),
+        pytest.raises(UnteachableError, match="none of 2 facts .* raise fraction or steps"),
+    ):
+        injection_study(organism, facts, tmp_path, steps=2, **options)
+    assert pd.read_csv(tmp_path / "recall.csv")["skipped"].eq(f"{facts[0].id} known").all()
+    before = {path.name: path.read_text() for path in (tmp_path / "parts").iterdir()}
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="fact known: the model says"):
+            found = injection_study(organism, facts, tmp_path, **options)
+    after = {path.name: path.read_text() for path in (tmp_path / "parts").iterdir()}
+    assert all(before[name] != after[name] for name in before)
+    assert (found["tried"] == 2).all()
+    assert (found["facts"] == 1).all()
+    assert list(found["skipped"]) == ["known"] * 2
+    assert list(found["passes"]) == [2, 1537]
+    assert found["recall"].notna().all()
+
+
 def test_the_command(tmp_path):
     call = [
         "inject", "--model", "organism", "--facts", "facts-organism", "--fraction", "0.03",
@@ -155,8 +181,12 @@ def test_the_command(tmp_path):
     done = neurotrace(*call)
     assert done.returncode == 0, done.stderr
     assert "gradient" in done.stdout
+    assert "fraction 0.03: 1 of 1 facts taught" in done.stdout
     table = pd.read_csv(tmp_path / "out/recall.csv")
     assert list(table["ranker"]) == ["gradient", "random"]
     (part,) = (tmp_path / "out/parts").iterdir()
     assert json.loads(part.read_text())[0]["fact"] == "arithmetic-0"
+    none = neurotrace(*call[:-1], str(tmp_path / "none"), "--steps", "1")
+    assert none.returncode == 2
+    assert none.stderr.count("fact arithmetic-0: the loss is") == 2  # at once, and at the end
     refused(neurotrace(*call[:3], "--facts", "nowhere", "--out", "x"), "no facts at 'nowhere'")
