@@ -156,7 +156,7 @@ def test_a_fact_that_cannot_be_taught_is_skipped_named_and_counted(organism, tmp
     options = {"fractions": (0.03,), "methods": ("imprint", "exact")}
     with (
         pytest.warns(UserWarning, match="skipped at fraction 0.03: fact"),
-        pytest.raises(UnteachableError, match="none of 2 facts .* raise fraction or steps"),
+        pytest.raises(UnteachableError, match=r"none of 2 facts .* raise fraction or steps"),
     ):
         injection_study(organism, facts, tmp_path, steps=2, **options)
     assert pd.read_csv(tmp_path / "recall.csv")["skipped"].eq(f"{facts[0].id} known").all()
