@@ -42,9 +42,9 @@ CONTROLS = ("random", "norm", "sign", "low_rho")
 
 
 def controls_for(
-    intervention: Intervention, *, reference: Reference, seeds: int = 3
+    intervention: Intervention, *, reference: Reference, seeds: Sequence[int] = (0, 1, 2)
 ) -> list[Intervention]:
-    """Every control of one intervention, those that are drawn at random `seeds` times.
+    """Every control of one intervention, those that are drawn at random once a seed.
 
     Args:
         reference: what the training pairs tell; shifts and correlations are taken from it.
@@ -52,7 +52,7 @@ def controls_for(
     drawn = Scores("random", torch.zeros_like(reference.norms))
     rho = reference.moments.pearson.nan_to_num(nan=0.0).abs()
     made: list[Intervention] = []
-    for seed in range(seeds):
+    for seed in seeds:
         others = drawn.random_like(intervention.neurons, seed=seed)
         made.append(random_control(intervention, others, reference))
         near = norm_matched(intervention, reference.norms, seed=seed)

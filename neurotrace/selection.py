@@ -47,7 +47,8 @@ METHODS = (
 )
 QUIET = 0.04  # of training answers, at most, may a chosen candidate's controls flip
 _TESTED = 30  # candidates, at most, whose controls are measured
-_TOGETHER = 10  # of them in one go
+_TOGETHER = 4  # of them in one go
+_DRAWS = 3  # of each random control, where the first is quiet
 _EXACT_CANDIDATES = 200  # neurons, per direction, that `exact` measures: the gradient's strongest
 
 
@@ -240,34 +241,43 @@ def choose(
     """
     rates = flip_rates(measured(list(made.values())))
     order = sorted(made, key=lambda each: (-round(rates[each] * 200), each.k))[:_TESTED]
-    noise: dict[Candidate, float] = {}
+    heard: dict[Candidate, list[dict[str, float]]] = {}
     for start in range(0, len(order), _TOGETHER):
         group = order[start : start + _TOGETHER]
         # one draw tells the loud ones, more draws the quiet from the lucky
-        noise |= _noise(group, made, reference, measured, seeds=1)
-        hopeful = [each for each in group if noise[each] <= 2 * QUIET][:4]
-        if hopeful:
-            noise |= _noise(hopeful, made, reference, measured, seeds=3)
-        best = next((each for each in hopeful if noise[each] <= QUIET), None)
+        for each, rate in _controls_flip(group, made, reference, measured, seed=0).items():
+            heard[each] = [rate]
+        hopeful = [each for each in group if _noise(heard[each]) <= 2 * QUIET]
+        for seed in range(1, _DRAWS) if hopeful else ():
+            found = _controls_flip(hopeful, made, reference, measured, seed=seed)
+            for each, rate in found.items():
+                heard[each].append(rate)
+        best = next((each for each in hopeful if _noise(heard[each]) <= QUIET), None)
         if best is not None:
             return best
+    noise = {each: _noise(rates_of) for each, rates_of in heard.items()}
     return max(noise, key=lambda each: rates[each] - noise[each])
 
 
-def _noise(
+def _controls_flip(
     candidates: Sequence[Candidate],
     made: Mapping[Candidate, Intervention],
     reference: Reference,
     measured: Callable[[list[Intervention]], Effects],
     *,
-    seeds: int,
-) -> dict[Candidate, float]:
-    """Candidate -> the largest share of answers that any of its controls flips."""
+    seed: int,
+) -> dict[Candidate, dict[str, float]]:
+    """Candidate -> the share of answers that each kind of control flips."""
     controls = []
     for place, each in enumerate(candidates):
-        for control in controls_for(made[each], reference=reference, seeds=seeds):
+        for control in controls_for(made[each], reference=reference, seeds=(seed,)):
             if control.role in CONTROLS:
                 controls.append(replace(control, label=str(place)))
     table = measured(controls).to_frame()
     rates = table.groupby(["label", "role"])["answers"].mean()
-    return {each: float(rates[str(place)].max()) for place, each in enumerate(candidates)}
+    return {each: rates[str(place)].to_dict() for place, each in enumerate(candidates)}
+
+
+def _noise(draws: Sequence[Mapping[str, float]]) -> float:
+    """Of the kinds of control, the loudest's share, as a mean over its draws."""
+    return max(sum(draw[role] for draw in draws) / len(draws) for role in draws[0])
