@@ -9,17 +9,13 @@ transfer.html, sites.html, weights.html
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from neurotrace.errors import InputError
-from neurotrace.runs import parquet, prepare_folder, write_atomically
+from neurotrace.runs import noted, prepare_folder, whose, write_atomically, write_whole
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from neurotrace.detection import Detection
 
 FILES = (
@@ -33,48 +29,29 @@ def prepare_detection(out: Path, *, overwrite: bool) -> Path:
     return prepare_folder(out, FILES, overwrite=overwrite)
 
 
-def save_detection(found: Detection, out: Path, *, command: str) -> None:
+def save_detection(found: Detection, out: Path, *, model: Any, command: str) -> None:
     """Write the folder; every file whole or not at all."""
     from neurotrace import __version__
     from neurotrace.detectors import save_detector
     from neurotrace.plotting_detectors import plot_sites, plot_transfer, plot_weights
 
-    about = found.about | {
-        "command": command,
-        "neurotrace": __version__,
-        "outcomes": found.outcomes,
-    }
+    about = found.about | whose(model)
+    about |= {"command": command, "neurotrace": __version__, "outcomes": found.outcomes}
     figures = {
         "transfer.html": plot_transfer(found.table), "sites.html": plot_sites(found.table),
         "weights.html": plot_weights(found.weights),
     }  # fmt: skip
     try:
         for name, frame in (("detectors", found.table), ("weights", found.weights)):
-            write_atomically(out / f"{name}.parquet", _parquet(frame, json.dumps(about)))
-        _whole(
+            write_atomically(out / f"{name}.parquet", noted(frame, about))
+        write_whole(
             out / "chosen.safetensors", lambda path: save_detector(found.chosen, path, about=about)
         )
         if found.circuit is not None:
-            _whole(out / "circuit.safetensors", found.circuit.save)
+            write_whole(out / "circuit.safetensors", found.circuit.save)
         for name, figure in figures.items():
             write_atomically(out / name, figure.to_html(include_plotlyjs=True).encode())
     except OSError as error:
         raise InputError(
             f"can't write to {out}: {error.strerror or error}; free some space or name another folder"
         ) from None
-
-
-def _parquet(frame: pd.DataFrame, note: str) -> bytes:
-    import pyarrow as pa
-
-    table = pa.Table.from_pandas(frame, preserve_index=False)
-    return parquet(table.replace_schema_metadata({"neurotrace": note}))
-
-
-def _whole(path: Path, save: Callable[[Path], None]) -> None:
-    """What `save` writes, under its final name once it is whole."""
-    import tempfile
-
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        save(Path(folder) / path.name)
-        write_atomically(path, (Path(folder) / path.name).read_bytes())

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from neurotrace.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def parse_json(raw: str | bytes) -> Any:
@@ -47,3 +51,28 @@ def read_tensors(path: str | Path, framework: str) -> tuple[dict[str, Any], dict
     except (OSError, SafetensorError, ValueError) as error:
         raise InputError(f"{path}: can't be read as safetensors ({error})") from None
     return (header if isinstance(header, dict) else {}), tensors
+
+
+def read_table(
+    path: str | Path, *, words: Sequence[str] = (), numbers: Sequence[str] = ()
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """A Parquet file with at least these columns, and the note that one of our writers left in it.
+
+    Raises:
+        InputError: no such file, a damaged one, or other columns.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+        note = parse_json((table.schema.metadata or {}).get(b"neurotrace", b"{}"))
+        frame = table.to_pandas()
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise InputError(f"{path}: can't be read as Parquet ({error})") from None
+    kinds = dict(zip(frame.columns, (kind.kind for kind in frame.dtypes), strict=True))
+    for name in (*words, *numbers):
+        if name not in kinds or (name in numbers and kinds[name] not in "iufb"):
+            what = f"{kinds[name]!r}" if name in kinds else "no such column"
+            raise InputError(f"{path}: wanted the column {name!r}, came {what}")
+    return frame, note if isinstance(note, dict) else {}

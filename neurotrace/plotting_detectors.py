@@ -33,37 +33,44 @@ def plot_transfer(
     there = [own for own in shown if len(_rows(table, *own))]
     if not there:
         raise InputError("none of the detectors to show is in the table: name others in shown=")
-    columns = min(3, len(there))
-    deep = -(-len(there) // columns)
     trains = list(dict.fromkeys(table["train_family"]))
     tests = sorted(set(table["test_family"]))
+    columns = min(3 if len(tests) < 6 else 2 if len(tests) < 12 else 1, len(there))
+    deep = -(-len(there) // columns)
+    height = 110 + deep * (110 + 34 * len(trains))
     figure = make_subplots(
-        rows=deep, cols=columns, subplot_titles=[f"{name}: {view}" for name, view in there],
-        shared_xaxes=True, shared_yaxes=True, vertical_spacing=0.2 / deep, horizontal_spacing=0.03,
+        rows=deep, cols=columns, subplot_titles=[_title(*own) for own in there],
+        shared_xaxes=True, shared_yaxes=True, vertical_spacing=60 / (height - 130),
+        horizontal_spacing=0.03,
     )  # fmt: skip
     for place, own in enumerate(there):
         part = _rows(table, *own).set_index(["train_family", "test_family"])
         cells = [[_cell(part, train, test) for test in tests] for train in trains]
         values = [[np.nan if cell is None else cell["auroc"] for cell in row] for row in cells]
-        words = [["" if cell is None else
-                  f"{cell['auroc']:.2f} [{cell['auroc_lo']:.2f}, {cell['auroc_hi']:.2f}], "
-                  f"{cell['n']:.0f} prompts" for cell in row] for row in cells]  # fmt: skip
+        words = [[_said(cell, train, test) for cell, test in zip(row, tests, strict=True)]
+                 for row, train in zip(cells, trains, strict=True)]  # fmt: skip
         figure.add_trace(
             go.Heatmap(
-                z=values, x=tests, y=trains, zmin=0, zmax=1, colorscale="RdBu", showscale=False,
+                z=values, zmin=0, zmax=1, colorscale="RdBu", showscale=False,
                 text=[["" if v != v else f"{v:.2f}" for v in row] for row in values],
                 texttemplate="%{text}", customdata=words,
-                hovertemplate="learnt on %{y}, asked on %{x}<br>%{customdata}<extra></extra>",
+                hovertemplate="%{customdata}<extra></extra>",
             ),
             row=place // columns + 1, col=place % columns + 1,
         )  # fmt: skip
-    figure.update_yaxes(autorange="reversed")
+    figure.update_annotations(font_size=13)
+    # by place: two long names may be cut to the same label
+    figure.update_xaxes(tickvals=list(range(len(tests))), ticktext=[clip(own, 24) for own in tests])
+    figure.update_yaxes(
+        tickvals=list(range(len(trains))), ticktext=[clip(own, 24) for own in trains],
+        autorange="reversed",
+    )  # fmt: skip
     figure.update_xaxes(title="asked on", row=deep)
     figure.update_yaxes(title="learnt on", col=1)
     return finish(
         figure,
         title or "AUROC for “from memory”, on groups not seen in training",
-        height=110 + deep * (90 + 34 * len(trains)),
+        height=height,
     )
 
 
@@ -110,6 +117,20 @@ def plot_weights(weights: pd.DataFrame, *, title: str | None = None) -> go.Figur
         )  # fmt: skip
     figure.update_yaxes(title="share of all weight", rangemode="tozero")
     return finish(figure, title or "What each view weighs in the fused detectors, ± posterior sd")
+
+
+def _title(detector: str, view: str) -> str:
+    """Two lines: panels are narrow on a phone."""
+    return clip(detector) if view in detector else f"{clip(detector)}<br>{clip(view)}"
+
+
+def _said(cell: pd.Series | None, train: str, test: str) -> str:
+    if cell is None:
+        return ""
+    return (
+        f"learnt on {clip(train)}, asked on {clip(test)}<br>{cell['auroc']:.2f} "
+        f"[{cell['auroc_lo']:.2f}, {cell['auroc_hi']:.2f}], {cell['n']:.0f} prompts"
+    )
 
 
 def _rows(table: pd.DataFrame, detector: str, view: str) -> pd.DataFrame:

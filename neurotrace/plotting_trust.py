@@ -46,9 +46,9 @@ def plot_coverage(coverage: pd.DataFrame, *, title: str | None = None) -> go.Fig
             "[%{customdata[0]:.1%}, %{customdata[1]:.1%}]<extra></extra>",
         )  # fmt: skip
     everything = float(coverage.groupby("signal")["risk"].last().iloc[0])
-    figure.add_hline(
-        y=everything, line={"color": "#999999", "dash": "dot"}, annotation_text="all answers",
-        annotation_position="top left",
+    figure.add_scatter(
+        x=[0, 1], y=[everything] * 2, mode="lines", name="all answers", hoverinfo="skip",
+        line={"color": "#999999", "dash": "dot"},
     )  # fmt: skip
     figure.update_xaxes(
         title="answers kept, the least risky first", tickformat=".0%", range=[0, 1.01]
@@ -132,20 +132,21 @@ def plot_signals(signals: pd.DataFrame, *, title: str | None = None) -> go.Figur
                 "arrayminus": own["auroc"] - own["auroc_lo"], "thickness": 1, "width": 0,
                 "color": fade(MEMORIZED, 0.5),
             },
-            text=[clip(str(of)) for of in own["of"]],
-            customdata=own[["signal", "auroc_lo", "auroc_hi", "n"]],
-            hovertemplate="%{customdata[0]}, %{text}: %{x:.3f} [%{customdata[1]:.3f}, "
-            "%{customdata[2]:.3f}], %{customdata[3]} prompts<extra></extra>",
+            text=[f"{clip(row.signal)}, {clip(row.of)}" for row in own.itertuples()],
+            customdata=own[["auroc_lo", "auroc_hi", "n"]],
+            hovertemplate="%{text}: %{x:.3f} [%{customdata[0]:.3f}, %{customdata[1]:.3f}], "
+            "%{customdata[2]} prompts<extra></extra>",
             row=1, col=place + 1,
         )  # fmt: skip
         figure.add_scatter(
             x=mean["auroc"], y=[names.index(signal) for signal in mean["signal"]], mode="markers",
             marker={"symbol": "line-ns-open", "size": 22, "color": REASONED, "line": {"width": 3}},
-            showlegend=False, text=mean["signal"],
+            showlegend=False, text=[clip(signal) for signal in mean["signal"]],
             hovertemplate="%{text}, mean: %{x:.3f}<extra></extra>", row=1, col=place + 1,
         )  # fmt: skip
         figure.add_vline(x=0.5, line={"color": "#999999", "dash": "dot"}, row=1, col=place + 1)
-    figure.update_yaxes(tickvals=list(range(len(names))), ticktext=names)
+    figure.update_annotations(font_size=13)  # the panels' names, which are narrow on a phone
+    figure.update_yaxes(tickvals=list(range(len(names))), ticktext=[clip(name) for name in names])
     figure.update_xaxes(title="AUROC", range=[-0.03, 1.03])
     return finish(
         figure, title or "What tells memory from reasoning, on held-out prompts (bar: mean)",

@@ -9,7 +9,6 @@ report.html        the same to look at
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING
 from neurotrace.errors import InputError
 from neurotrace.files import read_json
 from neurotrace.neurons import Neuron
-from neurotrace.runs import parquet, prepare_folder, write_atomically
+from neurotrace.runs import noted, prepare_folder, write_atomically
 
 if TYPE_CHECKING:
     from neurotrace.comparison import Comparison
@@ -64,7 +63,6 @@ def prepare_tables(out: Path, *, overwrite: bool) -> Path:
 def save_tables(comparison: Comparison, out: Path, *, command: str, seed: int) -> None:
     """Write the folder; every file whole or not at all."""
     import pandas as pd
-    import pyarrow as pa
 
     from neurotrace import __version__
     from neurotrace.report import write_comparison
@@ -76,20 +74,17 @@ def save_tables(comparison: Comparison, out: Path, *, command: str, seed: int) -
         for (family, _, direction), frame in comparison.scores.items()
     ]
     record = {"command": command, "neurotrace": __version__, "seed": seed}
-    note = json.dumps(
-        record | {"model": comparison.model.name, "settings": dict(comparison.settings),
-                  "truth": [str(neuron) for neuron in comparison.truth]}
-    )  # fmt: skip
+    note = record | {
+        "model": comparison.model.name, "settings": dict(comparison.settings),
+        "truth": [str(neuron) for neuron in comparison.truth],
+    }  # fmt: skip
     try:
         for name, frame in (
             ("rankers.parquet", comparison.rankers), ("flips.parquet", comparison.flips),
             ("curves.parquet", comparison.curves),
             ("scores.parquet", pd.concat(scores, ignore_index=True)),
         ):  # fmt: skip
-            table = pa.Table.from_pandas(frame, preserve_index=False)
-            write_atomically(
-                out / name, parquet(table.replace_schema_metadata({"neurotrace": note}))
-            )
+            write_atomically(out / name, noted(frame, note))
         for name, frame in (("rankers", comparison.rankers), ("flips", comparison.flips)):
             text = frame.to_csv(index=False, float_format="%.3f")
             write_atomically(out / f"{name}.csv", text.encode())

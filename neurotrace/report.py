@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from neurotrace.display import percent
 from neurotrace.errors import InputError
 from neurotrace.plotting import plot_curves, plot_estimates, plot_flips, plot_pairs
+from neurotrace.report_trust import detectors_section, trust_section
 from neurotrace.scores import DIRECTIONS, Scores
 
 if TYPE_CHECKING:
@@ -48,7 +49,11 @@ def write_report(run: Run) -> str:
             figures=[_embedded(name, figure) for name, figure in figures(run)],
             explorer=Markup(run.explorer.fragment()) if run.explorer else None,
             explorer_code=Markup(style_and_script()) if run.explorer else None,
-            detectors=None if run.detectors is None else run.detectors.to_dict("records"),
+            trust=_drawn(None if run.trust is None else trust_section(run.trust)),
+            detectors=_drawn(
+                None if run.detectors is None else detectors_section(run.detectors, run.detected)
+            ),
+            left_out=run.left_out,
         )
     except (KeyError, jinja2.UndefinedError) as error:
         raise InputError(
@@ -81,7 +86,8 @@ def figures(run: Run) -> list[tuple[str, go.Figure]]:
         kind, k, label = kinds.index[0]
         one = rows.where(intervention=kind, k=int(k), label=label)
         name = f"{flip['family']}, {flip['direction'].replace('_', ' ')}: single pairs"
-        found.append((name, plot_pairs(one, limit=12)))
+        own = [pair for pair in run.pairs if pair.family == flip["family"]]
+        found.append((name, plot_pairs(one, pairs=own, limit=12)))
     for (family, direction), part in run.estimates.groupby(["family", "direction"], sort=False):
         name = f"{family}, {direction.replace('_', ' ')}: the estimate against the exact effect"
         both = (_scores(run, part, column) for column in ("estimate", "exact"))
@@ -119,6 +125,13 @@ def _rankers(run: Run) -> list[dict[str, Any]]:
             rows.append(flip | {"spearman": rho if flip["method"] == "gradient" else None})
     order = {direction: place for place, direction in enumerate(DIRECTIONS)}
     return sorted(rows, key=lambda row: (row["family"], order[row["direction"]], -row["answers"]))
+
+
+def _drawn(section: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The section with its figures as the page holds them."""
+    if section is None:
+        return None
+    return section | {"figures": [_embedded(name, figure) for name, figure in section["figures"]]}
 
 
 def _nats(value: float | None) -> str:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from neurotrace.display import Shown, Table, View, clip, rate
 from neurotrace.effects import Effects
 from neurotrace.errors import InputError
-from neurotrace.files import read_json
+from neurotrace.files import read_json, read_table
+from neurotrace.pairs import PAIR_FIELDS, PromptPair
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
     from neurotrace.explorer import Explorer
+    from neurotrace.trust_folder import JudgedTrust
 
 FORMAT = "neurotrace.run/1"
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -30,9 +34,13 @@ class Run(Shown):
     effects: Effects
     scores: pd.DataFrame
     estimates: pd.DataFrame  # family, direction, layer, neuron, estimate, exact
+    pairs: tuple[PromptPair, ...]  # none: a run of an earlier version
     dropped: pd.DataFrame
     explorer: Explorer | None
+    trust: JudgedTrust | None  # of `neurotrace circuit` into the folder `trust` inside this one
     detectors: pd.DataFrame | None  # of `neurotrace detect` into the same folder
+    detected: dict[str, Any]  # what made them
+    left_out: tuple[str, ...]  # what lies there and isn't of this run's model, and why
 
     def to_frame(self) -> pd.DataFrame:
         """The flips: a row for each (family, method, direction, intervention, k) that was tried."""
@@ -78,16 +86,79 @@ def load_run(folder: str | Path) -> Run:
             f"{place}: its manifest says {manifest.get('format')!r}, wanted {FORMAT!r}: "
             "this reads the folders of `neurotrace run` (nt.open_run reads sweeps)"
         )
-    explorer, detectors = place / "explorer.json", place / "detectors.parquet"
+    explorer = place / "explorer.json"
     scores, estimates, dropped = (
         _table(place / f"{name}.parquet").to_pandas() for name in ("scores", "estimates", "dropped")
     )
+    left_out: list[str] = []
+    trust = _beside(place / "trust", _trust, manifest, left_out)
+    detectors, detected = _beside(place / "detectors.parquet", _detectors, manifest, left_out) or (
+        None,
+        {},
+    )
     return Run(
         place, _json(place / "summary.json"), manifest, Effects(_table(place / "effects.parquet")),
-        scores, estimates, dropped,
+        scores, estimates, _pairs(place / "pairs.parquet"), dropped,
         Explorer.load(explorer) if explorer.exists() else None,
-        _table(detectors).to_pandas() if detectors.exists() else None,
+        trust, detectors, detected, tuple(left_out),
     )  # fmt: skip
+
+
+def _beside(
+    path: Path,
+    read: Callable[[Path, dict[str, Any]], Found],
+    manifest: dict[str, Any],
+    left_out: list[str],
+) -> Found | None:
+    """What another command put beside the run, if it is of the run's model; else why not."""
+    if not path.exists():
+        return None
+    try:
+        return read(path, manifest)
+    except InputError as error:
+        left_out.append(str(error))
+        return None
+
+
+def _trust(path: Path, manifest: dict[str, Any]) -> JudgedTrust:
+    from neurotrace.trust_folder import read_trust
+
+    found = read_trust(path)
+    _same_model(path, found.manifest, manifest)
+    return found
+
+
+def _detectors(path: Path, manifest: dict[str, Any]) -> tuple[pd.DataFrame, dict[str, Any]]:
+    from neurotrace.detectors.transfer import COLUMNS
+
+    found, about = read_table(path, words=COLUMNS[:4], numbers=COLUMNS[4:])
+    _same_model(path, about, manifest)
+    return found, about
+
+
+def _same_model(path: Path, about: dict[str, Any], manifest: dict[str, Any]) -> None:
+    """InputError unless what `about` tells of was measured on the very weights of the run."""
+    own, other = manifest["model"], about.get("model")
+    if about.get("weights_sha256") == own["weights_sha256"]:
+        return
+    of = (
+        f"of {other}"
+        if other and other != own["name"]
+        else f"of other weights than {own['name']}'s"
+    )
+    raise InputError(
+        f"{path} is {of if 'weights_sha256' in about else 'of an unknown model'}, the run is of "
+        f"{own['name']}: make it again with the run's model, or move it away"
+    )
+
+
+def _pairs(path: Path) -> tuple[PromptPair, ...]:
+    if not path.exists():
+        return ()
+    table = _table(path)
+    if set(table.column_names) != set(PAIR_FIELDS):
+        raise InputError(f"{path}: wanted the columns {', '.join(PAIR_FIELDS)}")
+    return tuple(PromptPair(**row) for row in table.to_pylist())
 
 
 def _json(path: Path) -> dict[str, Any]:

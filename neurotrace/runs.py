@@ -3,6 +3,7 @@
     manifest.json    versions, seeds, the model's identity and weights' hash, device, dtype, command
     summary.json     the flips, as figures and as the verdict
     scores.parquet   family, direction, layer, neuron, method, score
+    pairs.parquet    the pairs that were studied, as text
     effects.parquet  a row for each held-out pair × intervention × k, controls included
     estimates.parquet family, direction, layer, neuron, estimate, exact
     dropped.parquet  the pairs that were left out, and why
@@ -23,7 +24,7 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -33,13 +34,14 @@ from neurotrace.errors import InputError
 from neurotrace.neurons import NEURON_DEFINITION
 
 if TYPE_CHECKING:
+    import pandas as pd
     import pyarrow as pa
 
     from neurotrace.explorer import Explorer
     from neurotrace.studies import Study
 
 FILES = (
-    "manifest.json", "summary.json", "scores.parquet", "effects.parquet",
+    "manifest.json", "summary.json", "scores.parquet", "pairs.parquet", "effects.parquet",
     "estimates.parquet", "dropped.parquet", "explorer.json", "report.html",
 )  # fmt: skip
 _PACKAGES = ("torch", "transformers", "transformer-lens", "datasets", "numpy", "pyarrow", "scipy")
@@ -114,6 +116,18 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise
 
 
+def write_whole(path: Path, save: Callable[[Path], None]) -> None:
+    """What `save` writes, under its final name once it is whole."""
+    from safetensors import SafetensorError
+
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        try:
+            save(Path(folder) / path.name)
+        except SafetensorError as error:  # how a full disk comes out of it
+            raise OSError(str(error)) from None
+        write_atomically(path, (Path(folder) / path.name).read_bytes())
+
+
 def save_run(
     study: Study,
     out: str | Path,
@@ -134,6 +148,8 @@ def save_run(
     Raises:
         InputError: the folder holds a run already, or can't be written (full, read-only).
     """
+    import pyarrow as pa
+
     from neurotrace.report import write_report
     from neurotrace.run_reading import load_run
 
@@ -143,6 +159,10 @@ def save_run(
     try:
         for name, table in (
             ("scores.parquet", _scores(study)),
+            (
+                "pairs.parquet",
+                pa.Table.from_pylist([pair.__dict__ for pair in study.encoded.pairs]),
+            ),
             ("effects.parquet", study.effects.table),
             ("estimates.parquet", _estimates(study)),
             ("dropped.parquet", _dropped(study)),
@@ -251,6 +271,16 @@ def manifest(
     }
 
 
+def whose(model: Any) -> dict[str, str]:
+    """The model's name and its weights' hash, by which results in a folder know each other."""
+    from neurotrace.hooks import inspect_model, twin
+
+    return {
+        "model": inspect_model(model).name,
+        "weights_sha256": weights_hash(twin(model) or model),
+    }
+
+
 def weights_hash(model: Any) -> str:
     """SHA-256 over names, shapes, types and bytes of every parameter, in order of name."""
     import torch
@@ -305,6 +335,14 @@ def _dropped(study: Study) -> pa.Table:
     return pa.table(
         {name: pa.array([row[i] for row in rows], pa.string()) for i, name in enumerate(fields)}
     )
+
+
+def noted(frame: pd.DataFrame, note: dict[str, Any]) -> bytes:
+    """The frame as the bytes of a Parquet file, with a note that `read_note` reads."""
+    import pyarrow as pa
+
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    return parquet(table.replace_schema_metadata({"neurotrace": json.dumps(note)}))
 
 
 def parquet(table: pa.Table) -> bytes:

@@ -36,14 +36,19 @@ def browser():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A small run of the main job, through the command line."""
+    """A small run of the main job with trust and detectors, through the command line."""
     out = tmp_path_factory.mktemp("run") / "run"
-    subprocess.run(
-        [sys.executable, "-m", "neurotrace.cli", "run", "--model", "organism", "--probes",
-         "arithmetic", "inference", "--max-pairs", "80", "--intervention", "patch",
-         "--intervention", "zero", "--out", str(out)],
-        check=True, capture_output=True,
-    )  # fmt: skip
+    of = "--model organism --probes arithmetic inference"
+    for words in (
+        f"run {of} --max-pairs 80 --intervention patch --intervention zero --out RUN",
+        f"circuit {of} --out RUN/trust",
+        f"detect {of} --max-prompts 40 --folds 2 --depths 1 --no-margin --out RUN",
+        "report RUN",
+    ):
+        command = [word.replace("RUN", str(out)) for word in words.split()]
+        subprocess.run(
+            [sys.executable, "-m", "neurotrace.cli", *command], check=True, capture_output=True
+        )
     return out
 
 
@@ -84,7 +89,7 @@ def test_the_report_opens_and_draws(run, opened):
     assert (run / "report.html").stat().st_size < 8e6
     page.wait_for_selector(".nt-card[data-neuron]")
     scrolled(page)
-    assert len(page.query_selector_all(".figure svg.main-svg")) >= 9
+    assert len(page.query_selector_all(".figure svg.main-svg")) >= 13
     heading = page.text_content("main h2")
     assert "a small set of neurons decides" in heading
     if SHOTS:
@@ -109,6 +114,41 @@ def test_a_phone_scrolls_only_downwards(run, opened):
     assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
     if SHOTS:
         page.screenshot(path=f"{SHOTS}/report-phone.png")
+
+
+def test_trust_and_detectors_are_drawn_and_fit(run, opened):
+    """Nothing of a figure lies outside it, or over another of its words."""
+    page = opened(run / "report.html", PHONE)
+    for name in (
+        "What tells memory from reasoning", "Reliability of the probabilities",
+        "Risk against coverage", "Where detectors hold",
+    ):  # fmt: skip
+        figure = page.locator(f'.figure[aria-label="{name}"]')
+        figure.scroll_into_view_if_needed()
+        page.wait_for_function("(f) => f.dataset.drawn", arg=figure.element_handle())
+        assert figure.evaluate(OVERLAPS) == [], name
+    page.locator("#trust ~ details summary").first.click()
+    assert "causal margin" in page.inner_text("[aria-label=signals]")
+
+
+OVERLAPS = """(figure) => {
+  const inside = figure.querySelector('div').getBoundingClientRect(), wrong = [];
+  const words = [...figure.querySelectorAll('.xtick text, .ytick text, .annotation-text, .legendtext, '
+    + '.gtitle, .xtitle, .ytitle, .x2title, .x3title')].map((text) => ({
+      said: text.textContent, at: text.getBoundingClientRect(),
+      turned: /rotate\\((?!0)/.test(text.getAttribute('transform') ?? '')}));
+  if (words.length < 8) wrong.push('hardly a word found');
+  for (const { said, at } of words)
+    if (at.left < inside.left - 1 || at.right > inside.right + 1
+      || at.top < inside.top - 1 || at.bottom > inside.bottom + 1) wrong.push(`outside: ${said}`);
+  const level = words.filter((each) => !each.turned);  // a turned word's box is larger than the word
+  level.forEach(({ said, at }, place) => level.slice(place + 1).forEach((other) => {
+    const wide = Math.min(at.right, other.at.right) - Math.max(at.left, other.at.left);
+    const high = Math.min(at.bottom, other.at.bottom) - Math.max(at.top, other.at.top);
+    if (wide > 1 && high > 1) wrong.push(`${said} over ${other.said}`);
+  }));
+  return wrong;
+}"""
 
 
 def test_it_prints(run, opened, tmp_path):

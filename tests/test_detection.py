@@ -108,6 +108,8 @@ def test_what_is_asked_about_was_never_learnt_from():
     table, _ = transfer(task, folds=2)
     assert table["auroc"].between(0.25, 0.75).all()
     assert set(table["n"]) == {80}
+    # where the best view is all neurons, either name has a row of every fold
+    assert set(table["view"][table["detector"] == "linear, no floor"]) == {"neurons", "best view"}
     fits = {(f.detector, f.view): f for f in fit_all(task, np.arange(160), np.arange(160), 0)}
     assert nt.judge(fits["linear", "neurons"].p(np.arange(160)), y, groups).auroc == 1.0
 

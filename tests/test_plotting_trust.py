@@ -86,7 +86,8 @@ def test_bands_hold_the_risk_and_widen_where_few_are_kept(study):
 def test_figures_of_a_study(prompts, study):
     risk = nt.plot_coverage(study.coverage)
     assert [line.name for line in risk.data if line.name] == [
-        f"kept by {name}" for name in ("trust score", "log-probability", "entropy")
+        *(f"kept by {name}" for name in ("trust score", "log-probability", "entropy")),
+        "all answers",
     ]
     own = nt.plot_reliability(study.scores).data[1]
     assert own.name == "P(from memory)"

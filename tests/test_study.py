@@ -219,12 +219,26 @@ def test_detectors_show_where_a_run_has_them(study, model, tmp_path):
         "detector": "linear", "view": "<b>neurons", "train_family": "a", "test_family": "b",
         "auroc": 0.75, "auroc_lo": 0.7, "auroc_hi": 0.8, "accuracy": float("nan"), "ece": 0.05, "n": 40,
     }  # fmt: skip
-    pd.DataFrame([row]).to_parquet(tmp_path / "detectors.parquet")
+    rows = [row, row | {"view": "neurons", "train_family": "others", "test_family": "<b>a"}]
+    path, about = tmp_path / "detectors.parquet", runs.whose(model)
+    path.write_bytes(runs.noted(pd.DataFrame(rows), about | {"command": "neurotrace detect"}))
     page = nt.write_report(nt.load_run(tmp_path))
     assert 'id="detectors"' in page
-    assert "&lt;b&gt;neurons" in page
-    assert "0.750" in page
-    assert "nan" not in page[page.index('id="detectors"') : page.index("Every intervention")]
+    section = page[page.index('id="detectors"') : page.index("Every intervention")]
+    assert "&lt;b&gt;neurons" in section
+    assert "<b>neurons" not in section
+    assert "0.750" in section
+    assert "neurotrace detect" in section
+    assert 'aria-label="Where detectors hold"' in section
+    assert "nan" not in section
+    for note, reason in (
+        (about | {"model": "x", "weights_sha256": "0"}, "is of x, the run is of planted"),
+        ({}, "is of an unknown model"),
+    ):
+        path.write_bytes(runs.noted(pd.DataFrame(rows), note))
+        page = nt.write_report(nt.load_run(tmp_path))
+        assert 'id="detectors"' not in page
+        assert reason in page
 
 
 def test_what_is_no_run_is_refused(study, model, tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,11 +37,13 @@ def circuit(
 ) -> None:
     """The memory and reasoning neurons of a model, calibrated, and how well they tell the two apart."""
     from neurotrace.prompts import load_prompts
-    from neurotrace.runs import prepare_folder, write_atomically
+    from neurotrace.runs import command_line
+    from neurotrace.trust_folder import prepare_trust, save_trust
 
     # everything that can be wrong with the call is found before torch is loaded
-    prompts = [prompt for name in [*probes, *(more_probes or [])] for prompt in load_prompts(name)]
-    folder = prepare_folder(out, overwrite=True)
+    names = [*probes, *(more_probes or [])]
+    prompts = [prompt for name in names for prompt in load_prompts(name)]
+    folder = prepare_trust(out)
     quiet()
     from neurotrace.models import load_model
     from neurotrace.progress import bars
@@ -50,11 +51,7 @@ def circuit(
 
     loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     study = trust_study(loaded, prompts, k=k or None, seed=seed, progress=bars)
-    study.circuit.save(folder / "circuit.safetensors")
-    for name in ("outcomes", "choices", "signals", "scores", "failures", "coverage"):
-        getattr(study, name).to_parquet(folder / f"{name}.parquet")
-    content = json.dumps(study.summary, indent=1) + "\n"
-    write_atomically(folder / "summary.json", content.encode())
+    save_trust(study, folder, model=loaded, probes=names, command=command_line())
     _show(study, folder)
 
 

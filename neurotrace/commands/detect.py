@@ -70,7 +70,7 @@ def detect(
         loaded, prompts, by=by, depths=depths, k=k or None, folds=folds, seed=seed,
         max_prompts=max_prompts, margin=margin, progress=bars,
     )  # fmt: skip
-    save_detection(found, out, command=command_line())
+    save_detection(found, out, model=loaded, command=command_line())
     _show(found, out)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from neurotrace.commands.console import quiet
+from neurotrace.commands.console import printable, quiet
 
 
 def report(
@@ -23,6 +24,8 @@ def report(
     from neurotrace.runs import save_file
 
     page = out or folder / "report.html"
-    text = write_report(load_run(folder))
-    save_file(page, text.encode())
+    run = load_run(folder)
+    save_file(page, write_report(run).encode())
+    for reason in run.left_out:
+        print(f"not shown: {printable(reason)}", file=sys.stderr)
     print(f"report: {page}")

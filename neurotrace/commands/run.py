@@ -21,9 +21,9 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for the run.")] = Path("runs/demo"),
     as_json: Annotated[bool, typer.Option("--json", help="Print summary.json.")] = False,
 ) -> None:
-    """The main job on the built-in organism: about a minute, no network."""
+    """The main job on the built-in organism, and its trust score: about a minute, no network."""
     _study(
-        model="organism", probes=list(_organism_probes()), out=out, methods=[],
+        model="organism", probes=list(_organism_probes()), out=out, methods=[], judge_trust=True,
         interventions=[], ks=[], split="group", folds=5, seed=0, device="cpu", dtype=None,
         max_pairs=0, at_most=0, neutral=None, as_json=as_json, overwrite=True, trust=False,
     )  # fmt: skip
@@ -97,10 +97,11 @@ def _study(
     *, model: str, probes: list[str], out: Path, methods: list[str], interventions: list[str],
     ks: list[int], split: str, folds: int, seed: int, device: str | None, dtype: str | None,
     max_pairs: int, at_most: int, neutral: Path | None, as_json: bool, overwrite: bool, trust: bool,
-    chat: str | None = None, chat_system: str | None = None,
+    chat: str | None = None, chat_system: str | None = None, judge_trust: bool = False,
 ) -> None:  # fmt: skip
     from neurotrace.pairs import load_pairs, sample_pairs
     from neurotrace.runs import command_line, prepare_folder, save_run
+    from neurotrace.trust_folder import prepare_trust, save_trust
 
     # everything that can be wrong with the call is found before torch is loaded
     pairs = [pair for name in probes for pair in load_pairs(name)]
@@ -114,12 +115,15 @@ def _study(
     if chat not in (None, "user", "assistant"):
         raise InputError(f"--chat {chat}: wanted user or assistant")
     prepare_folder(out, overwrite=overwrite)
+    inside = prepare_trust(out / "trust") if judge_trust else None
     quiet()
     from neurotrace.explorer import explore
     from neurotrace.models import load_model
     from neurotrace.neutral import neutral_texts
     from neurotrace.progress import bars
+    from neurotrace.prompts import load_prompts
     from neurotrace.studies import DEFAULT_KINDS, DEFAULT_METHODS, study
+    from neurotrace.trust_judging import trust_study
 
     loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust)
     rendering = None
@@ -143,6 +147,10 @@ def _study(
         neutral=texts or neutral_texts(loaded), progress=bars,
     )  # fmt: skip
     shown = explore(loaded, found.encoded, found, progress=bars)
+    if inside:
+        prompts = [prompt for name in probes for prompt in load_prompts(name)]
+        trusted = trust_study(loaded, prompts, seed=seed, progress=bars)
+        save_trust(trusted, inside, model=loaded, probes=probes, command=command_line())
     summary = save_run(
         found, out, model=loaded, probes=probes, command=command_line(), chat=rendering,
         overwrite=True, explorer=shown,
@@ -150,10 +158,10 @@ def _study(
     if as_json:
         print(json.dumps(summary, ensure_ascii=False))
     else:
-        _show(summary, out)
+        _show(summary, out, inside)
 
 
-def _show(summary: dict[str, Any], out: Path) -> None:
+def _show(summary: dict[str, Any], out: Path, inside: Path | None) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -195,6 +203,10 @@ def _show(summary: dict[str, Any], out: Path) -> None:
     for family, yes in summary["verdict"]["small_set_decides"].items():
         verdict = "a small set of neurons decides" if yes else "no small set that decides was found"
         console.print(plain(f"{family}: {verdict}"))
+    if inside:
+        console.print(
+            plain(f"trust: {inside / 'circuit.safetensors'}, for neurotrace trust --circuit")
+        )
     console.print(plain(f"report: {out / 'report.html'}"))
 
 

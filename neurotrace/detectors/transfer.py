@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -147,15 +147,13 @@ def fit_all(task: Task, train: Array, asked: Array, seed: int) -> Iterator[Fitte
         if name == _best(chances, "neurons@"):
             yield _fitted("layer classifier", "best layer's neurons", model, X)
     best = _best(chances, "")
-    for name in ("neurons", best) if best != "neurons" else (best,):
+    for name in dict.fromkeys(("neurons", best)):
         if name in inside:
-            shown = "best view" if name == best else name
-            X = _restandardised(views[name], task.units, [train, asked])
-            model = LinearDetector(seed=seed, floor=0).fit(X[train], y, groups=groups)
-            yield _fitted("linear, re-standardised", shown, model, X)
-            model = LinearDetector(seed=seed, floor=0).fit(views[name][train], y, groups=groups)
-            yield _fitted("linear, no floor", shown, model, views[name])
-            yield from _invariant(task, views[name], shown, train, seed)
+            asked_for = {"neurons": "neurons", "best view": best}  # a row each, of every fold
+            for fitted in _relatives(task, views[name], train, asked, seed):
+                for shown, own in asked_for.items():
+                    if own == name:
+                        yield replace(fitted, view=shown)
     yield words(task, train)
     if task.fused:
         parts = [*task.fused, *(["margin"] if task.margins is not None else [])]
@@ -188,16 +186,21 @@ def words(task: Task, train: Array) -> Fitted:
     return Fitted("baseline", "words", model, p)
 
 
-def _invariant(task: Task, X: Array, shown: str, train: Array, seed: int) -> Iterator[Fitted]:
-    """ERM's invariant cousins on the same features: generated environments and, if any, known ones."""
-    y, environment = task.y[train], task.environments[train]
+def _relatives(task: Task, X: Array, train: Array, asked: Array, seed: int) -> Iterator[Fitted]:
+    """Of a linear detector on the same features: standardised otherwise, and its invariant cousins, by
+    generated environments and, if any, known ones. Their view is to be named."""
+    y, groups, environment = task.y[train], task.groups[train], task.environments[train]
+    own = _restandardised(X, task.units, [train, asked])
+    for name, each in (("linear, re-standardised", own), ("linear, no floor", X)):
+        model = LinearDetector(seed=seed, floor=0).fit(each[train], y, groups=groups)
+        yield _fitted(name, "", model, each)
     made = InvariantDetector("vrex", seed=seed).fit(X[train], y)
-    yield _fitted("invariant generated", shown, made, X)
+    yield _fitted("invariant generated", "", made, X)
     if len(set(environment)) > 1:
         for penalty in ("irm", "vrex", "groupdro"):
             known = InvariantDetector(penalty, seed=seed)  # type: ignore[arg-type]
             known.fit(X[train], y, environment=environment)
-            yield _fitted(f"invariant {penalty}", shown, known, X)
+            yield _fitted(f"invariant {penalty}", "", known, X)
 
 
 def _fitted(name: str, view: str, model: Any, X: Array) -> Fitted:
