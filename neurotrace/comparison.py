@@ -45,7 +45,8 @@ class Comparison:
     `rankers`: a row for each (family, ranker):
         spearman         with the exact donor patch, over neurons that have an effect; mean of both ways
         spearman_mean    with exact mean ablation, likewise
-        top1_overlap     share of the exact top 1 % in the ranker's own, mean of both ways
+        top1_overlap     share of the exact top 1 % in the ranker's own, mean of both ways; among those
+                         measured exactly
         recall_truth     share of the true neurons in as many of the top, mean of both ways
         flips_to_reasoning, flips_to_memorization   of held-out answers, by a donor patch of the top k
         *_low, *_high    their 95 % intervals, clustered by group
@@ -90,8 +91,8 @@ def compare(
         ks: how many neurons to patch; the first is the table's k. Default: as many as are true, else
             1 % of all, at most 64.
         train_pairs: at most so many to rank on, in each family.
-        exact_neurons: at most so many are measured exactly, drawn at random; where that is not all of
-            them `top1_overlap` is NaN.
+        exact_neurons: at most so many are measured exactly, drawn at random; `spearman` and
+            `top1_overlap` are over those.
         curve_pairs: pairs for the curves; 0: no curves.
 
     Raises:

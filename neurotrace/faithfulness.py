@@ -16,6 +16,7 @@ work against each other they leave [0, 1].
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,14 +55,20 @@ def spearman(scores: Scores, exact: Scores) -> float:
 def overlap_of_tops(
     scores: Scores, exact: Scores, *, share: float = 0.01, direction: Direction
 ) -> float:
-    """Share of the exact top `share` of neurons that is in the ranking's own; NaN: not all measured."""
-    if exact.value.isnan().any() or scores.value.isnan().all():
+    """Share of the exact top `share` of neurons that is in the ranking's own top of that size.
+
+    Both tops are drawn up among the neurons that both scored: where exact effects are known of a random
+    sample, so is this, and chance is `share`. NaN: not a neuron was scored by both.
+    """
+    both = ~(scores.value.isnan() | exact.value.isnan())
+    if not both.any():
         return float("nan")
-    k = max(1, int(share * exact.n_neurons))
-    if int((~scores.value.isnan()).sum()) < k:
-        return float("nan")
-    best = set(exact.top(k, direction=direction))
-    return len(best & set(scores.top(k, direction=direction))) / k
+    k = max(1, int(share * int(both.sum())))
+    tops = [
+        set(replace(each, value=each.value.where(both, torch.nan)).top(k, direction=direction))
+        for each in (scores, exact)
+    ]
+    return len(tops[0] & tops[1]) / k
 
 
 def recall(scores: Scores, truth: Sequence[Neuron], *, direction: Direction) -> float:
