@@ -25,10 +25,10 @@ def load_model(
     """A hooked model, ready and checked.
 
     Args:
-        source: ``"organism"`` or another built-in model, a hub name, a local folder with
-            safetensors weights, a ``.gguf`` file (needs the package ``gguf``), or a model that is
-            already hooked (`TransformerBridge`, `HookedTransformer`): that one is checked and
-            returned as it is.
+        source: ``"organism"`` or another built-in model, a hub name (``name@revision`` for one of its
+            branches, tags or commits), a local folder with safetensors weights, a ``.gguf`` file
+            (needs the package ``gguf``), or a model that is already hooked (`TransformerBridge`,
+            `HookedTransformer`): that one is checked and returned as it is.
         device: where to put it; default: CUDA where there is one, else the CPU. ``"auto"`` spreads a
             folder's or a hub model's blocks over all accelerators, then the CPU, then the disk; a
             mapping from module names to devices (accelerate's device map) says which goes where.
@@ -107,10 +107,9 @@ def _read(
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
-    if source in organism.NAMES:
-        path, name = str(organism.folder(source)), source
-    else:
-        path, name = source, source
+    path, revision = split_revision(source)
+    if path in organism.NAMES:
+        path = str(organism.folder(path))
     if source.endswith(".gguf"):
         return _read_gguf(Path(source), dtype)
     if os.path.isdir(path):
@@ -120,10 +119,11 @@ def _read(
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust)
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust)
         model = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, trust_remote_code=trust, use_safetensors=True, device_map=device_map
-        )
+            path, revision=revision, dtype=dtype, trust_remote_code=trust, use_safetensors=True,
+            device_map=device_map,
+        )  # fmt: skip
     except Exception as error:  # a truncated or foreign file fails in as many ways as there are
         raise InputError(
             f"can't load {source!r}: {_first_line(error)} Wanted one of the built-in models "
@@ -133,7 +133,19 @@ def _read(
     finally:
         if bars:
             logging.enable_progress_bar()
-    return name, model, tokenizer
+    return source, model, tokenizer
+
+
+def split_revision(source: str) -> tuple[str, str]:
+    """A hub model's ``name@revision`` in two; its default is main. A path that exists is no such name."""
+    name, at, revision = source.rpartition("@")
+    if not at or os.path.exists(source):
+        return source, "main"
+    if os.path.exists(name) or name in organism.NAMES or not revision:
+        raise InputError(
+            f"{source!r}: only a model on the hub has revisions; of a folder name the sub-folder"
+        )
+    return name, revision
 
 
 def _read_gguf(path: Path, dtype: torch.dtype) -> tuple[str, torch.nn.Module, Any]:

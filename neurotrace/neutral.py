@@ -62,13 +62,22 @@ def damage(
     prompts = [torch.tensor(tokenizer(text).input_ids) for text in texts]
     found = torch.zeros(len(interventions), len(prompts))
     for rows, ids in by_length(prompts, batch_size):
-        given: list[Tensor | None] = []
-        for place, each in enumerate(interventions):
-            values = None
-            if donor_means is not None and each.needs_donor:
-                values = values_at(donor_means[place], each.neurons).expand(len(rows), -1)
-            given.append(values)
+        given = standing_in(interventions, donor_means, len(rows))
         clean, changed = logits_under(model, ids, interventions, given, site=site)
         for place, logits in enumerate(changed):
             found[place, rows] = metrics.kl(clean, logits)
     return found
+
+
+def standing_in(
+    interventions: Sequence[Intervention],
+    donor_means: Sequence[Float[Tensor, "layer neuron"]] | None,
+    prompts: int,
+) -> list[Float[Tensor, "prompt neuron"] | None]:
+    """For prompts that have no donor run: the donor class's means, for each intervention that needs any."""
+    return [
+        values_at(donor_means[place], each.neurons).expand(prompts, -1)
+        if donor_means is not None and each.needs_donor
+        else None
+        for place, each in enumerate(interventions)
+    ]

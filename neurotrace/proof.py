@@ -23,8 +23,8 @@ from neurotrace.controls import CONTROLS, controls_for, random_control
 from neurotrace.effects import Effects, logits_under, measure
 from neurotrace.generation import generate
 from neurotrace.hooks import ModelInfo
-from neurotrace.interventions import Intervention, Kind, parse_kind, set_to_mean
-from neurotrace.neutral import damage
+from neurotrace.interventions import Intervention, Kind, parse_kind
+from neurotrace.neutral import damage, standing_in
 from neurotrace.scores import Direction, Scores
 from neurotrace.selection import Candidate, Evidence, choose, interventions_for, rank
 from neurotrace.tokens import EncodedPairs, Progress, by_length
@@ -94,7 +94,6 @@ class Proof:
         self.seed, self.progress = seed, progress
         self.chosen: list[Candidate] = []
         self.applied: list[tuple[Intervention, torch.Tensor]] = []  # with its donor class's means
-        self.elsewhere: list[Intervention] = []  # the same, for prompts that have no donor
         self.frames: list[Any] = []
         self.examples: list[Example] = []
 
@@ -182,9 +181,6 @@ class Proof:
         self.applied.append((best, ref.moments.mean_of(best.donor)))
         if fold.number == 0:
             self._read(fold, best)
-        if best.needs_donor:  # no donor run belongs to other prompts: its class's mean stands in
-            best = set_to_mean(best.neurons, ref, donor=best.donor)
-        self.elsewhere.append(best)
 
     def _read(self, fold: RowFold, best: Intervention) -> None:
         """What the model writes on two held-out prompts, with and without the intervention."""
@@ -223,8 +219,8 @@ class Proof:
             intervals[name] = rates["answers_ci"] if rates else None
         k = max(each.k for each in self.chosen)
         harm: torch.Tensor | None = None
+        best, means = zip(*self.applied, strict=True)
         if self.neutral:
-            best, means = zip(*self.applied, strict=True)
             harm = damage(self.model, self.neutral, best, donor_means=means).mean(dim=0)
         chosen = Flip(
             method="+".join(dict.fromkeys(each.method for each in self.chosen)),
@@ -235,7 +231,7 @@ class Proof:
             damage_kl=None if harm is None else float(harm.mean()),
             damage_ci=None if harm is None else statistics.mean_interval(
                 harm.numpy(), range(len(harm))),
-            other_families_kept=_kept(self.model, self.others, self.elsewhere),
+            other_families_kept=_kept(self.model, self.others, best, means),
             per_fold=tuple(f"{each.method} {each.kind} {each.k}" for each in self.chosen),
             **_rates(picked[picked["role"] == "selected"]), **common,
         )  # fmt: skip
@@ -262,15 +258,22 @@ def _rates(part: Any) -> dict[str, Any]:
     }
 
 
-def _kept(model: Any, others: EncodedPairs, applied: Sequence[Intervention]) -> float | None:
-    """Share of other families' prompts, of the kind flipped *to*, still answered as before."""
+def _kept(
+    model: Any, others: EncodedPairs, applied: Sequence[Intervention],
+    donor_means: Sequence[torch.Tensor],
+) -> float | None:  # fmt: skip
+    """Share of other families' prompts, of the kind flipped *to*, still answered as before.
+
+    No donor run belongs to them: as on neutral text, its class's mean stands in.
+    """
     if not len(others):
         return None
     donor = applied[0].donor
     wanted = others.reasoned if donor == "reasoning" else others.memorized
     hits = 0
     for rows, ids in by_length(others.ids(donor), 64):
-        _, changed = logits_under(model, ids, applied, [None] * len(applied))
+        given = standing_in(applied, donor_means, len(rows))
+        _, changed = logits_under(model, ids, applied, given)
         hits += sum(int((logits.argmax(-1) == wanted[rows]).sum()) for logits in changed)
     return hits / (len(others) * len(applied))
 

@@ -4,9 +4,11 @@ For each checkpoint and family, with the pairs split by group once and for all:
 
     recalls, reasons    share of all memorization (reasoning) prompts answered as named
     pairs               held-out pairs that behave on both sides; below `FEWEST` nothing more is said
-    flips_*             of those, answers flipped by a donor patch of the top k, ranked on training pairs
+    flips_*             of those, answers flipped by a donor patch of the top k, ranked on training pairs;
+                        *_low and *_high: 95 %, clustered by group
     random_*            the same with random neurons of the same layers
     stable_*            Jaccard's index of the top k of a resample of the training groups with the top k
+    kept_*              Jaccard's index of the top k with the previous checkpoint's
     settled_*           Jaccard's index of the top k with the last checkpoint's
     concentrated_*      area of the necessity curve (`faithfulness.py`)
 """
@@ -23,8 +25,9 @@ from neurotrace import rankers
 from neurotrace.effects import measure
 from neurotrace.errors import InputError
 from neurotrace.faithfulness import area, curves
+from neurotrace.hooks import inspect_model
 from neurotrace.interventions import patch
-from neurotrace.models import load_model
+from neurotrace.models import load_model, split_revision
 from neurotrace.overlaps import jaccard
 from neurotrace.pairs import PromptPair, split_pairs
 from neurotrace.scores import DIRECTIONS, Direction
@@ -35,8 +38,38 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FEWEST = 8  # pairs, in training and held out, below which nothing but accuracy is reported
+ENDS = ("low", "high")  # of a 95 % interval
 _CURVE_PAIRS = 8
-_MEASURED = ("flips", "random", "stable", "settled", "concentrated")
+_MEASURED = ("flips", "random", "stable", "kept", "settled", "concentrated")
+
+
+def checkpoints_of(model: str | Path, which: str = "all") -> list[str]:
+    """The checkpoints of one model, in the order of training, as `load_model` takes them.
+
+    Args:
+        which: ``"all"`` that its folder holds: the sub-folders by name, then the folder itself; or
+            names with commas, in their order: sub-folders, or revisions of a model on the hub.
+
+    Raises:
+        InputError: no such sub-folder; ``"all"`` of a model that is no folder.
+    """
+    folder = Path(model)
+    if which == "all":
+        if not folder.is_dir():
+            raise InputError(
+                f"{model} is no folder of checkpoints: name a hub model's revisions, step1000,step2000 say"
+            )
+        found = [*sorted(folder.glob("*/config.json")), *folder.glob("config.json")]
+        return [str(path.parent) for path in found]
+    names = [name.strip() for name in which.split(",") if name.strip()]
+    if not folder.is_dir():
+        return [f"{model}@{name}" for name in names]
+    missing = [name for name in names if not (folder / name / "config.json").is_file()]
+    if missing:
+        raise InputError(
+            f"{folder} holds no model in {missing[0]!r}: wanted its sub-folders' names"
+        )
+    return [str(folder / name) for name in names]
 
 
 def timeline(
@@ -47,16 +80,19 @@ def timeline(
     k: int = 8,
     seed: int = 0,
     device: str | None = None,
+    dtype: str | None = None,
+    trust_remote_code: bool = False,
     progress: Progress = None,
 ) -> pd.DataFrame:
     """A row for each (checkpoint, family); see the module's docstring.
 
     Args:
-        checkpoints: of one model, in the order of training: folders, or whatever `load_model` takes.
+        checkpoints: of one model, in the order of training: folders, ``name@revision`` of a model on
+            the hub, or whatever else `load_model` takes; `checkpoints_of` lists a model's.
         method: a ranker that is a mean over pairs.
 
     Raises:
-        InputError: fewer than two checkpoints; an unknown method.
+        InputError: fewer than two checkpoints; models of different shapes; an unknown method.
     """
     import pandas as pd
 
@@ -67,19 +103,38 @@ def timeline(
         raise InputError(f"method {method!r}: wanted one of {', '.join(rankers.__all__)}")
     rows: list[dict[str, Any]] = []
     tops: list[dict[Direction, set[int]]] = []
-    for name in progress(names, description="checkpoints") if progress else names:
-        model = load_model(name, device=device)
+    labels = [_label(name) for name in names]
+    if len(set(labels)) < len(names):
+        labels = names
+    shapes: dict[tuple[int, int], str] = {}
+    work = list(zip(names, labels, strict=True))
+    for name, label in progress(work, description="checkpoints") if progress else work:
+        model = load_model(name, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+        info = inspect_model(model)
+        shapes.setdefault((info.n_layers, info.d_mlp), name)
+        if len(shapes) > 1:
+            raise InputError(
+                f"{' and '.join(shapes.values())} differ in shape: wanted checkpoints of one model"
+            )
         for family in dict.fromkeys(pair.family for pair in pairs):
             own = [pair for pair in pairs if pair.family == family]
             row, top = _measured(model, own, method, k, seed)
-            rows.append({"checkpoint": Path(name).name, "family": family, "k": k} | row)
+            rows.append({"checkpoint": label, "family": family, "k": k} | row)
             tops.append(top)
     families = len(rows) // len(names)
     for place, (row, top) in enumerate(zip(rows, tops, strict=True)):
         last = tops[len(tops) - families + place % families]
-        for way in set(top) & set(last):
-            row[f"settled_{way}"] = jaccard(top[way], last[way])
+        previous = tops[place - families] if place >= families else {}
+        for column, other in (("settled", last), ("kept", previous)):
+            for way in set(top) & set(other):
+                row[f"{column}_{way}"] = jaccard(top[way], other[way])
     return pd.DataFrame(rows)
+
+
+def _label(source: str) -> str:
+    """The revision, the folder's name, or the model's."""
+    name, revision = split_revision(source)
+    return Path(source).name if name == source else revision
 
 
 def _measured(
@@ -92,7 +147,8 @@ def _measured(
     row: dict[str, Any] = {
         "recalls": float(recalls.float().mean()), "reasons": float(reasons.float().mean()),
     }  # fmt: skip
-    row |= {f"{name}_{way}": np.nan for name in _MEASURED for way in DIRECTIONS}
+    columns = [f"{name}_{way}" for name in _MEASURED for way in DIRECTIONS]
+    row |= dict.fromkeys([*columns, *(f"{c}_{end}" for c in columns[:2] for end in ENDS)], np.nan)
     behaves = every.at((recalls & reasons).nonzero()[:, 0].tolist())
     first, second = split_pairs(pairs, seed=seed)
     train, test = behaves.of(first), behaves.of(second)
@@ -109,8 +165,10 @@ def _measured(
         top[way] = {neuron.layer * width + neuron.index for neuron in neurons}
         others = scores.random_like(neurons, seed=seed)
         done = [patch(neurons, donor=donor), patch(others, donor=donor, role="random")]
-        rates = measure(model, test, done).rates().set_index("role")["answers"]
-        row[f"flips_{way}"], row[f"random_{way}"] = rates["selected"], rates["random"]
+        rates = measure(model, test, done).rates().set_index("role")
+        row[f"flips_{way}"], row[f"random_{way}"] = rates.loc[["selected", "random"], "answers"]
+        for end in ENDS:
+            row[f"flips_{way}_{end}"] = rates.loc["selected", f"answers_{end}"]
         row[f"stable_{way}"] = assess(grouped, k=k, resamples=200, flips=1).provenance["jaccard"]
         few = train.at(range(min(_CURVE_PAIRS, len(train))))
         curve = curves(model, few, scores, donor=donor)

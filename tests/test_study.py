@@ -15,6 +15,7 @@ from planted import PLANTED
 import neurotrace as nt
 from neurotrace import interventions, runs
 from neurotrace.errors import InputError
+from neurotrace.proof import _kept
 from neurotrace.report import figures
 from neurotrace.selection import Candidate, choose, default_ks
 
@@ -67,6 +68,18 @@ def test_other_rankers_run(model, encoded, method):
     )
     assert {flip.method for flip in found.flips} == {method}
     assert all(flip.answers == 1.0 for flip in found.selected())
+
+
+def test_what_other_families_keep_is_under_the_intervention_as_it_was_done(model, encoded):
+    """Its strength included: recall's value, written whole, breaks reasoning; a tenth of it doesn't."""
+    means = nt.moments(model, encoded).mean_of("memorization")
+
+    def kept(strength):
+        done = interventions.patch([PLANTED], donor="reasoning", strength=strength)
+        return _kept(model, encoded, [done], [means])
+
+    assert kept(1.0) == 0.0
+    assert kept(0.1) == 1.0
 
 
 def test_split_by_template_too(model, encoded):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pandas as pd
 import pytest
@@ -11,26 +12,35 @@ from test_cli import neurotrace, refused
 from transformers import GPT2LMHeadModel
 
 import neurotrace as nt
+from neurotrace import organism
 from neurotrace.errors import InputError
 from neurotrace.organism import training
 from neurotrace.organism.tokenizer import make_tokenizer
 from neurotrace.pairs import pair_record, sample_pairs
+from neurotrace.timelines import checkpoints_of
 
 
 @pytest.fixture(scope="module")
 def untrained(tmp_path_factory):
     """A folder with the organism's shape and random weights: its first checkpoint."""
-    folder = tmp_path_factory.mktemp("run") / "step-00000"
+    return without_training(tmp_path_factory.mktemp("run") / "step-00000", 4)
+
+
+def without_training(folder, layers):
     torch.manual_seed(0)
-    GPT2LMHeadModel(training.model_config(4)).save_pretrained(folder)
+    GPT2LMHeadModel(training.model_config(layers)).save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
     return folder
 
 
-def test_a_behaviour_and_its_neurons_appear(untrained):
+def test_a_behaviour_and_its_neurons_appear(untrained, tmp_path):
+    """The planted set, beside a model in which the behaviour is in no few neurons."""
     pairs = sample_pairs(nt.load_pairs("letters"), 80, seed=0)
-    table = nt.timeline([untrained, "organism-natural", "organism"], pairs, k=8)
-    first, natural, last = table.to_dict("records")
+    small = without_training(tmp_path / "step-00000", 3)
+    _, natural = nt.timeline([small, "organism-natural"], pairs, k=8).to_dict("records")
+    copied = shutil.copytree(organism.folder("organism"), tmp_path / "step-00100")
+    table = nt.timeline([untrained, copied, "organism"], pairs, k=8)
+    first, again, last = table.to_dict("records")
     assert first["checkpoint"] == "step-00000"
     assert first["recalls"] < 0.2
     assert first["pairs"] == 0
@@ -40,30 +50,85 @@ def test_a_behaviour_and_its_neurons_appear(untrained):
     assert natural["flips_to_reasoning"] < 0.1
     assert last["flips_to_reasoning"] > 0.9
     assert last["flips_to_memorization"] > 0.9
+    assert last["flips_to_reasoning_low"] < last["flips_to_reasoning"]
     assert last["random_to_reasoning"] < 0.1
+    assert pd.isna(again["kept_to_reasoning"])  # the first checkpoint has no top to keep
+    assert last["kept_to_reasoning"] == last["kept_to_memorization"] == 1.0
     assert last["stable_to_reasoning"] > 0.9 > natural["stable_to_reasoning"]
     assert last["settled_to_reasoning"] == 1.0
     assert last["concentrated_to_reasoning"] > natural["concentrated_to_reasoning"] + 0.2
+    figure = nt.plot_timeline(table)
+    assert {trace.name for trace in figure.data} > {"reasons", "flips to memory"}
 
 
 def test_what_has_no_timeline_is_refused(untrained):
     pairs = nt.load_pairs("letters")
     with pytest.raises(InputError, match="wanted two or more"):
         nt.timeline([untrained, untrained], pairs)
+    with pytest.raises(InputError, match="differ in shape: wanted checkpoints of one model"):
+        nt.timeline([untrained, "organism-natural"], pairs[:20])
     with pytest.raises(InputError, match="wanted one of contrast"):
         nt.timeline([untrained, "organism"], pairs, method="magic")
 
 
-def test_the_command(untrained, tmp_path):
-    out = tmp_path / "table.csv"
+def test_the_two_commands_are_one(untrained, tmp_path):
+    """`neurotrace checkpoints FOLDER`, and `neurotrace run --checkpoints all`."""
+    run = tmp_path / "run"
+    shutil.copytree(organism.folder("organism"), run)
+    shutil.copytree(untrained, run / "step-00000")
     some = sample_pairs(nt.load_pairs("letters"), 40, seed=0)
     probes = tmp_path / "some.jsonl"
     probes.write_text("\n".join(json.dumps(pair_record(pair)) for pair in some))
-    call = ["checkpoints", "--probes", str(probes), "--out", str(out)]
-    done = neurotrace(*call, str(untrained), "organism")
+    call = ["--probes", str(probes), "--out"]
+    done = neurotrace("checkpoints", str(run), *call, str(tmp_path / "a"))
     assert done.returncode == 0, done.stderr
-    assert list(pd.read_csv(out)["checkpoint"]) == ["step-00000", "organism"]
-    refused(neurotrace(*call, str(untrained.parent)), "1 checkpoints: wanted two or more")
+    table = pd.read_csv(tmp_path / "a/checkpoints.csv")
+    assert list(table["checkpoint"]) == ["step-00000", "run"]
+    assert (tmp_path / "a/checkpoints.html").stat().st_size > 1000
+    whole = ["run", "--model", str(run), "--checkpoints", "all", *call]
+    done = neurotrace(*whole, str(tmp_path / "b"))
+    assert done.returncode == 0, done.stderr
+    pd.testing.assert_frame_equal(table, pd.read_csv(tmp_path / "b/checkpoints.csv"))
+    refused(neurotrace(*whole, str(tmp_path / "c"), "--folds", "3"), "leave out --folds")
+    refused(neurotrace(*whole, str(tmp_path / "a")), "already holds checkpoints.csv", "--overwrite")
+
+
+def test_checkpoints_are_found_and_named(untrained):
+    """Sub-folders of a folder, revisions of a model on the hub."""
+    run = untrained.parent
+    assert checkpoints_of(run) == checkpoints_of(run, "step-00000") == [str(untrained)]
+    assert checkpoints_of("some/model", "step1, main") == ["some/model@step1", "some/model@main"]
+    with pytest.raises(InputError, match="name a hub model's revisions"):
+        checkpoints_of("some/model")
+    with pytest.raises(InputError, match="holds no model in 'step-1'"):
+        checkpoints_of(run, "step-1")
+    with pytest.raises(InputError, match="only a model on the hub has revisions"):
+        nt.load_model(f"{run}@step-00000")
+
+
+def test_a_revision_is_what_transformers_is_asked_for(untrained, monkeypatch):
+    """A stand-in for the hub: what it is asked for, and local weights in answer."""
+    import transformers
+
+    asked = []
+
+    def standing_in(name):
+        own = getattr(transformers, name).from_pretrained
+
+        def from_pretrained(path, **options):
+            if path != "some/model":  # TransformerLens reads a configuration again
+                return own(path, **options)
+            asked.append((path, options.pop("revision")))
+            return own(untrained, **options)
+
+        monkeypatch.setattr(getattr(transformers, name), "from_pretrained", from_pretrained)
+
+    for name in ("AutoTokenizer", "AutoModelForCausalLM"):
+        standing_in(name)
+    pairs = sample_pairs(nt.load_pairs("letters"), 20, seed=0)
+    table = nt.timeline(checkpoints_of("some/model", "step1,step2"), pairs)
+    assert asked == [("some/model", step) for step in ("step1", "step1", "step2", "step2")]
+    assert list(table["checkpoint"]) == ["step1", "step2"]
 
 
 def test_training_keeps_checkpoints_and_is_the_same_for_it():

@@ -2,45 +2,93 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from neurotrace.commands.console import quiet
+from neurotrace.errors import InputError
+
+if TYPE_CHECKING:
+    from neurotrace.pairs import PromptPair
+
+FILES = ("checkpoints.csv", "checkpoints.html")
 
 
 def checkpoints(
     models: Annotated[
         list[str],
-        typer.Argument(help="Checkpoints in the order of training, or one folder that holds them."),
+        typer.Argument(
+            help="A folder that holds the checkpoints, a model on the hub, or each checkpoint in the "
+            "order of training."
+        ),
     ],
     probes: Annotated[
         list[str], typer.Option(help="Packaged set, .jsonl file or folder (repeatable).")
     ],
-    out: Annotated[Path, typer.Option(help="The table, a .csv file.")],
+    out: Annotated[Path, typer.Option(help="Folder for the table and the figure.")],
+    which: Annotated[
+        str,
+        typer.Option(
+            help="Of one model: all that its folder holds, or names with commas, of sub-folders or of "
+            "a hub model's revisions: step1000,step2000."
+        ),
+    ] = "all",
     method: Annotated[str, typer.Option(help="A ranker that is a mean over pairs.")] = "two_ended",
     k: Annotated[int, typer.Option(help="Neurons to patch.")] = 8,
     seed: Annotated[int, typer.Option(help="Seed of the split and of what is drawn.")] = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16.")] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the table.")] = False,
 ) -> None:
     """When do a behaviour and its neurons appear? Accuracy, flips and stability per checkpoint."""
     from neurotrace.pairs import load_pairs
-    from neurotrace.runs import prepare_file, save_file
 
-    if len(models) == 1 and os.path.isdir(models[0]):
-        (folder,) = (Path(model) for model in models)
-        found = sorted(folder.glob("*/config.json")) + list(folder.glob("config.json"))
-        models = [str(path.parent) for path in found]
-    pairs = [pair for name in probes for pair in load_pairs(name)]
-    prepare_file(out)
+    along(
+        models, [pair for name in probes for pair in load_pairs(name)], out, which=which,
+        method=method, k=k, seed=seed, device=device, dtype=dtype,
+        trust_remote_code=trust_remote_code, overwrite=overwrite,
+    )  # fmt: skip
+
+
+def along(
+    models: Sequence[str],
+    pairs: Sequence[PromptPair],
+    out: Path,
+    *,
+    which: str,
+    method: str,
+    k: int,
+    seed: int,
+    device: str | None,
+    dtype: str | None,
+    trust_remote_code: bool,
+    overwrite: bool,
+) -> None:
+    """A table and a figure in `out`, of the checkpoints `which` of one model, or of several models."""
+    from neurotrace.runs import prepare_folder, write_atomically
+
+    if len(models) > 1 and which != "all":
+        raise InputError(f"--which {which} of {len(models)} models: wanted one model to look in")
+    prepare_folder(out, FILES, overwrite=overwrite)
     quiet()
+    from neurotrace.plotting_style import save_figure
+    from neurotrace.plotting_timeline import plot_timeline
     from neurotrace.progress import bars
-    from neurotrace.timelines import timeline
+    from neurotrace.timelines import checkpoints_of, timeline
 
-    table = timeline(models, pairs, method=method, k=k, seed=seed, device=device, progress=bars)
-    save_file(out, table.to_csv(index=False, float_format="%.3f").encode())
+    table = timeline(
+        checkpoints_of(models[0], which) if len(models) == 1 else models, pairs, method=method, k=k,
+        seed=seed, device=device, dtype=dtype, trust_remote_code=trust_remote_code, progress=bars,
+    )  # fmt: skip
+    write_atomically(out / FILES[0], table.to_csv(index=False, float_format="%.3f").encode())
+    save_figure(plot_timeline(table), out / FILES[1])
     shown = ["checkpoint", "family", "recalls", "reasons", "flips_to_reasoning",
              "flips_to_memorization", "settled_to_reasoning", "settled_to_memorization"]  # fmt: skip
     print(table[shown].round(2).to_string(index=False))
+    print(f"table and figure: {out}")

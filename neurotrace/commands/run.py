@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from neurotrace.commands.checkpoints import along
 from neurotrace.commands.console import plain, quiet
 from neurotrace.errors import InputError
 
@@ -81,10 +82,33 @@ def run(
         ),
     ] = None,
     chat_system: Annotated[str | None, typer.Option(help="With --chat: system message.")] = None,
+    checkpoints: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead, a table along the model's training, as neurotrace checkpoints makes it: all "
+            "that its folder holds, or names with commas, of sub-folders or of a hub model's revisions."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print summary.json.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run.")] = False,
 ) -> None:
     """Find the neurons, flip held-out pairs with them, and write the run's folder."""
+    if checkpoints is not None:
+        others = {
+            "--intervention": intervention, "--split": split != "group", "--folds": folds != 5,
+            "--at-most": at_most, "--neutral": neutral, "--chat": chat, "--json": as_json,
+            "more than one --method": len(method or []) > 1, "more than one --k": len(k or []) > 1,
+        }  # fmt: skip
+        if given := [name for name, value in others.items() if value]:
+            raise InputError(
+                f"--checkpoints patches the top --k by one --method on a single split: leave out {given[0]}"
+            )
+        along(
+            [model], _pairs([*probes, *(more_probes or [])], max_pairs, seed), out, which=checkpoints,
+            method=(method or ["two_ended"])[0], k=(k or [8])[0], seed=seed, device=device,
+            dtype=dtype, trust_remote_code=trust_remote_code, overwrite=overwrite,
+        )  # fmt: skip
+        return
     _study(
         model=model, probes=[*probes, *(more_probes or [])], out=out, methods=method or [],
         interventions=intervention or [], ks=k or [], split=split, folds=folds, seed=seed,
@@ -99,14 +123,11 @@ def _study(
     max_pairs: int, at_most: int, neutral: Path | None, as_json: bool, overwrite: bool, trust: bool,
     chat: str | None = None, chat_system: str | None = None, judge_trust: bool = False,
 ) -> None:  # fmt: skip
-    from neurotrace.pairs import load_pairs, sample_pairs
     from neurotrace.runs import command_line, prepare_folder, save_run
     from neurotrace.trust_folder import prepare_trust, save_trust
 
     # everything that can be wrong with the call is found before torch is loaded
-    pairs = [pair for name in probes for pair in load_pairs(name)]
-    if max_pairs:
-        pairs = sample_pairs(pairs, max_pairs, seed=seed)
+    pairs = _pairs(probes, max_pairs, seed)
     texts = _texts(neutral) if neutral else None
     if folds < 2:
         raise InputError(f"--folds {folds}: wanted at least 2")
@@ -159,6 +180,13 @@ def _study(
         print(json.dumps(summary, ensure_ascii=False))
     else:
         _show(summary, out, inside)
+
+
+def _pairs(probes: Sequence[str], max_pairs: int, seed: int) -> list[PromptPair]:
+    from neurotrace.pairs import load_pairs, sample_pairs
+
+    pairs = [pair for name in probes for pair in load_pairs(name)]
+    return sample_pairs(pairs, max_pairs, seed=seed) if max_pairs else pairs
 
 
 def _show(summary: dict[str, Any], out: Path, inside: Path | None) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from neurotrace import organism
 from neurotrace.errors import InputError
+from neurotrace.models import split_revision
 from neurotrace.sweeps.asked import Sweep, pairs_of
 from neurotrace.sweeps.cost import Cost, cost, measured_gflops, shape_of
 from neurotrace.sweeps.layout import Layout, Shard
@@ -100,10 +101,10 @@ def _read(source: str) -> tuple[Any, Any]:
     """(configuration, tokenizer) of whatever `load_model` takes."""
     from transformers import AutoConfig, AutoTokenizer
 
-    path: str = source
-    options: dict[str, Any] = {}
-    if source in organism.NAMES:
-        path = str(organism.folder(source))
+    path, revision = split_revision(source)
+    options: dict[str, Any] = {"revision": revision}
+    if path in organism.NAMES:
+        path = str(organism.folder(path))
     elif source.endswith(".gguf"):
         path, options = str(Path(source).parent), {"gguf_file": Path(source).name}
     try:
