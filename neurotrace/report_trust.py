@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from neurotrace.calibration import FEATURES
 from neurotrace.display import percent
 from neurotrace.errors import InputError
 from neurotrace.plotting_detectors import plot_transfer
@@ -20,6 +23,7 @@ MARGIN, RANDOM = "causal margin", "random neurons, same layers"
 _PARTS = ("memory fall alone", "reasoning fall alone")  # of the margin: no rivals of it
 _AS_GOOD = 0.02  # AUROC: no further below the margin than this
 _TELLS = 0.95  # AUROC at which a signal alone, either way round, leaves little to find out
+_UNSURE = 0.1  # no further from one half than this, a probability claims nothing
 _FEW = 30  # prompts of the rarer outcome below which a rate says little
 
 
@@ -134,6 +138,7 @@ def _caveats(trust: JudgedTrust, kinds: list[str]) -> list[str]:
         found.append(
             f"As many random neurons of the same layers tell, too, on unseen {_listed(random['unseen'])}."
         )
+    found += _at_zero(trust)
     changed = trust.scores["survived"].dropna()
     failed = int((changed < 0.5).sum())
     if len(changed) and min(failed, len(changed) - failed) < _FEW:
@@ -149,6 +154,21 @@ def _caveats(trust: JudgedTrust, kinds: list[str]) -> list[str]:
             "score had been given."
         )
     return found
+
+
+def _at_zero(trust: JudgedTrust) -> list[str]:
+    """What the score says where neither kind of neuron matters: it knows nothing there."""
+    calibration, zero = trust.circuit.calibration, np.zeros((1, len(FEATURES)))
+    if calibration is None or calibration.outside(zero)[0]:
+        return []
+    p = float(calibration.p_memory(zero)[0])
+    if abs(p - 0.5) < _UNSURE:
+        return []
+    return [
+        f"Where neither kind of neuron matters, at a margin of 0, it says {percent(p)} “from memory” and "
+        "doesn't abstain. It was calibrated on questions on which memory and reasoning compete; about "
+        "any other, read the margin, and nothing into one near 0."
+    ]
 
 
 def _listed(names: Any) -> str:

@@ -61,7 +61,8 @@ def prepare_folder(
         present = [name for name in files if (folder / name).exists()]
         if present and not overwrite:
             raise InputError(
-                f"{folder} already holds {present[0]}: name another folder or pass --overwrite"
+                f"{folder} already holds {present[0]}: name another folder or pass --overwrite "
+                "(overwrite=True in Python)"
             )
         write_atomically(folder / ".writable", b"")
         (folder / ".writable").unlink()

@@ -32,6 +32,7 @@ from neurotrace.runs import (
 if TYPE_CHECKING:
     import pandas as pd
 
+    from neurotrace.circuits import Circuit
     from neurotrace.trust_judging import TrustStudy
 
 FORMAT = "neurotrace.trust/1"
@@ -61,6 +62,7 @@ class JudgedTrust:
 
     manifest: dict[str, Any]
     summary: dict[str, Any]
+    circuit: Circuit
     signals: pd.DataFrame
     failures: pd.DataFrame
     coverage: pd.DataFrame
@@ -121,6 +123,8 @@ def read_trust(folder: Path) -> JudgedTrust:
     Raises:
         InputError: anything else, or a part of it.
     """
+    from neurotrace.circuits import Circuit
+
     manifest, summary = (read_json(folder / f"{name}.json") for name in ("manifest", "summary"))
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise InputError(f"{folder}: not written by `neurotrace circuit` of this version")
@@ -131,7 +135,8 @@ def read_trust(folder: Path) -> JudgedTrust:
         name: read_table(folder / f"{name}.parquet", words=_WORDS[name], numbers=_NUMBERS[name])[0]
         for name in _NUMBERS
     }
-    return JudgedTrust(manifest, summary, **tables)
+    circuit = Circuit.load(folder / "circuit.safetensors")
+    return JudgedTrust(manifest, summary, circuit, **tables)
 
 
 def _is_own(folder: Path) -> bool:

@@ -10,6 +10,7 @@ import shutil
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -80,6 +81,13 @@ def test_caveats_follow_the_tables(made):
     assert not any("string match" in caveat for caveat in found["caveats"])
     assert any("random neurons" in caveat for caveat in trust_section(
         replace(trust, signals=signals.assign(auroc_lo=0.55)))["caveats"])  # fmt: skip
+    p = trust.circuit.calibration.p_memory(np.zeros((1, 2)))[0]
+    assert abs(p - 0.5) > 0.1
+    zero = f"at a margin of 0, it says {p:.1%}"
+    assert any(zero in caveat for caveat in trust_section(trust)["caveats"])
+    sees = replace(trust.circuit, calibration=replace(trust.circuit.calibration, limit=0.0))
+    assert not any("margin of 0" in caveat for caveat in trust_section(
+        replace(trust, circuit=sees))["caveats"])  # fmt: skip
     few = trust.scores.head(40).assign(survived=1.0)
     assert any("few to judge from" in each for each in trust_section(
         replace(trust, scores=few))["caveats"])  # fmt: skip
@@ -109,7 +117,7 @@ def test_what_is_of_another_model_is_left_out_and_named(run, model, judged):
     assert "of other weights than organism's" in nt.load_run(run).left_out[0]
 
 
-@pytest.mark.parametrize("name", ["signals.parquet", "coverage.parquet", "summary.json"])
+@pytest.mark.parametrize("name", ["signals.parquet", "circuit.safetensors", "summary.json"])
 @pytest.mark.parametrize("raw", [b"", b"PAR1", b"{}"])
 def test_a_part_of_it_is_left_out(run, name, raw):
     (run / "trust" / name).write_bytes(raw)
