@@ -31,9 +31,8 @@ _HOME = {
     ),
     "significance": ("GroupScores", "group_scores", "assess"),
     "overlaps": ("overlap",),
-    "ablation": (
-        "NeuronEffects", "SetEffects", "ablate", "ablate_sets", "ablation_effects", "greedy_set",
-    ),
+    "ablation": ("NeuronEffects", "ablate", "ablation_effects"),
+    "ablation_sets": ("SetEffects", "ablate_sets", "greedy_set"),
     "ablation_top": ("Top", "ablate_top"),
     "interventions": (
         "Intervention", "mean", "patch", "random_signs", "scale", "set_to_mean", "shift", "steer",

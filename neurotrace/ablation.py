@@ -1,39 +1,40 @@
-"""Exact ablation: do the intervention to one neuron, look, and go on to the next; and sets of them.
+"""Exact ablation: do the intervention to one neuron, look, and go on to the next.
 
 The judge of all estimates. A pass a neuron and pair in principle; the suffix engine (`suffix.py`)
 recomputes only what changes, many neurons at once. Where no engine serves the model, full passes
-with hooks give the same numbers within rounding. For the top k without the whole sweep see
-`ablation_top.py`.
+with hooks give the same numbers within rounding. Sets of neurons: `ablation_sets.py`; the top k
+without the whole sweep: `ablation_top.py`.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from jaxtyping import Float, Int
-from scipy import stats
-from torch import Tensor
 
 from neurotrace import ablation_passes as passes
-from neurotrace.ablation_passes import Precision, Task, Where
+from neurotrace.ablation_asked import places_of
+from neurotrace.ablation_passes import Precision, Where
+from neurotrace.ablation_sets import SetEffects, ablate_sets, greedy_set
 from neurotrace.activations import Moments, Reference
 from neurotrace.display import Shown, View, frame_table
 from neurotrace.errors import InputError
-from neurotrace.hooks import ModelInfo
+from neurotrace.group_sums import GroupSums, grouped
 from neurotrace.interventions import Kind
 from neurotrace.neurons import Neuron
 from neurotrace.pairs import PromptPair
-from neurotrace.scores import DIRECTIONS, Direction, Scores
+from neurotrace.scores import Scores
 from neurotrace.tokens import EncodedPairs, Progress, Side
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
+__all__ = [
+    "NeuronEffects", "SetEffects", "ablate", "ablate_sets", "ablation_effects", "greedy_set",
+]  # fmt: skip
 _ROW_BYTES = 40  # of the table that `ablation_effects` returns
 
 
@@ -78,7 +79,7 @@ def ablate(
     )  # fmt: skip
     places = places_of(neurons, task)
     names = [pair.group for pair in task.encoded.pairs]
-    sums = _GroupSums(task.info.n_neurons, names)
+    sums = GroupSums(task.info.n_neurons, names)
     for of, part, effect in passes.sweep(
         task, grouped(task.encoded.pairs), places, progress=progress
     ):
@@ -178,229 +179,3 @@ def ablation_effects(
     columns["neuron"] = (place % task.info.d_mlp).astype("int32")
     columns |= {"L_before": before, "L_after": before + effect_, "effect": effect_}
     return NeuronEffects(pa.table(columns), task.record())
-
-
-@dataclass(frozen=True)
-class SetEffects(Shown):
-    """What the first k of `neurons` do together, for each k, pair by pair."""
-
-    neurons: tuple[Neuron, ...]
-    ks: tuple[int, ...]
-    before: Float[Tensor, pair]  # L, nats
-    after: Float[Tensor, "pair k"]
-    pairs: tuple[PromptPair, ...]
-    provenance: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def effect(self) -> Float[Tensor, "pair k"]:
-        """Change of L, nats."""
-        return self.after - self.before[:, None]
-
-    def to_frame(self) -> pd.DataFrame:
-        """A row for each k: `k, neuron` (the last of the k), `effect, low, high, n`; see `ablate`."""
-        import pandas as pd
-
-        names = [pair.group for pair in self.pairs]
-        sums = _GroupSums(len(self.ks), names)
-        for row in grouped(self.pairs):
-            sums.add(torch.arange(len(self.ks)), self.effect[row], names[row])
-        mean, low, high = (column.numpy() for column in sums.close())
-        last = [str(self.neurons[k - 1]) for k in self.ks]
-        return pd.DataFrame(
-            {"k": self.ks, "neuron": last, "effect": mean, "low": low, "high": high}
-        ).assign(n=len(names))
-
-    def _view(self) -> View:
-        table = self.to_frame()
-        some = table.iloc[:: max(1, len(table) // 8)]
-        return View(
-            f"The first k of {len(self.neurons)} neurons changed together, on {len(self.pairs)} "
-            "pairs: the mean change of L, nats, with a 95 % interval.",
-            (frame_table(some),),
-            "Every k: .to_frame(); pair by pair: .effect.",
-        )
-
-    def __repr__(self) -> str:
-        return f"SetEffects({len(self.ks)} sizes on {len(self.pairs)} pairs)"
-
-
-def ablate_sets(
-    model: Any,
-    pairs: Sequence[PromptPair] | EncodedPairs,
-    ranking: Sequence[Neuron],
-    ks: Sequence[int] | None = None,
-    *,
-    mode: Kind = "zero",
-    donor: Side = "reasoning",
-    reference: Moments | Reference | None = None,
-    positions: Where = "read",
-    precision: Precision = "exact",
-    batch_size: int | Literal["auto"] = "auto",
-    memory_gb: float | None = None,
-    progress: Progress = None,
-) -> SetEffects:
-    """The cumulative curve: the intervention on the first k neurons of a ranking, for each of `ks`.
-
-    Args:
-        ks: None: 1 to all of them. The other arguments are those of `ablate`.
-    """
-    task = passes.prepare(
-        model, pairs, mode, donor, reference=reference, positions=positions, precision=precision,
-        batch_size=batch_size, memory_gb=memory_gb, progress=progress,
-    )  # fmt: skip
-    neurons = tuple(dict.fromkeys(ranking))
-    places_of(neurons, task)
-    wanted = tuple(range(1, len(neurons) + 1)) if ks is None else tuple(ks)
-    if not wanted or any(not 1 <= k <= len(neurons) for k in wanted):
-        raise InputError(f"ks={list(wanted)}: wanted numbers from 1 to {len(neurons)}, the neurons")
-    made = [passes.made_on(task, neurons[:k]) for k in wanted]
-    rows = range(len(task.encoded))
-    before = torch.empty(len(rows))
-    after = torch.empty(len(rows), len(wanted))
-    for row in progress(rows, description="ablating sets") if progress else rows:
-        of = passes.clean(task, row)
-        before[row], after[row] = of.before, passes.sets(task, of, made)
-    return SetEffects(neurons, wanted, before, after, task.encoded.pairs, task.record())
-
-
-def greedy_set(
-    model: Any,
-    pairs: Sequence[PromptPair] | EncodedPairs,
-    candidates: Sequence[Neuron],
-    k: int,
-    *,
-    direction: Direction | None = None,
-    mode: Kind = "zero",
-    donor: Side = "reasoning",
-    reference: Moments | Reference | None = None,
-    positions: Where = "read",
-    precision: Precision = "exact",
-    batch_size: int | Literal["auto"] = "auto",
-    memory_gb: float | None = None,
-    progress: Progress = None,
-) -> SetEffects:
-    """k of the candidates, each the one that does most *given those already chosen*.
-
-    Exact at every step: about k × candidates × pairs evaluations.
-
-    Args:
-        direction: lower L (``"to_reasoning"``) or raise it; None: move it, whichever way.
-
-    Returns:
-        The curve of the chosen neurons in their order, ks 1 to k.
-    """
-    task = passes.prepare(
-        model, pairs, mode, donor, reference=reference, positions=positions, precision=precision,
-        batch_size=batch_size, memory_gb=memory_gb, progress=progress,
-    )  # fmt: skip
-    left = sorted(set(candidates))
-    places_of(left, task)
-    if not 1 <= k <= len(left):
-        raise InputError(f"k={k}: wanted 1 to {len(left)}, the number of candidates")
-    check_direction(direction)
-    chosen: list[Neuron] = []
-    curve: list[Tensor] = []
-    before = torch.empty(len(task.encoded))
-    work = [(step, row) for step in range(k) for row in range(len(task.encoded))]
-    for _, row in progress(work, description="choosing neurons") if progress else work:
-        if row == 0:
-            made = [passes.made_on(task, [*chosen, one]) for one in left]
-            after = torch.empty(len(task.encoded), len(left))
-        of = passes.clean(task, row)
-        before[row], after[row] = of.before, passes.sets(task, of, made)
-        if row == len(task.encoded) - 1:
-            best = int(strength((after - before[:, None]).mean(dim=0), direction).argmax())
-            chosen.append(left.pop(best))
-            curve.append(after[:, best])
-    return SetEffects(
-        tuple(chosen), tuple(range(1, k + 1)), before, torch.stack(curve, dim=1),
-        task.encoded.pairs, task.record(direction_of_search=direction),
-    )  # fmt: skip
-
-
-def strength(effect: Tensor, direction: Direction | None) -> Tensor:
-    """How far an effect goes the wanted way; None: how far it goes."""
-    if direction is None:
-        return effect.abs()
-    return -effect if direction == "to_reasoning" else effect
-
-
-def check_direction(direction: Direction | None) -> None:
-    if direction is not None and direction not in DIRECTIONS:
-        raise InputError(f"direction={direction!r}: wanted {' or '.join(DIRECTIONS)}, or None")
-
-
-def places_of(neurons: Sequence[Neuron] | None, task: Task) -> Int[Tensor, place]:
-    """Sorted places of these neurons (None: all that the intervention can be done to).
-
-    Raises:
-        InputError: none are left, or one lies outside the model.
-    """
-    info: ModelInfo = task.info
-    if neurons is None:
-        places = torch.arange(info.n_neurons)
-    elif not len(neurons):
-        raise InputError("neurons is empty: name those to measure, or None for all")
-    else:
-        for one in neurons:
-            if one.layer >= info.n_layers or one.index >= info.d_mlp:
-                raise InputError(
-                    f"{one} is outside the model's {info.n_layers} layers × {info.d_mlp} neurons"
-                )
-        places = torch.tensor(sorted({one.layer * info.d_mlp + one.index for one in neurons}))
-    if isinstance(task.reference, Reference) and task.kind.startswith("steer"):
-        can = ~passes.steps(task.reference, task.kind, task.direction).isnan().flatten()
-        places = places[can[places]]
-        if not len(places):
-            raise InputError("steer: none of these neurons has a slope to move along")
-    return places
-
-
-def grouped(pairs: Sequence[PromptPair]) -> list[int]:
-    """Rows with each group's pairs one after another."""
-    first: dict[str, int] = {}
-    for row, pair in enumerate(pairs):
-        first.setdefault(pair.group, row)
-    return sorted(range(len(pairs)), key=lambda row: (first[pairs[row].group], row))
-
-
-class _GroupSums:
-    """Sums over groups, from which a mean and its cluster-robust interval follow.
-
-    Only the group that is being added to is held: memory doesn't grow with their number.
-    """
-
-    def __init__(self, columns: int, groups: Sequence[str]) -> None:
-        self.sizes = Counter(groups)
-        self.total, self.squares, self.sized, self.own = torch.zeros(
-            4, columns, dtype=torch.float64
-        )  # over groups: S, S^2, n*S (S a group's sum, n its pairs); and S of the present group
-        self.group: str | None = None
-
-    def add(self, columns: Tensor, effect: Tensor, group: str) -> None:
-        """One pair's effects; a group's pairs come one after another."""
-        if group != self.group:
-            self._fold()
-            self.group = group
-        self.own[columns] += effect.double()
-
-    def close(self, level: float = 0.95) -> tuple[Tensor, Tensor, Tensor]:
-        """(mean, low, high); the ends are NaN where there is but one group."""
-        self._fold()
-        self.group = None
-        count, pairs = len(self.sizes), sum(self.sizes.values())
-        mean = self.total / pairs
-        if count < 2:
-            return mean, torch.full_like(mean, torch.nan), torch.full_like(mean, torch.nan)
-        spread = self.squares - 2 * mean * self.sized
-        spread += mean**2 * sum(size**2 for size in self.sizes.values())
-        error = (spread.clamp(min=0) * count / (count - 1)).sqrt() / pairs
-        half = float(stats.t.ppf((1 + level) / 2, count - 1)) * error
-        return mean, mean - half, mean + half
-
-    def _fold(self) -> None:
-        if self.group is not None:
-            self.total += self.own
-            self.squares += self.own**2
-            self.sized += self.sizes[self.group] * self.own
-        self.own.zero_()

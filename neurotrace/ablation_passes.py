@@ -1,5 +1,5 @@
-"""What `ablation.py` and `ablation_top.py` share: one kind of intervention, ready to be done to
-single neurons and to sets of them, pair by pair, on the suffix engine or else through hooks.
+"""What all of `ablation*.py` share: one kind of intervention, ready to be done to single neurons and to
+sets of them, pair by pair, on the suffix engine or else through hooks.
 
 Neurons are *places* here: layer * d_mlp + index, in a sorted tensor.
 """
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from neurotrace.ablation_batch import Batch, batch_for, bytes_each
 from neurotrace.activations import Moments, Reference, moments
-from neurotrace.effects import engine_of
+from neurotrace.engines import engine_of
 from neurotrace.errors import InputError
 from neurotrace.hooks import ModelInfo, forward, inspect_model, twin
 from neurotrace.interventions import Intervention, Kind, make, parse_kind

@@ -31,7 +31,7 @@ from scipy import stats
 from torch import Tensor
 
 from neurotrace import ablation_passes as passes
-from neurotrace.ablation import check_direction, places_of, strength
+from neurotrace.ablation_asked import check_direction, places_of, strength
 from neurotrace.ablation_passes import Precision, Task
 from neurotrace.activations import Moments, Reference, read_activations
 from neurotrace.display import Shown, View, frame_table

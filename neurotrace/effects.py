@@ -1,39 +1,32 @@
-"""Do it and look: what interventions do to the model's answers, pair by pair.
-
-Interventions at the read position run on the suffix engine where one was proved for the model
-(`suffix.py`); else, and at all positions, as full forward passes with hooks. Both ways give the
-same numbers within rounding; `tests/test_effects.py` holds one against the other.
-"""
+"""Do it and look: what interventions do to the model's answers, pair by pair."""
 
 from __future__ import annotations
 
-import warnings
-import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
-from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from neurotrace import metrics, statistics
-from neurotrace.activations import Activations, read_activations
+from neurotrace.activations import Activations
+from neurotrace.changed_logits import Positions, logits_under
 from neurotrace.display import Shown, Table, View, rate
+from neurotrace.donors import donor_values
+from neurotrace.engines import engine_of
 from neurotrace.errors import InputError
-from neurotrace.hooks import Site, forward, inspect_model, tokenizer_of, twin
+from neurotrace.hooks import Site, inspect_model, tokenizer_of
 from neurotrace.interventions import Intervention
-from neurotrace.neurons import by_layer
 from neurotrace.pairs import PromptPair
-from neurotrace.tokens import EncodedPairs, Progress, by_length, encode, last_logits
+from neurotrace.tokens import EncodedPairs, Progress, by_length, encode
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-Positions = Literal["read", "all"]
-_engines: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+__all__ = ["Effects", "Positions", "engine_of", "logits_under", "measure"]
 _ROWS_SHOWN = 12  # interventions in a notebook's table
 _LOGITS_AT_ONCE = 2**26  # numbers, over rows and vocabulary, that are held together
 
@@ -188,7 +181,7 @@ def measure(
         batches = list(by_length(encoded.ids(side), max(1, min(32, rows // len(own)))))
         label = f"intervening ({direction.replace('_', ' ')})"
         for places, ids in progress(batches, description=label) if progress else batches:
-            donors = _donors(model, encoded, own, places, positions, activations)
+            donors = donor_values(model, encoded, own, places, positions, activations)
             clean, changed = logits_under(
                 model, ids, own, donors, positions=positions, site=site, cleans=cleans
             )
@@ -196,170 +189,6 @@ def measure(
     import pyarrow as pa
 
     return Effects(pa.concat_tables(parts).combine_chunks())
-
-
-def logits_under(
-    model: Any,
-    ids: Int[Tensor, "prompt pos"],
-    interventions: Sequence[Intervention],
-    donors: Sequence[Tensor | None],
-    *,
-    positions: Positions = "read",
-    site: Site = "neurons",
-    cleans: dict[bytes, Any] | None = None,
-) -> tuple[Float[Tensor, "prompt vocab"], Iterator[Float[Tensor, "prompt vocab"]]]:
-    """Logits at the last position: of the unchanged model, and under each intervention in turn.
-
-    Args:
-        donors: for each intervention the donor values of its neurons, Float[Tensor, "prompt neuron"]
-            (or "prompt pos neuron" at all positions), None where it needs none.
-    """
-    engine = engine_of(model) if positions == "read" and site == "neurons" else None
-    if engine is None:
-        together = zip(interventions, donors, strict=True)
-        changed = (_hooked_logits(model, ids, each, own, positions, site) for each, own in together)
-        return last_logits(model, ids).float().cpu(), changed
-    from neurotrace.suffix import Edit
-
-    key = ids.numpy().tobytes()
-    run = (cleans or {}).get(key) or engine.clean(ids)
-    if cleans is not None:
-        cleans[key] = run
-    edits: list[list[Edit]] = []
-    for intervention, values in zip(interventions, donors, strict=True):
-        layers = torch.tensor([neuron.layer for neuron in intervention.neurons])
-        units = torch.tensor([neuron.index for neuron in intervention.neurons])
-        given = torch.zeros(len(ids), len(intervention)) if values is None else values
-        offsets = intervention.gain * given + intervention.offset
-        edits.append([Edit(layers, units, intervention.keep, offset) for offset in offsets])
-    # the engine wants rows in prompt order
-    flat = [of_one[row] for row in range(len(ids)) for of_one in edits]
-    logits = engine.logits(engine.sets(run, flat)).float().cpu()
-    by_intervention = rearrange(logits, "(prompt each) vocab -> each prompt vocab", prompt=len(ids))
-    return engine.logits(run.hidden).float().cpu(), iter(by_intervention)
-
-
-def engine_of(model: Any) -> Any | None:
-    """The suffix engine of this model, made and proved on first use; None where there is none."""
-    other = twin(model)
-    if other is None:
-        return None
-    if other not in _engines:
-        from neurotrace import suffix
-
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always")
-            try:
-                _engines[other] = suffix.engine(other)
-            except ValueError as error:  # parts that can't be told apart by shape
-                warnings.warn(f"suffix engine: none, full passes: {error}", stacklevel=1)
-                _engines[other] = None
-        for each in said:
-            warnings.warn(str(each.message), stacklevel=3)
-    return _engines[other]
-
-
-def _hooked_logits(
-    model: Any,
-    ids: Tensor,
-    intervention: Intervention,
-    donor: Tensor | None,
-    positions: Positions,
-    site: Site = "neurons",
-) -> Float[Tensor, "prompt vocab"]:
-    """The slow, obvious way: a full forward pass with hooks that apply the map."""
-    where = slice(-1, None) if positions == "read" else slice(None)
-    places = by_layer(intervention.neurons)
-
-    def edit(layer: int, post: Tensor) -> Tensor:
-        chosen = places[layer]
-        units = [intervention.neurons[place].index for place in chosen]
-        keep, gain, offset = (
-            getattr(intervention, name)[chosen].to(post) for name in ("keep", "gain", "offset")
-        )
-        changed = post.clone()
-        new = torch.where(keep == 0, 0, keep * post[:, where][..., units]) + offset
-        if donor is not None:
-            given = donor[..., chosen].to(post)
-            new = new + gain * (given[:, None] if given.ndim == 2 else given)
-        changed[:, where, units] = new
-        return changed
-
-    with torch.no_grad():
-        return forward(model, ids, edit=edit, layers=places, site=site).float().cpu()
-
-
-def _donors(
-    model: Any,
-    encoded: EncodedPairs,
-    interventions: Sequence[Intervention],
-    places: Sequence[int],
-    positions: Positions,
-    activations: Activations | None,
-) -> list[Tensor | None]:
-    """Donor values of each intervention's neurons for the pairs at `places`."""
-    found: list[Tensor | None] = []
-    cached: dict[bool, Tensor] = {}
-    for intervention in interventions:
-        if not intervention.needs_donor:
-            found.append(None)
-            continue
-        foreign = intervention.role == "other_donor"
-        if foreign not in cached:
-            origin = (
-                [_next_of_other_group(encoded, place) for place in places] if foreign else places
-            )
-            if activations is not None and positions == "read":
-                cached[foreign] = activations.side(intervention.donor)[list(origin)]
-            else:
-                prompts = [encoded.ids(intervention.donor)[place] for place in origin]
-                cached[foreign] = _clean_activations(model, prompts, positions)
-        layers = [neuron.layer for neuron in intervention.neurons]
-        units = [neuron.index for neuron in intervention.neurons]
-        found.append(cached[foreign][..., layers, units])
-    return found
-
-
-def _clean_activations(model: Any, prompts: Sequence[Tensor], positions: Positions) -> Tensor:
-    """Float[Tensor, "prompt layer neuron"], or "prompt pos layer neuron" at all positions."""
-    info = inspect_model(model)
-    engine = engine_of(model) if positions == "read" else None
-    found: list[Tensor | None] = [None] * len(prompts)
-    for rows, ids in by_length(prompts, len(prompts)):
-        if engine is not None:
-            values = engine.clean(ids).activations.float().cpu()
-        elif positions == "read":
-            values = read_activations(model, ids, info.n_layers, info.d_mlp)
-        else:
-            values = torch.empty(*ids.shape, info.n_layers, info.d_mlp)
-
-            def keep(layer: int, post: Tensor, into: Tensor = values) -> None:
-                into[:, :, layer] = post.float().cpu()
-
-            with torch.no_grad():
-                forward(model, ids, edit=keep, layers=range(info.n_layers))
-        for row, value in zip(rows, values, strict=True):
-            found[row] = value
-    return torch.stack([value for value in found if value is not None])
-
-
-def _next_of_other_group(encoded: EncodedPairs, place: int) -> int:
-    """The next pair of the same family and another group with other answers, if there is one."""
-    own = encoded.pairs[place]
-    total = len(encoded)
-    order = [(place + step) % total for step in range(1, total)]
-    tests: list[Callable[[PromptPair], bool]] = [
-        lambda other: other.family == own.family and other.group != own.group
-        and other.memorized_answer != own.memorized_answer
-        and other.reasoned_answer != own.reasoned_answer,
-        lambda other: other.group != own.group,
-        lambda other: True,
-    ]  # fmt: skip
-    for test in tests:
-        for other in order:
-            if test(encoded.pairs[other]):
-                return other
-    raise InputError("the control 'other_donor' needs at least two pairs")
 
 
 class _Words:

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from neurotrace.ablation import ablate_sets
+from neurotrace.ablation_sets import ablate_sets
 from neurotrace.errors import InputError
 from neurotrace.interventions import Kind
 from neurotrace.neurons import Neuron

@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from neurotrace.effects import engine_of
+from neurotrace.engines import engine_of
 from neurotrace.errors import InputError
 from neurotrace.interventions import Kind
 from neurotrace.metrics import logit_difference

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neurotrace.effects import engine_of
+from neurotrace.engines import engine_of
 from neurotrace.errors import InputError
 from neurotrace.hooks import inspect_model, tokenizer_of
 from neurotrace.neurons import Neuron

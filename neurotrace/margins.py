@@ -19,9 +19,9 @@ from torch import Tensor
 
 from neurotrace import metrics
 from neurotrace.answers import Answered, entropy_of, prompt_ids
+from neurotrace.changed_logits import logits_under
 from neurotrace.circuits import Circuit
 from neurotrace.display import Bar, Shown, Table, View
-from neurotrace.effects import logits_under
 from neurotrace.errors import InputError
 from neurotrace.prompts import Prompt
 from neurotrace.tokens import Progress, by_length

@@ -17,8 +17,8 @@ import torch
 
 from neurotrace import metrics
 from neurotrace.answers import prompt_ids
+from neurotrace.changed_logits import logits_under
 from neurotrace.circuits import Circuit
-from neurotrace.effects import logits_under
 from neurotrace.errors import InputError
 from neurotrace.hooks import tokenizer_of
 

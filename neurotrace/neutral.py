@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from neurotrace import metrics
-from neurotrace.effects import logits_under
+from neurotrace.changed_logits import logits_under
 from neurotrace.errors import InputError
 from neurotrace.hooks import Site, tokenizer_of
 from neurotrace.interventions import Intervention, values_at

@@ -19,8 +19,9 @@ import torch
 
 from neurotrace import statistics
 from neurotrace.activations import Activations, Reference
+from neurotrace.changed_logits import logits_under
 from neurotrace.controls import CONTROLS, controls_for, random_control
-from neurotrace.effects import Effects, logits_under, measure
+from neurotrace.effects import Effects, measure
 from neurotrace.generation import generate
 from neurotrace.hooks import ModelInfo
 from neurotrace.interventions import Intervention, Kind, parse_kind

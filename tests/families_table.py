@@ -22,7 +22,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 import neurotrace as nt
 from neurotrace import rankers
-from neurotrace.effects import engine_of
+from neurotrace.engines import engine_of
 from neurotrace.errors import InputError
 from neurotrace.hooks import forward, inspect_model, twin
 from neurotrace.interventions import KINDS, make, random_signs

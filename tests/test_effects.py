@@ -28,7 +28,7 @@ def test_planted_neuron_flips_both_ways_and_others_do_not(model, encoded):
 def test_patching_a_run_with_itself_changes_nothing(model, encoded):
     """Each neuron set to the value that it has: bit-identical on the slow route."""
     values = nt.collect(model, encoded).values[0]
-    from neurotrace.effects import _hooked_logits
+    from neurotrace.changed_logits import _hooked_logits
     from neurotrace.hooks import forward
     from neurotrace.interventions import patch
 
@@ -112,10 +112,10 @@ def test_all_positions(model, encoded):
 
 
 def test_other_donor_takes_another_pairs_values(model, encoded):
-    from neurotrace.effects import _next_of_other_group
+    from neurotrace.donors import next_of_other_group
 
     for place in range(len(encoded)):
-        other = _next_of_other_group(encoded, place)
+        other = next_of_other_group(encoded, place)
         assert encoded.pairs[other].group != encoded.pairs[place].group
 
 

@@ -125,13 +125,13 @@ def test_a_monitored_text_is_coloured_and_stays_text(organism, study):
 @pytest.mark.parametrize("engine", [True, False])
 def test_a_prompt_costs_at_most_three_passes(organism, prompts, study, engine, monkeypatch):
     """Counted at the first block: rows × positions that it reads."""
-    from neurotrace import effects
+    from neurotrace import changed_logits
     from neurotrace.hooks import twin
 
     real = twin(organism)
-    effects.engine_of(organism)  # proved before anything is counted
+    changed_logits.engine_of(organism)  # proved before anything is counted
     if not engine:
-        monkeypatch.setattr(effects, "engine_of", lambda model: None)
+        monkeypatch.setattr(changed_logits, "engine_of", lambda model: None)
     counted = []
     hook = lambda module, args, out: counted.append(args[0].shape[:2].numel())  # noqa: E731
     handles = [

@@ -26,6 +26,71 @@ def worst(name: str) -> pd.DataFrame:
     return table.groupby("ranker", sort=False)[columns].min()
 
 
+def claims() -> str:
+    """The figures behind the page's advice, one claim a row."""
+    seeds = pd.concat([pd.read_csv(HERE / f"rankers-{name}.csv") for name in SEEDS])
+    others = [pd.read_csv(HERE / f"rankers-{name}.csv") for name in ("switch", "or")]
+    switch, either = worst("switch"), worst("or")
+    flips = pd.read_csv(HERE / "flips-organism-natural.csv")
+    most = flips[(flips["positions"] == "read") & (flips["k"] == flips["k"].max())]
+    injected = pd.read_csv(HERE / "inject-smollm2.csv")
+    injected = injected[injected["fraction"] == 0.01].set_index("ranker")
+
+    def least(column: str, *rankers: str) -> str:
+        return named({r: seeds[seeds["ranker"] == r][column].min() for r in rankers})
+
+    def on_gate(column: str) -> str:
+        some = ("gradient", "exact", "two_ended", "integrated")
+        return named({r: either.loc[r, column] for r in some})
+
+    def nothing(ranker: str) -> str:
+        own = seeds[seeds["ranker"] == ranker]
+        return f"{ranker} {(own['recall_truth'] == 0).sum()} of {len(own)}"
+
+    def spread(ranker: str) -> str:
+        own = seeds[seeds["ranker"] == ranker]["spearman"]
+        return f"{ranker} {own.min():.2f} to {own.max():.2f}"
+
+    judged = ["spearman", "top1_overlap", "recall_truth", *(f"flips_{way}" for way in WAYS)]
+    every = [*(pd.read_csv(HERE / f"rankers-{name}.csv") for name in SEEDS), *others]
+    ahead = [
+        (t[t["ranker"] == "relp"].set_index("family")[judged]
+         - t[t["ranker"] == "gradient"].set_index("family")[judged]) for t in every
+    ]  # fmt: skip
+    relp = seeds[seeds["ranker"] == "relp"]
+    passes = {r: seeds[seeds["ranker"] == r]["cost_passes"].max() for r in set(seeds["ranker"])}
+    to_reasoning = most[most["direction"] == "to_reasoning"].groupby("ranker")["answers"].mean()
+    rows = [
+        ["Spearman with the exact patch, set, least", least("spearman", "gradient", "two_ended")],
+        ["of the set in the top, least", least("recall_truth", "gradient", "two_ended")],
+        ["passes a pair", ", ".join(f"{r} {passes[r]:g}" for r in
+         ("gradient", "two_ended", "slimming", "hard_concrete"))],
+        ["OR gate, to reasoning: of the set in the top, least", on_gate("recall_to_reasoning")],
+        ["OR gate, to reasoning: flips, least", on_gate("flips_to_reasoning")],
+        [f"RelP above the gradient, in any of {len(judged)} columns",
+         f"{int((pd.concat(ahead) > 0).to_numpy().sum())} of {pd.concat(ahead).size}"],
+        ["RelP: half of the set lost, or more",
+         f"{(relp['recall_truth'] <= 0.5).sum()} of {len(relp)}"],
+        ["nothing of the set in the top", ", ".join(map(nothing, ("direct", "log_increase")))],
+        ["ranked for mean ablation: Spearman with the exact patch",
+         ", ".join(map(spread, ("gradient:mean", "exact:mean")))],
+        ["of the set in the top, least", least("recall_truth", "contrast", "pearson")],
+        [f"natural organism, {most['k'].max()} neurons: flips to reasoning",
+         named({r: to_reasoning[r] for r in ("gradient", "exact", "contrast", "pearson")})],
+        ["of the set in the top, least", least("recall_truth", "slimming", "hard_concrete")],
+        ["the single switch in the top, least",
+         named({r: switch.loc[r, "recall_truth"] for r in ("slimming", "hard_concrete")})],
+        ["injected facts, SmolLM2: recall",
+         ", ".join(f"{r} {injected.loc[r, 'recall']:.3f}" for r in
+                   ("gradient", "exact", "slimming", "hard_concrete") if r in injected.index)],
+    ]  # fmt: skip
+    return markdown(["what the advice rests on", "figures"], rows)
+
+
+def named(values: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.2f}" for name, value in values.items())
+
+
 def planted() -> str:
     seeds = [worst(name) for name in SEEDS]
     least = pd.concat(seeds).groupby(level=0, sort=False).min()
@@ -76,10 +141,12 @@ def injected(name: str) -> str:
             f"{by.loc[f, 'recall']:.3f} [{by.loc[f, 'low']:.3f}, {by.loc[f, 'high']:.3f}]"
             for f in fractions
         ]
-        rows.append([str(ranker), *cells, f"{own['seconds'].mean():.1f}"])
+        cost = [f"{own['passes'].iloc[0]:g}"] if "passes" in own else []
+        rows.append([str(ranker), *cells, *cost, f"{own['seconds'].mean():.1f}"])
     counts = table.groupby("fraction")["facts"].max()
     header = [f"{f:.1%} of rows, {counts[f]} facts" for f in fractions]
-    return markdown(["ranker", *header, "seconds"], rows)
+    cost = ["passes"] if "passes" in table else []
+    return markdown(["ranker", *header, *cost, "seconds"], rows)
 
 
 def overlaps() -> str:
@@ -109,7 +176,7 @@ def overlaps() -> str:
 
 
 def tables() -> dict[str, str]:
-    found = {"planted": planted(), "natural": natural(), "overlaps": overlaps()}
+    found = {"claims": claims(), "planted": planted(), "natural": natural(), "overlaps": overlaps()}
     for path in sorted(HERE.glob("inject-*.csv")):
         found[path.stem] = injected(path.stem)
     return found

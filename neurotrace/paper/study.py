@@ -28,8 +28,9 @@ import torch
 from torch import Tensor
 
 from neurotrace.activations import Activations, Reference
+from neurotrace.changed_logits import logits_under
 from neurotrace.controls import CONTROLS, controls_for
-from neurotrace.effects import logits_under, measure
+from neurotrace.effects import measure
 from neurotrace.hooks import Site, inspect_model, tokenizer_of
 from neurotrace.interventions import Intervention, Kind, other_donor, patch, shift, values_at
 from neurotrace.neurons import Neuron

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from neurotrace.activations import Moments
-from neurotrace.effects import engine_of
+from neurotrace.engines import engine_of
 from neurotrace.hooks import forward, inspect_model
 from neurotrace.interventions import Kind
 from neurotrace.metrics import logit_difference

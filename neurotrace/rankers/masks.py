@@ -27,7 +27,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from neurotrace.activations import Moments
-from neurotrace.effects import engine_of
+from neurotrace.engines import engine_of
 from neurotrace.errors import InputError
 from neurotrace.hooks import forward, inspect_model
 from neurotrace.interventions import Kind

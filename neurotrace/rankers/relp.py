@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from neurotrace.activations import Moments
-from neurotrace.effects import engine_of
+from neurotrace.engines import engine_of
 from neurotrace.errors import InputError
 from neurotrace.hooks import inspect_model
 from neurotrace.interventions import Kind

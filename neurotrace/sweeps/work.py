@@ -20,9 +20,10 @@ from torch import Tensor
 
 from neurotrace import __version__
 from neurotrace import ablation_passes as passes
-from neurotrace.ablation import grouped, places_of
+from neurotrace.ablation_asked import places_of
 from neurotrace.ablation_batch import Batch, batch_for
 from neurotrace.errors import InputError
+from neurotrace.group_sums import grouped
 from neurotrace.hooks import twin
 from neurotrace.runs import command_line, package_versions, weights_hash
 from neurotrace.sweeps.asked import Sweep, pairs_of

@@ -17,7 +17,7 @@ from unittest import mock
 import torch
 
 import neurotrace as nt
-from neurotrace import effects
+from neurotrace import changed_logits
 from neurotrace.circuits import norms_of
 
 
@@ -32,7 +32,7 @@ def main() -> None:
     torch.set_num_threads(1)
     model = nt.load_model(asked.model, device="cpu")
     circuit = circuit_of(model, asked.k)
-    engine = effects.engine_of(model)  # proved before the clock starts
+    engine = changed_logits.engine_of(model)  # proved before the clock starts
 
     def plain() -> None:
         nt.generate(model, asked.prompt, max_new_tokens=asked.tokens)
@@ -41,7 +41,7 @@ def main() -> None:
         list(nt.monitor(model, asked.prompt, circuit, max_new_tokens=asked.tokens))
 
     def watched_by_full_passes() -> None:
-        with mock.patch.object(effects, "engine_of", return_value=None):
+        with mock.patch.object(changed_logits, "engine_of", return_value=None):
             watched()
 
     ways = (plain, watched_by_full_passes, *([watched] if engine else []))
