@@ -33,8 +33,9 @@ def claims() -> str:
     switch, either = worst("switch"), worst("or")
     flips = pd.read_csv(HERE / "flips-organism-natural.csv")
     most = flips[(flips["positions"] == "read") & (flips["k"] == flips["k"].max())]
-    injected = pd.read_csv(HERE / "inject-smollm2.csv")
-    injected = injected[injected["fraction"] == 0.01].set_index("ranker")
+    found = pd.read_csv(HERE / "inject-smollm2.csv")
+    found = found[found["fraction"] == 0.01].set_index("ranker")["recall"]
+    masked = pd.read_csv(HERE / "inject-smollm2-masks.csv").set_index("ranker")["recall"]
 
     def least(column: str, *rankers: str) -> str:
         return named({r: seeds[seeds["ranker"] == r][column].min() for r in rankers})
@@ -80,9 +81,10 @@ def claims() -> str:
         ["of the set in the top, least", least("recall_truth", "slimming", "hard_concrete")],
         ["the single switch in the top, least",
          named({r: switch.loc[r, "recall_truth"] for r in ("slimming", "hard_concrete")})],
-        ["injected facts, SmolLM2: recall",
-         ", ".join(f"{r} {injected.loc[r, 'recall']:.3f}" for r in
-                   ("gradient", "exact", "slimming", "hard_concrete") if r in injected.index)],
+        ["1 % injected, SmolLM2: recall", ", ".join(
+            f"{r} {found[r]:.3f}" for r in ("imprint", "gradient", "exact", "integrated"))],
+        ["the same of five facts, masks", ", ".join(
+            f"{r} {masked[r]:.3f}" for r in ("exact", "slimming", "hard_concrete"))],
     ]  # fmt: skip
     return markdown(["what the advice rests on", "figures"], rows)
 
@@ -137,14 +139,14 @@ def injected(name: str) -> str:
     rows = []
     for ranker, own in table.groupby("ranker", sort=False):
         by = own.set_index("fraction")
-        cells = [
-            f"{by.loc[f, 'recall']:.3f} [{by.loc[f, 'low']:.3f}, {by.loc[f, 'high']:.3f}]"
-            for f in fractions
-        ]
-        cost = [f"{own['passes'].iloc[0]:g}"] if "passes" in own else []
+        cells = []
+        for f in fractions:
+            row = by.loc[f]
+            few = "" if row["facts"] == table["facts"].max() else f" ({row['facts']:.0f} facts)"
+            cells.append(f"{row['recall']:.3f} [{row['low']:.3f}, {row['high']:.3f}]{few}")
+        cost = [f"{own['passes'].iloc[0]:.0f}"] if "passes" in own else []
         rows.append([str(ranker), *cells, *cost, f"{own['seconds'].mean():.1f}"])
-    counts = table.groupby("fraction")["facts"].max()
-    header = [f"{f:.1%} of rows, {counts[f]} facts" for f in fractions]
+    header = [f"{f:.1%} of rows, {table['facts'].max()} facts" for f in fractions]
     cost = ["passes"] if "passes" in table else []
     return markdown(["ranker", *header, *cost, "seconds"], rows)
 
