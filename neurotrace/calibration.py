@@ -3,7 +3,8 @@
 Two logistic regressions on the margin's parts (memory fall, reasoning fall): P(from memory), and,
 where changed versions of the prompts were seen, P(the answer survives a change). And the cloud of the
 prompts that they were fitted on: what lies further out than all but one in a hundred of those (by
-Mahalanobis distance) is something that calibration hasn't seen.
+Mahalanobis distance) is something that calibration hasn't seen. So is a margin nearer zero than all but
+one in a hundred: there neither kind of neuron bears the answer, and the sign of the rest means nothing.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class Calibration:
     precision: Float[Array, "feature feature"]
     limit: float  # squared distance from the center beyond which nothing was seen
     count: int  # prompts
+    least: float = 0.0  # nats; margins smaller than that were not seen
 
     def p_memory(self, parts: Float[Array, "row feature"]) -> Float[Array, row]:
         """P(the answer is the memorized one), given that it is either of the two."""
@@ -46,14 +48,16 @@ class Calibration:
 
     def outside(self, parts: Float[Array, "row feature"]) -> Bool[Array, row]:
         """Whether a row is unlike what calibration has seen."""
-        return _distance(parts, self.center, self.precision) > self.limit
+        far = _distance(parts, self.center, self.precision) > self.limit
+        return far | (np.abs(_margin(parts)) < self.least)
 
     def to_json(self) -> dict[str, Any]:
         found = {
             name: getattr(self, name) for name in ("memory", "survival", "center", "precision")
         }
         lists = {name: None if v is None else v.tolist() for name, v in found.items()}
-        return lists | {"features": list(FEATURES), "limit": self.limit, "count": self.count}
+        numbers = {name: getattr(self, name) for name in ("limit", "count", "least")}
+        return lists | {"features": list(FEATURES)} | numbers
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Calibration:
@@ -69,6 +73,7 @@ class Calibration:
         return cls(
             memory, None if survival is None else np.asarray(survival, dtype=float), center,
             precision, float(content["limit"]), int(content["count"]),
+            float(content.get("least", 0.0)),
         )  # fmt: skip
 
 
@@ -104,8 +109,9 @@ def fit_calibration(
     if changed is not None and survived is not None and len(set(np.asarray(survived).tolist())) > 1:
         survival = _logistic(np.asarray(changed, dtype=float), np.asarray(survived, dtype=bool))
     limit = float(np.quantile(_distance(parts, center, precision), _INSIDE))
+    least = float(np.quantile(np.abs(_margin(parts)), 1 - _INSIDE))
     memory = _logistic(parts, from_memory)
-    return Calibration(memory, survival, center, precision, limit, len(parts))
+    return Calibration(memory, survival, center, precision, limit, len(parts), least)
 
 
 def _logistic(parts: Array, y: Array) -> Float[Array, 1 + feature]:
@@ -116,6 +122,10 @@ def _logistic(parts: Array, y: Array) -> Float[Array, 1 + feature]:
     fitted = LogisticRegression(C=10.0).fit((parts - center) / scale, y)
     weights = fitted.coef_[0] / scale
     return np.concatenate([fitted.intercept_ - weights @ center, weights])
+
+
+def _margin(parts: Array) -> Float[Array, row]:
+    return parts[:, 0] - parts[:, 1]
 
 
 def _distance(parts: Array, center: Array, precision: Array) -> Float[Array, row]:

@@ -104,7 +104,13 @@ class Circuit(Shown):
 
     @classmethod
     def load(cls, path: str | Path) -> Circuit:
-        """Read what `save` wrote; `InputError` for any other file."""
+        """Read what `save` wrote, or a folder of `neurotrace circuit`; `InputError` for any other file."""
+        if Path(path).is_dir():
+            path = Path(path) / "circuit.safetensors"
+        if not Path(path).is_file():
+            raise InputError(
+                f"no circuit at {path}: make one with `neurotrace circuit --model M --probes P --out DIR`"
+            )
         header, tensors = read_tensors(path, "pt")
         if header.get("format") != _FORMAT:
             raise InputError(f"{path}: not written by Circuit.save of this version")

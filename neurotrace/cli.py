@@ -67,7 +67,8 @@ def main() -> None:
         sys.exit(say(_INTERRUPTED, 130))
     except Exception as error:
         if isinstance(error, getattr(_click(), "ClickException", ())):
-            sys.exit(say(error.format_message(), 2))  # type: ignore[attr-defined]
+            told = error.format_message()  # type: ignore[attr-defined]
+            sys.exit(say(told, 2) if told else 2)  # a group without a command printed its help
         if signals:  # a library that was being imported may turn the interrupt into its own error
             sys.exit(say(_INTERRUPTED, 130))
         if debug:

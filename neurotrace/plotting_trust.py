@@ -167,16 +167,18 @@ def plot_margins(
 
     if isinstance(scored, Trust):
         table = scored.to_frame()
-        x, y, names = table["memory_fall"], table["reasoning_fall"], table["prompt"]
+        x, y, names = table["memory_fall"], table["reasoning_fall"], table["id"]
+        said = dict(zip(names, table["prompt"], strict=True))
         kinds = np.where(table["p_memory"] > 0.5, "likelier from memory", "likelier reasoned")
     else:
         table = scored
         x, y, names = table["items memory_fall"], table["items reasoning_fall"], table["id"]
+        said = {}
         kinds = np.where(table["memory"], "answered from memory", "answered by reasoning")
     if table.empty:
         raise InputError("no prompt is scored: nothing to draw")
-    found = {prompt.id: prompt for prompt in prompts}
-    text = np.array([clip(found[n].prompt if n in found else str(n), 90) for n in names])
+    said |= {prompt.id: prompt.prompt for prompt in prompts}
+    text = np.array([clip(said.get(n, str(n)), 90) for n in names])
     p_memory, abstain = table["p_memory"].to_numpy(), table["abstain"].to_numpy(dtype=bool)
     figure = go.Figure()
     ends = [float(min(x.min(), y.min(), 0)), float(max(x.max(), y.max()))]

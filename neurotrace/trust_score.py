@@ -1,5 +1,6 @@
 """The trust score: a row a prompt, from the neurons, before the answer is believed.
 
+    id, prompt          a bare text's id is its place, from 0
     answer              the model's own next token
     memory_fall         what log p(answer) loses with the memory neurons off, nats
     reasoning_fall      the same with the reasoning neurons off
@@ -7,7 +8,8 @@
     p_memory            calibrated P(the answer comes from memory)
     p_survives          calibrated P(the answer survives a change of the question)
     consistency         share of the given changed versions that the answer did survive
-    abstain             the parts lie outside what calibration has seen: the numbers mean nothing
+    abstain             the parts lie outside what calibration has seen, or the margin is nearer 0 (these
+                        neurons don't bear the answer): the numbers mean nothing
 
 No named answers are needed to score; `calibrate` needs them, on prompts that had no part in finding
 the circuit. An answer *survives* a changed version where the model gives the answer that it implies
@@ -129,7 +131,8 @@ def trust(
     return Trust(
         pa.table(
             {
-                "prompt": [p if isinstance(p, str) else p.id for p in scored],
+                "id": [str(n) if isinstance(p, str) else p.id for n, p in enumerate(scored)],
+                "prompt": [p if isinstance(p, str) else p.prompt for p in scored],
                 "answer": [tokenizer.decode([token]) for token in margins.answer.tolist()],
                 "log_probability": margins.log_probability.numpy(),
                 "entropy": margins.entropy.numpy(),

@@ -50,7 +50,7 @@ def test_the_trust_side_shows_itself(organism, prompts, study):
     assert "not calibrated" in terminal(replace(study.circuit, calibration=None))
     evil = replace(prompts[0], prompt=EVIL)
     assert "<script" not in replace(asked, prompts=(evil, *asked.prompts[1:]))._repr_html_()
-    named = scored.table.set_column(0, "prompt", [[EVIL] * len(scored)])
+    named = scored.table.set_column(1, "prompt", [[EVIL] * len(scored)])
     assert "&lt;script" in nt.Trust(named)._repr_html_()
 
 

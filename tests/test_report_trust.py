@@ -84,10 +84,10 @@ def test_caveats_follow_the_tables(made):
     p = trust.circuit.calibration.p_memory(np.zeros((1, 2)))[0]
     assert abs(p - 0.5) > 0.1
     zero = f"at a margin of 0, it says {p:.1%}"
-    assert any(zero in caveat for caveat in trust_section(trust)["caveats"])
-    sees = replace(trust.circuit, calibration=replace(trust.circuit.calibration, limit=0.0))
-    assert not any("margin of 0" in caveat for caveat in trust_section(
-        replace(trust, circuit=sees))["caveats"])  # fmt: skip
+    assert not any("margin of 0" in caveat for caveat in trust_section(trust)["caveats"])
+    blind = replace(trust.circuit, calibration=replace(trust.circuit.calibration, least=0.0))
+    assert any(zero in caveat for caveat in trust_section(
+        replace(trust, circuit=blind))["caveats"])  # fmt: skip
     few = trust.scores.head(40).assign(survived=1.0)
     assert any("few to judge from" in each for each in trust_section(
         replace(trust, scores=few))["caveats"])  # fmt: skip

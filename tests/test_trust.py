@@ -10,7 +10,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 import neurotrace as nt
-from neurotrace.calibration import fit_calibration
+from neurotrace.calibration import Calibration, fit_calibration
 from neurotrace.errors import InputError
 from neurotrace.prompts import originals
 
@@ -30,7 +30,7 @@ def circuit(organism, prompts):
 def test_scores_on_prompts_that_nothing_was_fitted_on(organism, prompts, circuit):
     held = prompts[160:]
     scored = nt.trust(organism, held, circuit)
-    frame = scored.to_frame().set_index("prompt")
+    frame = scored.to_frame().set_index("id")
     asked = nt.answer(organism, originals(held)).decided()
     memory = np.array([outcome == "memory" for outcome in asked.outcome])
     own = frame.loc[[prompt.id for prompt in asked.prompts]]
@@ -73,8 +73,12 @@ def test_calibration_means_what_it_says_and_knows_what_it_has_seen():
     p = 1 / (1 + np.exp(-(parts[:, 0] - 2 * parts[:, 1])))
     fitted = fit_calibration(parts, rng.random(4000) < p)
     assert np.abs(fitted.p_memory(parts) - p).mean() < 0.02
-    assert fitted.outside(parts).mean() == pytest.approx(0.01, abs=0.002)
-    assert fitted.outside(np.array([[9.0, 0.0], [0.0, 0.0]])).tolist() == [True, False]
+    assert fitted.outside(parts).mean() == pytest.approx(0.02, abs=0.002)
+    some = np.array([[9.0, 0.0], [0.5, 0.0], [0.0, 0.0]])
+    assert fitted.outside(some).tolist() == [True, False, True]
+    older = fitted.to_json()
+    del older["least"]  # a circuit that was saved before margins near zero were refused
+    assert Calibration.from_json(older).outside(some).tolist() == [True, False, False]
     assert np.isnan(fitted.p_survives(parts)).all()
     with pytest.raises(InputError, match="all answered from memory"):
         fit_calibration(parts, np.ones(4000, bool))
@@ -135,7 +139,8 @@ def test_the_commands(tmp_path, capsys):
             write=1, device="cpu", dtype=None, trust_remote_code=False,
         )  # fmt: skip
     first, second = map(json.loads, capsys.readouterr().out.splitlines())  # nothing lost
-    assert (first["prompt"], second["prompt"]) == ("a", "3")
+    assert (first["id"], second["id"]) == ("a", "3")
+    assert second["prompt"] == "recall 34+10="
     assert first["p_memory"] < 0.5 < second["p_memory"]
     assert first["tokens"][0]["text"] == first["answer"]
     long = json.dumps({"prompt": "ask " * 40})
@@ -145,7 +150,7 @@ def test_the_commands(tmp_path, capsys):
             "organism", tmp_path / "out" / "circuit.safetensors", tmp_path / "p.jsonl", batch=16,
             write=0, device="cpu", dtype=None, trust_remote_code=False,
         )  # fmt: skip
-    assert json.loads(capsys.readouterr().out)["prompt"] == "a"  # nor what came in the same batch
+    assert json.loads(capsys.readouterr().out)["id"] == "a"  # nor what came in the same batch
 
 
 def test_a_study_of_one_outcome_is_refused(organism, prompts):
