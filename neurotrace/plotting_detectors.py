@@ -113,7 +113,10 @@ def plot_weights(weights: pd.DataFrame, *, title: str | None = None) -> go.Figur
         mean = part.groupby("view", sort=False)[["weight", "sd"]].mean()
         figure.add_bar(
             x=[clip(view) for view in mean.index], y=mean["weight"], name=str(name),
-            error_y={"type": "data", "array": mean["sd"]},
+            error_y={
+                "type": "data", "array": mean["sd"],
+                "arrayminus": np.minimum(mean["sd"], mean["weight"]),  # a share is never below 0
+            },
         )  # fmt: skip
     figure.update_yaxes(title="share of all weight", rangemode="tozero")
     return finish(figure, title or "What each view weighs in the fused detectors, ± posterior sd")

@@ -6,6 +6,7 @@ import io
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from rich.console import Console
 
@@ -147,3 +148,23 @@ def test_a_prompt_costs_at_most_three_passes(organism, prompts, study, engine, m
             handle.remove()
     length = len(nt.answer(organism, prompts[:1]).ids[0])
     assert sum(counted) == (length if engine else 3 * length)
+
+
+def test_figures_of_detectors_keep_names_apart_and_shares_above_zero():
+    long = "relation/" + "x" * 30
+    row = {"detector": "linear", "view": "neurons", "auroc_lo": 0.5, "auroc_hi": 1.0, "n": 30}
+    units = [f"{long}1", f"{long}2", f"<b>{EVIL}"]
+    table = pd.DataFrame(
+        row | {"train_family": train, "test_family": test, "auroc": 0.6 + 0.1 * (train == test)}
+        for train in units for test in units
+    )  # fmt: skip
+    figure = nt.plot_transfer(table)
+    assert np.array(figure.data[0].z).shape == (3, 3)  # though two names are cut to the same label
+    assert "<b>" not in "".join(
+        [*figure.layout.yaxis.ticktext, *np.ravel(figure.data[0].customdata)]
+    )
+    weights = pd.DataFrame(
+        {"detector": "fused product", "view": ["a", "b"], "weight": [0.1, 0.9], "sd": [0.3, 0.3]}
+    )
+    bars = nt.plot_weights(weights).data[0]
+    assert list(bars.error_y.arrayminus) == [0.1, 0.3]
