@@ -11,7 +11,9 @@ import pytest
 DOCS = Path(__file__).parent.parent / "docs"
 
 
-@pytest.mark.parametrize(("name", "shown"), [("summary", "rankers"), ("paper", "paper")])
+@pytest.mark.parametrize(
+    ("name", "shown"), [("summary", "rankers"), ("when", "rankers"), ("paper", "paper")]
+)
 def test_the_page_holds_the_tables_as_they_are_printed(name, shown):
     script = DOCS / "tables" / f"{name}.py"
     printed = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
