@@ -18,7 +18,7 @@ from torch import Tensor
 from neurotrace import metrics
 from neurotrace.display import Cell, Shown, Table, View, clip
 from neurotrace.errors import InputError
-from neurotrace.hooks import inspect_model, tokenizer_of
+from neurotrace.hooks import context_length, inspect_model, tokenizer_of
 from neurotrace.prompts import Prompt
 from neurotrace.records import short
 from neurotrace.tokens import Progress, by_length, last_logits
@@ -160,7 +160,7 @@ def prompt_ids(model: Any, texts: Sequence[str]) -> list[Int[Tensor, pos]]:
     """Token ids of each text; InputError names one that is empty or longer than the context."""
     inspect_model(model)
     tokenizer = tokenizer_of(model)
-    limit = int(getattr(model.cfg, "n_ctx", 0) or 0)
+    limit = context_length(model)
     found: list[Tensor] = []
     for text in texts:
         ids = tokenizer(text).input_ids if text.strip() else []

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from neurotrace.activations import read_activations
 from neurotrace.errors import InputError
-from neurotrace.hooks import forward, inspect_model, tokenizer_of
+from neurotrace.hooks import context_length, forward, inspect_model, tokenizer_of
 from neurotrace.interventions import Intervention
 from neurotrace.neurons import by_layer
 
@@ -36,7 +36,7 @@ def generate(
     info = inspect_model(model)
     tokenizer = tokenizer_of(model)
     ids = torch.tensor(tokenizer(prompt).input_ids, dtype=torch.long)[None]
-    limit = int(getattr(model.cfg, "n_ctx", 0) or 0)
+    limit = context_length(model)
     if ids.shape[1] == 0:
         raise InputError("the prompt is empty: wanted at least one token")
     if limit and ids.shape[1] >= limit:

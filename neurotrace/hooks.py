@@ -100,6 +100,11 @@ def tokenizer_of(model: Any) -> Any:
     return tokenizer
 
 
+def context_length(model: Any) -> int:
+    """The most tokens that the model takes; 0: it names no such number."""
+    return int(getattr(model.cfg, "n_ctx", 0) or 0)
+
+
 def inspect_model(model: Any) -> ModelInfo:
     """Check, once, that the model's neuron hooks are what they claim; return what was found.
 

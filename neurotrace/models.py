@@ -51,7 +51,7 @@ def load_model(
     wanted = parse_dtype(dtype)
     if device == "auto" or isinstance(device, Mapping):
         return _load_spread(str(source), wanted, device, trust_remote_code)
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = parse_device(device)
     name, found, tokenizer = _read(str(source), wanted, trust_remote_code)
     found = found.to(place).eval().requires_grad_(False)
     return hook(found, tokenizer, name=name)
@@ -200,6 +200,19 @@ def _refuse_pickle(folder: Path) -> None:
 
 def _looks_like_hub_name(path: str) -> bool:
     return not path.startswith((".", "/", "~")) and path.count("/") <= 1
+
+
+def parse_device(device: str | torch.device | None) -> torch.device:
+    """One device that is there; None: CUDA where there is one, else the CPU."""
+    try:
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(
+            f"device={str(device)!r}: wanted auto, cpu, or an accelerator that torch sees here "
+            f"({_first_line(error)})"
+        ) from None
+    return place
 
 
 def parse_dtype(dtype: torch.dtype | str | None) -> torch.dtype:

@@ -20,7 +20,7 @@ from neurotrace.answers import prompt_ids
 from neurotrace.changed_logits import logits_under
 from neurotrace.circuits import Circuit
 from neurotrace.errors import InputError
-from neurotrace.hooks import tokenizer_of
+from neurotrace.hooks import context_length, tokenizer_of
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def monitor(
     """
     circuit.check(model)
     ids = prompt_ids(model, [prompt])[0][None]
-    limit = int(getattr(model.cfg, "n_ctx", 0) or 0)
+    limit = context_length(model)
     if limit and ids.shape[1] >= limit:
         raise InputError(f"the prompt has {ids.shape[1]} tokens, the model takes {limit}")
     return _write(model, ids, circuit, max_new_tokens, limit)

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from neurotrace import metrics
 from neurotrace.changed_logits import logits_under
 from neurotrace.errors import InputError
-from neurotrace.hooks import Site, tokenizer_of
+from neurotrace.hooks import Site, context_length, tokenizer_of
 from neurotrace.interventions import Intervention, values_at
 from neurotrace.records import probes_folder
 from neurotrace.tokens import by_length
@@ -39,6 +39,21 @@ def neutral_texts(model: Any) -> list[str]:
     return min(found, key=share)
 
 
+def neutral_ids(model: Any, texts: Sequence[str]) -> list[Int[Tensor, token]]:
+    """The texts' tokens.
+
+    Raises:
+        InputError: a text without tokens, or with more of them than the model takes.
+    """
+    tokenizer, limit = tokenizer_of(model), context_length(model)
+    found = [torch.tensor(tokenizer(text).input_ids, dtype=torch.long) for text in texts]
+    for number, ids in enumerate(found, 1):
+        if not 0 < len(ids) <= (limit or len(ids)):
+            wanted = f"1 to {limit}" if limit else "at least 1"
+            raise InputError(f"neutral text {number} has {len(ids)} tokens: wanted {wanted}")
+    return found
+
+
 def damage(
     model: Any,
     texts: Sequence[str],
@@ -58,8 +73,7 @@ def damage(
     """
     if donor_means is None and any(each.needs_donor for each in interventions):
         raise InputError("a patch has no donor on neutral text: pass donor_means, its class's mean")
-    tokenizer = tokenizer_of(model)
-    prompts = [torch.tensor(tokenizer(text).input_ids) for text in texts]
+    prompts = neutral_ids(model, texts)
     found = torch.zeros(len(interventions), len(prompts))
     for rows, ids in by_length(prompts, batch_size):
         given = standing_in(interventions, donor_means, len(rows))

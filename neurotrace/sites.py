@@ -120,8 +120,9 @@ def locate(
              "control": _control(work, each.change), "n": len(work.test)}
         )  # fmt: skip
     table = pd.DataFrame(rows)
-    drawn = float(table.loc[table["unit"] == "random heads", "answers"].iloc[0])
-    table.loc[table["unit"] == "heads", "control"] = drawn
+    heads_row, drawn = (table[table["unit"] == unit] for unit in ("heads", "random heads"))
+    if drawn["k"].tolist() == heads_row["k"].tolist():  # else fewer are left than were chosen
+        table.loc[heads_row.index, "control"] = drawn["answers"].to_numpy()
     return Located(table, donor, info.name)
 
 
@@ -159,7 +160,8 @@ def _tried(work: _Work, count: int, heads: int, seed: int, progress: Progress) -
     ]
     drawn = _as_many(chosen, len(layers), count, seed)
     tried.append(_Tried("heads", -1, _of_heads(chosen, size), k=len(chosen)))
-    tried.append(_Tried("random heads", -1, _of_heads(drawn, size), k=len(drawn)))
+    if drawn:
+        tried.append(_Tried("random heads", -1, _of_heads(drawn, size), k=len(drawn)))
     generator = torch.Generator().manual_seed(seed)
     for layer in layers:
         move, slope = moves["residual", layer], slopes["residual", layer]

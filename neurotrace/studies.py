@@ -23,6 +23,7 @@ from neurotrace.effects import Effects
 from neurotrace.errors import InputError
 from neurotrace.hooks import ModelInfo, inspect_model
 from neurotrace.interventions import Kind, parse_kind
+from neurotrace.neutral import neutral_ids
 from neurotrace.pairs import PromptPair, fold_pairs
 from neurotrace.proof import Example, Flip, Proof, RowFold
 from neurotrace.rankers import exact
@@ -157,7 +158,8 @@ def study(
     scores: dict[tuple[str, str, Direction], Scores] = {}
     estimates = []
     examples: list[Example] = []
-    split_up = {}  # before any work: a family that can't be split would stop it half-way
+    neutral_ids(model, neutral)  # before any work: what can't be read would stop it half-way,
+    split_up = {}  # and so would a family that can't be split
     for family in families:
         own = encoded.at([r for r, pair in enumerate(encoded.pairs) if pair.family == family])
         split_up[family] = own, _folds(own, split, folds, seed)

@@ -19,7 +19,7 @@ from torch import Tensor
 from neurotrace import metrics
 from neurotrace.display import Shown, Table, View, clip
 from neurotrace.errors import InputError
-from neurotrace.hooks import forward, inspect_model, tokenizer_of, twin
+from neurotrace.hooks import context_length, forward, inspect_model, tokenizer_of, twin
 from neurotrace.pairs import PromptPair
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ def ask(
 ) -> EncodedPairs:
     """What `encode` returns; if no pair is left, empty instead of an error."""
     inspect_model(model)
-    limit = int(getattr(model.cfg, "n_ctx", 0) or 0)
+    limit = context_length(model)
     kept: list[PromptPair] = []
     ids: dict[Side, list[Tensor]] = {"memorization": [], "reasoning": []}
     firsts: tuple[list[int], list[int]] = ([], [])

@@ -184,3 +184,6 @@ def test_damage_is_zero_for_nothing_and_positive_for_something(model, encoded):
     assert float(nt.damage(model, texts, [loud]).max()) > 1e-4
     with pytest.raises(InputError, match="donor_means"):
         nt.damage(model, texts, [nt.patch([PLANTED], donor="reasoning")])
+    for wrong in ("the " * 17, ""):
+        with pytest.raises(InputError, match=r"neutral text 2 .*: wanted 1 to 16"):
+            nt.damage(model, ["the", wrong], [loud])

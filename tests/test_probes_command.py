@@ -34,6 +34,7 @@ def test_a_set_of_ones_own_is_checked_as_pairs(tmp_path):
     assert "ends with a space" in done.stdout
     refused(neurotrace("probes", "validate"), "--all", "capitals")
     refused(neurotrace("probes", "validate", "letters", "--all"), "--all")
+    refused(neurotrace("probes", "validate", "letters", "--write"), "--write goes with --model")
     refused(neurotrace("probes", "build", "nonsense"), "nonsense", "capitals")
 
 

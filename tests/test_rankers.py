@@ -121,6 +121,8 @@ def test_batch_size_and_pair_order_do_not_matter(tmp_path, batch_size):
 def test_unknown_words_are_refused(model, encoded):
     with pytest.raises(InputError, match="wanted 'memorization' or 'reasoning'"):
         nt.gradient(model, encoded, donor="clean")
+    with pytest.raises(InputError, match="rank for it with"):
+        nt.gradient(model, encoded, intervention="steer")
     with pytest.raises(InputError, match="wanted one of patch"):
         nt.gradient(model, encoded, intervention="resample")
     with pytest.raises(InputError, match="neurons is empty"):

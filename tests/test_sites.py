@@ -100,6 +100,14 @@ def test_nothing_stays_and_errors_are_named(organism):
         nt.locate(organism, pairs.at([]), pairs)
 
 
+def test_where_no_other_heads_are_left_there_is_no_control(organism):
+    pairs = encode(organism, nt.load_pairs("arithmetic")[:4])
+    table = nt.locate(organism, pairs.at([0, 1]), pairs.at([2, 3]), heads=99).table
+    assert table.loc[table["unit"] == "heads", "k"].tolist() == [16]
+    assert table.loc[table["unit"] == "heads", "control"].isna().all()
+    assert "random heads" not in table["unit"].tolist()
+
+
 def test_random_heads_are_others_of_the_same_layers():
     chosen = [(0, 1), (2, 0), (2, 3)]
     drawn = _as_many(chosen, layers=3, count=4, seed=1)

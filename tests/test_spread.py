@@ -92,6 +92,12 @@ def test_one_place_is_no_spreading(tmp_path):
     assert twin(nt.load_model(str(tmp_path), device="auto")) is not None
 
 
+@pytest.mark.parametrize("device", ["nonsense", "cuda:99"])
+def test_a_device_that_is_not_there(device):
+    with pytest.raises(InputError, match=f"device='{device}': wanted auto, cpu"):
+        nt.load_model("organism", device=device)
+
+
 def test_a_gguf_file_is_not_spread(tmp_path):
     with pytest.raises(InputError, match="GGUF"):
         nt.load_model(str(tmp_path / "model.gguf"), device="auto")

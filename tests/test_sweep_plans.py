@@ -152,6 +152,12 @@ def test_cells_are_folders_that_fail_alone(tmp_path, organism, monkeypatch):
     done = [nt.open_run(f"{out}/{cell.name}") for cell in cells[1:4]]
     assert all(run.complete for run in done)
     assert [run.manifest.asked.mode for run in done] == ["scale:0.5", "zero", "scale:0.5"]
+    text, err, code, _ = command(
+        "sweep", "--spec", spec(tmp_path, CELLS), "--out", out, "--dry-run"
+    )
+    assert (code, text.count("failed")) == (2, 4)
+    assert text.count("no model at") == 4
+    assert "4 of 8 failed" in err
     path = spec(tmp_path, CELLS.replace(", /nowhere/model", ""))
     again = [run.to_frame() for run in done]
     text, err, code, _ = command("sweep", "--spec", path, "--out", out, "--json")
@@ -200,5 +206,14 @@ def test_estimate_counts_what_is_asked(tmp_path):
     (tmp_path / "n.txt").write_text("L9.N0")
     with pytest.raises(InputError, match=r"L9\.N0 is outside"):
         estimate(replace(asked, layers="all", neurons=str(tmp_path / "n.txt")), Shard())
+    places = replace(asked, positions="-2,-1")  # two tokens of each row where there was one
+    more = estimate(places, Shard(1, 2)).cost.operations - found.cost.operations
+    assert 0.5 < more / found.cost.operations < 1
+    with pytest.raises(InputError, match="longest prompt has"):
+        estimate(replace(asked, positions="99"), Shard())
+    for device in ("auto", "cpu"):
+        assert estimate(replace(asked, device=device), Shard()).gflops > 0
+    with pytest.raises(InputError, match="device='nonsense'"):
+        estimate(replace(asked, device="nonsense"), Shard())
     with pytest.raises(InputError, match="can't read the configuration"):
         estimate(replace(asked, model=str(organism_folder("organism").parent)), Shard())

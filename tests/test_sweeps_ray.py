@@ -60,7 +60,8 @@ def test_a_node_dies_and_nothing_is_lost(cluster, tmp_path):
             nt.Sweep(**{**asked.record(), "mode": "mean"}), tmp_path / "there",
             address=cluster.address, workers=1,
         )  # fmt: skip
-    again = nt.sweep_on_ray(asked, tmp_path / "there", address=cluster.address, workers=1)
+    url = f"file://{tmp_path}/there"
+    again = nt.sweep_on_ray(asked, url, address=cluster.address, workers=1)
     assert (again.computed, again.done) == (0, 60)
 
 
@@ -75,6 +76,8 @@ def writers(out: Path) -> set[int]:
 def test_no_cluster_is_said_in_a_line(tmp_path):
     with pytest.raises(InputError, match="no Ray cluster at 'nowhere'"):
         nt.sweep_on_ray(nt.Sweep("organism", ("letters",)), tmp_path, address="nowhere")
+    with pytest.raises(InputError, match="workers is -2"):
+        nt.sweep_on_ray(nt.Sweep("organism", ("letters",)), tmp_path, address="local", workers=-2)
 
 
 def test_a_slow_start_is_tried_again(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from neurotrace.commands.console import quiet
+from neurotrace.commands.options import Device, Dtype, TrustRemoteCode
 from neurotrace.errors import InputError
 
 if TYPE_CHECKING:
@@ -39,11 +40,9 @@ def checkpoints(
     method: Annotated[str, typer.Option(help="A ranker that is a mean over pairs.")] = "two_ended",
     k: Annotated[int, typer.Option(help="Neurons to patch.")] = 8,
     seed: Annotated[int, typer.Option(help="Seed of the split and of what is drawn.")] = 0,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16.")] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
-    ] = False,
+    device: Device = None,
+    dtype: Dtype = None,
+    trust_remote_code: TrustRemoteCode = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the table.")] = False,
 ) -> None:
     """When do a behaviour and its neurons appear? Accuracy, flips and stability per checkpoint."""

@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from neurotrace.commands.console import quiet
+from neurotrace.commands.options import Device, Dtype, Model, MoreProbes, TrustRemoteCode
 
 if TYPE_CHECKING:
     from neurotrace.trust_judging import TrustStudy
 
 
 def circuit(
-    model: Annotated[
-        str, typer.Option(help="Built-in model, hub name, local folder or .gguf file.")
-    ],
+    model: Model,
     probes: Annotated[
         list[str],
         typer.Option(
@@ -24,16 +23,12 @@ def circuit(
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the circuit and the tables.")],
-    more_probes: Annotated[
-        list[str] | None, typer.Argument(help="Further sets: --probes A B C works.")
-    ] = None,
+    more_probes: MoreProbes = None,
     k: Annotated[int, typer.Option(help="Neurons of either kind; 0: chosen on one half.")] = 0,
     seed: Annotated[int, typer.Option(help="Seed of the halves.")] = 0,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16.")] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
-    ] = False,
+    device: Device = None,
+    dtype: Dtype = None,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """The memory and reasoning neurons of a model, calibrated, and how well they tell the two apart."""
     from neurotrace.prompts import load_prompts

@@ -8,23 +8,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from neurotrace.commands.console import plain, quiet
+from neurotrace.commands.options import Device, Dtype, Model, MoreProbes, TrustRemoteCode
 
 if TYPE_CHECKING:
     from neurotrace.detection import Detection
 
 
 def detect(
-    model: Annotated[
-        str, typer.Option(help="Built-in model, hub name, local folder or .gguf file.")
-    ],
+    model: Model,
     probes: Annotated[
         list[str],
         typer.Option(help="Set with prompts.jsonl, .jsonl file or folder; several are fine."),
     ],
     out: Annotated[Path, typer.Option(help="Folder for tables, figures and the chosen detector.")],
-    more_probes: Annotated[
-        list[str] | None, typer.Argument(help="Further sets: --probes A B C works.")
-    ] = None,
+    more_probes: MoreProbes = None,
     by: Annotated[
         str, typer.Option(help="What to train and test across: family or template.")
     ] = "family",
@@ -40,11 +37,9 @@ def detect(
     margin: Annotated[
         bool, typer.Option("--margin/--no-margin", help="Judge the causal margin too (slow).")
     ] = True,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16.")] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
-    ] = False,
+    device: Device = None,
+    dtype: Dtype = None,
+    trust_remote_code: TrustRemoteCode = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the tables.")] = False,
 ) -> None:
     """Train detectors on each task, test them on every other; write detectors.parquet."""

@@ -8,13 +8,12 @@ from typing import Annotated
 import typer
 
 from neurotrace.commands.console import quiet
+from neurotrace.commands.options import Device, Model, TrustRemoteCode
 from neurotrace.errors import InputError
 
 
 def inject(
-    model: Annotated[
-        str, typer.Option(help="Built-in model, hub name, local folder or .gguf file.")
-    ],
+    model: Model,
     out: Annotated[Path, typer.Option(help="Folder; the same command goes on where it was.")],
     facts: Annotated[
         str, typer.Option(help="facts-english, facts-organism, or a .jsonl file.")
@@ -29,10 +28,8 @@ def inject(
         int, typer.Option(help="Of training, after which a fact is skipped as not teachable.")
     ] = 500,
     seed: Annotated[int, typer.Option(help="Seed of the trained neurons.")] = 0,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
-    ] = False,
+    device: Device = None,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Recall@k of every ranker over injected facts; writes recall.csv. Resumes."""
     quiet()

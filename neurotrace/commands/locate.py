@@ -8,25 +8,20 @@ from typing import Annotated
 import typer
 
 from neurotrace.commands.console import quiet
+from neurotrace.commands.options import Device, Model, MoreProbes, Probes
 
 
 def locate(
-    model: Annotated[
-        str, typer.Option(help="Built-in model, hub name, local folder or .gguf file.")
-    ],
-    probes: Annotated[
-        list[str], typer.Option(help="Packaged set, .jsonl file or folder; several are fine.")
-    ],
+    model: Model,
+    probes: Probes,
     out: Annotated[Path, typer.Option(help="Folder for the table and the figures.")],
-    more_probes: Annotated[
-        list[str] | None, typer.Argument(help="Further sets: --probes A B C works.")
-    ] = None,
+    more_probes: MoreProbes = None,
     heads: Annotated[int, typer.Option(help="Attention heads to patch together.")] = 8,
     at_most: Annotated[
         int, typer.Option(help="Pairs of each family that behave, at most; 0: all.")
     ] = 64,
     seed: Annotated[int, typer.Option(help="Seed of the split and of the controls.")] = 0,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
+    device: Device = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder.")] = False,
 ) -> None:
     """Patch attention, MLPs, heads, the residual stream and a direction of it on held-out pairs."""
@@ -37,7 +32,7 @@ def locate(
     pairs = [pair for name in [*probes, *(more_probes or [])] for pair in load_pairs(name)]
     if heads < 1 or at_most < 0:
         raise InputError(f"--heads {heads} --at-most {at_most}: wanted 1 or more, and 0 or more")
-    prepare_folder(out, overwrite=overwrite)
+    prepare_folder(out, ["sites.csv"], overwrite=overwrite)
     quiet()
     import pandas as pd
     from rich.console import Console

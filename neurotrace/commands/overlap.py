@@ -8,18 +8,13 @@ from typing import Annotated
 import typer
 
 from neurotrace.commands.console import quiet
+from neurotrace.commands.options import Device, Model, MoreProbes, Probes
 
 
 def overlap(
-    model: Annotated[
-        str, typer.Option(help="Built-in model, hub name, local folder or .gguf file.")
-    ],
-    probes: Annotated[
-        list[str], typer.Option(help="Packaged set, .jsonl file or folder; several are fine.")
-    ],
-    more_probes: Annotated[
-        list[str] | None, typer.Argument(help="Further sets: --probes A B C works.")
-    ] = None,
+    model: Model,
+    probes: Probes,
+    more_probes: MoreProbes = None,
     intervention: Annotated[
         str,
         typer.Option(
@@ -31,7 +26,7 @@ def overlap(
     max_pairs: Annotated[int, typer.Option(help="Use at most so many of a family; 0: all.")] = 0,
     seed: Annotated[int, typer.Option(help="Seed of what is drawn.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Write the table to this .csv file.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
+    device: Device = None,
 ) -> None:
     """Jaccard's index of the tops, within and across families, against chance, with an interval."""
     from neurotrace.errors import InputError

@@ -10,11 +10,13 @@ from typing import Annotated, Any
 import typer
 
 from neurotrace.commands.console import quiet
+from neurotrace.commands.options import Device, Dtype, Model
 from neurotrace.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, help="The sets of pairs that ship, and your own.")
 
 _Names = Annotated[list[str] | None, typer.Argument(help="Names of sets that ship.")]
+_Sets = Annotated[list[str] | None, typer.Argument(help="Sets that ship, .jsonl files or folders.")]
 _All = Annotated[bool, typer.Option("--all", help="Every set that ships.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -63,7 +65,7 @@ def show(
 
 @app.command()
 def validate(
-    names: _Names = None,
+    names: _Sets = None,
     every: _All = False,
     model: Annotated[
         str | None, typer.Option(help="Ask this model, too: which share behaves, by template.")
@@ -71,8 +73,8 @@ def validate(
     write: Annotated[
         bool, typer.Option("--write", help="With --model: write the shares into the cards.")
     ] = False,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16.")] = None,
+    device: Device = None,
+    dtype: Dtype = None,
     as_json: _Json = False,
 ) -> None:
     """Do the sets keep their promises? Exit code 1 if one doesn't.
@@ -85,6 +87,8 @@ def validate(
     from neurotrace.records import probe_names
 
     wanted = _wanted(names, every)
+    if write and model is None:
+        raise InputError("--write goes with --model: whose shares are to be written?")
     ships = set(probe_names())
     shares = _measure(wanted, model, device, dtype, write, as_json) if model else []
     rows, bad = [], []
@@ -105,18 +109,16 @@ def validate(
 
 @app.command()
 def mine(
-    model: Annotated[str, typer.Option(help="Built-in model, hub name, local folder, .gguf file.")],
+    model: Model,
     out: Annotated[Path, typer.Option(help="The .jsonl file to write.")],
-    names: Annotated[
-        list[str] | None, typer.Argument(help="Sets that ship, .jsonl files or folders.")
-    ] = None,
+    names: _Sets = None,
     every: _All = False,
     at_most: Annotated[
         int, typer.Option(help="Stop asking a family when so many behave; 0: ask all.")
     ] = 0,
     seed: Annotated[int, typer.Option(help="Of the order of asking, with --at-most.")] = 0,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16.")] = None,
+    device: Device = None,
+    dtype: Dtype = None,
     as_json: _Json = False,
 ) -> None:
     """Write the pairs that this model answers both ways; `run --probes FILE` takes them."""

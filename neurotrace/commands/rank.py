@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from neurotrace.commands.console import plain, quiet
+from neurotrace.commands.options import Device, Dtype, Model, MoreProbes, Probes, TrustRemoteCode
 from neurotrace.errors import InputError
 
 if TYPE_CHECKING:
@@ -15,16 +16,10 @@ if TYPE_CHECKING:
 
 
 def rank(
-    model: Annotated[
-        str, typer.Option(help="Built-in model, hub name, local folder or .gguf file.")
-    ],
-    probes: Annotated[
-        list[str], typer.Option(help="Packaged set, .jsonl file or folder; several are fine.")
-    ],
+    model: Model,
+    probes: Probes,
     out: Annotated[Path, typer.Option(help="Folder for the tables.")],
-    more_probes: Annotated[
-        list[str] | None, typer.Argument(help="Further sets: --probes A B C works.")
-    ] = None,
+    more_probes: MoreProbes = None,
     methods: Annotated[
         str, typer.Option(help="all, or names with commas; gradient:mean ranks for mean ablation.")
     ] = "all",
@@ -51,11 +46,9 @@ def rank(
     ] = 16,
     seed: Annotated[int, typer.Option(help="Seed of the split and of what is drawn.")] = 0,
     max_pairs: Annotated[int, typer.Option(help="Use at most so many pairs; 0: all.")] = 0,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16.")] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
-    ] = False,
+    device: Device = None,
+    dtype: Dtype = None,
+    trust_remote_code: TrustRemoteCode = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the tables.")] = False,
 ) -> None:
     """Hold rankers against exact effects, known neurons and held-out flips; write rankers.parquet."""

@@ -11,6 +11,7 @@ import typer
 
 from neurotrace.commands.checkpoints import along
 from neurotrace.commands.console import plain, quiet
+from neurotrace.commands.options import Device, Dtype, Model, MoreProbes, Probes, TrustRemoteCode
 from neurotrace.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,16 +32,10 @@ def demo(
 
 
 def run(
-    model: Annotated[
-        str, typer.Option(help="Built-in model, hub name, local folder or .gguf file.")
-    ],
-    probes: Annotated[
-        list[str], typer.Option(help="Packaged set, .jsonl file or folder; several are fine.")
-    ],
+    model: Model,
+    probes: Probes,
     out: Annotated[Path, typer.Option(help="Folder for the run.")],
-    more_probes: Annotated[
-        list[str] | None, typer.Argument(help="Further sets: --probes A B C works.")
-    ] = None,
+    more_probes: MoreProbes = None,
     method: Annotated[
         list[str] | None,
         typer.Option(help="Ranker to try (repeatable). Default: gradient and two_ended."),
@@ -69,11 +64,9 @@ def run(
     neutral: Annotated[
         Path | None, typer.Option(help="Texts to measure damage on, one a line.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16.")] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
-    ] = False,
+    device: Device = None,
+    dtype: Dtype = None,
+    trust_remote_code: TrustRemoteCode = False,
     chat: Annotated[
         str | None,
         typer.Option(
@@ -133,6 +126,8 @@ def _study(
         raise InputError(f"--folds {folds}: wanted at least 2")
     if at_most < 0:
         raise InputError(f"--at-most {at_most}: wanted 0, for all, or more")
+    if chat_system is not None and chat is None:
+        raise InputError("--chat-system goes with --chat user or --chat assistant")
     if chat not in (None, "user", "assistant"):
         raise InputError(f"--chat {chat}: wanted user or assistant")
     prepare_folder(out, overwrite=overwrite)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from neurotrace.commands.console import plain, quiet, say
+from neurotrace.commands.options import Device, Dtype, MoreProbes, TrustRemoteCode
 from neurotrace.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,9 +27,7 @@ _NAMED = 10  # marked cells that are named on the terminal; all are in the table
 
 def sweep(
     out: Annotated[str, typer.Option(help="Folder for the run: a path, or a URL for fsspec.")],
-    more_probes: Annotated[
-        list[str] | None, typer.Argument(help="Further sets: --probes A B C works.")
-    ] = None,
+    more_probes: MoreProbes = None,
     model: Annotated[
         str | None, typer.Option(help="Built-in model, hub name, local folder or .gguf file.")
     ] = None,
@@ -52,8 +51,8 @@ def sweep(
     max_pairs: Annotated[int | None, typer.Option(help="Draw at most so many pairs.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of that draw.")] = None,
     precision: Annotated[str | None, typer.Option(help="exact (default) or fast.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16.")] = None,
+    device: Device = None,
+    dtype: Dtype = None,
     threads: Annotated[int | None, typer.Option(help="Processor threads.")] = None,
     batch: Annotated[int | None, typer.Option(help="Most tokens in one pass.")] = None,
     part_rows: Annotated[int | None, typer.Option(help="Rows of one file.")] = None,
@@ -71,9 +70,7 @@ def sweep(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what it would take; load no weights.")
     ] = False,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
-    ] = False,
+    trust_remote_code: TrustRemoteCode = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
 ) -> None:
     """Measure the exact effect of every neuron on every pair. Run it again to go on."""
@@ -180,8 +177,8 @@ def _table(found: list[Status]) -> None:
         table.add_column(name, overflow="fold")
     for one in found:
         parts = f"{one.done} of {one.parts}" if one.parts else ""
-        owner = f" ({one.note})" if one.state == "running" else ""
-        table.add_row(one.name, plain(one.state + owner), parts)
+        more = f" ({one.note})" if one.note else ""
+        table.add_row(one.name, plain(one.state + more), parts)
     Console().print(table)
 
 

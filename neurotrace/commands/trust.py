@@ -13,6 +13,7 @@ from typing import Annotated, BinaryIO
 import typer
 
 from neurotrace.commands.console import quiet
+from neurotrace.commands.options import Device, Dtype, Model, TrustRemoteCode
 from neurotrace.errors import InputError
 from neurotrace.files import parse_json
 from neurotrace.prompts import Prompt, prompt_from
@@ -20,9 +21,7 @@ from neurotrace.records import text_fields
 
 
 def trust(
-    model: Annotated[
-        str, typer.Option(help="Built-in model, hub name, local folder or .gguf file.")
-    ],
+    model: Model,
     circuit: Annotated[Path, typer.Option(help="A calibrated circuit: see `neurotrace circuit`.")],
     prompts: Annotated[
         Path, typer.Argument(help="JSON lines with a field `prompt`; -: standard input.")
@@ -33,11 +32,9 @@ def trust(
     write: Annotated[
         int, typer.Option(help="Also write on by so many tokens, each with its score.")
     ] = 0,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16.")] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
-    ] = False,
+    device: Device = None,
+    dtype: Dtype = None,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Does the model's own answer rest on memory or on reasoning? JSON lines in, JSON lines out."""
     if batch < 1 or write < 0:

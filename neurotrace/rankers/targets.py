@@ -53,16 +53,16 @@ class Targets:
         if name == "patch":
             assert self.donors is not None
             return strength * (self.donors[list(rows)] - values)
-        assert self.reference is not None
-        if name == "set":
-            return self.reference.mean_of(self.donor) - values
-        if name == "mean":
-            return self.reference.mean.mean(dim=0) - values
         if name == "steer":
             raise InputError(
                 "steer moves neurons along the slope that ranks them: rank for it with "
                 "nt.study(..., interventions=['steer']), or by 'patch'"
             )
+        assert self.reference is not None
+        if name == "set":
+            return self.reference.mean_of(self.donor) - values
+        if name == "mean":
+            return self.reference.mean.mean(dim=0) - values
         sign = 1.0 if direction_of(self.donor) == "to_reasoning" else -1.0
         return (sign * strength * self.reference.contrast).expand_as(values)
 

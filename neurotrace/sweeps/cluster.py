@@ -8,6 +8,7 @@ next call goes on with what is there. Two parts are under way with each worker, 
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from collections import Counter, deque
@@ -119,9 +120,11 @@ def sweep_on_ray(
             nodes; a part that three workers died of.
     """
     mine = parse_shard(shard)
+    if workers < 0:
+        raise InputError(f"workers is {workers}: wanted a number from 0")
     folder = open_folder(out)
     if folder.local:  # workers start elsewhere
-        folder = open_folder(Path(out).absolute())
+        folder = open_folder(folder.path)
     known = read_manifest(folder)
     folder.make(PARTS, LOCKS)
     if known and not asked.threads:
@@ -223,6 +226,7 @@ def _wait_for_one(crew: _Crew) -> None:
 def _connect(address: str, processors: int) -> Any:
     import logging
 
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
     try:
         import ray
     except ImportError:

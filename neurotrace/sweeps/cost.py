@@ -15,10 +15,10 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from neurotrace.errors import InputError
+from neurotrace.files import read_json
 
 SHARE = 0.8  # of a large matrix multiplication's rate: what tests/benchmarks/sweep.py measures
 CALL = 2.5e-4  # seconds that a pass spends on one block however few rows it has
@@ -99,16 +99,13 @@ def config_from_file(path: str) -> Any:
     Raises:
         InputError: no such file, not JSON, or a model type that transformers doesn't know.
     """
-    import json
-
     from transformers import AutoConfig
 
+    settings = read_json(path)
+    if not isinstance(settings, dict) or "model_type" not in settings:
+        raise InputError(f"{path}: no model_type in it; wanted a model's config.json")
     try:
-        settings = json.loads(Path(path).read_bytes())
-        kind = settings.pop("model_type")
-        return AutoConfig.for_model(kind, **settings)
-    except KeyError:
-        raise InputError(f"{path}: no model_type in it; wanted a model's config.json") from None
+        return AutoConfig.for_model(**settings)
     except Exception as error:
         line = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise InputError(f"{path}: not a model's config.json ({line})") from None
@@ -180,21 +177,20 @@ def needs(shape: Shape, pairs: int, length: int, *, number_bytes: int) -> dict[s
     }
 
 
-def measured_gflops(shape: Shape, *, device: str, dtype: Any, threads: int, batch: int) -> float:
+def measured_gflops(shape: Shape, *, device: Any, dtype: Any, threads: int, batch: int) -> float:
     """The rate of this model's own largest multiplication, here and now, at its best in half a second."""
     import torch
 
     if threads:
         torch.set_num_threads(threads)
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    x = torch.ones(batch, shape.d_model, device=place, dtype=dtype)
-    w = torch.ones(shape.d_model, shape.d_mlp, device=place, dtype=dtype)
+    x = torch.ones(batch, shape.d_model, device=device, dtype=dtype)
+    w = torch.ones(shape.d_model, shape.d_mlp, device=device, dtype=dtype)
 
     def once() -> float:
         start = time.perf_counter()
         x @ w
-        if place.type == "cuda":
-            torch.cuda.synchronize(place)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         return time.perf_counter() - start
 
     once()

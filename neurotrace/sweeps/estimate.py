@@ -36,10 +36,11 @@ def estimate(asked: Sweep, shard: Shard) -> Estimate:
         InputError: the model's configuration or tokenizer can't be read.
     """
     from neurotrace.interventions import parse_kind
-    from neurotrace.models import parse_dtype
+    from neurotrace.models import parse_device, parse_dtype
 
     name, _ = parse_kind(asked.mode)
     dtype = parse_dtype(asked.dtype or None)
+    device = parse_device(asked.device.removeprefix("auto") or None)
     config, tokenizer = _read(asked.model)
     shape = shape_of(config, asked.model)
     chosen = asked.chosen(shape.layers, shape.d_mlp)
@@ -60,9 +61,7 @@ def estimate(asked: Sweep, shard: Shard) -> Estimate:
     layout = Layout(len(pairs), sum(in_layer), asked.part_rows)
     batch = asked.batch or 1536
     base = _resident()
-    gflops = measured_gflops(
-        shape, device=asked.device, dtype=dtype, threads=asked.threads, batch=batch
-    )
+    gflops = measured_gflops(shape, device=device, dtype=dtype, threads=asked.threads, batch=batch)
     found = cost(
         shape, lengths, gflops=gflops, in_layer=in_layer,
         tokens=_recomputed(asked.where(), lengths), runs=2 if name == "patch" else 1,
@@ -94,6 +93,9 @@ def _recomputed(where: str | tuple[int, ...], lengths: Sequence[int]) -> list[in
         return [1] * len(lengths)
     if where == "all":
         return list(lengths)
+    longest = max(lengths)
+    if any(not -longest <= int(place) < longest for place in where):
+        raise InputError(f"positions={list(where)}: the longest prompt has {longest} tokens")
     return [max(1, length - min(int(p) % length for p in where)) for length in lengths]
 
 
