@@ -195,7 +195,7 @@ exact effect is the same by the suffix engine as by full passes with hooks. *pat
 (`suffix.py`): shared and frozen are the fast ones; naive and none are full passes. *bf16*: the same model
 in bfloat16 passes the self-check, and its gradient scores correlate with those in float32 by over 0.95.
 
-`tests/test_families.py` does all of it again and requires these very rows;
+`tests/test_families.py` does all of it again and requires this very page;
 `python tests/families_table.py > docs/families.md` writes this page.
 
 {works} work ({slow} of them by the slow path), {refused} are refused. Sparse mixtures of experts are
@@ -219,21 +219,23 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             rows.append(examine(name, Path(folder)))
         print(rows[-1], file=sys.stderr)
+    print(page(rows), end="")
+
+
+def page(rows: list[Row]) -> str:
+    """`docs/families.md`, all of it."""
     outcomes = [row.outcome for row in rows]
     known = {name for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() if isinstance(name, str)}
     untried = known & set(SUPPORTED_ARCHITECTURES) - {row.model_class for row in rows}
-    print(
-        HEAD.format(
-            version=version("transformer-lens"),
-            transformers=version("transformers"),
-            works=sum(outcome.startswith("works") for outcome in outcomes),
-            slow=sum("slow path" in outcome for outcome in outcomes),
-            refused=sum(outcome.startswith("refused") for outcome in outcomes),
-            rows="\n".join(str(row) for row in rows),
-            before_4=", ".join(n for n in FAMILIES if FAMILIES[n].before_4 == OTHER_LOGITS),
-            untried=", ".join(f"`{name}`" for name in sorted(untried)),
-        ),
-        end="",
+    return HEAD.format(
+        version=version("transformer-lens"),
+        transformers=version("transformers"),
+        works=sum(outcome.startswith("works") for outcome in outcomes),
+        slow=sum("slow path" in outcome for outcome in outcomes),
+        refused=sum(outcome.startswith("refused") for outcome in outcomes),
+        rows="\n".join(str(row) for row in rows),
+        before_4=", ".join(n for n in FAMILIES if FAMILIES[n].before_4 == OTHER_LOGITS),
+        untried=", ".join(f"`{name}`" for name in sorted(untried)),
     )
 
 
