@@ -10,3 +10,10 @@ from __future__ import annotations
 
 class InputError(ValueError):
     """What came, what was wanted, what to do: one line, for the person who called."""
+
+
+def first_line(error: BaseException) -> str:
+    """An exception of another library's in a line: its first, at most 200 characters."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    first = (lines or [type(error).__name__])[0]
+    return first if len(first) <= 200 else first[:199] + "…"

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from neurotrace import organism
-from neurotrace.errors import InputError
+from neurotrace.errors import InputError, first_line
 from neurotrace.hooks import inspect_model, remember_origin
 
 
@@ -92,7 +92,7 @@ def hook(model: torch.nn.Module, tokenizer: Any, *, name: str, spread: bool = Fa
         )
     except Exception as error:  # TransformerLens raises many kinds for "unknown architecture"
         raise InputError(
-            f"{name}: TransformerLens can't hook a {type(model).__name__} ({_first_line(error)})"
+            f"{name}: TransformerLens can't hook a {type(model).__name__} ({first_line(error)})"
         ) from error
     bridge.eval()
     remember_origin(bridge, name=name, tokenizer=tokenizer, twin=twin)
@@ -126,7 +126,7 @@ def _read(
         )  # fmt: skip
     except Exception as error:  # a truncated or foreign file fails in as many ways as there are
         raise InputError(
-            f"can't load {source!r}: {_first_line(error)} Wanted one of the built-in models "
+            f"can't load {source!r}: {first_line(error)} Wanted one of the built-in models "
             f"({', '.join(organism.NAMES)}), a model folder with safetensors weights, a .gguf file, "
             "or a hub name (in the local cache where the hub can't be reached)"
         ) from error
@@ -174,7 +174,7 @@ def _read_gguf(path: Path, dtype: torch.dtype) -> tuple[str, torch.nn.Module, An
             folder, gguf_file=path.name, dtype=torch.float32
         )
     except Exception as error:
-        raise InputError(f"can't read {str(path)!r} as GGUF: {_first_line(error)}") from error
+        raise InputError(f"can't read {str(path)!r} as GGUF: {first_line(error)}") from error
     finally:
         if bars:
             logging.enable_progress_bar()
@@ -210,7 +210,7 @@ def parse_device(device: str | torch.device | None) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(
             f"device={str(device)!r}: wanted auto, cpu, or an accelerator that torch sees here "
-            f"({_first_line(error)})"
+            f"({first_line(error)})"
         ) from None
     return place
 
@@ -223,9 +223,3 @@ def parse_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise InputError(f"dtype={dtype!r}: wanted float32, bfloat16 or float16")
     return found
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    first = (lines or [type(error).__name__])[0]
-    return first if len(first) <= 200 else first[:199] + "…"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +28,7 @@ from neurotrace.errors import InputError
 from neurotrace.hooks import twin
 from neurotrace.sweeps.folders import open_folder
 from neurotrace.sweeps.layout import Layout, Shard, parse_shard
-from neurotrace.sweeps.locks import LOCKS, locked
+from neurotrace.sweeps.locks import LOCKS, locked, owners
 
 
 @pytest.fixture(scope="module")
@@ -248,6 +250,17 @@ def test_two_writers_of_one_folder(asked, tmp_path):
                 nt.sweep(asked, tmp_path, shard=shard)
     with locked(folder, Shard()):
         pass
+
+
+def test_a_look_at_a_lock_keeps_nobody_out(tmp_path):
+    """The tasks of an array start together, and each looks at the locks of all."""
+    folder = open_folder(tmp_path)
+    folder.make(LOCKS)
+    handle = os.open(tmp_path / LOCKS / "shard-1-of-1.lock", os.O_RDONLY | os.O_CREAT)
+    fcntl.flock(handle, fcntl.LOCK_SH)
+    threading.Timer(0.1, os.close, [handle]).start()
+    with locked(folder, Shard()):
+        assert list(owners(folder)) == [Shard()]
 
 
 def test_a_store_without_locks_tells_the_dead_from_the_living(asked, monkeypatch):

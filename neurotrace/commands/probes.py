@@ -11,7 +11,7 @@ import typer
 
 from neurotrace.commands.console import quiet
 from neurotrace.commands.options import Device, Dtype, Model
-from neurotrace.errors import InputError
+from neurotrace.errors import InputError, first_line
 
 app = typer.Typer(no_args_is_help=True, help="The sets of pairs that ship, and your own.")
 
@@ -251,8 +251,7 @@ def _tokenizer(source: str) -> Any:
     try:
         return AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise InputError(f"--tokenizer {source}: can't be loaded: {first}") from None
+        raise InputError(f"--tokenizer {source}: can't be loaded: {first_line(error)}") from None
 
 
 def _shares(mined: Any) -> list[dict[str, Any]]:

@@ -13,11 +13,11 @@ import time
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from neurotrace.errors import InputError
+from neurotrace.errors import InputError, first_line
 from neurotrace.sweeps.asked import Sweep
 from neurotrace.sweeps.driver import Outcome, Stop, agree, do_part, load, what_is_missing
 from neurotrace.sweeps.folders import Folder, open_folder
@@ -128,14 +128,14 @@ def sweep_on_ray(
     known = read_manifest(folder)
     folder.make(PARTS, LOCKS)
     if known and not asked.threads:
-        asked = Sweep(**{**asked.record(), "threads": known.asked.threads})
+        asked = replace(asked, threads=known.asked.threads)
     threads = asked.threads or 1
     ray = _connect(address, workers * threads)
     try:
         with locked(folder, mine) as alive:
             count = workers or max(1, int(ray.cluster_resources().get("CPU", 1)) // threads)
             remote = ray.remote(num_cpus=threads, max_restarts=0)(Worker)
-            record = Sweep(**{**asked.record(), "threads": threads}).record()
+            record = asked.record() | {"threads": threads}
             crew = _Crew(ray, lambda: remote.remote(record, folder.url, trust_remote_code))
             for _ in range(count):
                 crew.grow()
@@ -243,7 +243,7 @@ def _connect(address: str, processors: int) -> Any:
             )
             break
         except Exception as error:  # a node that starts too slowly is a plain Exception
-            line = (str(error).strip() or type(error).__name__).splitlines()[0]
+            line = first_line(error)
             ray.shutdown()
             if left:
                 warnings.warn(f"Ray did not start ({line}), trying again", stacklevel=3)

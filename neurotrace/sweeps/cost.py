@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from neurotrace.errors import InputError
+from neurotrace.errors import InputError, first_line
 from neurotrace.files import read_json
 
 SHARE = 0.8  # of a large matrix multiplication's rate: what tests/benchmarks/sweep.py measures
@@ -79,8 +79,7 @@ def shape_of(config: Any, name: str) -> Shape:
         heads = int(text.num_attention_heads)
         size = int(getattr(text, "head_dim", None) or text.hidden_size // heads)
     except Exception as error:  # configurations are wrong in as many ways as there are
-        line = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise InputError(f"{name}: no model to reckon with ({line})") from None
+        raise InputError(f"{name}: no model to reckon with ({first_line(error)})") from None
     kinds = (torch.nn.Linear, Conv1D)
     blocks = [
         sum(m.weight.numel() for m in block.modules() if isinstance(m, kinds))
@@ -107,8 +106,7 @@ def config_from_file(path: str) -> Any:
     try:
         return AutoConfig.for_model(**settings)
     except Exception as error:
-        line = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise InputError(f"{path}: not a model's config.json ({line})") from None
+        raise InputError(f"{path}: not a model's config.json ({first_line(error)})") from None
 
 
 def cost(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +82,7 @@ def sweep(
     folder.make(PARTS, LOCKS)
     with locked(folder, mine) as alive:
         if known and not asked.threads:
-            asked = Sweep(**{**asked.record(), "threads": known.asked.threads})
+            asked = replace(asked, threads=known.asked.threads)
         if model is None:
             model = load(asked, trust_remote_code=trust_remote_code)
         work = open_work(asked, model, progress=progress)

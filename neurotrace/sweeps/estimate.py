@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from neurotrace import organism
-from neurotrace.errors import InputError
+from neurotrace.errors import InputError, first_line
 from neurotrace.models import split_revision
 from neurotrace.sweeps.asked import Sweep, pairs_of
 from neurotrace.sweeps.cost import Cost, cost, measured_gflops, shape_of
@@ -115,7 +115,6 @@ def _read(source: str) -> tuple[Any, Any]:
             AutoTokenizer.from_pretrained(path, trust_remote_code=False, **options),
         )
     except Exception as error:
-        line = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise InputError(
-            f"can't read the configuration and tokenizer of {source!r}: {line}"
+            f"can't read the configuration and tokenizer of {source!r}: {first_line(error)}"
         ) from None

@@ -25,6 +25,7 @@ from neurotrace.sweeps.folders import Folder
 from neurotrace.sweeps.layout import Shard
 
 LOCKS = "locks"
+_A_LOOK = 1.0  # seconds: who only looks whether a lock is held holds it for a moment
 DEAD_AFTER = 1800.0  # seconds without a sign of life, where the kernel can't tell
 
 
@@ -48,8 +49,11 @@ def locked(folder: Folder, shard: Shard) -> Iterator[Callable[[], None]]:
         except OSError as error:
             raise folder.cannot_write(name, error) from None
         try:
-            if not _flock(handle, fcntl.LOCK_EX):
-                _refuse(folder, name)
+            until = time.monotonic() + _A_LOOK
+            while not _flock(handle, fcntl.LOCK_EX):
+                if time.monotonic() > until:
+                    _refuse(folder, name)
+                time.sleep(0.02)
             os.ftruncate(handle, 0)
             os.pwrite(handle, _owner(), 0)
             _refuse_overlap(folder, shard)
