@@ -14,7 +14,6 @@ figure.write_image("docs/flips.png", width=900, scale=1.5)
 for folder in circuit:
     figure = nt.plot_margins(
         pd.read_parquet(f"{folder}/scores.parquet"),
-        title="SmolLM2-135M on held-out prompts: what its answer loses "
-        "(×: unlike all that it was calibrated on)",
+        title="SmolLM2-135M on held-out prompts: what its answer loses (×: abstains)",
     )
     figure.write_image("docs/margins.png", width=900, scale=1.5)
