@@ -12,6 +12,7 @@ answers with neither named answer say nothing about the two and are left out.
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -105,9 +106,9 @@ class Circuit(Shown):
     @classmethod
     def load(cls, path: str | Path) -> Circuit:
         """Read what `save` wrote, or a folder of `neurotrace circuit`; `InputError` for any other file."""
-        if Path(path).is_dir():
+        if os.path.isdir(path):
             path = Path(path) / "circuit.safetensors"
-        if not Path(path).is_file():
+        if not os.path.isfile(path):  # which is False, no OSError, for a name that is too long
             raise InputError(
                 f"no circuit at {path}: make one with `neurotrace circuit --model M --probes P --out DIR`"
             )

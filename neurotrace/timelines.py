@@ -15,6 +15,7 @@ For each checkpoint and family, with the pairs split by group once and for all:
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,14 +56,14 @@ def checkpoints_of(model: str | Path, which: str = "all") -> list[str]:
     """
     folder = Path(model)
     if which == "all":
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             raise InputError(
                 f"{model} is no folder of checkpoints: name a hub model's revisions, step1000,step2000 say"
             )
         found = [*sorted(folder.glob("*/config.json")), *folder.glob("config.json")]
         return [str(path.parent) for path in found]
     names = [name.strip() for name in which.split(",") if name.strip()]
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         return [f"{model}@{name}" for name in names]
     missing = [name for name in names if not (folder / name / "config.json").is_file()]
     if missing:
