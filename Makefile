@@ -27,7 +27,7 @@ test-browser: .venv/installed-extras
 	HF_HUB_OFFLINE=1 NEUROTRACE_SHOTS="$(SHOTS)" $(BIN)/python -m pytest -m browser tests/test_browser.py
 
 test-notebooks: .venv/installed-extras
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --nbmake --nbmake-timeout=600 notebooks
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -p no:hypothesispytest --nbmake --nbmake-timeout=600 notebooks
 
 # runs them again and keeps their output, figures as PNG beside plotly's own
 notebooks: .venv/installed-extras
