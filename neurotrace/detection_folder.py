@@ -12,8 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neurotrace.errors import InputError
-from neurotrace.runs import noted, prepare_folder, whose, write_atomically, write_whole
+from neurotrace.runs import filling, noted, prepare_folder, whose, write_atomically, write_whole
 
 if TYPE_CHECKING:
     from neurotrace.detection import Detection
@@ -41,7 +40,7 @@ def save_detection(found: Detection, out: Path, *, model: Any, command: str) -> 
         "transfer.html": plot_transfer(found.table), "sites.html": plot_sites(found.table),
         "weights.html": plot_weights(found.weights),
     }  # fmt: skip
-    try:
+    with filling(out):
         for name, frame in (("detectors", found.table), ("weights", found.weights)):
             write_atomically(out / f"{name}.parquet", noted(frame, about))
         write_whole(
@@ -51,7 +50,3 @@ def save_detection(found: Detection, out: Path, *, model: Any, command: str) -> 
             write_whole(out / "circuit.safetensors", found.circuit.save)
         for name, figure in figures.items():
             write_atomically(out / name, figure.to_html(include_plotlyjs=True).encode())
-    except OSError as error:
-        raise InputError(
-            f"can't write to {out}: {error.strerror or error}; free some space or name another folder"
-        ) from None

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from neurotrace.errors import InputError
 from neurotrace.files import read_json
 from neurotrace.neurons import Neuron
-from neurotrace.runs import noted, prepare_folder, write_atomically
+from neurotrace.runs import filling, noted, prepare_folder, write_atomically
 
 if TYPE_CHECKING:
     from neurotrace.comparison import Comparison
@@ -78,7 +78,7 @@ def save_tables(comparison: Comparison, out: Path, *, command: str, seed: int) -
         "model": comparison.model.name, "settings": dict(comparison.settings),
         "truth": [str(neuron) for neuron in comparison.truth],
     }  # fmt: skip
-    try:
+    with filling(out):
         for name, frame in (
             ("rankers.parquet", comparison.rankers), ("flips.parquet", comparison.flips),
             ("curves.parquet", comparison.curves),
@@ -89,7 +89,3 @@ def save_tables(comparison: Comparison, out: Path, *, command: str, seed: int) -
             text = frame.to_csv(index=False, float_format="%.3f")
             write_atomically(out / f"{name}.csv", text.encode())
         write_atomically(out / "report.html", write_comparison(comparison, record).encode())
-    except OSError as error:
-        raise InputError(
-            f"can't write to {out}: {error.strerror or error}; free some space or name another folder"
-        ) from None

@@ -24,7 +24,8 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -94,6 +95,17 @@ def save_file(path: Path, content: bytes) -> None:
         write_atomically(path, content)
     except OSError as error:
         raise _cannot_write(path, error) from None
+
+
+@contextmanager
+def filling(folder: Path) -> Iterator[None]:
+    """Around what writes a folder's files: a full or read-only disk becomes the user's `InputError`."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"can't write to {folder}: {error.strerror or error}; free some space or name another folder"
+        ) from None
 
 
 def _cannot_write(path: Path, error: OSError) -> InputError:
@@ -339,7 +351,7 @@ def _dropped(study: Study) -> pa.Table:
 
 
 def noted(frame: pd.DataFrame, note: dict[str, Any]) -> bytes:
-    """The frame as the bytes of a Parquet file, with a note that `read_note` reads."""
+    """The frame as the bytes of a Parquet file, with a note that `files.read_table` reads."""
     import pyarrow as pa
 
     table = pa.Table.from_pandas(frame, preserve_index=False)

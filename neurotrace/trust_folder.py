@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from neurotrace.errors import InputError
 from neurotrace.files import read_json, read_table
 from neurotrace.runs import (
+    filling,
     noted,
     package_versions,
     prepare_folder,
@@ -100,7 +101,7 @@ def save_trust(
         "command": command, "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "neurotrace": __version__, "versions": package_versions(),
     }  # fmt: skip
-    try:
+    with filling(folder):
         for name in FILES:  # none of the earlier ones may stand beside the new
             (folder / name).unlink(missing_ok=True)
         for name, content in (("manifest", manifest), ("summary", study.summary)):
@@ -110,11 +111,6 @@ def save_trust(
             frame = getattr(study, name)
             write_atomically(folder / f"{name}.parquet", noted(frame, manifest))
         write_whole(folder / "circuit.safetensors", study.circuit.save)
-    except OSError as error:
-        raise InputError(
-            f"can't write to {folder}: {error.strerror or error}; free some space or name another "
-            "folder"
-        ) from None
 
 
 def read_trust(folder: Path) -> JudgedTrust:
