@@ -26,8 +26,9 @@ test-browser: .venv/installed-extras
 	{ apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; }
 	HF_HUB_OFFLINE=1 NEUROTRACE_SHOTS="$(SHOTS)" $(BIN)/python -m pytest -m browser tests/test_browser.py
 
+# one thread: on these small models a second only waits, and on a busy machine for minutes
 test-notebooks: .venv/installed-extras
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -p no:hypothesispytest --nbmake --nbmake-timeout=600 notebooks
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:hypothesispytest --nbmake --nbmake-timeout=600 notebooks
 
 # runs them again and keeps their output, figures as PNG beside plotly's own
 notebooks: .venv/installed-extras
