@@ -133,6 +133,22 @@ def natural() -> str:
     return markdown(["ranker", *header], rows)
 
 
+def real() -> str:
+    table = pd.read_csv(HERE / "rankers-smollm2.csv")
+    rows = []
+    for row in table.to_dict("records"):
+        cells = [f"{row[c]:.2f}" for c in
+                 ("spearman", "spearman_mean", "top1_overlap", "necessity", "sufficiency")]  # fmt: skip
+        cells += [
+            f"{row[f'flips_{way}']:.2f} [{row[f'flips_{way}_low']:.2f}, {row[f'flips_{way}_high']:.2f}]"
+            for way in WAYS
+        ]
+        rows.append([row["ranker"], *cells, f"{row['cost_passes']:g}", f"{row['seconds']:.1f}"])
+    header = ["ρ patch", "ρ mean", "top 1 %", "necessity", "sufficiency"]
+    header += ["to reasoning", "to memory", "passes", "seconds"]
+    return markdown(["ranker", *header], rows)
+
+
 def injected(name: str) -> str:
     table = pd.read_csv(HERE / f"{name}.csv")
     fractions = list(dict.fromkeys(table["fraction"]))
@@ -178,7 +194,8 @@ def overlaps() -> str:
 
 
 def tables() -> dict[str, str]:
-    found = {"claims": claims(), "planted": planted(), "natural": natural(), "overlaps": overlaps()}
+    found = {"claims": claims(), "planted": planted(), "natural": natural(), "real": real()}
+    found["overlaps"] = overlaps()
     for path in sorted(HERE.glob("inject-*.csv")):
         found[path.stem] = injected(path.stem)
     return found
