@@ -51,6 +51,7 @@ def plot_estimates(estimate: Scores, truth: Scores, *, title: str | None = None)
     x, y = truth.value[both].numpy(), estimate.value[both].numpy()
     names = [f"L{layer}.N{unit}" for layer, unit in both.nonzero().tolist()]
     layers = both.nonzero()[:, 0].numpy()
+    bar = {"title": "layer", "dtick": max(1, len(truth.value) // 10)}
     figure = go.Figure()
     ends = [float(min(x.min(), y.min())), float(max(x.max(), y.max()))]
     figure.add_scatter(
@@ -59,7 +60,7 @@ def plot_estimates(estimate: Scores, truth: Scores, *, title: str | None = None)
     )  # fmt: skip
     figure.add_scatter(
         x=x, y=y, mode="markers", name="neuron", text=names,
-        marker={"color": layers, "colorscale": "Viridis", "size": 7, "colorbar": {"title": "layer"}},
+        marker={"color": layers, "colorscale": "Viridis", "size": 7, "colorbar": bar},
         hovertemplate="%{text}<br>exact %{x:.3f}<br>estimate %{y:.3f}<extra></extra>",
     )  # fmt: skip
     rho = f", Spearman {spearmanr(x, y).statistic:.3f}" if len(x) > 2 else ""
@@ -281,12 +282,13 @@ def _line(
         hoverinfo="skip", legendgroup=name, showlegend=False, **at,
     )  # fmt: skip
     kind, _, strength = name.partition(":")
-    dash = "dash" if kind.startswith("random") else "solid"
+    dash, symbol = "dash" if kind.startswith("random") else "solid", "circle"
     if strength:  # strengths of one kind share its colour
-        dash = "dot" if float(strength) < 1 else "dashdot"
+        looks = (("dot", "diamond"), ("dashdot", "square"), ("longdash", "triangle-up"))
+        dash, symbol = looks[sum(float(strength) >= edge for edge in (0.8, 1.0))]
     figure.add_scatter(
         x=ks, y=line["answers"], mode="lines+markers", name=name, legendgroup=name,
-        line={"color": colour, "dash": dash},
+        line={"color": colour, "dash": dash}, marker={"symbol": symbol, "size": 8},
         showlegend=name not in named, customdata=line[["answers_low", "answers_high", "n"]], **at,
         hovertemplate=f"{name}, k=%{{x}}<br>%{{y:.1%}} flipped [%{{customdata[0]:.1%}}, "
         "%{customdata[1]:.1%}], %{customdata[2]} pairs<extra></extra>",

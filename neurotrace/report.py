@@ -89,9 +89,10 @@ def figures(run: Run) -> list[tuple[str, go.Figure]]:
         own = [pair for pair in run.pairs if pair.family == flip["family"]]
         found.append((name, plot_pairs(one, pairs=own, limit=12)))
     for (family, direction), part in run.estimates.groupby(["family", "direction"], sort=False):
-        name = f"{family}, {direction.replace('_', ' ')}: the estimate against the exact effect"
-        both = (_scores(run, part, column) for column in ("estimate", "exact"))
-        found.append((name, plot_estimates(*both)))
+        which = f"{family}, {direction.replace('_', ' ')}"
+        figure = plot_estimates(*(_scores(run, part, column) for column in ("estimate", "exact")))
+        figure.update_layout(title_text=f"{which}: {figure.layout.title.text}")
+        found.append((f"{which}: the estimate against the exact effect", figure))
     return found
 
 
@@ -149,7 +150,9 @@ def _template(name: str) -> Any:
     )  # fmt: skip
     environment.filters["percent"] = percent
     environment.filters["nats"] = _nats
-    environment.filters["words"] = lambda name: name.replace("_", " ")
+    environment.filters["words"] = lambda name: name.replace("_", " ").replace(
+        "memorization", "memory"
+    )
     packed = base64.b64encode(gzip.compress(get_plotlyjs().encode(), 9, mtime=0)).decode()
     environment.globals["plotly"] = Markup(packed)
     for part, file in (("style", "report.css"), ("script", "report.js")):

@@ -7,7 +7,7 @@ For each family of pairs and each direction, in folds that leave out groups (and
 3. prove it on the held-out pairs, beside controls and damage (`proof.py`).
 
 Verdict, stated in advance: "a small set decides" where the chosen rows flip at least 90 % of answers
-both ways with at most 1 % of the neurons, and no control flips more than 5 %.
+both ways with at most 1 % of the neurons, and none of the first four controls flips more than 5 %.
 """
 
 from __future__ import annotations

@@ -264,9 +264,9 @@ function neurotraceExplorer(root, data) {
     if (i >= 0) {
       const rows = [];
       for (const e of details.effects) e.pairs.forEach((p, k) => { const pair = details.pairs[p];
-        rows.push([e.direction.replace("_", " "), pair.memorization, pair.memorized_answer, pair.reasoning, pair.reasoned_answer, e.before[k], e.effect[i][k]]); });
+        rows.push([e.direction.replace("_", " "), e.effect[i][k], e.before[k], pair.memorization, pair.memorized_answer, pair.reasoning, pair.reasoned_answer]); });
       parts.push(make("h4", {}, `Effect on each of ${rows.length} prompts`),
-        table(["direction", "memorization prompt", "answer", "reasoning prompt", "answer ", "L before", "effect"], rows, { sortable: true, code: true, label: "effect on each pair" }));
+        table(["direction", "effect", "L before", "memorization prompt", "answer", "reasoning prompt", "answer "], rows, { sortable: true, code: true, label: "effect on each pair" }));
     }
     card.replaceChildren(...parts);
     card.dataset.neuron = name(place);
