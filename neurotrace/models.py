@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,9 @@ def _read(
     path, revision = split_revision(source)
     if path in organism.NAMES:
         path = str(organism.folder(path))
+    elif not os.path.exists(path) and (close := get_close_matches(path, organism.NAMES, 1, 0.8)):
+        # before the hub is asked, again and again where there is none
+        raise InputError(f"no model {path!r}: did you mean the built-in {close[0]!r}?")
     if source.endswith(".gguf"):
         return _read_gguf(Path(source), dtype)
     if os.path.isdir(path):

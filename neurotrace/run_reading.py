@@ -162,6 +162,10 @@ def _pairs(path: Path) -> tuple[PromptPair, ...]:
 
 
 def _json(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise InputError(
+            f"no run in {path.parent}: it has no {path.name}; `neurotrace run --out` makes one"
+        )
     try:
         found = read_json(path)
     except InputError as error:

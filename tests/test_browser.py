@@ -184,7 +184,7 @@ def test_hover_click_keyboard_and_search_choose_a_neuron(run, opened):
     for wanted in ("rank", "Exact effect on L", "recall", "think", "Neighbours by cosine"):
         assert wanted in text
     column = "() => [...document.querySelectorAll('.nt-card h4 + div tbody')].at(-1)"
-    last = f"({column})().rows[0].cells[6].textContent"
+    last = f"({column})().rows[0].cells[1].textContent"
     page.get_by_role("button", name="effect", exact=True).click()
     largest = page.evaluate(last)
     page.get_by_role("button", name="effect", exact=True).click()

@@ -115,3 +115,11 @@ def test_interrupted_run_leaves_no_file(tmp_path):
 
 def test_report_wants_a_run(tmp_path):
     refused(neurotrace("report", str(tmp_path)), "no run in", "manifest.json")
+
+
+def test_a_slip_in_a_built_in_models_name_is_named_before_the_hub_is_asked():
+    import neurotrace as nt
+    from neurotrace.errors import InputError
+
+    with pytest.raises(InputError, match=r"did you mean the built-in 'organism'"):
+        nt.load_model("organsim")

@@ -41,6 +41,8 @@ def list_(as_json: _Json = False) -> None:
             }
         )
     _print_rows(rows, as_json)
+    if not as_json:
+        print(f"Prompts, for circuit and detect: {', '.join(probe_names('prompts'))}")
 
 
 @app.command()
