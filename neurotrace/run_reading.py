@@ -162,14 +162,12 @@ def _pairs(path: Path) -> tuple[PromptPair, ...]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        raise InputError(
-            f"no run in {path.parent}: it has no {path.name}; `neurotrace run --out` makes one"
-        )
     try:
         found = read_json(path)
     except InputError as error:
-        raise InputError(f"no run in {path.parent}: {error}") from None
+        missing = isinstance(error.__context__, FileNotFoundError)
+        why = f"it has no {path.name}; `neurotrace run --out` makes one" if missing else error
+        raise InputError(f"no run in {path.parent}: {why}") from None
     if not isinstance(found, dict):
         raise InputError(f"{path}: wanted a JSON object")
     return found
