@@ -29,6 +29,8 @@ def read_json(path: str | Path) -> Any:
     """
     try:
         return parse_json(Path(path).read_bytes().decode("utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: can't be read as JSON ({error})") from None
 

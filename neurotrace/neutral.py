@@ -47,8 +47,9 @@ def neutral_ids(model: Any, texts: Sequence[str]) -> list[Int[Tensor, token]]:
     """
     tokenizer, limit = tokenizer_of(model), context_length(model)
     # a tokenizer that prepends BOS makes a token of an empty text, too
-    tokens = [tokenizer(text).input_ids if text else [] for text in texts]
-    found = [torch.tensor(ids, dtype=torch.long) for ids in tokens]
+    found = [
+        torch.tensor(tokenizer(text).input_ids if text else [], dtype=torch.long) for text in texts
+    ]
     for number, ids in enumerate(found, 1):
         if not 0 < len(ids) <= (limit or len(ids)):
             wanted = f"1 to {limit}" if limit else "at least 1"

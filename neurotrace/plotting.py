@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -285,7 +286,7 @@ def _line(
     dash, symbol = "dash" if kind.startswith("random") else "solid", "circle"
     if strength:  # strengths of one kind share its colour
         looks = (("dot", "diamond"), ("dashdot", "square"), ("longdash", "triangle-up"))
-        dash, symbol = looks[sum(float(strength) >= edge for edge in (0.8, 1.0))]
+        dash, symbol = looks[bisect_right((0.8, 1.0), float(strength))]
     figure.add_scatter(
         x=ks, y=line["answers"], mode="lines+markers", name=name, legendgroup=name,
         line={"color": colour, "dash": dash}, marker={"symbol": symbol, "size": 8},

@@ -85,11 +85,11 @@ def figures(run: Run) -> list[tuple[str, go.Figure]]:
         kinds = rows.to_frame()[["intervention", "k", "label"]].value_counts()
         kind, k, label = kinds.index[0]
         one = rows.where(intervention=kind, k=int(k), label=label)
-        name = f"{flip['family']}, {flip['direction'].replace('_', ' ')}: single pairs"
+        name = f"{flip['family']}, {_spoken(flip['direction'])}: single pairs"
         own = [pair for pair in run.pairs if pair.family == flip["family"]]
         found.append((name, plot_pairs(one, pairs=own, limit=12)))
     for (family, direction), part in run.estimates.groupby(["family", "direction"], sort=False):
-        which = f"{family}, {direction.replace('_', ' ')}"
+        which = f"{family}, {_spoken(direction)}"
         figure = plot_estimates(*(_scores(run, part, column) for column in ("estimate", "exact")))
         figure.update_layout(title_text=f"{which}: {figure.layout.title.text}")
         found.append((f"{which}: the estimate against the exact effect", figure))
@@ -139,6 +139,10 @@ def _nats(value: float | None) -> str:
     return "–" if value is None or value != value else f"{value:.3f}"
 
 
+def _spoken(direction: str) -> str:
+    return direction.replace("_", " ").replace("memorization", "memory")
+
+
 def _template(name: str) -> Any:
     import jinja2
     from markupsafe import Markup
@@ -150,9 +154,7 @@ def _template(name: str) -> Any:
     )  # fmt: skip
     environment.filters["percent"] = percent
     environment.filters["nats"] = _nats
-    environment.filters["words"] = lambda name: name.replace("_", " ").replace(
-        "memorization", "memory"
-    )
+    environment.filters["words"] = _spoken
     packed = base64.b64encode(gzip.compress(get_plotlyjs().encode(), 9, mtime=0)).decode()
     environment.globals["plotly"] = Markup(packed)
     for part, file in (("style", "report.css"), ("script", "report.js")):

@@ -165,9 +165,9 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         found = read_json(path)
     except InputError as error:
-        missing = isinstance(error.__context__, FileNotFoundError)
-        why = f"it has no {path.name}; `neurotrace run --out` makes one" if missing else error
-        raise InputError(f"no run in {path.parent}: {why}") from None
+        raise InputError(
+            f"no run in {path.parent}: {error}; `neurotrace run --out` makes one"
+        ) from None
     if not isinstance(found, dict):
         raise InputError(f"{path}: wanted a JSON object")
     return found

@@ -194,8 +194,8 @@ def overlaps() -> str:
 
 
 def tables() -> dict[str, str]:
-    found = {"claims": claims(), "planted": planted(), "natural": natural(), "real": real()}
-    found["overlaps"] = overlaps()
+    made = (claims, planted, natural, real, overlaps)
+    found = {table.__name__: table() for table in made}
     for path in sorted(HERE.glob("inject-*.csv")):
         found[path.stem] = injected(path.stem)
     return found
