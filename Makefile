@@ -71,10 +71,12 @@ smollm2: .venv/installed-smollm2
 	$(PYTHON) -m venv .venv
 
 .venv/installed: .venv/bin/python pyproject.toml constraints.txt
+	@echo "installing into .venv: a few minutes the first time"
 	$(PIP) --editable .
 	@touch $@
 
 .venv/installed-dev: .venv/bin/python pyproject.toml constraints.txt
+	@echo "installing into .venv: a few minutes the first time"
 	$(PIP) --editable ".[dev]"
 	@touch $@ .venv/installed
 

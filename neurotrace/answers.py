@@ -21,7 +21,7 @@ from neurotrace.errors import InputError
 from neurotrace.hooks import context_length, inspect_model, tokenizer_of
 from neurotrace.prompts import Prompt
 from neurotrace.records import short
-from neurotrace.tokens import Progress, by_length, last_logits
+from neurotrace.tokens import Progress, by_length, last_logits, unknown_token
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -127,6 +127,12 @@ def answer(
     Raises:
         InputError: no prompt is left; an empty prompt or one that is too long.
     """
+    for number, prompt in enumerate(prompts, 1):
+        if not isinstance(prompt, Prompt):
+            raise InputError(
+                f"prompt {number} is a {type(prompt).__name__}, wanted nt.Prompt, with its two answers "
+                "named: nt.load_prompts makes them of a file or of dicts (nt.trust takes plain text)"
+            )
     ids = prompt_ids(model, [prompt.prompt for prompt in prompts])
     tokenizer = tokenizer_of(model)
     kept: list[int] = []
@@ -157,10 +163,10 @@ def answer(
 
 
 def prompt_ids(model: Any, texts: Sequence[str]) -> list[Int[Tensor, pos]]:
-    """Token ids of each text; InputError names one that is empty or longer than the context."""
+    """Token ids of each text; InputError names one that is empty, too long or not all in the vocabulary."""
     inspect_model(model)
     tokenizer = tokenizer_of(model)
-    limit = context_length(model)
+    limit, unknown = context_length(model), unknown_token(tokenizer)
     found: list[Tensor] = []
     for text in texts:
         ids = tokenizer(text).input_ids if text.strip() else []
@@ -170,6 +176,11 @@ def prompt_ids(model: Any, texts: Sequence[str]) -> list[Int[Tensor, pos]]:
             raise InputError(
                 f"prompt {len(found) + 1} ({short(text, 40)}) has {len(ids)} tokens, the model takes "
                 f"{limit}: shorten it"
+            )
+        if unknown is not None and unknown in ids:
+            raise InputError(
+                f"prompt {len(found) + 1} ({short(text, 40)}): the tokenizer has no token for a part of "
+                "it; use words that the model was trained on"
             )
         found.append(torch.tensor(ids))
     return found

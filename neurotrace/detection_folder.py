@@ -12,7 +12,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neurotrace.runs import filling, noted, prepare_folder, whose, write_atomically, write_whole
+from neurotrace.runs import whose
+from neurotrace.writing import filling, noted, prepare_folder, write_atomically, write_whole
 
 if TYPE_CHECKING:
     from neurotrace.detection import Detection

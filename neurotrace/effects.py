@@ -13,7 +13,7 @@ from torch import Tensor
 from neurotrace import metrics, statistics
 from neurotrace.activations import Activations
 from neurotrace.changed_logits import Positions, logits_under
-from neurotrace.display import Shown, Table, View, rate
+from neurotrace.display import Shown, Table, View, rate, spoken
 from neurotrace.donors import donor_values
 from neurotrace.engines import engine_of
 from neurotrace.errors import InputError
@@ -74,7 +74,7 @@ class Effects(Shown):
                 for row in part.itertuples()
             ]  # fmt: skip
             columns = ("change", "neurons", "k", "flipped", "95 %", "prefers", "KL", "pairs")
-            tables.append(Table(columns, rows, f"{family}, {direction.replace('_', ' ')}"))
+            tables.append(Table(columns, rows, f"{family}, {spoken(direction)}"))
         more = "All rows: .to_frame(); rates: .rates(); the curves: nt.plot_flips(effects)."
         if len(rates) > _ROWS_SHOWN:
             more = f"{len(rates) - _ROWS_SHOWN} more interventions. {more}"
@@ -179,7 +179,7 @@ def measure(
         side = own[0].recipient
         rows = max(64, _LOGITS_AT_ONCE // info.d_vocab)
         batches = list(by_length(encoded.ids(side), max(1, min(32, rows // len(own)))))
-        label = f"intervening ({direction.replace('_', ' ')})"
+        label = f"intervening ({spoken(direction)})"
         for places, ids in progress(batches, description=label) if progress else batches:
             donors = donor_values(model, encoded, own, places, positions, activations)
             clean, changed = logits_under(

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from neurotrace.ablation import ablation_effects
 from neurotrace.activations import Activations, collect
+from neurotrace.display import spoken
 from neurotrace.errors import InputError
 from neurotrace.files import read_json
 from neurotrace.hooks import inspect_model, tokenizer_of, unembedding, w_out
@@ -210,7 +211,7 @@ def _rankings(scores: Study | Scores | Sequence[Scores]) -> list[tuple[str, str,
     if not named:
         raise InputError("no scores to explore: pass nt.gradient(model, pairs) or a study")
     return [
-        (f"{prefix}{each.method}" + (f", {direction.replace('_', ' ')}" if direction else ""),
+        (f"{prefix}{each.method}" + (f", {spoken(direction)}" if direction else ""),
          direction, each)
         for prefix, direction, each in named
     ]  # fmt: skip

@@ -57,18 +57,20 @@ def overlap_of_tops(
 ) -> float:
     """Share of the exact top `share` of neurons that is in the ranking's own top of that size.
 
-    Both tops are drawn up among the neurons that both scored: where exact effects are known of a random
-    sample, so is this, and chance is `share`. NaN: not a neuron was scored by both.
+    Both tops are drawn up among the neurons whose exact effect is known: where that is a random sample,
+    chance is `share`. A neuron that the ranking leaves out (Pearson, of a constant one) is in no top.
+    NaN: not a neuron was scored by both.
     """
-    both = ~(scores.value.isnan() | exact.value.isnan())
-    if not both.any():
+    known = ~exact.value.isnan()
+    ranked = int((known & ~scores.value.isnan()).sum())
+    if not ranked:
         return float("nan")
-    k = max(1, int(share * int(both.sum())))
-    tops = [
-        set(replace(each, value=each.value.where(both, torch.nan)).top(k, direction=direction))
-        for each in (scores, exact)
-    ]
-    return len(tops[0] & tops[1]) / k
+    k = max(1, int(share * int(known.sum())))
+    own, true = (
+        replace(each, value=each.value.where(known, torch.nan)) for each in (scores, exact)
+    )
+    top = own.top(min(k, ranked), direction=direction)
+    return len({*top} & {*true.top(k, direction=direction)}) / k
 
 
 def recall(scores: Scores, truth: Sequence[Neuron], *, direction: Direction) -> float:

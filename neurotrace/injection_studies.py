@@ -24,10 +24,10 @@ from neurotrace.hooks import ModelInfo, inspect_model
 from neurotrace.imprint import imprint
 from neurotrace.injection import Fact, UnteachableError, inject
 from neurotrace.rankers.cost import passes
-from neurotrace.runs import prepare_folder, write_atomically
 from neurotrace.scores import Scores
 from neurotrace.statistics import mean_interval
 from neurotrace.tokens import EncodedPairs, Progress
+from neurotrace.writing import prepare_folder, write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,7 +70,7 @@ def injection_study(
     unknown = [name for name in methods if name not in METHODS]
     if unknown or not methods:
         raise InputError(f"methods {unknown}: wanted one or more of {', '.join(METHODS)}")
-    folder = prepare_folder(out, overwrite=True)
+    folder = prepare_folder(out, ())
     (folder / "parts").mkdir(exist_ok=True)
     _same_settings(
         folder, {"model": inspect_model(model).name, "methods": list(methods), "seed": seed}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from neurotrace.display import spoken
 from neurotrace.effects import Effects
 from neurotrace.errors import InputError
 from neurotrace.pairs import PromptPair
@@ -37,7 +38,7 @@ def plot_scores(scores: Scores, *, title: str | None = None) -> go.Figure:
     )  # fmt: skip
     figure.update_xaxes(title="neuron")
     figure.update_yaxes(title="layer", dtick=max(1, values.shape[0] // 10))
-    direction = str(scores.provenance.get("direction", "")).replace("_", " ")
+    direction = spoken(str(scores.provenance.get("direction", "")))
     return finish(figure, title or f"{scores.method} {direction}: {scores.unit}", height=380)
 
 
@@ -277,18 +278,23 @@ def _line(
 ) -> None:
     line = line.sort_values("k").drop_duplicates("k")
     ks = list(line["k"])
-    band = [*line["answers_high"], *line["answers_low"].iloc[::-1]]
-    figure.add_scatter(
-        x=[*ks, *reversed(ks)], y=band, fill="toself", fillcolor=fade(colour), mode="none",
-        hoverinfo="skip", legendgroup=name, showlegend=False, **at,
-    )  # fmt: skip
+    bars = None
+    if len(ks) > 1:
+        figure.add_scatter(
+            x=[*ks, *reversed(ks)], y=[*line["answers_high"], *line["answers_low"].iloc[::-1]],
+            fill="toself", fillcolor=fade(colour), mode="none", hoverinfo="skip", legendgroup=name,
+            showlegend=False, **at,
+        )  # fmt: skip
+    else:  # there is no area about a single point
+        bars = {"type": "data", "thickness": 1.5, "array": line["answers_high"] - line["answers"],
+                "arrayminus": line["answers"] - line["answers_low"]}  # fmt: skip
     kind, _, strength = name.partition(":")
     dash, symbol = "dash" if kind.startswith("random") else "solid", "circle"
     if strength:  # strengths of one kind share its colour
         looks = (("dot", "diamond"), ("dashdot", "square"), ("longdash", "triangle-up"))
         dash, symbol = looks[bisect_right((0.8, 1.0), float(strength))]
     figure.add_scatter(
-        x=ks, y=line["answers"], mode="lines+markers", name=name, legendgroup=name,
+        x=ks, y=line["answers"], error_y=bars, mode="lines+markers", name=name, legendgroup=name,
         line={"color": colour, "dash": dash}, marker={"symbol": symbol, "size": 8},
         showlegend=name not in named, customdata=line[["answers_low", "answers_high", "n"]], **at,
         hovertemplate=f"{name}, k=%{{x}}<br>%{{y:.1%}} flipped [%{{customdata[0]:.1%}}, "

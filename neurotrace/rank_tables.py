@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from neurotrace.errors import InputError
 from neurotrace.files import read_json
 from neurotrace.neurons import Neuron
-from neurotrace.runs import filling, noted, prepare_folder, write_atomically
+from neurotrace.writing import filling, noted, prepare_folder, write_atomically
 
 if TYPE_CHECKING:
     from neurotrace.comparison import Comparison

@@ -12,7 +12,7 @@ import gzip
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neurotrace.display import percent
+from neurotrace.display import percent, spoken
 from neurotrace.errors import InputError
 from neurotrace.plotting import plot_curves, plot_estimates, plot_flips, plot_pairs
 from neurotrace.report_trust import detectors_section, trust_section
@@ -39,7 +39,7 @@ def write_report(run: Run) -> str:
         return _template("report.html.j2").render(
             summary=run.summary,
             manifest=run.manifest,
-            selected=run.selected(),
+            selected=_selected(run),
             others=[flip for flip in run.summary["flips"] if not flip["selected"]],
             rankers=_rankers(run),
             verdicts=run.summary["verdict"]["small_set_decides"],
@@ -85,15 +85,25 @@ def figures(run: Run) -> list[tuple[str, go.Figure]]:
         kinds = rows.to_frame()[["intervention", "k", "label"]].value_counts()
         kind, k, label = kinds.index[0]
         one = rows.where(intervention=kind, k=int(k), label=label)
-        name = f"{flip['family']}, {_spoken(flip['direction'])}: single pairs"
+        name = f"{flip['family']}, {spoken(flip['direction'])}: single pairs"
         own = [pair for pair in run.pairs if pair.family == flip["family"]]
         found.append((name, plot_pairs(one, pairs=own, limit=12)))
     for (family, direction), part in run.estimates.groupby(["family", "direction"], sort=False):
-        which = f"{family}, {_spoken(direction)}"
+        which = f"{family}, {spoken(direction)}"
         figure = plot_estimates(*(_scores(run, part, column) for column in ("estimate", "exact")))
         figure.update_layout(title_text=f"{which}: {figure.layout.title.text}")
         found.append((f"{which}: the estimate against the exact effect", figure))
     return found
+
+
+def _selected(run: Run) -> list[dict[str, Any]]:
+    """What training pairs chose, with `ks`: the numbers of neurons that its folds chose."""
+    chosen = run.effects.where(role="selected", chosen=True).to_frame()
+    sizes = chosen.groupby(["family", "direction"])["k"].unique()
+    return [
+        flip | {"ks": sorted(int(k) for k in sizes[flip["family"], flip["direction"]])}
+        for flip in run.selected()
+    ]
 
 
 def _scores(run: Run, table: Any, column: str) -> Scores:
@@ -139,10 +149,6 @@ def _nats(value: float | None) -> str:
     return "–" if value is None or value != value else f"{value:.3f}"
 
 
-def _spoken(direction: str) -> str:
-    return direction.replace("_", " ").replace("memorization", "memory")
-
-
 def _template(name: str) -> Any:
     import jinja2
     from markupsafe import Markup
@@ -154,7 +160,7 @@ def _template(name: str) -> Any:
     )  # fmt: skip
     environment.filters["percent"] = percent
     environment.filters["nats"] = _nats
-    environment.filters["words"] = _spoken
+    environment.filters["words"] = spoken
     packed = base64.b64encode(gzip.compress(get_plotlyjs().encode(), 9, mtime=0)).decode()
     environment.globals["plotly"] = Markup(packed)
     for part, file in (("style", "report.css"), ("script", "report.js")):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from neurotrace.display import Shown, Table, View, clip, rate
+from neurotrace.display import Shown, Table, View, clip, rate, spoken
 from neurotrace.effects import Effects
 from neurotrace.errors import InputError
 from neurotrace.files import read_json, read_table
@@ -54,7 +54,7 @@ class Run(Shown):
 
     def _view(self) -> View:
         rows = [
-            (flip["family"], flip["direction"].replace("_", " "), flip["intervention"], flip["k"],
+            (flip["family"], spoken(flip["direction"]), flip["intervention"], flip["k"],
              rate(flip["answers"]), f"{flip['answers_ci'][0]:.0%}–{flip['answers_ci'][1]:.0%}",
              f"≤ {flip['control_answers']:.1%}", flip["n"])
             for flip in self.selected()

@@ -1,31 +1,23 @@
 """A run's folder: what was done, with what, and what came of it.
 
-    manifest.json    versions, seeds, the model's identity and weights' hash, device, dtype, command
-    summary.json     the flips, as figures and as the verdict
-    scores.parquet   family, direction, layer, neuron, method, score
-    pairs.parquet    the pairs that were studied, as text
-    effects.parquet  a row for each held-out pair × intervention × k, controls included
-    estimates.parquet family, direction, layer, neuron, estimate, exact
-    dropped.parquet  the pairs that were left out, and why
-    explorer.json    what the neuron explorer shows
-    report.html      all of it to look at
-
-Every file is written under another name, synced and renamed: what stands under its final name is
-whole.
+manifest.json    versions, seeds, the model's identity and weights' hash, device, dtype, command
+summary.json     the flips, as figures and as the verdict
+scores.parquet   family, direction, layer, neuron, method, score
+pairs.parquet    the pairs that were studied, as text
+effects.parquet  a row for each held-out pair × intervention × k, controls included
+estimates.parquet family, direction, layer, neuron, estimate, exact
+dropped.parquet  the pairs that were left out, and why
+explorer.json    what the neuron explorer shows
+report.html      all of it to look at
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import io
 import json
-import os
 import platform
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -33,9 +25,9 @@ from typing import TYPE_CHECKING, Any
 
 from neurotrace.errors import InputError
 from neurotrace.neurons import NEURON_DEFINITION
+from neurotrace.writing import parquet, prepare_folder, write_atomically
 
 if TYPE_CHECKING:
-    import pandas as pd
     import pyarrow as pa
 
     from neurotrace.explorer import Explorer
@@ -46,99 +38,6 @@ FILES = (
     "estimates.parquet", "dropped.parquet", "explorer.json", "report.html",
 )  # fmt: skip
 _PACKAGES = ("torch", "transformers", "transformer-lens", "datasets", "numpy", "pyarrow", "scipy")
-
-
-def prepare_folder(
-    out: str | Path, files: Sequence[str] = FILES, *, overwrite: bool = False
-) -> Path:
-    """Make the folder and prove that it can be written, before the long work begins.
-
-    Args:
-        overwrite: without it, a folder that holds one of `files` is refused.
-    """
-    folder = Path(out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        present = [name for name in files if (folder / name).exists()]
-        if present and not overwrite:
-            raise InputError(
-                f"{folder} already holds {present[0]}: name another folder or pass --overwrite "
-                "(overwrite=True in Python)"
-            )
-        write_atomically(folder / ".writable", b"")
-        (folder / ".writable").unlink()
-    except OSError as error:
-        raise InputError(
-            f"can't write to {folder}: {error.strerror or error}; name a folder that can be written"
-        ) from None
-    return folder
-
-
-def prepare_file(out: Path) -> None:
-    """Make the file's folder and prove that it can be written, before the long work begins."""
-    try:
-        if out.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        out.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.NamedTemporaryFile(prefix=f".{out.name}.", dir=out.parent).close()
-    except OSError as error:
-        raise _cannot_write(out, error) from None
-
-
-def save_file(path: Path, content: bytes) -> None:
-    """`write_atomically`, of a file that the user named.
-
-    Raises:
-        InputError: it can't be written.
-    """
-    try:
-        write_atomically(path, content)
-    except OSError as error:
-        raise _cannot_write(path, error) from None
-
-
-@contextmanager
-def filling(folder: Path) -> Iterator[None]:
-    """Around what writes a folder's files: a full or read-only disk becomes the user's `InputError`."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(
-            f"can't write to {folder}: {error.strerror or error}; free some space or name another folder"
-        ) from None
-
-
-def _cannot_write(path: Path, error: OSError) -> InputError:
-    return InputError(
-        f"can't write {path}: {error.strerror or error}; name a file that can be written"
-    )
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write, sync, rename. After any failure the final name is what it was before."""
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def write_whole(path: Path, save: Callable[[Path], None]) -> None:
-    """What `save` writes, under its final name once it is whole."""
-    from safetensors import SafetensorError
-
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        try:
-            save(Path(folder) / path.name)
-        except SafetensorError as error:  # how a full disk comes out of it
-            raise OSError(str(error)) from None
-        write_atomically(path, (Path(folder) / path.name).read_bytes())
 
 
 def save_run(
@@ -166,7 +65,7 @@ def save_run(
     from neurotrace.report import write_report
     from neurotrace.run_reading import load_run
 
-    folder = prepare_folder(out, overwrite=overwrite)
+    folder = prepare_folder(out, FILES, overwrite=overwrite)
     summary = summarise(study, probes)
     record = manifest(study, model=model, probes=probes, command=command, chat=chat)
     try:
@@ -348,23 +247,6 @@ def _dropped(study: Study) -> pa.Table:
     return pa.table(
         {name: pa.array([row[i] for row in rows], pa.string()) for i, name in enumerate(fields)}
     )
-
-
-def noted(frame: pd.DataFrame, note: dict[str, Any]) -> bytes:
-    """The frame as the bytes of a Parquet file, with a note that `files.read_table` reads."""
-    import pyarrow as pa
-
-    table = pa.Table.from_pandas(frame, preserve_index=False)
-    return parquet(table.replace_schema_metadata({"neurotrace": json.dumps(note)}))
-
-
-def parquet(table: pa.Table) -> bytes:
-    """The table as the bytes of a Parquet file."""
-    import pyarrow.parquet as pq
-
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
-    return sink.getvalue()
 
 
 def _json(content: Any) -> bytes:

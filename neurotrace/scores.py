@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from neurotrace.display import Bar, Shown, Table, View
+from neurotrace.display import Bar, Shown, Table, View, spoken
 from neurotrace.errors import InputError
 from neurotrace.files import read_tensors
 from neurotrace.neurons import NEURON_DEFINITION, Neuron
@@ -160,7 +160,7 @@ class Scores(Shown):
         bound = float(self.value.nan_to_num().abs().max())
         tables = []
         for direction in DIRECTIONS if self.signed else DIRECTIONS[:1]:
-            title = direction.replace("_", " ") if self.signed else "largest magnitude"
+            title = spoken(direction) if self.signed else "largest magnitude"
             rows = []
             for rank, neuron in enumerate(self.top(few, direction=direction), start=1):
                 at = (neuron.layer, neuron.index)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
-from neurotrace.display import Shown, Table, View, rate
+from neurotrace.display import Shown, Table, View, rate, spoken
 from neurotrace.effects import Effects
 from neurotrace.errors import InputError
 from neurotrace.hooks import ModelInfo, inspect_model
@@ -98,7 +98,7 @@ class Study(Shown):
         ]
         columns = ("family", "direction", "chosen", "k", "flipped", "95 %", "controls", "damage")
         rows = [
-            (flip.family, flip.direction.replace("_", " "), f"{flip.method}, {flip.intervention}",
+            (flip.family, spoken(flip.direction), f"{flip.method}, {flip.intervention}",
              flip.k, rate(flip.answers), f"{flip.answers_ci[0]:.0%}–{flip.answers_ci[1]:.0%}",
              f"≤ {flip.control_answers:.1%}",
              None if flip.damage_kl is None else f"{flip.damage_kl:.3f}")

@@ -263,9 +263,17 @@ class _Tokens:
     firsts: tuple[int, int]
 
 
+def unknown_token(tokenizer: Any) -> int | None:
+    """The id that stands for what the tokenizer has no token for, if it serves for nothing else."""
+    found = getattr(tokenizer, "unk_token_id", None)
+    ends = (getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos"))
+    return None if found in ends else found
+
+
 def _tokens(tokenizer: Any, pair: PromptPair, limit: int) -> Dropped | _Tokens:
     prompts = [tokenizer(getattr(pair, side)).input_ids for side in SIDES]
     firsts: list[int] = []
+    unknown = unknown_token(tokenizer)
     for side, prompt, answer in zip(
         SIDES, prompts, (pair.memorized_answer, pair.reasoned_answer), strict=True
     ):
@@ -279,6 +287,11 @@ def _tokens(tokenizer: Any, pair: PromptPair, limit: int) -> Dropped | _Tokens:
                 pair, "answer merges",
                 f"{side}: {answer!r} changes the tokens of the prompt before it",
             )  # fmt: skip
+        if unknown is not None and unknown in joined:
+            what = "the prompt" if unknown in prompt else repr(answer)
+            return Dropped(
+                pair, "unknown word", f"{side}: the tokenizer has no token for a part of {what}"
+            )
         firsts.append(joined[len(prompt)])
     if firsts[0] == firsts[1]:
         return Dropped(
@@ -337,7 +350,8 @@ def _drop_unbehaved(tokenizer: Any, encoded: EncodedPairs) -> EncodedPairs:
 def nothing_left(name: str, encoded: EncodedPairs) -> InputError:
     """The error for pairs of which all were dropped."""
     why = ", ".join(f"{count} {reason}" for reason, count in encoded.reasons().items())
+    first = "".join(f"; {each.pair.id}: {each.detail}" for each in encoded.dropped[:1])
     return InputError(
-        f"none of the {len(encoded.dropped)} pairs can be studied on {name} ({why}): use pairs that this "
-        "model answers both ways, or another model"
+        f"none of the {len(encoded.dropped)} pairs can be studied on {name} ({why}{clip(first, 160)}): use "
+        "pairs that this model answers both ways, or another model"
     )

@@ -20,15 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from neurotrace.errors import InputError
 from neurotrace.files import read_json, read_table
-from neurotrace.runs import (
-    filling,
-    noted,
-    package_versions,
-    prepare_folder,
-    whose,
-    write_atomically,
-    write_whole,
-)
+from neurotrace.runs import package_versions, whose
+from neurotrace.writing import filling, noted, prepare_folder, write_atomically, write_whole
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -5,7 +5,7 @@
 3. *Choose* k and what *off* means on the first half, each family's margins by a circuit of the others
    (of the other templates, or groups, where there is one family).
 4. *Find* circuits on the first half, judge each on the second: that of everything (unseen items), those
-   without one template (unseen templates), those without one family (unseen relations). AUROC for
+   without one template (unseen templates), those without one family (unseen families). AUROC for
    "the answer is the memorized one", within each family, intervals by resampling groups.
 5. Beside them, on the same prompts: what needs no neuron (log-probability, entropy, where the answer
    stands in the prompt) and what learns from the same first half (the prompt's words; a logistic
@@ -227,13 +227,13 @@ def _falls(
     control = _random_like(model, circuit, seed)
     found = {
         name: np.full((len(data.asked), 2), np.nan)
-        for name in ("items", "templates", "relations", "random")
+        for name in ("items", "templates", "families", "random")
     }
     for (family, template), rows in data.cells(train=False).items():
         circuits = {
             "items": circuit,
             "templates": make(lambda _, t, own=template: t != own),  # type: ignore[misc]
-            "relations": make(lambda f, _, own=family: f != own),  # type: ignore[misc]
+            "families": make(lambda f, _, own=family: f != own),  # type: ignore[misc]
             "random": control,
         }
         got = _ask(model, data.asked, rows, [c for c in circuits.values() if c], values, progress)

@@ -2,7 +2,7 @@
 
 A frame has a row for each decided prompt: `id, family, template, group`, `train` (of the first half),
 `memory` (the outcome), `survived` (share of its changed versions; NaN: none), for each of `items`,
-`templates`, `relations` (what its circuit had not seen) and `random` the two falls, and plain signals.
+`templates`, `families` (what its circuit had not seen) and `random` the two falls, and plain signals.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from neurotrace.detectors.judging import auroc, auroc_interval, ece
 from neurotrace.display import Cell, share
 from neurotrace.trust_signals import PLAIN, by_features, by_words
 
-UNSEEN = {"items": "family", "templates": "template", "relations": "family"}  # judged within each
+UNSEEN = {"items": "family", "templates": "template", "families": "family"}  # judged within each
 Array = np.ndarray
 
 

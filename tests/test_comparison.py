@@ -41,6 +41,11 @@ def test_agreement_knows_truth_from_noise():
     others = exact.value.where(torch.arange(500) % 2 == 1, torch.nan)
     none = Scores("exact", some), Scores("exact", others)
     assert np.isnan(nt.overlap_of_tops(*none, direction=way))
+    # what a ranking leaves out counts as not found: the exact top stays as long as it is
+    left_out = exact.value.clone()
+    for neuron in exact.top(1, direction=way):
+        left_out[neuron.layer, neuron.index] = torch.nan
+    assert nt.overlap_of_tops(Scores("pearson", left_out), exact, direction=way) < 1.0
     truth = exact.top(10, direction=way)
     assert nt.recall(near, truth, direction=way) > 0.6
     assert nt.recall(noise, truth, direction=way) < 0.2

@@ -151,3 +151,12 @@ def test_a_family_with_markup_is_text_in_a_figure(model, encoded):
     effects = nt.measure(model, replace(encoded, pairs=pairs), [change])
     titles = [each.text for each in nt.plot_flips(effects).layout.annotations]
     assert titles == ["&lt;b&gt;bold&lt;/b&gt;: memory → reasoning"]
+
+
+def test_a_single_number_of_neurons_is_drawn_with_its_interval(model, encoded):
+    effects = nt.measure(model, encoded, [nt.patch([nt.Neuron(1, 5)], donor="reasoning")])
+    (mark,) = (trace for trace in nt.plot_flips(effects).data if trace.mode == "lines+markers")
+    rates = effects.rates().iloc[0]
+    assert rates["answers_low"] < rates["answers_high"]
+    assert mark.error_y.array[0] == pytest.approx(rates["answers_high"] - rates["answers"])
+    assert mark.error_y.arrayminus[0] == pytest.approx(rates["answers"] - rates["answers_low"])

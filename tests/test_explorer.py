@@ -53,7 +53,7 @@ def test_numbers_survive_packing():
 
 def test_the_map_holds_every_ranking(explorer, scores):
     labels = [each["label"] for each in explorer.data["scores"]]
-    assert labels[:2] == ["gradient, to reasoning", "gradient, to memorization"]
+    assert labels[:2] == ["gradient, to reasoning", "gradient, to memory"]
     assert labels[2:] == ["contrast, all pairs", "Pearson, all pairs"]
     found = unpacked(explorer.data["scores"][0])
     assert np.abs(found - scores[0].value.flatten().numpy()).max() < 0.01

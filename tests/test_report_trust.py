@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 import neurotrace as nt
-from neurotrace import cli, runs
+from neurotrace import cli, writing
 from neurotrace.errors import InputError
 from neurotrace.report_trust import trust_section
 from neurotrace.trust_folder import FILES, prepare_trust, read_trust, save_trust
@@ -59,6 +59,7 @@ def test_the_report_says_what_the_study_found(made, judged):
     said = judged.summary
     assert 'href="#trust"' in page
     assert f"{100 * said['ece']:.1f} points off (ECE)" in text
+    assert all(f"on unseen {kind}" in text for kind in ("items", "templates", "families"))
     assert f"abstains on {said['abstains']:.1%}" in text
     assert f"{said['held_out']} prompts of the other judge them" in text
     for name in ("Reliability of the probabilities", "Risk against coverage"):
@@ -175,7 +176,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_that_reads(
         written.append(target)
         real(source, target)
 
-    monkeypatch.setattr(runs.os, "replace", full)
+    monkeypatch.setattr(writing.os, "replace", full)
     folder = prepare_trust(tmp_path / "trust")
     written.clear()
     with pytest.raises(InputError, match="No space left"):
@@ -183,7 +184,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_that_reads(
     assert len(os.listdir(folder)) == 4  # no half-written one
     with pytest.raises(InputError):
         read_trust(folder)
-    monkeypatch.setattr(runs.os, "replace", real)
+    monkeypatch.setattr(writing.os, "replace", real)
     save_trust(judged, prepare_trust(folder), model=organism, probes=[])
     assert set(os.listdir(folder)) == set(FILES)
 

@@ -13,7 +13,7 @@ import pytest
 from planted import PLANTED
 
 import neurotrace as nt
-from neurotrace import interventions, runs
+from neurotrace import interventions, runs, writing
 from neurotrace.errors import InputError
 from neurotrace.proof import _kept
 from neurotrace.report import figures
@@ -169,8 +169,8 @@ def test_a_failed_write_leaves_nothing_behind(study, model, tmp_path, monkeypatc
         raise OSError(errno.ENOSPC, "No space left on device")
 
     out = tmp_path / "run"
-    runs.prepare_folder(out)
-    monkeypatch.setattr(runs.os, "replace", full)
+    writing.prepare_folder(out, runs.FILES)
+    monkeypatch.setattr(writing.os, "replace", full)
     with pytest.raises(InputError, match="No space left"):
         runs.save_run(study, out, model=model, probes=["planted"])
     assert os.listdir(out) == []
@@ -234,7 +234,7 @@ def test_detectors_show_where_a_run_has_them(study, model, tmp_path):
     }  # fmt: skip
     rows = [row, row | {"view": "neurons", "train_family": "others", "test_family": "<b>a"}]
     path, about = tmp_path / "detectors.parquet", runs.whose(model)
-    path.write_bytes(runs.noted(pd.DataFrame(rows), about | {"command": "neurotrace detect"}))
+    path.write_bytes(writing.noted(pd.DataFrame(rows), about | {"command": "neurotrace detect"}))
     page = nt.write_report(nt.load_run(tmp_path))
     assert 'id="detectors"' in page
     section = page[page.index('id="detectors"') : page.index("Every intervention")]
@@ -248,7 +248,7 @@ def test_detectors_show_where_a_run_has_them(study, model, tmp_path):
         (about | {"model": "x", "weights_sha256": "0"}, "is of x, the run is of planted"),
         ({}, "is of an unknown model"),
     ):
-        path.write_bytes(runs.noted(pd.DataFrame(rows), note))
+        path.write_bytes(writing.noted(pd.DataFrame(rows), note))
         page = nt.write_report(nt.load_run(tmp_path))
         assert 'id="detectors"' not in page
         assert reason in page
@@ -264,6 +264,15 @@ def test_what_is_no_run_is_refused(study, model, tmp_path):
     (tmp_path / "manifest.json").write_text('{"format": "other/9"}')
     with pytest.raises(InputError, match=r"wanted 'neurotrace.run/1'"):
         nt.load_run(tmp_path)
+
+
+def test_the_report_says_how_many_neurons_each_fold_chose(study, model, tmp_path):
+    run = saved(study, model, tmp_path)
+    chosen = run.effects.where(role="selected", chosen=True).to_frame()
+    flip = run.selected()[0]
+    own = chosen[chosen["direction"] == flip["direction"]]["k"]
+    page = " ".join((run.folder / "report.html").read_text().split())
+    assert f"of {' or '.join(map(str, sorted(set(own))))} neuron" in page
 
 
 def test_figures_are_labelled_and_returned(study, model, tmp_path):

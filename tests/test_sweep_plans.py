@@ -93,8 +93,12 @@ def test_plan_on_the_command_line(tmp_path):
     assert found["jobs"]["collect to a file"] == pytest.approx(2 * 70.6e9, rel=0.02)
     beside = found["jobs"]["run"] - found["jobs"]["gradient"]
     assert beside == pytest.approx(100 * 80 * 28672 * 4 * 4, rel=0.05)
-    with pytest.raises(InputError, match="--gflops 0: wanted a number above 0"):
-        plan(path, 0)
+    with pytest.raises(InputError, match="--gflops -1: wanted a number above 0"):
+        plan(path, -1)
+    out, err, code, _ = command("plan", "--model", "organism", "--json")
+    assert code == 0
+    assert "measured on this CPU" in err
+    assert json.loads(out)["this model"]["cells"] == 100 * 1536
 
 
 def test_memory_is_what_was_planned_and_does_not_grow(tmp_path):

@@ -41,6 +41,27 @@ def test_each_drop_has_its_reason(model, pairs):
         nt.encode(model, [bad["does not recall"]])
 
 
+def test_a_word_without_a_token_is_not_studied_as_if_it_had_one(organism):
+    good = nt.load_pairs("arithmetic")[0]
+    strange = replace(good, id="1", reasoning=f"zebra {good.reasoning}")
+    unsaid = replace(good, id="2", reasoned_answer="zebra")
+    (one, two) = nt.encode(organism, [good, strange, unsaid], check=False).dropped
+    assert {one.reason, two.reason} == {"unknown word"}
+    assert one.detail == "reasoning: the tokenizer has no token for a part of the prompt"
+    assert two.detail.endswith("'zebra'")
+
+
+def test_a_token_that_serves_for_more_is_not_unknown():
+    from types import SimpleNamespace
+
+    from neurotrace.tokens import unknown_token
+
+    ids = {"bos_token_id": 1, "eos_token_id": 2}
+    assert unknown_token(SimpleNamespace(unk_token_id=0, **ids)) == 0
+    assert unknown_token(SimpleNamespace(unk_token_id=2, **ids)) is None  # GPT-2's end of text
+    assert unknown_token(SimpleNamespace(**ids)) is None
+
+
 def test_answer_ids_follow_the_prompt(model, encoded):
     from neurotrace.hooks import tokenizer_of
 

@@ -176,3 +176,11 @@ def test_the_writes_follow_the_models_own_slope(organism, prompts):
         expected = [float((each * slope[1]).sum()) for each in written.values()]
         own = found["what each layer writes"][row]
         assert [own[0], own[7]] == pytest.approx(expected, rel=1e-3, abs=1e-6)
+
+
+def test_what_is_no_prompt_and_what_it_cannot_read_is_named(organism, prompts):
+    with pytest.raises(InputError, match="prompt 1 is a str, wanted"):
+        nt.answer(organism, ["recall 3+4="])
+    strange = replace(prompts[0], prompt=f"zebra {prompts[0].prompt}")
+    with pytest.raises(InputError, match="has no token for a part of it"):
+        nt.answer(organism, [strange])

@@ -11,11 +11,11 @@ from pathlib import Path
 import pandas as pd
 from summary import markdown
 
-UNSEEN = ("items", "templates", "relations")
+UNSEEN = ("items", "templates", "families")
 
 
 def table(signals: pd.DataFrame) -> str:
-    """Mean, its 95 % interval, and the lowest and highest of the relations or templates."""
+    """Mean, its 95 % interval, and the lowest and highest of the families or templates."""
     rows = []
     for signal in dict.fromkeys(signals["signal"]):
         cells = []

@@ -70,7 +70,7 @@ def along(
     overwrite: bool,
 ) -> None:
     """A table and a figure in `out`, of the checkpoints `which` of one model, or of several models."""
-    from neurotrace.runs import prepare_folder, write_atomically
+    from neurotrace.writing import prepare_folder, write_atomically
 
     if len(models) > 1 and which != "all":
         raise InputError(f"--which {which} of {len(models)} models: wanted one model to look in")

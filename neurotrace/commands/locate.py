@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from neurotrace.commands.console import quiet
-from neurotrace.commands.options import Device, Model, MoreProbes, Probes
+from neurotrace.commands.options import Device, Dtype, Model, MoreProbes, Probes, TrustRemoteCode
 
 
 def locate(
@@ -22,12 +22,14 @@ def locate(
     ] = 64,
     seed: Annotated[int, typer.Option(help="Seed of the split and of the controls.")] = 0,
     device: Device = None,
+    dtype: Dtype = None,
+    trust_remote_code: TrustRemoteCode = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder.")] = False,
 ) -> None:
     """Patch attention, MLPs, heads, the residual stream and a direction of it on held-out pairs."""
     from neurotrace.errors import InputError
     from neurotrace.pairs import load_pairs, split_pairs
-    from neurotrace.runs import prepare_folder
+    from neurotrace.writing import prepare_folder
 
     pairs = [pair for name in [*probes, *(more_probes or [])] for pair in load_pairs(name)]
     if heads < 1 or at_most < 0:
@@ -45,7 +47,7 @@ def locate(
     from neurotrace.sites import locate as located_by
     from neurotrace.tokens import SIDES, nothing_left
 
-    loaded = load_model(model, device=device)
+    loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     asked = mine_pairs(loaded, pairs, at_most=at_most or None, seed=seed, progress=bars).encoded
     if not len(asked):
         raise nothing_left(model, asked)

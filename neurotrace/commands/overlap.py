@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from neurotrace.commands.console import quiet
-from neurotrace.commands.options import Device, Model, MoreProbes, Probes
+from neurotrace.commands.options import Device, Dtype, Model, MoreProbes, Probes, TrustRemoteCode
 
 
 def overlap(
@@ -27,11 +27,13 @@ def overlap(
     seed: Annotated[int, typer.Option(help="Seed of what is drawn.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Write the table to this .csv file.")] = None,
     device: Device = None,
+    dtype: Dtype = None,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Jaccard's index of the tops, within and across families, against chance, with an interval."""
     from neurotrace.errors import InputError
     from neurotrace.pairs import load_pairs, sample_pairs
-    from neurotrace.runs import prepare_file, save_file
+    from neurotrace.writing import prepare_file, save_file
 
     pairs = [pair for name in [*probes, *(more_probes or [])] for pair in load_pairs(name)]
     if out is not None:
@@ -47,7 +49,7 @@ def overlap(
 
     if method not in rankers.__all__:
         raise InputError(f"--method {method}: wanted one of {', '.join(rankers.__all__)}")
-    loaded = load_model(model, device=device)
+    loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     # zeroed on the memorization prompt, what holds the memorized answer up lowers L
     held = intervention in ("zero", "mean")
     names = ("memory", "reasoning") if held else ("to reasoning", "to memory")

@@ -126,7 +126,7 @@ def mine(
     """Write the pairs that this model answers both ways; `run --probes FILE` takes them."""
     from neurotrace.library.making import write_rows
     from neurotrace.pairs import load_pairs, pair_record
-    from neurotrace.runs import prepare_file
+    from neurotrace.writing import prepare_file
 
     candidates = [pair for name in _wanted(names, every) for pair in load_pairs(name)]
     if not os.path.isdir(out.parent):

@@ -21,7 +21,7 @@ def report(
     quiet()
     from neurotrace.report import write_report
     from neurotrace.run_reading import load_run
-    from neurotrace.runs import save_file
+    from neurotrace.writing import save_file
 
     page = out or folder / "report.html"
     run = load_run(folder)

@@ -116,8 +116,9 @@ def _study(
     max_pairs: int, at_most: int, neutral: Path | None, as_json: bool, overwrite: bool, trust: bool,
     chat: str | None = None, chat_system: str | None = None, judge_trust: bool = False,
 ) -> None:  # fmt: skip
-    from neurotrace.runs import command_line, prepare_folder, save_run
+    from neurotrace.runs import FILES, command_line, save_run
     from neurotrace.trust_folder import prepare_trust, save_trust
+    from neurotrace.writing import prepare_folder
 
     # everything that can be wrong with the call is found before torch is loaded
     pairs = _pairs(probes, max_pairs, seed)
@@ -130,7 +131,7 @@ def _study(
         raise InputError("--chat-system goes with --chat user or --chat assistant")
     if chat not in (None, "user", "assistant"):
         raise InputError(f"--chat {chat}: wanted user or assistant")
-    prepare_folder(out, overwrite=overwrite)
+    prepare_folder(out, FILES, overwrite=overwrite)
     inside = prepare_trust(out / "trust") if judge_trust else None
     quiet()
     from neurotrace.explorer import explore
@@ -189,6 +190,8 @@ def _show(summary: dict[str, Any], out: Path, inside: Path | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from neurotrace.display import spoken
+
     console = Console()
     pairs = summary["pairs"]
     reasons = ", ".join(f"{count} {reason}" for reason, count in pairs["dropped"].items())
@@ -210,7 +213,7 @@ def _show(summary: dict[str, Any], out: Path, inside: Path | None) -> None:
         low, high = flip["answers_ci"]
         damage = flip["damage_kl"]
         table.add_row(
-            plain(flip["family"]), "reason" if flip["direction"] == "to_reasoning" else "recall",
+            plain(flip["family"]), spoken(flip["direction"]).removeprefix("to "),
             flip["intervention"].replace("+", "\n"), str(flip["k"]), f"{flip['answers']:.1%}",
             f"{low * 100:.0f}–{high:.0%}",
             f"{flip['prefers']:.1%}", f"{flip['control_answers']:.1%}",
@@ -219,7 +222,7 @@ def _show(summary: dict[str, Any], out: Path, inside: Path | None) -> None:
     console.print(table)
     console.print(
         plain(
-            f"k of {summary['neurons']:,} neurons; controls: the most that any of four flips; "
+            f"k: at most, of {summary['neurons']:,} neurons; controls: the most that any of four flips; "
             "KL: nats, on neutral text"
         )
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neurotrace.errors import InputError
-from neurotrace.runs import write_atomically
+from neurotrace.writing import write_atomically
 
 if TYPE_CHECKING:
     from neurotrace.library.mining import Mined

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from neurotrace.runs import save_file
+from neurotrace.writing import save_file
 
 _SIDES = re.compile(r"\[([^|\]]*)\|([^|\]]*)\]")
 

@@ -29,7 +29,7 @@ def main(given: list[str] | None = None) -> None:
 
     from neurotrace.pairs import pair_record
     from neurotrace.paper.language import pairs
-    from neurotrace.runs import write_atomically
+    from neurotrace.writing import write_atomically
 
     lines = "".join(json.dumps(pair_record(pair)) + "\n" for pair in pairs())
     write_atomically(args.out / "pairs.jsonl", lines.encode())
@@ -47,7 +47,7 @@ def one_model(folder: Path, seed: int, steps: int | None) -> dict[str, Any]:
     from neurotrace.models import load_model
     from neurotrace.paper import training
     from neurotrace.paper.study import study_model
-    from neurotrace.runs import write_atomically
+    from neurotrace.writing import write_atomically
 
     quiet()
     wanted = steps or training.STEPS

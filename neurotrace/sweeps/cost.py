@@ -12,11 +12,13 @@ prompt's length counts in attention alone.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from neurotrace import organism
 from neurotrace.errors import InputError, first_line
 from neurotrace.files import read_json
 
@@ -93,13 +95,16 @@ def shape_of(config: Any, name: str) -> Shape:
 
 
 def config_from_file(path: str) -> Any:
-    """The transformers configuration in a ``config.json``; code that it names is not run.
+    """The configuration in a ``config.json``, a folder's or a built-in model's; its code is not run.
 
     Raises:
         InputError: no such file, not JSON, or a model type that transformers doesn't know.
     """
     from transformers import AutoConfig
 
+    path = str(organism.folder(path)) if path in organism.NAMES else path
+    if os.path.isdir(path):
+        path = os.path.join(path, "config.json")
     settings = read_json(path)
     if not isinstance(settings, dict) or "model_type" not in settings:
         raise InputError(f"{path}: no model_type in it; wanted a model's config.json")

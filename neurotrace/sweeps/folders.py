@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from neurotrace.errors import InputError
-from neurotrace.runs import write_atomically
+from neurotrace.writing import write_atomically
 
 
 @dataclass(frozen=True)

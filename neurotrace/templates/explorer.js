@@ -45,6 +45,7 @@ function neurotraceExplorer(root, data) {
     return node;
   };
   const name = (place) => `L${Math.floor(place / data.width)}.N${place % data.width}`;
+  const spoken = (direction) => direction.replace("_", " ").replace("memorization", "memory");
   const number = (v) => Number.isNaN(v) || v === null || v === undefined ? "–" : (v > 0 ? "+" : v < 0 ? "−" : "") + shown(Math.abs(v));
   const shown = (v) => v !== 0 && (v < 0.001 || v >= 1e5) ? v.toExponential(1) : v.toPrecision(3);
   const strength = (score, v) => !score.signed ? Math.abs(v) : score.direction === "to_reasoning" ? -v : score.direction ? v : Math.abs(v);
@@ -156,7 +157,7 @@ function neurotraceExplorer(root, data) {
     const score = data.scores[column], lines = [name(place) + (shared() > 1 ? ` (strongest of ${shared()} here)` : ""),
       `${score.label}: ${number(values[place])}`, `rank ${rank(score, values, place)}`];
     const i = details && details.at.has(place) ? details.at.get(place) : -1;
-    if (i >= 0) for (const e of details.effects.slice(0, 4)) lines.push(`${e.family}, ${e.direction.replace("_", " ")}: ${number(e.mean[i])} nats, exact`);
+    if (i >= 0) for (const e of details.effects.slice(0, 4)) lines.push(`${e.family}, ${spoken(e.direction)}: ${number(e.mean[i])} nats, exact`);
     return lines;
   };
   const hover = (event) => {
@@ -256,7 +257,7 @@ function neurotraceExplorer(root, data) {
       `${number(at(0))} ± ${shown(at(1))} recalling, ${number(at(2))} ± ${shown(at(3))} reasoning.`));
     if (i >= 0) {
       parts.push(make("h4", {}, "Exact effect on L, nats"), table(["family", "direction", "what", "effect", "low", "high", "pairs"],
-        details.effects.map((e) => [e.family, e.direction.replace("_", " "), e.mode, e.mean[i], e.low[i], e.high[i], e.pairs.length])));
+        details.effects.map((e) => [e.family, spoken(e.direction), e.mode, e.mean[i], e.low[i], e.high[i], e.pairs.length])));
     }
     parts.push(make("div", { class: "nt-two" }, make("div", {}, ...activations), ...(i >= 0 ? [make("div", {}, make("h4", {}, "Writes for and against (W_out·W_U)"),
       table(["for", "", "against", " "], details.tokens[i].for.map((f, k) => [make("code", {}, f[0]), f[1], make("code", {}, details.tokens[i].against[k][0]), details.tokens[i].against[k][1]]))),
@@ -264,7 +265,7 @@ function neurotraceExplorer(root, data) {
     if (i >= 0) {
       const rows = [];
       for (const e of details.effects) e.pairs.forEach((p, k) => { const pair = details.pairs[p];
-        rows.push([e.direction.replace("_", " "), e.effect[i][k], e.before[k], pair.memorization, pair.memorized_answer, pair.reasoning, pair.reasoned_answer]); });
+        rows.push([spoken(e.direction), e.effect[i][k], e.before[k], pair.memorization, pair.memorized_answer, pair.reasoning, pair.reasoned_answer]); });
       parts.push(make("h4", {}, `Effect on each of ${rows.length} prompts`),
         table(["direction", "effect", "L before", "memorization prompt", "answer", "reasoning prompt", "answer "], rows, { sortable: true, code: true, label: "effect on each pair" }));
     }
