@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+import neurotrace as nt
+from neurotrace.pairs import pair_record
 
 README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
 
@@ -22,6 +26,17 @@ def test_the_program_prints_the_output(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout == block("output")
     assert (tmp_path / "flips.html").stat().st_size > 1e6
+
+
+def test_own_pairs_come_to_a_figure(tmp_path):
+    rows = [pair_record(pair) for pair in nt.load_pairs("letters")[:12]]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = subprocess.run(
+        [sys.executable, "-c", block("own")], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert "kept; dropped" in done.stdout
+    assert (tmp_path / "mine.html").stat().st_size > 1e6
 
 
 def test_files_that_are_named_exist():
