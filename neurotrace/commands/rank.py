@@ -81,10 +81,14 @@ def rank(
 
 
 def _show(found: Comparison, out: Path) -> None:
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"Rankers on {found.model.name}, top {found.k} of {found.model.n_neurons}")
+    table = Table(
+        title=f"Rankers on {found.model.name}, top {found.k} of {found.model.n_neurons}",
+        box=box.SIMPLE_HEAD, padding=0, pad_edge=False,
+    )  # fmt: skip
     for name in ("family", "ranker"):
         table.add_column(name, no_wrap=True)
     columns = {
