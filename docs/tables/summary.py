@@ -33,6 +33,7 @@ def claims() -> str:
     switch, either = worst("switch"), worst("or")
     flips = pd.read_csv(HERE / "flips-organism-natural.csv")
     most = flips[(flips["positions"] == "read") & (flips["k"] == flips["k"].max())]
+    smollm2 = pd.read_csv(HERE / "rankers-smollm2.csv").set_index("ranker")
     found = pd.read_csv(HERE / "inject-smollm2.csv")
     found = found[found["fraction"] == 0.01].set_index("ranker")["recall"]
     masked = pd.read_csv(HERE / "inject-smollm2-masks.csv").set_index("ranker")["recall"]
@@ -78,6 +79,12 @@ def claims() -> str:
         ["of the set in the top, least", least("recall_truth", "contrast", "pearson")],
         [f"natural organism, {most['k'].max()} neurons: flips to reasoning",
          named({r: to_reasoning[r] for r in ("gradient", "exact", "contrast", "pearson")})],
+        *(
+            [f"SmolLM2, 64 of 46,080 neurons: flips {way.replace('_', ' ').replace('memorization', 'memory')}",
+             named({r: smollm2.loc[r, f"flips_{way}"] for r in
+                    ("gradient", "two_ended", "contrast", "slimming", "hard_concrete")})]
+            for way in WAYS
+        ),
         ["of the set in the top, least", least("recall_truth", "slimming", "hard_concrete")],
         ["the single switch in the top, least",
          named({r: switch.loc[r, "recall_truth"] for r in ("slimming", "hard_concrete")})],
