@@ -80,10 +80,10 @@ def claims() -> str:
         [f"natural organism, {most['k'].max()} neurons: flips to reasoning",
          named({r: to_reasoning[r] for r in ("gradient", "exact", "contrast", "pearson")})],
         *(
-            [f"SmolLM2, 64 of 46,080 neurons: flips {way.replace('_', ' ').replace('memorization', 'memory')}",
+            [f"SmolLM2, 64 of 46,080 neurons: flips to {side}",
              named({r: smollm2.loc[r, f"flips_{way}"] for r in
                     ("gradient", "two_ended", "contrast", "slimming", "hard_concrete")})]
-            for way in WAYS
+            for side, way in zip(("reasoning", "memory"), WAYS, strict=True)
         ),
         ["of the set in the top, least", least("recall_truth", "slimming", "hard_concrete")],
         ["the single switch in the top, least",
