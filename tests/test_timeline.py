@@ -142,3 +142,12 @@ def test_training_keeps_checkpoints_and_is_the_same_for_it():
     ours, others = model.state_dict(), plain.state_dict()
     assert all(torch.equal(ours[name], others[name]) for name in ours)
     assert not torch.equal(kept[0].lm_head.weight, ours["lm_head.weight"])
+
+
+def test_a_second_set_of_prompts_is_not_taken_for_a_checkpoint(tmp_path, monkeypatch):
+    from neurotrace.commands.checkpoints import checkpoints
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="inference is a set of prompts, no model"):
+        checkpoints(["organism", "inference"], ["arithmetic"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()

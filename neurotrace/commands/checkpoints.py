@@ -47,7 +47,10 @@ def checkpoints(
 ) -> None:
     """When do a behaviour and its neurons appear? Accuracy, flips and stability per checkpoint."""
     from neurotrace.pairs import load_pairs
+    from neurotrace.records import probe_names
 
+    if slips := [name for name in models if name in probe_names() and not Path(name).exists()]:
+        raise InputError(f"{slips[0]} is a set of prompts, no model: --probes goes before each set")
     along(
         models, [pair for name in probes for pair in load_pairs(name)], out, which=which,
         method=method, k=k, seed=seed, device=device, dtype=dtype,
