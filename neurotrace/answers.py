@@ -21,7 +21,7 @@ from neurotrace.errors import InputError
 from neurotrace.hooks import context_length, inspect_model, tokenizer_of
 from neurotrace.prompts import Prompt
 from neurotrace.records import short
-from neurotrace.tokens import Progress, by_length, last_logits, unknown_token
+from neurotrace.tokens import Progress, by_length, last_logits, unknown_token, unknown_word
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -179,8 +179,8 @@ def prompt_ids(model: Any, texts: Sequence[str]) -> list[Int[Tensor, pos]]:
             )
         if unknown is not None and unknown in ids:
             raise InputError(
-                f"prompt {len(found) + 1} ({short(text, 40)}): the tokenizer has no token for a part of "
-                "it; use words that the model was trained on"
+                f"prompt {len(found) + 1} ({short(text, 40)}): {unknown_word(tokenizer, text)}; "
+                "use words that the model was trained on"
             )
         found.append(torch.tensor(ids))
     return found

@@ -116,7 +116,7 @@ def summarise(study: Study, probes: Sequence[str]) -> dict[str, Any]:
         "neurons": study.model.n_neurons,
         "verdict": {
             "rule": "a small set decides where the selected rows flip at least "
-            f"{VERDICT['answers']:.0%} of answers both ways with at most "
+            f"{VERDICT['answers']:.0%} of answers both ways (estimates, not their intervals) with at most "
             f"{VERDICT['fraction']:.0%} of the neurons and none of the first four controls flips more than "
             f"{VERDICT['control_answers']:.0%}",
             "small_set_decides": study.verdicts(),

@@ -270,6 +270,13 @@ def unknown_token(tokenizer: Any) -> int | None:
     return None if found in ends else found
 
 
+def unknown_word(tokenizer: Any, text: str) -> str:
+    """A sentence that names the first word of the text that the tokenizer has no token for."""
+    unknown = unknown_token(tokenizer)
+    strange = (word for word in text.split() if unknown in tokenizer(word).input_ids)
+    return f"the tokenizer has no token for {next(strange, text)!r}"
+
+
 def _tokens(tokenizer: Any, pair: PromptPair, limit: int) -> Dropped | _Tokens:
     prompts = [tokenizer(getattr(pair, side)).input_ids for side in SIDES]
     firsts: list[int] = []
@@ -288,10 +295,8 @@ def _tokens(tokenizer: Any, pair: PromptPair, limit: int) -> Dropped | _Tokens:
                 f"{side}: {answer!r} changes the tokens of the prompt before it",
             )  # fmt: skip
         if unknown is not None and unknown in joined:
-            what = "the prompt" if unknown in prompt else repr(answer)
-            return Dropped(
-                pair, "unknown word", f"{side}: the tokenizer has no token for a part of {what}"
-            )
+            text = getattr(pair, side) if unknown in prompt else answer
+            return Dropped(pair, "unknown word", f"{side}: {unknown_word(tokenizer, text)}")
         firsts.append(joined[len(prompt)])
     if firsts[0] == firsts[1]:
         return Dropped(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,10 +14,11 @@ from neurotrace.commands.checkpoints import along
 from neurotrace.commands.console import plain, quiet
 from neurotrace.commands.options import Device, Dtype, Model, MoreProbes, Probes, TrustRemoteCode
 from neurotrace.errors import InputError
+from neurotrace.organism import NAMES
 
 if TYPE_CHECKING:
     from neurotrace.pairs import PromptPair
-    from neurotrace.tokens import EncodedPairs
+    from neurotrace.tokens import Dropped, EncodedPairs
 
 
 def demo(
@@ -134,6 +136,8 @@ def _study(
     prepare_folder(out, FILES, overwrite=overwrite)
     inside = prepare_trust(out / "trust") if judge_trust else None
     quiet()
+    if model in NAMES:  # so small that a second thread only waits, on a busy machine for minutes
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
     from neurotrace.explorer import explore
     from neurotrace.models import load_model
     from neurotrace.neutral import neutral_texts
@@ -175,7 +179,7 @@ def _study(
     if as_json:
         print(json.dumps(summary, ensure_ascii=False))
     else:
-        _show(summary, out, inside)
+        _show(summary, out, inside, found.encoded.dropped)
 
 
 def _pairs(probes: Sequence[str], max_pairs: int, seed: int) -> list[PromptPair]:
@@ -185,12 +189,14 @@ def _pairs(probes: Sequence[str], max_pairs: int, seed: int) -> list[PromptPair]
     return sample_pairs(pairs, max_pairs, seed=seed) if max_pairs else pairs
 
 
-def _show(summary: dict[str, Any], out: Path, inside: Path | None) -> None:
+def _show(
+    summary: dict[str, Any], out: Path, inside: Path | None, dropped: Sequence[Dropped]
+) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    from neurotrace.display import spoken
+    from neurotrace.display import clip, spoken
 
     console = Console()
     pairs = summary["pairs"]
@@ -201,6 +207,8 @@ def _show(summary: dict[str, Any], out: Path, inside: Path | None) -> None:
             + (f" (dropped: {reasons})" if reasons else "")
         )
     )
+    for first in {each.reason: each for each in reversed(dropped)}.values():
+        console.print(plain(f"{first.reason}: {first.pair.id}, {clip(first.detail, 120)}"))
     table = Table(
         title="Held-out answers flipped by the neurons chosen on training pairs",
         box=box.SIMPLE_HEAD, padding=0, pad_edge=False,
