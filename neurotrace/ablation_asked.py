@@ -29,7 +29,7 @@ def check_direction(direction: Direction | None) -> None:
         raise InputError(f"direction={direction!r}: wanted {' or '.join(DIRECTIONS)}, or None")
 
 
-def places_of(neurons: Sequence[Neuron] | None, task: Task) -> Int[Tensor, place]:
+def places_of(neurons: Sequence[Neuron] | None, task: Task) -> Int[Tensor, " place"]:
     """Sorted places of these neurons (None: all that the intervention can be done to).
 
     Raises:

@@ -174,11 +174,11 @@ def steps(reference: Reference, kind: Kind, direction: Direction) -> Float[Tenso
 def sweep(
     task: Task,
     rows: Sequence[int],
-    places: Int[Tensor, place],
+    places: Int[Tensor, " place"],
     *,
     progress: Progress = None,
     description: str = "ablating neurons",
-) -> Iterator[tuple[Clean, Int[Tensor, part], Float[Tensor, part]]]:
+) -> Iterator[tuple[Clean, Int[Tensor, " part"], Float[Tensor, " part"]]]:
     """(clean run, some of `places`, change of L in nats) until each has been done on each of `rows`.
 
     Raises:
@@ -196,7 +196,7 @@ def sweep(
         yield of, part, effect
 
 
-def sets(task: Task, of: Clean, made: Sequence[Intervention]) -> Float[Tensor, set]:
+def sets(task: Task, of: Clean, made: Sequence[Intervention]) -> Float[Tensor, " set"]:
     """L (nats) of this pair under each of the interventions."""
     edits = []
     for each in made:
@@ -220,7 +220,7 @@ def made_on(task: Task, neurons: Sequence[Neuron]) -> Intervention:
     return make(task.kind, neurons, cast(Any, task.reference), direction=task.direction)
 
 
-def groups(places: Int[Tensor, place], width: int) -> list[Int[Tensor, part]]:
+def groups(places: Int[Tensor, " place"], width: int) -> list[Int[Tensor, " part"]]:
     """Places by layer; neighbouring layers with few of them together."""
     counts = torch.unique_consecutive(places // width, return_counts=True)[1].tolist()
     found: list[Tensor] = []
@@ -232,7 +232,7 @@ def groups(places: Int[Tensor, place], width: int) -> list[Int[Tensor, part]]:
     return found
 
 
-def fast_error(task: Task, places: Int[Tensor, place]) -> float:
+def fast_error(task: Task, places: Int[Tensor, " place"]) -> float:
     """RMS of fast minus exact effects over the RMS of exact ones, on a random few."""
     generator = torch.Generator().manual_seed(0)
     engine: Any = task.engine
@@ -269,8 +269,8 @@ def refuse_nan(task: Task, row: int, places: Tensor, effects: Tensor) -> None:
 
 
 def one_by_one(
-    task: Task, of: Clean, places: Int[Tensor, c], new: Float[Tensor, "c position"]
-) -> Float[Tensor, c]:
+    task: Task, of: Clean, places: Int[Tensor, " c"], new: Float[Tensor, "c position"]
+) -> Float[Tensor, " c"]:
     """L with one neuron set to its new values, for each of `places`."""
     width, engine = task.info.d_mlp, task.engine
     layer = int(places[0]) // width
@@ -302,7 +302,7 @@ def _singles(task: Task, places: Tensor, new: Float[Tensor, "c position"]) -> li
     ]
 
 
-def _edited(task: Task, of: Clean, edits: Sequence[Edit]) -> Float[Tensor, edit]:
+def _edited(task: Task, of: Clean, edits: Sequence[Edit]) -> Float[Tensor, " edit"]:
     """L under each edit."""
     memorized, reasoned = task.encoded.memorized[of.row], task.encoded.reasoned[of.row]
     if of.run is None:

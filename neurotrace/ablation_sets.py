@@ -33,7 +33,7 @@ class SetEffects(Shown):
 
     neurons: tuple[Neuron, ...]
     ks: tuple[int, ...]
-    before: Float[Tensor, pair]  # L, nats
+    before: Float[Tensor, " pair"]  # L, nats
     after: Float[Tensor, "pair k"]
     pairs: tuple[PromptPair, ...]
     provenance: dict[str, Any] = field(default_factory=dict)

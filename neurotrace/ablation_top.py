@@ -179,7 +179,7 @@ class _Search:
     def __init__(
         self,
         task: Task,
-        places: Int[Tensor, candidate],
+        places: Int[Tensor, " candidate"],
         predicted: Float[Tensor, "pair candidate"],
         k: int,
         direction: Direction | None,
@@ -226,7 +226,7 @@ class _Search:
             if not joined:
                 upto = min(pairs, upto + max(1, upto // 2))
 
-    def estimate(self) -> tuple[Float[Tensor, candidate], Float[Tensor, candidate]]:
+    def estimate(self) -> tuple[Float[Tensor, " candidate"], Float[Tensor, " candidate"]]:
         """(mean effect, half the width of its interval) of every candidate, done or not."""
         pairs = len(self.predicted)
         done, n = self.count > 0, self.count.clamp(min=1).double()
@@ -246,7 +246,7 @@ class _Search:
         never = float(stats.norm.isf(tails[1])) * between.sqrt()
         return self.prior + torch.where(done, bias, 0.0), torch.where(done, half, never)
 
-    def _variance(self, squares: Tensor, free: Tensor) -> Float[Tensor, candidate]:
+    def _variance(self, squares: Tensor, free: Tensor) -> Float[Tensor, " candidate"]:
         """Expected square of an error: that of the neurons done whose predictions are as large."""
         order = self.size.masked_fill(self.count == 0, torch.inf).argsort()[
             : int(self.count.count_nonzero())
@@ -258,7 +258,7 @@ class _Search:
         total, count = (each[low + width] - each[low] for each in sums)
         return total.clamp(min=0) / count.clamp(min=1)
 
-    def _contenders(self) -> tuple[Bool[Tensor, candidate], bool]:
+    def _contenders(self) -> tuple[Bool[Tensor, " candidate"], bool]:
         """Candidates that must be done on more pairs, and whether any of them is new."""
         mean, half = self.estimate()
         point = strength(mean, self.direction)

@@ -77,7 +77,7 @@ class Reference:
     slope: Float[Tensor, "side layer neuron"]  # mean over pairs, nats per activation
     spread: Float[Tensor, "side layer neuron"]
     norms: Float[Tensor, "layer neuron"]  # ||W_out row||
-    logit_difference: Float[Tensor, side]  # mean L, nats
+    logit_difference: Float[Tensor, " side"]  # mean L, nats
 
     @property
     def gap(self) -> float:

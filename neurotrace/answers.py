@@ -35,12 +35,12 @@ class Answered(Shown):
     """Prompts with named answers, their ids, and the model's own answer."""
 
     prompts: tuple[Prompt, ...]
-    ids: tuple[Int[Tensor, pos], ...]
-    memorized: Int[Tensor, prompt]  # first token of the named answer
-    reasoned: Int[Tensor, prompt]
-    top: Int[Tensor, prompt]
-    log_probability: Float[Tensor, prompt]  # of the top-1 token, nats
-    entropy: Float[Tensor, prompt]  # of the next token, nats
+    ids: tuple[Int[Tensor, " pos"], ...]
+    memorized: Int[Tensor, " prompt"]  # first token of the named answer
+    reasoned: Int[Tensor, " prompt"]
+    top: Int[Tensor, " prompt"]
+    log_probability: Float[Tensor, " prompt"]  # of the top-1 token, nats
+    entropy: Float[Tensor, " prompt"]  # of the next token, nats
     dropped: tuple[tuple[Prompt, str], ...] = ()  # with the reason
 
     def __len__(self) -> int:
@@ -162,7 +162,7 @@ def answer(
     )  # fmt: skip
 
 
-def prompt_ids(model: Any, texts: Sequence[str]) -> list[Int[Tensor, pos]]:
+def prompt_ids(model: Any, texts: Sequence[str]) -> list[Int[Tensor, " pos"]]:
     """Token ids of each text; InputError names one that is empty, too long or not all in the vocabulary."""
     inspect_model(model)
     tokenizer = tokenizer_of(model)
@@ -186,7 +186,7 @@ def prompt_ids(model: Any, texts: Sequence[str]) -> list[Int[Tensor, pos]]:
     return found
 
 
-def entropy_of(logits: Float[Tensor, "row vocab"]) -> Float[Tensor, row]:
+def entropy_of(logits: Float[Tensor, "row vocab"]) -> Float[Tensor, " row"]:
     """Entropy of the next token, in nats."""
     log_p = torch.log_softmax(logits.float(), dim=-1)
     return -(log_p.exp() * log_p).sum(dim=-1)

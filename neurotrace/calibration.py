@@ -28,25 +28,25 @@ _INSIDE = 0.99  # share of the calibration prompts that count as seen
 class Calibration:
     """Fitted by `fit_calibration`; small enough to be read in a file's header."""
 
-    memory: Float[Array, 1 + feature]  # intercept, then a weight for each of FEATURES
-    survival: Float[Array, 1 + feature] | None
-    center: Float[Array, feature]
+    memory: Float[Array, " 1+feature"]  # intercept, then a weight for each of FEATURES
+    survival: Float[Array, " 1+feature"] | None
+    center: Float[Array, " feature"]
     precision: Float[Array, "feature feature"]
     limit: float  # squared distance from the center beyond which nothing was seen
     count: int  # prompts
     least: float = 0.0  # nats; margins smaller than that were not seen
 
-    def p_memory(self, parts: Float[Array, "row feature"]) -> Float[Array, row]:
+    def p_memory(self, parts: Float[Array, "row feature"]) -> Float[Array, " row"]:
         """P(the answer is the memorized one), given that it is either of the two."""
         return expit(self.memory[0] + parts @ self.memory[1:])
 
-    def p_survives(self, parts: Float[Array, "row feature"]) -> Float[Array, row]:
+    def p_survives(self, parts: Float[Array, "row feature"]) -> Float[Array, " row"]:
         """P(the answer survives a change of the question); NaN where calibration saw no change."""
         if self.survival is None:
             return np.full(len(parts), np.nan)
         return expit(self.survival[0] + parts @ self.survival[1:])
 
-    def outside(self, parts: Float[Array, "row feature"]) -> Bool[Array, row]:
+    def outside(self, parts: Float[Array, "row feature"]) -> Bool[Array, " row"]:
         """Whether a row is unlike what calibration has seen."""
         far = _distance(parts, self.center, self.precision) > self.limit
         return far | (np.abs(_margin(parts)) < self.least)
@@ -114,7 +114,7 @@ def fit_calibration(
     return Calibration(memory, survival, center, precision, limit, len(parts), least)
 
 
-def _logistic(parts: Array, y: Array) -> Float[Array, 1 + feature]:
+def _logistic(parts: Array, y: Array) -> Float[Array, " 1+feature"]:
     """Intercept and weights on the parts as they are; the penalty is on standardised ones."""
     from sklearn.linear_model import LogisticRegression
 
@@ -124,10 +124,10 @@ def _logistic(parts: Array, y: Array) -> Float[Array, 1 + feature]:
     return np.concatenate([fitted.intercept_ - weights @ center, weights])
 
 
-def _margin(parts: Array) -> Float[Array, row]:
+def _margin(parts: Array) -> Float[Array, " row"]:
     return parts[:, 0] - parts[:, 1]
 
 
-def _distance(parts: Array, center: Array, precision: Array) -> Float[Array, row]:
+def _distance(parts: Array, center: Array, precision: Array) -> Float[Array, " row"]:
     off = parts - center
     return np.einsum("rf,fg,rg->r", off, precision, off)

@@ -53,9 +53,9 @@ class Circuit(Shown):
 
     memory: tuple[Neuron, ...]
     reasoning: tuple[Neuron, ...]
-    memory_off: Float[Tensor, neuron]
-    reasoning_off: Float[Tensor, neuron]
-    norms: Float[Tensor, neuron]  # ||W_out row||, memory's then reasoning's: tells models apart
+    memory_off: Float[Tensor, " neuron"]
+    reasoning_off: Float[Tensor, " neuron"]
+    norms: Float[Tensor, " neuron"]  # ||W_out row||, memory's then reasoning's: tells models apart
     provenance: Mapping[str, Any] = field(default_factory=dict)
     calibration: Calibration | None = None
 
@@ -296,7 +296,7 @@ def circuit_from(model: Any, found: Slopes, *, k: int | None = None, off: Off = 
     )  # fmt: skip
 
 
-def norms_of(model: Any, neurons: Sequence[Neuron]) -> Float[Tensor, neuron]:
+def norms_of(model: Any, neurons: Sequence[Neuron]) -> Float[Tensor, " neuron"]:
     """||W_out row|| of each neuron."""
     rows = {layer: w_out(model, layer) for layer in {neuron.layer for neuron in neurons}}
     return torch.stack([rows[n.layer][n.index].float().norm().cpu() for n in neurons])
@@ -308,5 +308,5 @@ def _off(neurons: tuple[Neuron, ...], values: Tensor, direction: Direction) -> I
     return Intervention("set", neurons, direction, keep=zeros, gain=zeros, offset=values)
 
 
-def _at(values: Tensor, neurons: Sequence[Neuron]) -> Float[Tensor, neuron]:
+def _at(values: Tensor, neurons: Sequence[Neuron]) -> Float[Tensor, " neuron"]:
     return torch.stack([values[neuron.layer, neuron.index] for neuron in neurons])

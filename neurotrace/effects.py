@@ -198,7 +198,7 @@ class _Words:
         self.tokenizer = tokenizer
         self.known: dict[int, str] = {}
 
-    def __call__(self, tokens: Int[Tensor, row]) -> list[str]:
+    def __call__(self, tokens: Int[Tensor, " row"]) -> list[str]:
         found = []
         for token in tokens.tolist():
             if token not in self.known:

@@ -50,9 +50,9 @@ class Intervention:
     kind: Kind
     neurons: tuple[Neuron, ...]
     direction: Direction
-    keep: Float[Tensor, neuron]
-    gain: Float[Tensor, neuron]
-    offset: Float[Tensor, neuron]
+    keep: Float[Tensor, " neuron"]
+    gain: Float[Tensor, " neuron"]
+    offset: Float[Tensor, " neuron"]
     role: str = "selected"  # or the control's name
     label: str = ""  # whatever the caller wants to find the rows by, the ranker's name say
 
@@ -335,7 +335,7 @@ def _make(
 
 def values_at(
     values: Float[Tensor, "layer neuron"], neurons: Sequence[Neuron]
-) -> Float[Tensor, neuron]:
+) -> Float[Tensor, " neuron"]:
     """The neurons' own of a number for each neuron; `InputError` where one lies outside."""
     layers = torch.tensor([neuron.layer for neuron in neurons], dtype=torch.long)
     units = torch.tensor([neuron.index for neuron in neurons], dtype=torch.long)

@@ -34,17 +34,17 @@ if TYPE_CHECKING:
 class Margins(Shown):
     """A number a prompt, in the order of the prompts; nats."""
 
-    answer: Int[Tensor, prompt]  # id of the top-1 token
-    log_probability: Float[Tensor, prompt]  # of the answer
-    entropy: Float[Tensor, prompt]  # of the next token
-    memory_fall: Float[Tensor, prompt]
-    reasoning_fall: Float[Tensor, prompt]
+    answer: Int[Tensor, " prompt"]  # id of the top-1 token
+    log_probability: Float[Tensor, " prompt"]  # of the answer
+    entropy: Float[Tensor, " prompt"]  # of the next token
+    memory_fall: Float[Tensor, " prompt"]
+    reasoning_fall: Float[Tensor, " prompt"]
 
     def __len__(self) -> int:
         return len(self.answer)
 
     @property
-    def margin(self) -> Float[Tensor, prompt]:
+    def margin(self) -> Float[Tensor, " prompt"]:
         return self.memory_fall - self.reasoning_fall
 
     def to_frame(self) -> pd.DataFrame:

@@ -13,28 +13,28 @@ from torch import Tensor
 
 def logit_difference(
     logits: Float[Tensor, "row vocab"],
-    memorized: Int[Tensor, row],
-    reasoned: Int[Tensor, row],
-) -> Float[Tensor, row]:
+    memorized: Int[Tensor, " row"],
+    reasoned: Int[Tensor, " row"],
+) -> Float[Tensor, " row"]:
     """L = logit(memorized) - logit(reasoned), in nats."""
     return (_pick(logits, memorized) - _pick(logits, reasoned)).float()
 
 
 def log_probability(
-    logits: Float[Tensor, "row vocab"], token: Int[Tensor, row]
-) -> Float[Tensor, row]:
+    logits: Float[Tensor, "row vocab"], token: Int[Tensor, " row"]
+) -> Float[Tensor, " row"]:
     """log p(token), in nats."""
     return _pick(torch.log_softmax(logits.float(), dim=-1), token)
 
 
-def answers(logits: Float[Tensor, "row vocab"], token: Int[Tensor, row]) -> Bool[Tensor, row]:
+def answers(logits: Float[Tensor, "row vocab"], token: Int[Tensor, " row"]) -> Bool[Tensor, " row"]:
     """Whether `token` is the model's top-1 answer."""
     return logits.argmax(dim=-1) == token
 
 
 def kl(
     clean: Float[Tensor, "row vocab"], changed: Float[Tensor, "row vocab"]
-) -> Float[Tensor, row]:
+) -> Float[Tensor, " row"]:
     """KL(clean || changed) of the next-token distributions, in nats, never below 0.
 
     Of two equal distributions rounding leaves some -1e-7.
@@ -46,10 +46,10 @@ def kl(
 
 def kl_of(
     log_p: Float[Tensor, "row vocab"], log_q: Float[Tensor, "row vocab"]
-) -> Float[Tensor, row]:
+) -> Float[Tensor, " row"]:
     """`kl`, of log-probabilities."""
     return (log_p.exp() * (log_p - log_q)).sum(dim=-1).clamp(min=0)
 
 
-def _pick(values: Float[Tensor, "row vocab"], token: Int[Tensor, row]) -> Float[Tensor, row]:
+def _pick(values: Float[Tensor, "row vocab"], token: Int[Tensor, " row"]) -> Float[Tensor, " row"]:
     return values.gather(-1, token.to(values.device)[:, None])[:, 0]

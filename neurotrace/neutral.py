@@ -39,7 +39,7 @@ def neutral_texts(model: Any) -> list[str]:
     return min(found, key=share)
 
 
-def neutral_ids(model: Any, texts: Sequence[str]) -> list[Int[Tensor, token]]:
+def neutral_ids(model: Any, texts: Sequence[str]) -> list[Int[Tensor, " token"]]:
     """The texts' tokens.
 
     Raises:

@@ -41,7 +41,7 @@ class GroupScores:
 
     scores: Scores  # on all pairs: the mean of the groups', weighted by size
     value: Float[Tensor, "group neuron"]  # neurons flattened, layer by layer
-    sizes: Float[Tensor, group]  # pairs
+    sizes: Float[Tensor, " group"]  # pairs
 
     def means(self, weights: Float[Tensor, "draw group"]) -> Float[Tensor, "draw neuron"]:
         """The scores if group g counted weights[g] times (a negative one: with its sign flipped)."""

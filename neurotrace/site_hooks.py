@@ -71,7 +71,7 @@ def site_slopes(
     model: Any,
     ids: Int[Tensor, "batch pos"],
     points: Sequence[Point],
-    metric: Callable[[Float[Tensor, "batch vocab"]], Float[Tensor, batch]],
+    metric: Callable[[Float[Tensor, "batch vocab"]], Float[Tensor, " batch"]],
 ) -> tuple[dict[Point, Float[Tensor, "batch unit"]], dict[Point, Float[Tensor, "batch unit"]]]:
     """(values, d metric / d values) at the last position of each site, in float32 on the CPU.
 
@@ -164,7 +164,7 @@ def residuals(
 
 
 def answer_slope(
-    model: Any, residual: Float[Tensor, "row d_model"], answer: Int[Tensor, row]
+    model: Any, residual: Float[Tensor, "row d_model"], answer: Int[Tensor, " row"]
 ) -> Float[Tensor, "row d_model"]:
     """d log p(answer) / d residual behind the last block, through the final norm and the unembedding.
 
@@ -181,7 +181,7 @@ def answer_slope(
 
 def lens(
     model: Any, residual: Float[Tensor, "row d_model"], plus: int, minus: int
-) -> Float[Tensor, row]:
+) -> Float[Tensor, " row"]:
     """logit(plus) - logit(minus) as if `residual` left the last block: final norm and unembedding.
 
     A soft cap behind the unembedding is left out. That log p(plus) - log p(minus) is the same number.

@@ -189,8 +189,8 @@ def _donors(own: Tensor, donor: Tensor) -> Tensor:
 class _Direction:
     """Move along `along` to the donor's coordinate; `elsewhere`: as far, along `control`."""
 
-    along: Float[Tensor, unit]
-    control: Float[Tensor, unit]
+    along: Float[Tensor, " unit"]
+    control: Float[Tensor, " unit"]
     controlled: bool = False
 
     def elsewhere(self) -> _Direction:
@@ -276,7 +276,7 @@ class _Work:
                 slopes[point][rows] = found[point]
         return slopes, moves
 
-    def measure(self, change: _Change) -> tuple[Float[Tensor, pair], Bool[Tensor, pair]]:
+    def measure(self, change: _Change) -> tuple[Float[Tensor, " pair"], Bool[Tensor, " pair"]]:
         """(change of L, whether the donor's answer is now top-1) on each held-out pair."""
         wanted = self.test.reasoned if self.donor == "reasoning" else self.test.memorized
         after = torch.empty(len(self.test))

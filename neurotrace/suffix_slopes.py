@@ -57,8 +57,8 @@ def logits_through(
 
 
 def slopes(
-    engine: Engine, ids: Int[Tensor, "prompt pos"], plus: Int[Tensor, prompt],
-    minus: Int[Tensor, prompt], *, added: Float[Tensor, "prompt layer neuron"] | None = None,
+    engine: Engine, ids: Int[Tensor, "prompt pos"], plus: Int[Tensor, " prompt"],
+    minus: Int[Tensor, " prompt"], *, added: Float[Tensor, "prompt layer neuron"] | None = None,
     layers: Sequence[int] | None = None, before: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Float[Tensor, "prompt layer neuron"], Float[Tensor, "prompt layer neuron"]]:  # fmt: skip
     """(activations, slopes of logit(plus) - logit(minus)) at the last position.

@@ -43,10 +43,10 @@ class Dropped:
 class Behaviour:
     """What the unchanged model does on one side of every pair, at the read position."""
 
-    logit_difference: Float[Tensor, pair]  # nats
-    p_memorized: Float[Tensor, pair]
-    p_reasoned: Float[Tensor, pair]
-    top: Int[Tensor, pair]  # id of the top-1 token
+    logit_difference: Float[Tensor, " pair"]  # nats
+    p_memorized: Float[Tensor, " pair"]
+    p_reasoned: Float[Tensor, " pair"]
+    top: Int[Tensor, " pair"]  # id of the top-1 token
 
     def __getitem__(self, rows: Sequence[int]) -> Behaviour:
         index = torch.as_tensor(list(rows), dtype=torch.long)
@@ -61,10 +61,10 @@ class EncodedPairs(Shown):
     """Pairs with their ids. The read position is the last token of each prompt."""
 
     pairs: tuple[PromptPair, ...]
-    memorization: tuple[Int[Tensor, pos], ...]
-    reasoning: tuple[Int[Tensor, pos], ...]
-    memorized: Int[Tensor, pair]  # first token of the memorized answer
-    reasoned: Int[Tensor, pair]
+    memorization: tuple[Int[Tensor, " pos"], ...]
+    reasoning: tuple[Int[Tensor, " pos"], ...]
+    memorized: Int[Tensor, " pair"]  # first token of the memorized answer
+    reasoned: Int[Tensor, " pair"]
     on_memorization: Behaviour
     on_reasoning: Behaviour
     dropped: tuple[Dropped, ...] = ()
@@ -72,7 +72,7 @@ class EncodedPairs(Shown):
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def ids(self, side: Side) -> tuple[Int[Tensor, pos], ...]:
+    def ids(self, side: Side) -> tuple[Int[Tensor, " pos"], ...]:
         return self.memorization if side == "memorization" else self.reasoning
 
     def behaviour(self, side: Side) -> Behaviour:
@@ -235,7 +235,7 @@ def join(parts: Sequence[EncodedPairs]) -> EncodedPairs:
 
 
 def by_length(
-    ids: Sequence[Int[Tensor, pos]], batch_size: int
+    ids: Sequence[Int[Tensor, " pos"]], batch_size: int
 ) -> Iterator[tuple[list[int], Int[Tensor, "batch pos"]]]:
     """Batches of prompts of equal length: (their places, their stacked ids). No padding."""
     buckets: dict[int, list[int]] = {}

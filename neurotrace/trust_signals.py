@@ -28,7 +28,7 @@ PLAIN = (
 )  # fmt: skip
 
 
-def plain_signals(model: Any, asked: Answered) -> dict[str, Float[Array, prompt]]:
+def plain_signals(model: Any, asked: Answered) -> dict[str, Float[Array, " prompt"]]:
     """Signals that nothing was fitted for; their sign is arbitrary."""
     tokenizer = tokenizer_of(model)
     answers = [tokenizer.decode([token]).strip() for token in asked.top.tolist()]
@@ -78,8 +78,8 @@ def inside_features(
 
 
 def by_words(
-    texts: Array, train: Bool[Array, prompt], y: Bool[Array, prompt]
-) -> Float[Array, prompt]:
+    texts: Array, train: Bool[Array, " prompt"], y: Bool[Array, " prompt"]
+) -> Float[Array, " prompt"]:
     """Log-odds of memory by a logistic regression on the prompt's words."""
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.linear_model import LogisticRegression
@@ -90,7 +90,7 @@ def by_words(
 
 
 def by_features(
-    values: Float[Array, "prompt feature"], train: Bool[Array, prompt], y: Bool[Array, prompt]
-) -> Float[Array, prompt]:
+    values: Float[Array, "prompt feature"], train: Bool[Array, " prompt"], y: Bool[Array, " prompt"]
+) -> Float[Array, " prompt"]:
     """Log-odds of memory by a logistic regression on standardised features."""
     return LinearDetector(C=10.0).fit(values[train], y[train]).decision_function(values)

@@ -42,7 +42,7 @@ class Detector(Shown, ClassifierMixin, BaseEstimator):
         logit = self.decision_function(X)
         return self.classes_[(logit > 0).astype(int)]
 
-    def decision_function(self, X: Any) -> Float[Array, row]:
+    def decision_function(self, X: Any) -> Float[Array, " row"]:
         raise NotImplementedError
 
     def to_frame(self) -> pd.DataFrame:
@@ -75,7 +75,7 @@ class Detector(Shown, ClassifierMixin, BaseEstimator):
         tags.classifier_tags.multi_class = False
         return tags
 
-    def _read(self, X: Any, y: Any) -> tuple[Array, Float[Array, row]]:
+    def _read(self, X: Any, y: Any) -> tuple[Array, Float[Array, " row"]]:
         """Checked features and outcomes as 0.0 and 1.0; sets `classes_`.
 
         Raises:
@@ -111,7 +111,7 @@ class Detector(Shown, ClassifierMixin, BaseEstimator):
             raise InputError(str(error)) from None
 
 
-def weights_frame(weights: Float[Array, feature]) -> pd.DataFrame:
+def weights_frame(weights: Float[Array, " feature"]) -> pd.DataFrame:
     """Rows (feature, weight), the heaviest first."""
     import pandas as pd
 
@@ -158,8 +158,8 @@ class Basis:
         return Z if self.axes is None else Z @ self.axes
 
     def unfold(
-        self, coef: Float[Array, "axis out"], intercept: Float[Array, out]
-    ) -> tuple[Float[Array, "feature out"], Float[Array, out]]:
+        self, coef: Float[Array, "axis out"], intercept: Float[Array, " out"]
+    ) -> tuple[Float[Array, "feature out"], Float[Array, " out"]]:
         """Weights on the turned features as weights on the features themselves."""
         raw = (coef if self.axes is None else self.axes @ coef) * self.scale[:, None]
         return raw, intercept - self.mean @ raw

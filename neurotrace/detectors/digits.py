@@ -21,7 +21,7 @@ class Rows:
     """Features, outcomes, and where each row comes from."""
 
     X: Float[Array, "row feature"]
-    y: Int[Array, row]
+    y: Int[Array, " row"]
     environment: Array
 
 
@@ -81,7 +81,7 @@ def digit_views(
 
 
 @cache
-def _digits() -> tuple[Float[Array, "image pixel"], Int[Array, image]]:
+def _digits() -> tuple[Float[Array, "image pixel"], Int[Array, " image"]]:
     from sklearn.datasets import load_digits
 
     found = load_digits()

@@ -44,12 +44,12 @@ class EnvironmentHeads:
     def divide(
         self,
         Z: Float[Tensor, "row feature"],
-        y: Float[Tensor, row],
-        loss: Float[Tensor, row],
+        y: Float[Tensor, " row"],
+        loss: Float[Tensor, " row"],
         *,
         steps: int,
         preserve: float,
-    ) -> Int[Tensor, row]:
+    ) -> Int[Tensor, " row"]:
         """The environment of each row, after `steps` of training; `loss`: the invariant model's."""
         for _ in range(steps):
             log_member = self._log_member(Z, y)

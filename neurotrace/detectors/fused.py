@@ -94,7 +94,7 @@ class FusedDetector(Detector):
         p = fuse(self._logits(X), Draws(self.draws_, self.intercepts_), self.kind)
         return np.column_stack([1 - p, p])
 
-    def decision_function(self, X: Any) -> Float[Array, row]:
+    def decision_function(self, X: Any) -> Float[Array, " row"]:
         """Logit of P(class 1)."""
         return clip_logit(self.predict_proba(X)[:, 1])
 

@@ -26,7 +26,7 @@ class Judgement:
 
 
 def judge(
-    p: Float[Array, row],
+    p: Float[Array, " row"],
     y: Array,
     groups: Sequence[Hashable] | Array,
     *,
@@ -41,7 +41,7 @@ def judge(
     )
 
 
-def auroc(score: Float[Array, row], y: Array) -> float:
+def auroc(score: Float[Array, " row"], y: Array) -> float:
     """Chance that a row of class 1 scores above one of class 0 (ties count half)."""
     if len(np.unique(y)) < 2:
         return float("nan")
@@ -49,7 +49,7 @@ def auroc(score: Float[Array, row], y: Array) -> float:
 
 
 def auroc_interval(
-    score: Float[Array, row],
+    score: Float[Array, " row"],
     y: Array,
     groups: Sequence[Hashable] | Array,
     *,
@@ -90,7 +90,7 @@ def _weighted_aurocs(score: Array, y: Array, weight: Float[Array, "resample row"
     return np.where(total > 0, (hits * below).sum(axis=1) / np.maximum(total, 1), np.nan)
 
 
-def ece(p: Float[Array, row], y: Array, *, bins: int = 10) -> float:
+def ece(p: Float[Array, " row"], y: Array, *, bins: int = 10) -> float:
     """Expected calibration error: Σ_bins share · |mean P(class 1) - rate of class 1|.
 
     Bins of equal width over P(class 1), so that both classes' calibration counts.

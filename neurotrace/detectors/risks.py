@@ -20,28 +20,28 @@ PENALTIES: tuple[Penalty, ...] = get_args(Penalty)
 
 
 def risks(
-    logit: Float[Tensor, row], y: Float[Tensor, row], share: Float[Tensor, "row env"]
-) -> Float[Tensor, env]:
+    logit: Float[Tensor, " row"], y: Float[Tensor, " row"], share: Float[Tensor, "row env"]
+) -> Float[Tensor, " env"]:
     """R_e; `share` sums to one over the rows of each environment."""
     return F.binary_cross_entropy_with_logits(logit, y, reduction="none") @ share
 
 
 def irm(
-    logit: Float[Tensor, row], y: Float[Tensor, row], share: Float[Tensor, "row env"]
+    logit: Float[Tensor, " row"], y: Float[Tensor, " row"], share: Float[Tensor, "row env"]
 ) -> Float[Tensor, ""]:
     """IRMv1's penalty in closed form: d loss(w·logit, y) / dw at w = 1 is (σ(logit) - y)·logit."""
     slope = ((torch.sigmoid(logit) - y) * logit) @ share
     return (slope**2).mean()
 
 
-def vrex(risk: Float[Tensor, env]) -> Float[Tensor, ""]:
+def vrex(risk: Float[Tensor, " env"]) -> Float[Tensor, ""]:
     """Variance of the risks over environments."""
     return risk.var(unbiased=False)
 
 
 def dro_weights(
-    weights: Float[Tensor, env], risk: Float[Tensor, env], step: float
-) -> Float[Tensor, env]:
+    weights: Float[Tensor, " env"], risk: Float[Tensor, " env"], step: float
+) -> Float[Tensor, " env"]:
     """GroupDRO's weights after one exponentiated-gradient step."""
     grown = weights * torch.exp(step * risk.detach())
     return grown / grown.sum()

@@ -72,7 +72,7 @@ class Fitted:
     detector: str
     view: str
     model: Any
-    p: Callable[[Array], Float[Array, row]]
+    p: Callable[[Array], Float[Array, " row"]]
 
 
 def transfer(
@@ -180,7 +180,7 @@ def words(task: Task, train: Array) -> Fitted:
     )
     model.fit([task.texts[row] for row in train], task.y[train])
 
-    def p(rows: Array) -> Float[Array, row]:
+    def p(rows: Array) -> Float[Array, " row"]:
         return model.predict_proba([task.texts[row] for row in rows])[:, 1]
 
     return Fitted("baseline", "words", model, p)

@@ -28,16 +28,16 @@ class Draws:
     """Posterior draws of the weights; `intercept` is 0 for a mixture."""
 
     weights: Float[Array, "draw view"]
-    intercept: Float[Array, draw]
+    intercept: Float[Array, " draw"]
 
 
 def product_posterior(
-    logits: Float[Array, "row view"], y: Float[Array, row], *, seed: int = 0
+    logits: Float[Array, "row view"], y: Float[Array, " row"], *, seed: int = 0
 ) -> Draws:
     """Draws of (w, b). Logits come standardised, so that w_m is the spread that view m contributes."""
     sign = 2 * y - 1
 
-    def log_density(points: Float[Array, "point dim"]) -> Float[Array, point]:
+    def log_density(points: Float[Array, "point dim"]) -> Float[Array, " point"]:
         w, b = points[:, :-1], points[:, -1]
         inside = (w >= 0).all(axis=1)
         fit = log_expit(sign * (w @ logits.T + b[:, None])).sum(axis=1)
@@ -49,13 +49,13 @@ def product_posterior(
 
 
 def mixture_posterior(
-    logits: Float[Array, "row view"], y: Float[Array, row], *, seed: int = 0
+    logits: Float[Array, "row view"], y: Float[Array, " row"], *, seed: int = 0
 ) -> Draws:
     """Draws of π. Sampled as log Gamma(1/M, 1) variables g, π = softmax(g): no boundary there."""
     views = logits.shape[1]
     fit_of = log_expit((2 * y - 1)[:, None] * logits)  # log p_m(y_i), [row view]
 
-    def log_density(points: Float[Array, "point view"]) -> Float[Array, point]:
+    def log_density(points: Float[Array, "point view"]) -> Float[Array, " point"]:
         log_pi = points - logsumexp(points, axis=1, keepdims=True)
         fit = logsumexp(log_pi[:, None] + fit_of, axis=2).sum(axis=1)
         prior = points.sum(axis=1) / views - np.exp(points).sum(axis=1)
@@ -65,7 +65,7 @@ def mixture_posterior(
     return Draws(softmax(found, axis=1), np.zeros(len(found)))
 
 
-def fuse(logits: Float[Array, "row view"], draws: Draws, kind: str) -> Float[Array, row]:
+def fuse(logits: Float[Array, "row view"], draws: Draws, kind: str) -> Float[Array, " row"]:
     """P(y = 1), averaged over the posterior."""
     if kind == "mixture":
         return expit(logits) @ draws.weights.mean(axis=0)

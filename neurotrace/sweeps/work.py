@@ -45,7 +45,7 @@ class Work:
     """A loaded model, ready for any part of the sweep that `manifest` describes."""
 
     task: passes.Task
-    places: Int[Tensor, place]
+    places: Int[Tensor, " place"]
     manifest: Manifest
 
 
@@ -116,7 +116,7 @@ def compute(work: Work, part: int) -> pa.Table:
 
 
 def _one_pair(
-    task: passes.Task, row: int, places: Int[Tensor, place]
+    task: passes.Task, row: int, places: Int[Tensor, " place"]
 ) -> tuple[float, np.ndarray, np.ndarray]:
     """(L before, change of L for each place, tokens in the pass that found it)."""
     try:
@@ -137,7 +137,7 @@ def _one_pair(
 
 
 def _content(
-    task: passes.Task, places: Int[Tensor, place], layout: Layout, asked: Sweep
+    task: passes.Task, places: Int[Tensor, " place"], layout: Layout, asked: Sweep
 ) -> dict[str, Any]:
     real = twin(task.model) or task.model
     record = task.record()
