@@ -11,8 +11,8 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import pytest
 from planted import planted_model, planted_pairs
 
-from neurotrace.models import load_model
-from neurotrace.tokens import encode
+from neurotrace.models.encoding import encode
+from neurotrace.models.loading import load_model
 
 
 @pytest.fixture(scope="session")

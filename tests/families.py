@@ -25,7 +25,7 @@ from transformers import (
     Qwen2Config,
 )
 
-from neurotrace.pairs import PromptPair
+from neurotrace.core.pairs import PromptPair
 
 WORDS = ["<unk>", *(f"w{number}" for number in range(47))]
 VOCABULARY, WIDTH, HIDDEN, DEPTH, HEADS, WINDOW = len(WORDS), 32, 64, 4, 4, 6

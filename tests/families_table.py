@@ -22,13 +22,13 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 import neurotrace as nt
 from neurotrace import rankers
-from neurotrace.engines import engine_of
-from neurotrace.errors import InputError
-from neurotrace.hooks import forward, inspect_model, twin
-from neurotrace.interventions import KINDS, make, random_signs
-from neurotrace.scores import DIRECTIONS
-from neurotrace.suffix_parts import find_parts, hooked
-from neurotrace.tokens import SIDES, encode
+from neurotrace.core.errors import InputError
+from neurotrace.core.scores import DIRECTIONS
+from neurotrace.engine.parts import find_parts, hooked
+from neurotrace.interventions.intervention import KINDS, make, random_signs
+from neurotrace.models.encoding import SIDES, encode
+from neurotrace.models.engines import engine_of
+from neurotrace.models.hooks import forward, inspect_model, twin
 
 QUICK = {  # the costliest rankers, shortened
     "integrated": {"steps": 2, "layers": [1]},

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from neurotrace.hooks import inspect_model
-from neurotrace.models import hook
+from neurotrace.models.hooks import inspect_model
+from neurotrace.models.loading import hook
 
 KIND = os.environ.get("NEUROTRACE_MODELS", "TransformerBridge")
 LOADABLE = ("gpt2", "neox", "llama", "qwen2", "opt", "planted")  # by HookedTransformer's loader

@@ -14,8 +14,8 @@ from generations import boot
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from neurotrace.neurons import Neuron
-from neurotrace.pairs import PromptPair
+from neurotrace.core.neurons import Neuron
+from neurotrace.core.pairs import PromptPair
 
 PLANTED = Neuron(1, 5)
 ITEMS = [f"item{number}" for number in range(12)]

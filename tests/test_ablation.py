@@ -11,12 +11,12 @@ from families import family_model, random_pairs
 from planted import PLANTED
 
 import neurotrace as nt
-from neurotrace import ablation_passes
-from neurotrace.ablation_batch import Batch
-from neurotrace.errors import InputError
-from neurotrace.interventions import make
-from neurotrace.suffix_modules import bf16_missing
-from neurotrace.tokens import encode
+from neurotrace.ablation import passes as ablation_passes
+from neurotrace.ablation.batch import Batch
+from neurotrace.core.errors import InputError
+from neurotrace.engine.modules import bf16_missing
+from neurotrace.interventions.intervention import make
+from neurotrace.models.encoding import encode
 
 FAMILIES = ["gpt2", "llama", "neox"]
 SOME = [nt.Neuron(0, 3), nt.Neuron(1, 60), nt.Neuron(2, 7)]
@@ -181,7 +181,7 @@ def test_batch_and_memory_change_nothing(made, batch_size):
 def test_running_out_of_memory_halves_and_keeps_what_is_done(made, monkeypatch):
     model, encoded, _ = made["llama"]
     base = nt.ablate(model, encoded)
-    from neurotrace.suffix import Engine
+    from neurotrace.engine.engine import Engine
 
     forward, sizes = Engine._forward, []
 

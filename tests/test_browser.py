@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import neurotrace as nt
-from neurotrace.explorer import Explorer, pack
+from neurotrace.results.explorer import Explorer, pack
 
 pytestmark = pytest.mark.browser
 SHOTS = os.environ.get("NEUROTRACE_SHOTS")  # a folder for the README's pictures

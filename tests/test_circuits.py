@@ -10,13 +10,13 @@ from families import CONFIGS, family_model, random_pairs
 from planted import PLANTED
 
 import neurotrace as nt
-from neurotrace import metrics
-from neurotrace.answers import prompt_ids
-from neurotrace.circuits import OFFS, norms_of
-from neurotrace.errors import InputError
-from neurotrace.hooks import forward
+from neurotrace.answers.answered import prompt_ids
+from neurotrace.answers.circuit import OFFS, norms_of
+from neurotrace.core import metrics
+from neurotrace.core.errors import InputError
+from neurotrace.core.prompts import originals
+from neurotrace.models.hooks import forward
 from neurotrace.organism import folder
-from neurotrace.prompts import originals
 
 
 @pytest.fixture(scope="module")

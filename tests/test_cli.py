@@ -35,7 +35,7 @@ def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
 
 
 def test_importing_and_help_load_no_torch():
-    code = "import sys, neurotrace, neurotrace.cli; print('torch' in sys.modules)"
+    code = "import sys, neurotrace, neurotrace.cli.main; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "False"
     done = neurotrace("--help")
@@ -119,7 +119,7 @@ def test_report_wants_a_run(tmp_path):
 
 def test_a_slip_in_a_built_in_models_name_is_named_before_the_hub_is_asked():
     import neurotrace as nt
-    from neurotrace.errors import InputError
+    from neurotrace.core.errors import InputError
 
     with pytest.raises(InputError, match=r"did you mean the built-in 'organism'"):
         nt.load_model("organsim")

@@ -13,10 +13,10 @@ from planted import PLANTED
 from test_cli import neurotrace, refused
 
 import neurotrace as nt
-from neurotrace.comparison import ALL, compare
-from neurotrace.errors import InputError
-from neurotrace.rank_tables import known_truth, read_truth
-from neurotrace.scores import Scores
+from neurotrace.core.errors import InputError
+from neurotrace.core.scores import Scores
+from neurotrace.results.ranking import known_truth, read_truth
+from neurotrace.studies.comparison import ALL, compare
 
 
 def test_agreement_knows_truth_from_noise():

@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 
 import neurotrace as nt
-from neurotrace.cli import app
-from neurotrace.detection import detect
+from neurotrace.answers.detection import detect
+from neurotrace.answers.views import read_views, view_names
+from neurotrace.cli.main import app
+from neurotrace.core.errors import InputError
+from neurotrace.core.prompts import load_prompts, originals
 from neurotrace.detectors.transfer import COLUMNS, OTHERS, Task, fit_all, transfer
-from neurotrace.errors import InputError
-from neurotrace.prompts import load_prompts, originals
-from neurotrace.views import read_views, view_names
 
 FAMILIES = ("arithmetic", "inference", "letters")
 

@@ -14,6 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from neurotrace.core.errors import InputError
 from neurotrace.detectors import (
     FusedDetector,
     InvariantDetector,
@@ -27,7 +28,6 @@ from neurotrace.detectors.base import Basis
 from neurotrace.detectors.judging import auroc_interval, ece
 from neurotrace.detectors.risks import irm, shares
 from neurotrace.detectors.weights import product_posterior
-from neurotrace.errors import InputError
 
 QUICK = InvariantDetector(warmup=100, steps=20, divide_steps=5, rate=0.1)
 DETECTORS = [LinearDetector(), QUICK, FusedDetector(expert=LinearDetector(C=1.0))]

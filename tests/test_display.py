@@ -10,7 +10,8 @@ import torch
 from rich.console import Console
 
 import neurotrace as nt
-from neurotrace.display import Bar, Shown, Table, View, to_html
+from neurotrace.core.display import Bar, Shown, Table, View, to_html
+from neurotrace.models.encoding import Dropped
 
 EVIL = "<script>alert(1)</script>\x1b[31m"
 
@@ -66,7 +67,7 @@ def test_effects_show_rates_with_intervals(model, encoded):
 
 
 def test_pairs_show_prompts_and_what_was_dropped(model, encoded):
-    dropped = (nt.tokens.Dropped(encoded.pairs[0], "does not recall", "why"),)
+    dropped = (Dropped(encoded.pairs[0], "does not recall", "why"),)
     shown = replace(encoded, dropped=dropped)
     assert "12 of 13 pairs" in shown._repr_html_()
     assert "1 does not recall" in terminal(shown)

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from planted import PLANTED
 
 import neurotrace as nt
-from neurotrace.errors import InputError
-from neurotrace.interventions import make, on_others, random_signs, same_shift
-from neurotrace.tokens import encode
+from neurotrace.core.errors import InputError
+from neurotrace.interventions.intervention import make, on_others, random_signs, same_shift
+from neurotrace.models.encoding import encode
 
 PAIR_OF_KIND = {"to_reasoning": "reasoning", "to_memorization": "memorization"}
 
@@ -28,9 +28,9 @@ def test_planted_neuron_flips_both_ways_and_others_do_not(model, encoded):
 def test_patching_a_run_with_itself_changes_nothing(model, encoded):
     """Each neuron set to the value that it has: bit-identical on the slow route."""
     values = nt.collect(model, encoded).values[0]
-    from neurotrace.changed_logits import _hooked_logits
-    from neurotrace.hooks import forward
-    from neurotrace.interventions import patch
+    from neurotrace.interventions.intervention import patch
+    from neurotrace.interventions.logits import _hooked_logits
+    from neurotrace.models.hooks import forward
 
     everything = [nt.Neuron(layer, unit) for layer in range(2) for unit in range(24)]
     own = patch(everything, donor="reasoning")
@@ -112,7 +112,7 @@ def test_all_positions(model, encoded):
 
 
 def test_other_donor_takes_another_pairs_values(model, encoded):
-    from neurotrace.donors import next_of_other_group
+    from neurotrace.interventions.donors import next_of_other_group
 
     for place in range(len(encoded)):
         other = next_of_other_group(encoded, place)

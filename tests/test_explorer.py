@@ -12,7 +12,7 @@ import torch
 from planted import PLANTED
 
 import neurotrace as nt
-from neurotrace.explorer import pack, strongest
+from neurotrace.results.explorer import pack, strongest
 
 
 def opened(text: str) -> bytes:

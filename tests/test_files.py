@@ -11,10 +11,10 @@ import pytest
 from safetensors.numpy import save_file
 
 import neurotrace as nt
-from neurotrace import cli
-from neurotrace.errors import InputError
-from neurotrace.library.importing import import_counterfact
-from neurotrace.rank_tables import known_truth, read_truth
+from neurotrace.cli import main as cli
+from neurotrace.core.errors import InputError
+from neurotrace.probe_sets.importing import import_counterfact
+from neurotrace.results.ranking import known_truth, read_truth
 from neurotrace.sweeps.cells import read_cells
 from neurotrace.sweeps.cost import config_from_file
 

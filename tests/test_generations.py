@@ -15,11 +15,11 @@ from planted import word_tokenizer
 
 import neurotrace as nt
 from neurotrace import rankers
-from neurotrace.errors import InputError
-from neurotrace.hooks import tokenizer_of, twin
-from neurotrace.interventions import KINDS, make
-from neurotrace.scores import DIRECTIONS
-from neurotrace.tokens import encode
+from neurotrace.core.errors import InputError
+from neurotrace.core.scores import DIRECTIONS
+from neurotrace.interventions.intervention import KINDS, make
+from neurotrace.models.encoding import encode
+from neurotrace.models.hooks import tokenizer_of, twin
 
 pytestmark = [
     pytest.mark.bridge,

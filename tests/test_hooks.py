@@ -9,9 +9,9 @@ from planted import WORDS, word_tokenizer
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import neurotrace as nt
-from neurotrace.errors import InputError
-from neurotrace.hooks import forward, inspect_model, post_name, twin
-from neurotrace.models import hook
+from neurotrace.core.errors import InputError
+from neurotrace.models.hooks import forward, inspect_model, post_name, twin
+from neurotrace.models.loading import hook
 
 IDS = torch.tensor([[1, 7, 9, 2], [3, 8, 4, 1]])
 
@@ -86,7 +86,7 @@ def test_layers_before_an_edit_are_bit_equal_and_identity_changes_nothing(tmp_pa
 def test_wrong_neurons_are_refused(tmp_path, monkeypatch):
     """A hook that shows something else than the down projection's input must not pass."""
     model = family_model("gpt2", tmp_path)
-    from neurotrace import hooks
+    from neurotrace.models import hooks
 
     real = hooks.w_out
     monkeypatch.setattr(hooks, "w_out", lambda m, layer: real(m, layer) * 1.5)
@@ -101,7 +101,7 @@ def test_training_mode_and_foreign_objects_are_refused(tmp_path):
     bridge = hook(GPT2LMHeadModel(config).eval(), word_tokenizer(tmp_path, WORDS), name="tiny")
     fresh = GPT2LMHeadModel(config).eval()
     other = hook(fresh, word_tokenizer(tmp_path, WORDS), name="tiny2")
-    from neurotrace import hooks
+    from neurotrace.models import hooks
 
     hooks._checked.pop(other)
     other.train()

@@ -10,11 +10,11 @@ import torch
 from test_cli import neurotrace, refused
 
 import neurotrace as nt
-from neurotrace.errors import InputError
-from neurotrace.hooks import twin
-from neurotrace.imprint import imprint
-from neurotrace.injection import Fact, UnteachableError, load_facts
-from neurotrace.injection_studies import injection_study
+from neurotrace.core.errors import InputError
+from neurotrace.models.hooks import twin
+from neurotrace.rankers.imprint import imprint
+from neurotrace.studies.injection import Fact, UnteachableError, load_facts
+from neurotrace.studies.injection_study import injection_study
 
 
 @pytest.fixture(scope="module")

@@ -12,19 +12,19 @@ import pytest
 from planted import WORDS, planted_pairs, word_tokenizer
 
 import neurotrace as nt
-from neurotrace.errors import InputError
-from neurotrace.library.cards import BEGIN, END, behaviour_table, digest, write_behaviour
-from neurotrace.library.chat import chat_pairs, chat_record
-from neurotrace.library.checking import build_set, check_pairs, check_set, set_folder
-from neurotrace.library.importing import (
+from neurotrace.core.errors import InputError
+from neurotrace.core.pairs import load_pairs
+from neurotrace.core.records import probe_names
+from neurotrace.probe_sets.cards import BEGIN, END, behaviour_table, digest, write_behaviour
+from neurotrace.probe_sets.chat import chat_pairs, chat_record
+from neurotrace.probe_sets.checking import build_set, check_pairs, check_set, set_folder
+from neurotrace.probe_sets.importing import (
     import_clean_corrupt,
     import_counterfact,
     import_table,
 )
-from neurotrace.library.making import Item, fill, rows
-from neurotrace.library.mining import mine_pairs
-from neurotrace.pairs import load_pairs
-from neurotrace.records import probe_names
+from neurotrace.probe_sets.making import Item, fill, rows
+from neurotrace.probe_sets.mining import mine_pairs
 
 FOR_ORGANISMS = ("arithmetic", "inference", "letters")
 FOR_REAL_MODELS = [name for name in probe_names() if name not in FOR_ORGANISMS]
@@ -118,7 +118,7 @@ def test_mining_finds_what_the_model_answers_both_ways(model):
 
 
 def test_mining_stops_when_there_is_enough(model, monkeypatch):
-    monkeypatch.setattr("neurotrace.library.mining._CHUNK", 4)
+    monkeypatch.setattr("neurotrace.probe_sets.mining._CHUNK", 4)
     many = [
         replace(pair, id=f"{pair.id}/{n}", family=f"family {n}")
         for n in range(2)
@@ -228,7 +228,7 @@ def test_clean_corrupt_tables(tmp_path, model):
         "f",
     )
     ids = write_csv(tmp_path / "i.csv", [row | {"correct_idx": 3, "incorrect_idx": 4}])
-    from neurotrace.hooks import tokenizer_of
+    from neurotrace.models.hooks import tokenizer_of
 
     (pair,) = import_clean_corrupt(ids, clean="memorization", tokenizer=tokenizer_of(model))
     assert (pair.memorized_answer.strip(), pair.reasoned_answer.strip()) == ("mem", "rea")

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neurotrace.errors import InputError
-from neurotrace.neurons import Neuron
-from neurotrace.scores import DIRECTIONS, Scores
+from neurotrace.core.errors import InputError
+from neurotrace.core.neurons import Neuron
+from neurotrace.core.scores import DIRECTIONS, Scores
 
 
 def some(seed: int = 0, layers: int = 3, width: int = 40) -> Scores:

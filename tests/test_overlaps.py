@@ -8,9 +8,9 @@ import torch
 from test_cli import neurotrace
 
 import neurotrace as nt
-from neurotrace.errors import InputError
-from neurotrace.scores import Scores
-from neurotrace.significance import GroupScores
+from neurotrace.core.errors import InputError
+from neurotrace.core.scores import Scores
+from neurotrace.studies.significance import GroupScores
 
 
 def grouped(seed: int, donor: str = "reasoning", *, shared: int = 0) -> GroupScores:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neurotrace.errors import InputError
-from neurotrace.pairs import (
+from neurotrace.core.errors import InputError
+from neurotrace.core.pairs import (
     PAIR_FIELDS,
     PromptPair,
     fold_pairs,
@@ -17,7 +17,7 @@ from neurotrace.pairs import (
     sample_pairs,
     split_pairs,
 )
-from neurotrace.records import probe_names
+from neurotrace.core.records import probe_names
 
 GOOD = {
     "id": "a", "family": "f", "template": "t", "group": "g", "memorization": "recall x",

@@ -10,15 +10,15 @@ import pytest
 import torch
 
 import neurotrace as nt
-from neurotrace.errors import InputError
-from neurotrace.hooks import forward
+from neurotrace.core.errors import InputError
+from neurotrace.models.encoding import encode
+from neurotrace.models.hooks import forward
 from neurotrace.organism.forward import Group
 from neurotrace.organism.forward import forward as packed
 from neurotrace.paper import language, study, training
 from neurotrace.paper.__main__ import main, one_model
 from neurotrace.paper.study import ARMS
 from neurotrace.paper.units import evidence_of
-from neurotrace.tokens import encode
 
 
 def test_the_language_says_what_it_says():

@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 
 import neurotrace as nt
-from neurotrace.errors import InputError
-from neurotrace.trust_tables import coverage
+from neurotrace.answers.tables import coverage
+from neurotrace.core.errors import InputError
 
 EVIL = "<script>alert(1)</script>"
 
@@ -126,8 +126,8 @@ def test_a_monitored_text_is_coloured_and_stays_text(organism, study):
 @pytest.mark.parametrize("engine", [True, False])
 def test_a_prompt_costs_at_most_three_passes(organism, prompts, study, engine, monkeypatch):
     """Counted at the first block: rows × positions that it reads."""
-    from neurotrace import changed_logits
-    from neurotrace.hooks import twin
+    from neurotrace.interventions import logits as changed_logits
+    from neurotrace.models.hooks import twin
 
     real = twin(organism)
     changed_logits.engine_of(organism)  # proved before anything is counted

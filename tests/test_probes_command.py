@@ -7,7 +7,7 @@ import json
 import pytest
 from test_cli import GOOD, neurotrace, refused
 
-from neurotrace.records import probe_names
+from neurotrace.core.records import probe_names
 
 
 def test_list_show_validate_build(tmp_path):

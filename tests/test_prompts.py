@@ -7,8 +7,8 @@ import json
 import pytest
 
 import neurotrace as nt
-from neurotrace.errors import InputError
-from neurotrace.prompts import PROMPT_FIELDS, originals
+from neurotrace.core.errors import InputError
+from neurotrace.core.prompts import PROMPT_FIELDS, originals
 
 GOOD = {
     "id": "a", "family": "f", "template": "t", "group": "g", "prompt": "ask x",

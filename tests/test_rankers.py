@@ -11,8 +11,8 @@ from planted import PLANTED
 from scipy.stats import spearmanr
 
 import neurotrace as nt
-from neurotrace.errors import InputError
-from neurotrace.tokens import encode
+from neurotrace.core.errors import InputError
+from neurotrace.models.encoding import encode
 
 DONORS = {"reasoning": "to_reasoning", "memorization": "to_memorization"}
 RANKERS = [
@@ -68,7 +68,7 @@ def test_exact_equals_measuring_one_by_one(name, kind, tmp_path):
     reference = nt.moments(model, encoded)
     neurons = [nt.Neuron(0, 3), nt.Neuron(1, 60), nt.Neuron(2, 7)]
     scores = nt.exact(model, encoded, intervention=kind, neurons=neurons, reference=reference)
-    from neurotrace.interventions import make
+    from neurotrace.interventions.intervention import make
 
     for neuron in neurons:
         one = make(kind, [neuron], reference, direction="to_reasoning")

@@ -10,11 +10,11 @@ from scipy.stats import spearmanr
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
 import neurotrace as nt
-from neurotrace import suffix
-from neurotrace.errors import InputError
-from neurotrace.hooks import twin
-from neurotrace.suffix_relp import linearised
-from neurotrace.suffix_slopes import slopes
+from neurotrace.core.errors import InputError
+from neurotrace.engine import engine as suffix
+from neurotrace.engine.relp import linearised
+from neurotrace.engine.slopes import slopes
+from neurotrace.models.hooks import twin
 
 MASKS = [nt.slimming, nt.hard_concrete]
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import neurotrace as nt
-from neurotrace.pairs import pair_record
+from neurotrace.core.pairs import pair_record
 
 README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
 

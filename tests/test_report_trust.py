@@ -15,10 +15,11 @@ import pandas as pd
 import pytest
 
 import neurotrace as nt
-from neurotrace import cli, writing
-from neurotrace.errors import InputError
-from neurotrace.report_trust import trust_section
-from neurotrace.trust_folder import FILES, prepare_trust, read_trust, save_trust
+from neurotrace.cli import main as cli
+from neurotrace.core import writing
+from neurotrace.core.errors import InputError
+from neurotrace.results.report_sections import trust_section
+from neurotrace.results.trust import FILES, prepare_trust, read_trust, save_trust
 
 EVIL = "<script>alert(1)</script>"
 
@@ -190,7 +191,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_that_reads(
 
 
 def test_hover_shows_the_prompts(made):
-    from neurotrace.report import figures
+    from neurotrace.results.report import figures
 
     run = nt.load_run(made)
     assert len(run.pairs) == run.summary["pairs"]["kept"]

@@ -17,8 +17,8 @@ import pytest
 from planted import planted_model, planted_pairs
 
 import neurotrace as nt
-from neurotrace.errors import InputError
-from neurotrace.hooks import twin
+from neurotrace.core.errors import InputError
+from neurotrace.models.hooks import twin
 from neurotrace.sweeps.cost import config_from_file, shape_of
 from neurotrace.sweeps.estimate import estimate
 from neurotrace.sweeps.layout import Shard

@@ -10,10 +10,10 @@ from planted import PLANTED
 from scipy import stats
 
 import neurotrace as nt
-from neurotrace.errors import InputError
-from neurotrace.scores import Scores
-from neurotrace.significance import GroupScores, assess, group_scores
-from neurotrace.statistics import mean_interval
+from neurotrace.core.errors import InputError
+from neurotrace.core.scores import Scores
+from neurotrace.core.statistics import mean_interval
+from neurotrace.studies.significance import GroupScores, assess, group_scores
 
 
 def noise(groups: int = 20, neurons: int = 2000, *, signal: int = 0, sizes: int = 1) -> GroupScores:

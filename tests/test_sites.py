@@ -7,12 +7,12 @@ import torch
 from families import family_model, random_pairs
 
 import neurotrace as nt
-from neurotrace.errors import InputError
-from neurotrace.hooks import forward
-from neurotrace.metrics import logit_difference
-from neurotrace.site_hooks import change_sites, read_sites
-from neurotrace.sites import _as_many, _Work
-from neurotrace.tokens import encode
+from neurotrace.core.errors import InputError
+from neurotrace.core.metrics import logit_difference
+from neurotrace.models.encoding import encode
+from neurotrace.models.hooks import forward
+from neurotrace.models.sites import change_sites, read_sites
+from neurotrace.studies.locate import _as_many, _Work
 
 SITES = ("attention", "mlp", "residual", "heads")
 

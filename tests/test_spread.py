@@ -10,9 +10,9 @@ from transformers import AutoModelForCausalLM
 
 import neurotrace as nt
 from neurotrace import rankers
-from neurotrace.errors import InputError
-from neurotrace.hooks import forward, twin, unembedding, w_out
-from neurotrace.tokens import encode
+from neurotrace.core.errors import InputError
+from neurotrace.models.encoding import encode
+from neurotrace.models.hooks import forward, twin, unembedding, w_out
 
 pytestmark = pytest.mark.bridge
 QUICK = {"integrated": {"steps": 2}, "slimming": {"steps": 2}, "hard_concrete": {"steps": 2}}

@@ -13,11 +13,14 @@ import pytest
 from planted import PLANTED
 
 import neurotrace as nt
-from neurotrace import interventions, runs, writing
-from neurotrace.errors import InputError
-from neurotrace.proof import _kept
-from neurotrace.report import figures
-from neurotrace.selection import Candidate, choose, default_ks
+from neurotrace.core import writing
+from neurotrace.core.errors import InputError
+from neurotrace.interventions import intervention as interventions
+from neurotrace.models.encoding import Dropped
+from neurotrace.results import run as runs
+from neurotrace.results.report import figures
+from neurotrace.studies.held_out import _kept
+from neurotrace.studies.selection import Candidate, choose, default_ks
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +43,7 @@ def test_it_finds_the_planted_neuron_and_flips_everything(study):
 def test_the_verdict_follows_the_rule(study, monkeypatch):
     # 1 of 48 neurons is more than 1 %: the rule must say no, and yes where that is allowed
     assert study.verdicts() == {"planted": False}
-    from neurotrace import studies
+    from neurotrace.studies import study as studies
 
     monkeypatch.setitem(studies.VERDICT, "fraction", 0.05)
     assert study.verdicts() == {"planted": True}
@@ -188,9 +191,7 @@ def test_prompts_are_data_in_the_report(study, model, tmp_path):
         for pair in study.encoded.pairs
     )
     examples = tuple(replace(example, prompt=evil, after=evil) for example in study.examples)
-    encoded = replace(
-        study.encoded, pairs=pairs, dropped=(nt.tokens.Dropped(pairs[0], evil, evil),)
-    )
+    encoded = replace(study.encoded, pairs=pairs, dropped=(Dropped(pairs[0], evil, evil),))
     effects = nt.Effects(
         study.effects.table.set_column(
             0, "pair", [[evil + name for name in study.effects.table["pair"].to_pylist()]]

@@ -12,10 +12,10 @@ import torch
 from families import DEPTH, FAMILIES, VOCABULARY, build
 from torch import nn
 
-from neurotrace import suffix
-from neurotrace.suffix import Edit
-from neurotrace.suffix_modules import bf16_missing
-from neurotrace.suffix_parts import find_parts
+from neurotrace.engine import engine as suffix
+from neurotrace.engine.engine import Edit
+from neurotrace.engine.modules import bf16_missing
+from neurotrace.engine.parts import find_parts
 
 LENGTH = 14
 SERVED = [name for name, each in FAMILIES.items() if each.path in ("shared", "frozen")]
@@ -259,7 +259,7 @@ def test_what_is_wrong_is_named():
 
 
 def test_a_way_that_is_wrong_is_disproved_and_named(monkeypatch):
-    from neurotrace import suffix_attention
+    from neurotrace.engine import attention as suffix_attention
 
     right = suffix_attention.shared_prefix_attention
 

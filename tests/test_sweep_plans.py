@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 import neurotrace as nt
-from neurotrace.commands.plan import plan
-from neurotrace.errors import InputError
+from neurotrace.cli.plan import plan
+from neurotrace.core.errors import InputError
 from neurotrace.organism import folder as organism_folder
 from neurotrace.sweeps.cells import read_cells, run_cells, status
 from neurotrace.sweeps.cost import config_from_file, cost, growth, shape_of

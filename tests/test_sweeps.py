@@ -24,8 +24,8 @@ from hypothesis import strategies as st
 from planted import PLANTED, planted_model, planted_pairs
 
 import neurotrace as nt
-from neurotrace.errors import InputError
-from neurotrace.hooks import twin
+from neurotrace.core.errors import InputError
+from neurotrace.models.hooks import twin
 from neurotrace.sweeps.folders import open_folder
 from neurotrace.sweeps.layout import Layout, Shard, parse_shard
 from neurotrace.sweeps.locks import LOCKS, locked, owners
@@ -330,7 +330,7 @@ def test_what_is_not_finite_is_marked_and_in_no_mean(asked, tmp_path):
 def test_memory_that_runs_out_makes_passes_smaller_and_rows_say_so(
     asked, whole, tmp_path, monkeypatch
 ):
-    from neurotrace.suffix import Engine
+    from neurotrace.engine.engine import Engine
 
     forward = Engine._forward
 
@@ -424,7 +424,7 @@ def command(*arguments):
 
 
 def test_signals_once_and_twice():
-    from neurotrace.commands.sweep import finishing
+    from neurotrace.cli.sweep import finishing
 
     with finishing() as stop, pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGTERM)  # nothing has begun: leave at once

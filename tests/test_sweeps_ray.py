@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import neurotrace as nt
-from neurotrace.errors import InputError
+from neurotrace.core.errors import InputError
 from neurotrace.sweeps.folders import open_folder
 from neurotrace.sweeps.manifest import read_manifest
 from neurotrace.sweeps.parts import present

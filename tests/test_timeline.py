@@ -13,11 +13,11 @@ from transformers import GPT2LMHeadModel
 
 import neurotrace as nt
 from neurotrace import organism
-from neurotrace.errors import InputError
+from neurotrace.core.errors import InputError
+from neurotrace.core.pairs import pair_record, sample_pairs
 from neurotrace.organism import training
 from neurotrace.organism.tokenizer import make_tokenizer
-from neurotrace.pairs import pair_record, sample_pairs
-from neurotrace.timelines import checkpoints_of
+from neurotrace.studies.timeline import checkpoints_of
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +145,7 @@ def test_training_keeps_checkpoints_and_is_the_same_for_it():
 
 
 def test_a_second_set_of_prompts_is_not_taken_for_a_checkpoint(tmp_path, monkeypatch):
-    from neurotrace.commands.checkpoints import checkpoints
+    from neurotrace.cli.checkpoints import checkpoints
 
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="inference is a set of prompts, no model"):

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import neurotrace as nt
-from neurotrace.activations import stream
-from neurotrace.errors import InputError
-from neurotrace.tokens import by_length
+from neurotrace.core.errors import InputError
+from neurotrace.models.activations import stream
+from neurotrace.models.encoding import by_length
 
 
 def test_kept_pairs_behave(encoded):
@@ -53,7 +53,7 @@ def test_a_word_without_a_token_is_not_studied_as_if_it_had_one(organism):
 def test_a_token_that_serves_for_more_is_not_unknown():
     from types import SimpleNamespace
 
-    from neurotrace.tokens import unknown_token
+    from neurotrace.models.encoding import unknown_token
 
     ids = {"bos_token_id": 1, "eos_token_id": 2}
     assert unknown_token(SimpleNamespace(unk_token_id=0, **ids)) == 0
@@ -62,7 +62,7 @@ def test_a_token_that_serves_for_more_is_not_unknown():
 
 
 def test_answer_ids_follow_the_prompt(model, encoded):
-    from neurotrace.hooks import tokenizer_of
+    from neurotrace.models.hooks import tokenizer_of
 
     tokenizer = tokenizer_of(model)
     for place, pair in enumerate(encoded.pairs):
@@ -151,7 +151,7 @@ def test_a_budget_is_kept(model, encoded):
 def test_nan_is_named(tmp_path):
     from families import family_model, random_pairs
 
-    from neurotrace.hooks import twin
+    from neurotrace.models.hooks import twin
 
     model = family_model("gpt2", tmp_path)
     with torch.no_grad():

@@ -10,9 +10,9 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 import neurotrace as nt
-from neurotrace.calibration import Calibration, fit_calibration
-from neurotrace.errors import InputError
-from neurotrace.prompts import originals
+from neurotrace.answers.calibration import Calibration, fit_calibration
+from neurotrace.core.errors import InputError
+from neurotrace.core.prompts import originals
 
 
 @pytest.fixture(scope="module")
@@ -121,8 +121,8 @@ def test_refusals(organism, model, circuit):
 
 def test_the_commands(tmp_path, capsys):
     """From prompts to a judged circuit, and from it to a score a line."""
-    from neurotrace.commands.circuit import circuit as find
-    from neurotrace.commands.trust import trust as score
+    from neurotrace.cli.circuit import circuit as find
+    from neurotrace.cli.trust import trust as score
 
     find(
         "organism", ["arithmetic"], tmp_path / "out", ["inference"], k=4, seed=0, device="cpu",
@@ -162,9 +162,9 @@ def test_a_study_of_one_outcome_is_refused(organism, prompts):
 
 def test_the_writes_follow_the_models_own_slope(organism, prompts):
     """Per-layer writes by the unembedding, against the gradient through the model itself."""
-    from neurotrace import metrics
-    from neurotrace.site_hooks import final_residual_slope, read_sites
-    from neurotrace.trust_signals import inside_features
+    from neurotrace.answers.baselines import inside_features
+    from neurotrace.core import metrics
+    from neurotrace.models.sites import final_residual_slope, read_sites
 
     asked = nt.answer(organism, originals(prompts)[:6])
     found = inside_features(organism, asked)

@@ -17,8 +17,8 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
-from neurotrace.display import Bar, Cell, Shown, Table, View
-from neurotrace.errors import InputError
+from neurotrace.core.display import Bar, Cell, Shown, Table, View
+from neurotrace.core.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd

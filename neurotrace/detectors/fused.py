@@ -16,11 +16,11 @@ from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils.validation import check_is_fitted
 
+from neurotrace.core.display import Bar, Cell
+from neurotrace.core.errors import InputError
 from neurotrace.detectors.base import Array, Detector, clip_logit
 from neurotrace.detectors.linear import LinearDetector, folds_of
 from neurotrace.detectors.weights import Draws, fuse, mixture_posterior, product_posterior
-from neurotrace.display import Bar, Cell
-from neurotrace.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd

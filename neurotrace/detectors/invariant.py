@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from neurotrace.core.display import Cell
+from neurotrace.core.errors import InputError
 from neurotrace.detectors.base import Array, Basis, Detector, weights_frame, weights_rows
 from neurotrace.detectors.environments import EnvironmentHeads
 from neurotrace.detectors.risks import PENALTIES, Penalty, dro_weights, irm, risks, shares, vrex
-from neurotrace.display import Cell
-from neurotrace.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd

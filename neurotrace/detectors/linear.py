@@ -13,8 +13,8 @@ from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.utils.validation import check_is_fitted
 
+from neurotrace.core.display import Cell
 from neurotrace.detectors.base import Array, Basis, Detector, weights_frame, weights_rows
-from neurotrace.display import Cell
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from neurotrace.core.errors import InputError
+from neurotrace.core.files import read_tensors
 from neurotrace.detectors.base import Detector
 from neurotrace.detectors.fused import FusedDetector
 from neurotrace.detectors.invariant import InvariantDetector
 from neurotrace.detectors.linear import LinearDetector
-from neurotrace.errors import InputError
-from neurotrace.files import read_tensors
 
 FORMAT = "neurotrace.detector/1"
 _CLASSES = {kind.__name__: kind for kind in (LinearDetector, InvariantDetector, FusedDetector)}

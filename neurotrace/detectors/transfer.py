@@ -20,12 +20,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 
+from neurotrace.core.errors import InputError
 from neurotrace.detectors.base import Detector
 from neurotrace.detectors.fused import FusedDetector
 from neurotrace.detectors.invariant import InvariantDetector
 from neurotrace.detectors.judging import auroc, judge
 from neurotrace.detectors.linear import LinearDetector, folds_of
-from neurotrace.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd

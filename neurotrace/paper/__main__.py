@@ -27,9 +27,9 @@ def main(given: list[str] | None = None) -> None:
     parts = [one_model(args.out / f"seed-{seed}", seed, args.steps) for seed in range(args.seeds)]
     import pandas as pd
 
-    from neurotrace.pairs import pair_record
+    from neurotrace.core.pairs import pair_record
+    from neurotrace.core.writing import write_atomically
     from neurotrace.paper.language import pairs
-    from neurotrace.writing import write_atomically
 
     lines = "".join(json.dumps(pair_record(pair)) + "\n" for pair in pairs())
     write_atomically(args.out / "pairs.jsonl", lines.encode())
@@ -42,12 +42,12 @@ def main(given: list[str] | None = None) -> None:
 
 def one_model(folder: Path, seed: int, steps: int | None) -> dict[str, Any]:
     """The tables of one seed; trains and compares only what isn't there."""
-    from neurotrace.commands.console import quiet
-    from neurotrace.errors import InputError
-    from neurotrace.models import load_model
+    from neurotrace.cli.console import quiet
+    from neurotrace.core.errors import InputError
+    from neurotrace.core.writing import write_atomically
+    from neurotrace.models.loading import load_model
     from neurotrace.paper import training
     from neurotrace.paper.study import study_model
-    from neurotrace.writing import write_atomically
 
     quiet()
     wanted = steps or training.STEPS

@@ -30,8 +30,8 @@ import numpy as np
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from neurotrace.core.pairs import PromptPair
 from neurotrace.organism.language import DIGITS, names
-from neurotrace.pairs import PromptPair
 
 SEED = 2412
 CUES = ("recall", "think")

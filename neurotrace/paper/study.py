@@ -27,20 +27,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neurotrace.activations import Activations, Reference
-from neurotrace.changed_logits import logits_under
-from neurotrace.controls import CONTROLS, controls_for
-from neurotrace.effects import measure
-from neurotrace.hooks import Site, inspect_model, tokenizer_of
-from neurotrace.interventions import Intervention, Kind, other_donor, patch, shift, values_at
-from neurotrace.neurons import Neuron
-from neurotrace.neutral import damage
-from neurotrace.pairs import split_pairs
+from neurotrace.core.neurons import Neuron
+from neurotrace.core.pairs import split_pairs
+from neurotrace.core.scores import DIRECTIONS, Direction, Scores
+from neurotrace.interventions.controls import CONTROLS, controls_for
+from neurotrace.interventions.damage import damage
+from neurotrace.interventions.effects import measure
+from neurotrace.interventions.intervention import (
+    Intervention,
+    Kind,
+    other_donor,
+    patch,
+    shift,
+    values_at,
+)
+from neurotrace.interventions.logits import logits_under
+from neurotrace.models.activations import Activations, Reference
+from neurotrace.models.encoding import EncodedPairs, by_length, encode
+from neurotrace.models.hooks import Site, inspect_model, tokenizer_of
 from neurotrace.paper.language import CUES, FAMILIES, neutral, pairs, same_items
 from neurotrace.paper.units import evidence_of
-from neurotrace.scores import DIRECTIONS, Direction, Scores
-from neurotrace.selection import Evidence, flip_rates, interventions_for, rank
-from neurotrace.tokens import EncodedPairs, by_length, encode
+from neurotrace.studies.selection import Evidence, flip_rates, interventions_for, rank
 
 Row = dict[str, Any]
 HARM = 0.05  # nats, at most, on the neutral prompts that ours are chosen by

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from neurotrace.activations import Activations
-from neurotrace.hooks import Site, inspect_model
-from neurotrace.metrics import logit_difference
-from neurotrace.selection import Evidence, gather
-from neurotrace.site_hooks import site_slopes
-from neurotrace.tokens import SIDES, EncodedPairs, by_length
+from neurotrace.core.metrics import logit_difference
+from neurotrace.models.activations import Activations
+from neurotrace.models.encoding import SIDES, EncodedPairs, by_length
+from neurotrace.models.hooks import Site, inspect_model
+from neurotrace.models.sites import site_slopes
+from neurotrace.studies.selection import Evidence, gather
 
 
 def evidence_of(model: Any, encoded: EncodedPairs, site: Site) -> Evidence:

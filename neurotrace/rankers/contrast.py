@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from neurotrace.activations import moments
-from neurotrace.interventions import Kind
-from neurotrace.pairs import PromptPair
-from neurotrace.rankers.targets import provenance
-from neurotrace.scores import Scores
-from neurotrace.tokens import EncodedPairs, Progress, Side, encode
+from neurotrace.core.pairs import PromptPair
+from neurotrace.core.scores import Scores
+from neurotrace.interventions.intervention import Kind
+from neurotrace.interventions.targets import provenance
+from neurotrace.models.activations import moments
+from neurotrace.models.encoding import EncodedPairs, Progress, Side, encode
 
 
 def contrast(

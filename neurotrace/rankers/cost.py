@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from neurotrace.hooks import ModelInfo
+from neurotrace.models.hooks import ModelInfo
 
 _STEPS = {"slimming": 200, "hard_concrete": 400}  # their defaults
 

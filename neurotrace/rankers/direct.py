@@ -16,15 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neurotrace.activations import Moments
-from neurotrace.hooks import inspect_model, w_out
-from neurotrace.interventions import Kind
-from neurotrace.metrics import logit_difference
-from neurotrace.pairs import PromptPair
-from neurotrace.rankers.targets import finite, provenance, recipient_of, targets_for
-from neurotrace.scores import Scores
-from neurotrace.site_hooks import final_residual_slope
-from neurotrace.tokens import EncodedPairs, Progress, Side, by_length, encode
+from neurotrace.core.metrics import logit_difference
+from neurotrace.core.pairs import PromptPair
+from neurotrace.core.scores import Scores
+from neurotrace.interventions.intervention import Kind
+from neurotrace.interventions.targets import finite, provenance, recipient_of, targets_for
+from neurotrace.models.activations import Moments
+from neurotrace.models.encoding import EncodedPairs, Progress, Side, by_length, encode
+from neurotrace.models.hooks import inspect_model, w_out
+from neurotrace.models.sites import final_residual_slope
 
 
 def direct(

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from neurotrace.activations import Moments
-from neurotrace.interventions import Kind
-from neurotrace.neurons import Neuron
-from neurotrace.pairs import PromptPair
-from neurotrace.scores import Scores
-from neurotrace.tokens import EncodedPairs, Progress, Side
+from neurotrace.core.neurons import Neuron
+from neurotrace.core.pairs import PromptPair
+from neurotrace.core.scores import Scores
+from neurotrace.interventions.intervention import Kind
+from neurotrace.models.activations import Moments
+from neurotrace.models.encoding import EncodedPairs, Progress, Side
 
 
 def exact(
@@ -29,7 +29,7 @@ def exact(
     Args:
         neurons: those to measure; None: all of them. The others' scores are NaN.
     """
-    from neurotrace.ablation import ablate  # which imports this package's targets
+    from neurotrace.ablation.neurons import ablate  # which imports this package's targets
 
     scores = ablate(
         model, pairs, neurons, mode=intervention, donor=donor, reference=reference,

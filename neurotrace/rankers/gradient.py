@@ -17,15 +17,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from neurotrace.activations import Moments
-from neurotrace.engines import engine_of
-from neurotrace.hooks import forward, inspect_model
-from neurotrace.interventions import Kind
-from neurotrace.metrics import logit_difference
-from neurotrace.pairs import PromptPair
-from neurotrace.rankers.targets import finite, provenance, recipient_of, targets_for
-from neurotrace.scores import Scores
-from neurotrace.tokens import EncodedPairs, Progress, Side, by_length, encode
+from neurotrace.core.metrics import logit_difference
+from neurotrace.core.pairs import PromptPair
+from neurotrace.core.scores import Scores
+from neurotrace.interventions.intervention import Kind
+from neurotrace.interventions.targets import finite, provenance, recipient_of, targets_for
+from neurotrace.models.activations import Moments
+from neurotrace.models.encoding import EncodedPairs, Progress, Side, by_length, encode
+from neurotrace.models.engines import engine_of
+from neurotrace.models.hooks import forward, inspect_model
 
 # (model, ids, memorized, reasoned) -> (activations, slopes), both Float["batch layer neuron"]
 Slopes = Callable[[Any, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -96,7 +96,7 @@ def slopes_of(
     """
     engine = engine_of(model)
     if engine is not None and engine.path != "naive":
-        from neurotrace.suffix_slopes import slopes as by_suffix
+        from neurotrace.engine.slopes import slopes as by_suffix
 
         values, found = by_suffix(engine, ids, memorized, reasoned, added=added, layers=layers)
         return values.float().cpu(), found.float().cpu()

@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neurotrace.activations import Moments
-from neurotrace.hooks import inspect_model
-from neurotrace.interventions import Kind
-from neurotrace.pairs import PromptPair
+from neurotrace.core.pairs import PromptPair
+from neurotrace.core.scores import Scores
+from neurotrace.interventions.intervention import Kind
+from neurotrace.models.activations import Moments
+from neurotrace.models.encoding import EncodedPairs, Progress, Side
+from neurotrace.models.hooks import inspect_model
 from neurotrace.rankers.masks import PRICE, Question, learn
-from neurotrace.scores import Scores
-from neurotrace.tokens import EncodedPairs, Progress, Side
 
 _BETA = 0.33
 _OPEN = _BETA * math.log(0.1 / 1.1)

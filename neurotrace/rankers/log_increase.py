@@ -19,14 +19,14 @@ from typing import Any
 
 import torch
 
-from neurotrace.activations import Moments
-from neurotrace.hooks import inspect_model, w_out
-from neurotrace.interventions import Kind
-from neurotrace.pairs import PromptPair
-from neurotrace.rankers.targets import finite, provenance, recipient_of, targets_for
-from neurotrace.scores import Scores
-from neurotrace.site_hooks import lens, residuals
-from neurotrace.tokens import EncodedPairs, Progress, Side, by_length, encode
+from neurotrace.core.pairs import PromptPair
+from neurotrace.core.scores import Scores
+from neurotrace.interventions.intervention import Kind
+from neurotrace.interventions.targets import finite, provenance, recipient_of, targets_for
+from neurotrace.models.activations import Moments
+from neurotrace.models.encoding import EncodedPairs, Progress, Side, by_length, encode
+from neurotrace.models.hooks import inspect_model, w_out
+from neurotrace.models.sites import lens, residuals
 
 
 def log_increase(

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from neurotrace.controls import write_norms
-from neurotrace.hooks import inspect_model
-from neurotrace.interventions import Kind
-from neurotrace.pairs import PromptPair
-from neurotrace.scores import Scores
-from neurotrace.tokens import EncodedPairs, Progress, Side
+from neurotrace.core.pairs import PromptPair
+from neurotrace.core.scores import Scores
+from neurotrace.interventions.controls import write_norms
+from neurotrace.interventions.intervention import Kind
+from neurotrace.models.encoding import EncodedPairs, Progress, Side
+from neurotrace.models.hooks import inspect_model
 
 
 def magnitude(

@@ -26,22 +26,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from neurotrace.activations import Moments
-from neurotrace.engines import engine_of
-from neurotrace.errors import InputError
-from neurotrace.hooks import forward, inspect_model
-from neurotrace.interventions import Kind
-from neurotrace.pairs import PromptPair
-from neurotrace.rankers.targets import (
+from neurotrace.core.errors import InputError
+from neurotrace.core.pairs import PromptPair
+from neurotrace.core.scores import Scores
+from neurotrace.engine.slopes import logits_through, prefix_of
+from neurotrace.interventions.intervention import Kind
+from neurotrace.interventions.targets import (
     direction_of,
     finite,
     provenance,
     recipient_of,
     targets_for,
 )
-from neurotrace.scores import Scores
-from neurotrace.suffix_slopes import logits_through, prefix_of
-from neurotrace.tokens import EncodedPairs, Progress, Side, by_length, encode
+from neurotrace.models.activations import Moments
+from neurotrace.models.encoding import EncodedPairs, Progress, Side, by_length, encode
+from neurotrace.models.engines import engine_of
+from neurotrace.models.hooks import forward, inspect_model
 
 Question = Literal["flip", "keep"]
 # nats that a neuron costs: the 1000 of Chang et al. over GPT-2's 36,864 neurons

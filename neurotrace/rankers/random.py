@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from neurotrace.hooks import inspect_model
-from neurotrace.interventions import Kind
-from neurotrace.pairs import PromptPair
-from neurotrace.scores import Scores
-from neurotrace.tokens import EncodedPairs, Progress, Side
+from neurotrace.core.pairs import PromptPair
+from neurotrace.core.scores import Scores
+from neurotrace.interventions.intervention import Kind
+from neurotrace.models.encoding import EncodedPairs, Progress, Side
+from neurotrace.models.hooks import inspect_model
 
 
 def random_scores(

@@ -15,16 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neurotrace.activations import Moments
-from neurotrace.engines import engine_of
-from neurotrace.errors import InputError
-from neurotrace.hooks import inspect_model
-from neurotrace.interventions import Kind
-from neurotrace.pairs import PromptPair
+from neurotrace.core.errors import InputError
+from neurotrace.core.pairs import PromptPair
+from neurotrace.core.scores import Scores
+from neurotrace.interventions.intervention import Kind
+from neurotrace.interventions.targets import finite, provenance, recipient_of, targets_for
+from neurotrace.models.activations import Moments
+from neurotrace.models.encoding import EncodedPairs, Progress, Side, encode
+from neurotrace.models.engines import engine_of
+from neurotrace.models.hooks import inspect_model
 from neurotrace.rankers.gradient import gradients
-from neurotrace.rankers.targets import finite, provenance, recipient_of, targets_for
-from neurotrace.scores import Scores
-from neurotrace.tokens import EncodedPairs, Progress, Side, encode
 
 
 def relp(
@@ -57,8 +57,8 @@ def relp(
 
 
 def _slopes(model: Any, ids: Tensor, memorized: Tensor, reasoned: Tensor) -> tuple[Tensor, Tensor]:
-    from neurotrace.suffix_relp import half, is_gated, linearised
-    from neurotrace.suffix_slopes import slopes
+    from neurotrace.engine.relp import half, is_gated, linearised
+    from neurotrace.engine.slopes import slopes
 
     engine = engine_of(model)
     if engine is None:

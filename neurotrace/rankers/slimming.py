@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from neurotrace.activations import Moments
-from neurotrace.hooks import inspect_model
-from neurotrace.interventions import Kind
-from neurotrace.pairs import PromptPair
+from neurotrace.core.pairs import PromptPair
+from neurotrace.core.scores import Scores
+from neurotrace.interventions.intervention import Kind
+from neurotrace.models.activations import Moments
+from neurotrace.models.encoding import EncodedPairs, Progress, Side
+from neurotrace.models.hooks import inspect_model
 from neurotrace.rankers.masks import PRICE, Question, learn
-from neurotrace.scores import Scores
-from neurotrace.tokens import EncodedPairs, Progress, Side
 
 
 def slimming(

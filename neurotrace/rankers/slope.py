@@ -15,15 +15,15 @@ from typing import Any
 
 import torch
 
-from neurotrace.activations import Moments
-from neurotrace.controls import write_norms
-from neurotrace.hooks import inspect_model
-from neurotrace.interventions import Kind
-from neurotrace.pairs import PromptPair
+from neurotrace.core.pairs import PromptPair
+from neurotrace.core.scores import Scores
+from neurotrace.interventions.controls import write_norms
+from neurotrace.interventions.intervention import Kind
+from neurotrace.interventions.targets import finite, provenance, recipient_of, targets_for
+from neurotrace.models.activations import Moments
+from neurotrace.models.encoding import EncodedPairs, Progress, Side, encode
+from neurotrace.models.hooks import inspect_model
 from neurotrace.rankers.gradient import gradients
-from neurotrace.rankers.targets import finite, provenance, recipient_of, targets_for
-from neurotrace.scores import Scores
-from neurotrace.tokens import EncodedPairs, Progress, Side, encode
 
 
 def slope(

@@ -9,8 +9,8 @@ from pathlib import Path
 from reprlib import repr as short
 from typing import Any
 
-from neurotrace.errors import InputError
-from neurotrace.neurons import Neuron
+from neurotrace.core.errors import InputError
+from neurotrace.core.neurons import Neuron
 from neurotrace.sweeps.layout import PART_ROWS
 
 
@@ -156,7 +156,7 @@ def ranges(text: str) -> list[int]:
 
 def pairs_of(asked: Sweep) -> Sequence[Any]:
     """The pairs that are asked for, as text."""
-    from neurotrace.pairs import load_pairs, sample_pairs
+    from neurotrace.core.pairs import load_pairs, sample_pairs
 
     pairs = [pair for name in asked.probes for pair in load_pairs(name)]
     ids = [pair.id for pair in pairs]

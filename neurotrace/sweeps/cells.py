@@ -22,8 +22,8 @@ from pathlib import Path
 from reprlib import repr as short
 from typing import Any
 
-from neurotrace.errors import InputError
-from neurotrace.files import parse_json
+from neurotrace.core.errors import InputError
+from neurotrace.core.files import parse_json
 from neurotrace.sweeps.asked import Sweep, asked_of
 from neurotrace.sweeps.driver import Stop, load, sweep
 from neurotrace.sweeps.folders import Folder, open_folder

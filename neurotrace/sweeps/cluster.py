@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from neurotrace.errors import InputError, first_line
+from neurotrace.core.errors import InputError, first_line
 from neurotrace.sweeps.asked import Sweep
 from neurotrace.sweeps.driver import Outcome, Stop, agree, do_part, load, what_is_missing
 from neurotrace.sweeps.folders import Folder, open_folder
@@ -40,7 +40,7 @@ class Worker:
 
     def start(self) -> int:
         """Load the model and agree with the folder's manifest; returns its threads."""
-        from neurotrace.commands.console import quiet
+        from neurotrace.cli.console import quiet
         from neurotrace.sweeps.work import open_work
 
         quiet()

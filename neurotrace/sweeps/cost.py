@@ -19,8 +19,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from neurotrace import organism
-from neurotrace.errors import InputError, first_line
-from neurotrace.files import read_json
+from neurotrace.core.errors import InputError, first_line
+from neurotrace.core.files import read_json
 
 SHARE = 0.8  # of a large matrix multiplication's rate: what tests/benchmarks/sweep.py measures
 CALL = 2.5e-4  # seconds that a pass spends on one block however few rows it has
@@ -69,7 +69,7 @@ def shape_of(config: Any, name: str) -> Shape:
     from transformers import AutoModelForCausalLM
     from transformers.pytorch_utils import Conv1D
 
-    from neurotrace.suffix_parts import find_parts
+    from neurotrace.engine.parts import find_parts
 
     try:
         text = config.get_text_config()

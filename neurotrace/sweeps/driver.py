@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neurotrace.errors import InputError
+from neurotrace.core.errors import InputError
 from neurotrace.sweeps.asked import Sweep, pairs_of
 from neurotrace.sweeps.folders import Folder, open_folder
 from neurotrace.sweeps.layout import Shard, parse_shard
@@ -93,8 +93,8 @@ def sweep(
 
 def load(asked: Sweep, *, trust_remote_code: bool = False) -> Any:
     """The model that is asked for; what can be wrong besides is found before its weights are read."""
-    from neurotrace.interventions import parse_kind
-    from neurotrace.models import load_model
+    from neurotrace.interventions.intervention import parse_kind
+    from neurotrace.models.loading import load_model
 
     pairs_of(asked)
     parse_kind(asked.mode)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from neurotrace import organism
-from neurotrace.errors import InputError, first_line
-from neurotrace.models import split_revision
+from neurotrace.core.errors import InputError, first_line
+from neurotrace.models.loading import split_revision
 from neurotrace.sweeps.asked import Sweep, pairs_of
 from neurotrace.sweeps.cost import Cost, cost, measured_gflops, shape_of
 from neurotrace.sweeps.layout import Layout, Shard
@@ -35,8 +35,8 @@ def estimate(asked: Sweep, shard: Shard) -> Estimate:
     Raises:
         InputError: the model's configuration or tokenizer can't be read.
     """
-    from neurotrace.interventions import parse_kind
-    from neurotrace.models import parse_device, parse_dtype
+    from neurotrace.interventions.intervention import parse_kind
+    from neurotrace.models.loading import parse_device, parse_dtype
 
     name, _ = parse_kind(asked.mode)
     dtype = parse_dtype(asked.dtype or None)

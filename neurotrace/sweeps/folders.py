@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neurotrace.errors import InputError
-from neurotrace.writing import write_atomically
+from neurotrace.core.errors import InputError
+from neurotrace.core.writing import write_atomically
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from neurotrace.errors import InputError
+from neurotrace.core.errors import InputError
 
 PART_ROWS = 2**14
 

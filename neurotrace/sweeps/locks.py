@@ -18,9 +18,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from neurotrace.errors import InputError
-from neurotrace.files import parse_json
-from neurotrace.runs import command_line
+from neurotrace.core.errors import InputError
+from neurotrace.core.files import parse_json
+from neurotrace.results.run import command_line
 from neurotrace.sweeps.folders import Folder
 from neurotrace.sweeps.layout import Shard
 

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from neurotrace.errors import InputError
-from neurotrace.files import parse_json
+from neurotrace.core.errors import InputError
+from neurotrace.core.files import parse_json
 from neurotrace.sweeps.asked import Sweep, asked_of
 from neurotrace.sweeps.folders import Folder
 from neurotrace.sweeps.layout import Layout

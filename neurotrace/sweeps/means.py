@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import stats
 
-from neurotrace.errors import InputError
-from neurotrace.scores import Scores
+from neurotrace.core.errors import InputError
+from neurotrace.core.scores import Scores
 
 if TYPE_CHECKING:
     from neurotrace.sweeps.reading import SweepRun

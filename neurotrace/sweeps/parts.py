@@ -21,8 +21,8 @@ import zlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from neurotrace.errors import InputError
-from neurotrace.files import parse_json
+from neurotrace.core.errors import InputError
+from neurotrace.core.files import parse_json
 from neurotrace.sweeps.folders import Folder
 from neurotrace.sweeps.manifest import Manifest
 

@@ -12,8 +12,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neurotrace.display import Shown, Table, View
-from neurotrace.errors import InputError
+from neurotrace.core.display import Shown, Table, View
+from neurotrace.core.errors import InputError
 from neurotrace.sweeps.driver import known_sweep, marked_cells
 from neurotrace.sweeps.folders import Folder, open_folder, reason
 from neurotrace.sweeps.layout import Layout
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.dataset as ds
 
-    from neurotrace.scores import Scores
+    from neurotrace.core.scores import Scores
 
 
 @dataclass(frozen=True)

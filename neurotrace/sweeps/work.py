@@ -19,18 +19,18 @@ from jaxtyping import Int
 from torch import Tensor
 
 from neurotrace import __version__
-from neurotrace import ablation_passes as passes
-from neurotrace.ablation_asked import places_of
-from neurotrace.ablation_batch import Batch, batch_for
-from neurotrace.errors import InputError
-from neurotrace.group_sums import grouped
-from neurotrace.hooks import twin
-from neurotrace.runs import command_line, package_versions, weights_hash
+from neurotrace.ablation import passes
+from neurotrace.ablation.asked import places_of
+from neurotrace.ablation.batch import Batch, batch_for
+from neurotrace.ablation.group_sums import grouped
+from neurotrace.core.errors import InputError
+from neurotrace.models.encoding import EncodedPairs, Progress, Side, encode
+from neurotrace.models.hooks import twin
+from neurotrace.results.run import command_line, package_versions, weights_hash
 from neurotrace.sweeps.asked import Sweep, pairs_of
 from neurotrace.sweeps.layout import Layout
 from neurotrace.sweeps.manifest import Manifest
 from neurotrace.sweeps.parts import TEXTS, schema
-from neurotrace.tokens import EncodedPairs, Progress, Side, encode
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -6,7 +6,7 @@ Run it from anywhere as `python probes/capitals/build.py`; it writes the same by
 import random
 from pathlib import Path
 
-from neurotrace.library.making import Item, rows, slug, write_rows
+from neurotrace.probe_sets.making import Item, rows, slug, write_rows
 
 SEED = 0
 CITIES_PER_COUNTRY = 3

@@ -3,7 +3,7 @@
 import random
 from pathlib import Path
 
-from neurotrace.library.making import Item, rows, slug, write_rows
+from neurotrace.probe_sets.making import Item, rows, slug, write_rows
 
 SEED = 0
 OTHERS = 2  # other places, other materials, of each thing

@@ -6,7 +6,7 @@ Run it from anywhere as `python probes/conflicts/build.py`; it writes the same b
 import random
 from pathlib import Path
 
-from neurotrace.library.making import slug, write_rows
+from neurotrace.probe_sets.making import slug, write_rows
 
 SEED = 0
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from neurotrace.library.making import Item, rows, write_rows
+from neurotrace.probe_sets.making import Item, rows, write_rows
 
 # what + is made to mean: its words, its value
 RULES: dict[str, tuple[str, Callable[[int, int], int]]] = {

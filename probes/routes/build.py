@@ -4,7 +4,7 @@ import random
 from itertools import permutations
 from pathlib import Path
 
-from neurotrace.library.making import Item, rows, slug, write_rows
+from neurotrace.probe_sets.making import Item, rows, slug, write_rows
 
 SEED = 0
 BLOCK = 3

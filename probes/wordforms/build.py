@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from neurotrace.library.making import Item, rows, write_rows
+from neurotrace.probe_sets.making import Item, rows, write_rows
 
 VERBS = (
     "go went, take took, eat ate, see saw, write wrote, give gave, think thought, buy bought, "

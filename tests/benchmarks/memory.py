@@ -56,17 +56,17 @@ def main(
 
 def _measure(model: str, count: int, length: int, dtype: str, job: str) -> dict[str, float]:
     import neurotrace as nt
-    from neurotrace.selection import gather
+    from neurotrace.studies.selection import gather
     from neurotrace.sweeps.cost import needs, shape_of
 
     loaded = nt.load_model(model, device="cpu", dtype=dtype)
     info = nt.inspect_model(loaded)
     encoded = _random_pairs(count, length, info.d_vocab)
-    twin = nt.hooks.twin(loaded)
+    twin = hooks.twin(loaded)
     shape = shape_of(twin.config, model)
     number = 4 if dtype == "float32" else 2
     ids = torch.zeros(1, 2, dtype=torch.long)
-    nt.hooks.forward(loaded, ids)  # what is made once is there before
+    hooks.forward(loaded, ids)  # what is made once is there before
     nt.gradient(loaded, encoded.at([0]))
     gc.collect()
     ctypes.CDLL(None).malloc_trim(
@@ -90,8 +90,8 @@ def _measure(model: str, count: int, length: int, dtype: str, job: str) -> dict[
 
 
 def _random_pairs(count: int, length: int, vocabulary: int):
-    from neurotrace.pairs import PromptPair
-    from neurotrace.tokens import Behaviour, EncodedPairs
+    from neurotrace.core.pairs import PromptPair
+    from neurotrace.models.encoding import Behaviour, EncodedPairs
 
     draw = torch.Generator().manual_seed(0)
     prompts = [torch.randint(vocabulary, (count, length), generator=draw).unbind() for _ in "mr"]

@@ -17,8 +17,8 @@ from unittest import mock
 import torch
 
 import neurotrace as nt
-from neurotrace import changed_logits
-from neurotrace.circuits import norms_of
+from neurotrace.answers.circuit import norms_of
+from neurotrace.interventions import logits as changed_logits
 
 
 def main() -> None:

@@ -30,10 +30,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import neurotrace as nt
-from neurotrace import suffix
-from neurotrace.hooks import forward, tokenizer_of, twin
-from neurotrace.suffix_modules import linears
-from neurotrace.suffix_parts import write_rows
+from neurotrace.engine import engine as suffix
+from neurotrace.engine.modules import linears
+from neurotrace.engine.parts import write_rows
+from neurotrace.models.hooks import forward, tokenizer_of, twin
 
 PROMPT = "If the capital of France were Rome, then the capital of France would be called"
 ANSWERS = " Paris", " Rome"  # memorized, reasoned

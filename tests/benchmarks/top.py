@@ -19,11 +19,11 @@ from typing import Any
 import torch
 
 import neurotrace as nt
-from neurotrace.pairs import sample_pairs
-from neurotrace.progress import bars
+from neurotrace.core.pairs import sample_pairs
+from neurotrace.core.process import bars
+from neurotrace.core.scores import Scores
+from neurotrace.models.encoding import EncodedPairs, by_length, last_logits
 from neurotrace.rankers.gradient import gradients
-from neurotrace.scores import Scores
-from neurotrace.tokens import EncodedPairs, by_length, last_logits
 
 
 def main() -> None:

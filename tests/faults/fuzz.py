@@ -33,8 +33,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import neurotrace as nt
-from neurotrace import cli
-from neurotrace.errors import InputError
+from neurotrace.cli import main as cli
+from neurotrace.core.errors import InputError
 from neurotrace.sweeps.manifest import content_hash
 from neurotrace.sweeps.parts import sealed
 

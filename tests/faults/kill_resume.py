@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 import transformer_lens.model_bridge  # noqa: F401
 
 import neurotrace as nt
-from neurotrace import cli
+from neurotrace.cli import main as cli
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 

@@ -1,0 +1,393 @@
+"""What all of `ablation*.py` share: one kind of intervention, ready to be done to single neurons and to
+sets of them, pair by pair, on the suffix engine or else through hooks.
+
+Neurons are *places* here: layer * d_mlp + index, in a sorted tensor.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from neurotrace.ablation.batch import Batch, batch_for, bytes_each
+from neurotrace.core.errors import InputError
+from neurotrace.core.metrics import logit_difference
+from neurotrace.core.neurons import Neuron
+from neurotrace.core.pairs import PromptPair
+from neurotrace.core.scores import Direction
+from neurotrace.engine.edits import Edit, Run, affine_by_layer
+from neurotrace.interventions.intervention import Intervention, Kind, make, parse_kind
+from neurotrace.interventions.targets import Targets, direction_of, provenance, recipient_of
+from neurotrace.models.activations import Moments, Reference, moments
+from neurotrace.models.encoding import EncodedPairs, Progress, Side, encode
+from neurotrace.models.engines import engine_of
+from neurotrace.models.hooks import ModelInfo, forward, inspect_model, twin
+
+Where = Literal["read", "all"] | Sequence[int]
+Precision = Literal["exact", "fast"]
+_MERGE = 128  # rows under which neighbouring layers share a pass: few rows cost what many do
+_HOOKED = 64  # rows of one hooked pass
+_SAMPLE = 4, 32  # pairs, and neurons a pair, by which `fast` is held against `exact`
+
+
+@dataclass(frozen=True)
+class Task:
+    """One kind of intervention on these pairs; made by `prepare`."""
+
+    model: Any
+    info: ModelInfo
+    encoded: EncodedPairs
+    kind: Kind
+    donor: Side
+    positions: Where
+    reference: Moments | Reference | None
+    engine: Any | None  # a copy of the shared one, so that its batch size is this task's own
+    batch: Batch
+
+    @property
+    def side(self) -> Side:
+        return recipient_of(self.donor)
+
+    @property
+    def direction(self) -> Direction:
+        return direction_of(self.donor)
+
+    @property
+    def precision(self) -> Precision:
+        return "exact" if self.engine is None else self.engine.precision
+
+    def record(self, **more: Any) -> dict[str, Any]:
+        """What was done, for a provenance."""
+        path = "hooks" if self.engine is None else self.engine.path
+        if self.engine is not None and self.positions != "read":
+            path = self.engine.early or path
+        where = self.positions if isinstance(self.positions, str) else list(self.positions)
+        return provenance(self.model, self.encoded, self.donor, self.kind) | {
+            "positions": where, "path": path, "precision": self.precision, **more,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Clean:
+    """The unchanged run of one pair's recipient prompt, and what the kind needs of the donor."""
+
+    row: int
+    ids: Int[Tensor, "1 pos"]
+    where: tuple[int, ...]  # positions, counted from the prompt's start
+    values: Float[Tensor, "position layer neuron"]
+    given: Float[Tensor, "position layer neuron"] | None  # the donor's
+    before: float  # L, nats
+    run: Run | None
+
+
+def prepare(
+    model: Any,
+    pairs: Sequence[PromptPair] | EncodedPairs,
+    kind: Kind,
+    donor: Side,
+    *,
+    reference: Moments | Reference | None = None,
+    positions: Where = "read",
+    precision: Precision = "exact",
+    batch_size: int | Literal["auto"] = "auto",
+    memory_gb: float | None = None,
+    progress: Progress = None,
+) -> Task:
+    """Check everything that can be checked before the first pass.
+
+    Raises:
+        InputError: an unknown kind, donor, position or precision; a patch elsewhere than at the read
+            position on pairs that don't align; a batch or budget below one.
+    """
+    direction_of(donor)
+    name, _ = parse_kind(kind)
+    encoded, info = encode(model, pairs), inspect_model(model)
+    if precision not in ("exact", "fast"):
+        raise InputError(f"precision={precision!r}: wanted 'exact' or 'fast'")
+    if batch_size != "auto" and not (isinstance(batch_size, int) and batch_size >= 1):
+        raise InputError(f"batch_size={batch_size!r}: wanted 'auto' or a number of neurons a pass")
+    if memory_gb is not None and not memory_gb > 0:
+        raise InputError(f"memory_gb={memory_gb!r}: wanted a number above 0")
+    where = _checked(positions, encoded, recipient_of(donor), patching=name == "patch")
+    if name == "steer" and reference is None:
+        from neurotrace.studies.selection import reference as slopes_and_means
+
+        reference = slopes_and_means(model, encoded, progress=progress)
+    elif name == "steer" and not isinstance(reference, Reference):
+        raise InputError("steer needs slopes: pass reference=nt.reference(model, training_pairs)")
+    elif name in ("set", "mean", "shift") and reference is None:
+        reference = moments(model, encoded, progress=progress)
+    engine = _engine(model, encoded.ids(recipient_of(donor))[0], where, precision)
+    batch = batch_for(info, None if batch_size == "auto" else batch_size, memory_gb)
+    return Task(model, info, encoded, kind, donor, where, reference, engine, batch)
+
+
+def clean(task: Task, row: int) -> Clean:
+    """Run the pair at `row` unchanged; its donor prompt too where the kind is a patch."""
+    ids = task.encoded.ids(task.side)[row][None]
+    where = _absolute(task.positions, ids.shape[1])
+    run, values = _values(task, ids, where)
+    if run is None:
+        before = task.encoded.behaviour(task.side).logit_difference[row]
+    else:
+        both = task.encoded.memorized[row], task.encoded.reasoned[row]
+        before = cast(Any, task.engine).logit_difference(run.hidden, *both)[0]
+    given = None
+    if parse_kind(task.kind)[0] == "patch":
+        other = task.encoded.ids(task.donor)[row][None]
+        given = _values(task, other, _absolute(task.positions, other.shape[1]))[1]
+    return Clean(row, ids, where, values, given, float(before), run)
+
+
+def changes(
+    task: Task,
+    values: Float[Tensor, "row layer neuron"],
+    given: Float[Tensor, "row layer neuron"] | None,
+) -> Float[Tensor, "row layer neuron"]:
+    """What the intervention alone on it would add to each neuron; NaN: it can't be done to it.
+
+    Args:
+        values, given: the recipient's activations, and the donor's where the kind is a patch.
+    """
+    if parse_kind(task.kind)[0] == "steer":
+        return steps(cast(Reference, task.reference), task.kind, task.direction).expand_as(values)
+    means = task.reference.moments if isinstance(task.reference, Reference) else task.reference
+    return Targets(task.kind, task.donor, given, means).changes(range(len(values)), values)
+
+
+def steps(reference: Reference, kind: Kind, direction: Direction) -> Float[Tensor, "layer neuron"]:
+    """`steer` of one neuron alone: the shift that is predicted to close the gap; NaN at slope 0."""
+    slope = reference.slope.mean(dim=0)
+    sign = -1.0 if direction == "to_reasoning" else 1.0
+    shift = sign * parse_kind(kind)[1] * reference.gap / slope
+    return torch.where(slope == 0, torch.nan, shift)
+
+
+def sweep(
+    task: Task,
+    rows: Sequence[int],
+    places: Int[Tensor, " place"],
+    *,
+    progress: Progress = None,
+    description: str = "ablating neurons",
+) -> Iterator[tuple[Clean, Int[Tensor, " part"], Float[Tensor, " part"]]]:
+    """(clean run, some of `places`, change of L in nats) until each has been done on each of `rows`.
+
+    Raises:
+        InputError: an effect is not finite; names the neuron and the pair.
+    """
+    parts = groups(places, task.info.d_mlp)
+    work = [(row, part) for row in rows for part in parts]
+    of: Clean | None = None
+    for row, part in progress(work, description=description) if progress else work:
+        if of is None or of.row != row:
+            of = clean(task, row)
+            new = of.values + changes(task, of.values, of.given)
+        effect = one_by_one(task, of, part, new.flatten(1)[:, part].t()) - of.before
+        refuse_nan(task, row, part, effect)
+        yield of, part, effect
+
+
+def sets(task: Task, of: Clean, made: Sequence[Intervention]) -> Float[Tensor, " set"]:
+    """L (nats) of this pair under each of the interventions."""
+    edits = []
+    for each in made:
+        layers = torch.tensor([neuron.layer for neuron in each.neurons])
+        units = torch.tensor([neuron.index for neuron in each.neurons])
+        offset = each.offset[:, None].expand(-1, len(of.where))
+        if of.given is not None:
+            offset = offset + each.gain[:, None] * of.given[:, layers, units].t()
+        edits.append(Edit(layers, units, each.keep, offset))
+    after = _edited(task, of, edits)
+    for each, value in zip(made, after.tolist(), strict=True):
+        if not abs(value) < float("inf"):
+            raise InputError(
+                f"{each} on pair {task.encoded.pairs[of.row].id}: L is {value}: "
+                "load the model with dtype=float32, or use a weaker intervention"
+            )
+    return after
+
+
+def made_on(task: Task, neurons: Sequence[Neuron]) -> Intervention:
+    return make(task.kind, neurons, cast(Any, task.reference), direction=task.direction)
+
+
+def groups(places: Int[Tensor, " place"], width: int) -> list[Int[Tensor, " part"]]:
+    """Places by layer; neighbouring layers with few of them together."""
+    counts = torch.unique_consecutive(places // width, return_counts=True)[1].tolist()
+    found: list[Tensor] = []
+    for part in places.split(counts):
+        if found and len(found[-1]) + len(part) <= _MERGE:
+            found[-1] = torch.cat([found[-1], part])
+        else:
+            found.append(part)
+    return found
+
+
+def fast_error(task: Task, places: Int[Tensor, " place"]) -> float:
+    """RMS of fast minus exact effects over the RMS of exact ones, on a random few."""
+    generator = torch.Generator().manual_seed(0)
+    engine: Any = task.engine
+    wrong = size = 0.0
+    for row in torch.randperm(len(task.encoded), generator=generator)[: _SAMPLE[0]].tolist():
+        drawn = torch.randperm(len(places), generator=generator)[: _SAMPLE[1]]
+        of = clean(task, row)
+        some = places[drawn]
+        new = of.values + changes(task, of.values, of.given)
+        edits = _singles(task, some, new.flatten(1)[:, some].t())
+        both = task.encoded.memorized[row], task.encoded.reasoned[row]
+        exact, fast = (
+            engine.logit_difference(engine.sets(of.run, edits, exact=exact), *both).double().cpu()
+            for exact in (True, False)
+        )
+        wrong += float((fast - exact).square().sum())
+        size += float((exact - of.before).square().sum())
+    return (wrong / size) ** 0.5 if size else 0.0
+
+
+def named(place: int, width: int) -> Neuron:
+    return Neuron(place // width, place % width)
+
+
+def refuse_nan(task: Task, row: int, places: Tensor, effects: Tensor) -> None:
+    bad = ~torch.isfinite(effects)
+    if bad.any():
+        at = int(bad.nonzero()[0, 0])
+        neuron = named(int(places[at]), task.info.d_mlp)
+        raise InputError(
+            f"{task.kind} of {neuron} on pair {task.encoded.pairs[row].id}: the change of L is "
+            f"{float(effects[at])}: load the model with dtype=float32, or use a weaker intervention"
+        )
+
+
+def one_by_one(
+    task: Task, of: Clean, places: Int[Tensor, " c"], new: Float[Tensor, "c position"]
+) -> Float[Tensor, " c"]:
+    """L with one neuron set to its new values, for each of `places`."""
+    width, engine = task.info.d_mlp, task.engine
+    layer = int(places[0]) // width
+    if engine is None or int(places[-1]) // width != layer:
+        return _edited(task, of, _singles(task, places, new))
+    run = cast(Run, of.run)
+    tokens = of.ids.shape[1] - run.start
+    size, trial = task.batch.size(
+        tokens, bytes_each(task.model, task.info, of.ids.shape[1]), len(places)
+    )
+    engine.batch_size = size
+    start = time.perf_counter()
+    hidden = engine.single(run, layer, places % width, new)
+    both = task.encoded.memorized[of.row], task.encoded.reasoned[of.row]
+    after: Tensor = engine.logit_difference(hidden, *both).float().cpu()
+    if trial:
+        blocks = task.info.n_layers - layer
+        task.batch.seconds[size] = (time.perf_counter() - start) / (len(places) * tokens * blocks)
+    if engine.batch_size < size:
+        task.batch.held = engine.batch_size
+    return after
+
+
+def _singles(task: Task, places: Tensor, new: Float[Tensor, "c position"]) -> list[Edit]:
+    at, width = places.tolist(), task.info.d_mlp
+    return [
+        Edit.set([place // width], [place % width], value[None])
+        for place, value in zip(at, new, strict=True)
+    ]
+
+
+def _edited(task: Task, of: Clean, edits: Sequence[Edit]) -> Float[Tensor, " edit"]:
+    """L under each edit."""
+    memorized, reasoned = task.encoded.memorized[of.row], task.encoded.reasoned[of.row]
+    if of.run is None:
+        where = torch.tensor(of.where, device=task.info.device)
+        found = []
+        for start in range(0, len(edits), min(_HOOKED, task.batch.rows or _HOOKED)):
+            some = edits[start : start + min(_HOOKED, task.batch.rows or _HOOKED)]
+            maps = affine_by_layer(some, where)
+
+            def edit(layer: int, post: Tensor, maps: dict = maps) -> Tensor:
+                return maps[layer](post.clone())
+
+            with torch.no_grad():
+                logits = forward(task.model, of.ids.expand(len(some), -1), edit=edit, layers=maps)
+            both = memorized.expand(len(some)), reasoned.expand(len(some))
+            found.append(logit_difference(logits, *both).cpu())
+        return torch.cat(found)
+    engine: Any = task.engine
+    tokens = of.ids.shape[1] - of.run.start
+    size = engine.batch_size = task.batch.size(
+        tokens, bytes_each(task.model, task.info, of.ids.shape[1]), 0
+    )[0]
+    hidden = engine.sets(of.run, edits)
+    if engine.batch_size < size:
+        task.batch.held = engine.batch_size
+    after: Tensor = engine.logit_difference(hidden, memorized, reasoned)
+    return after.float().cpu()
+
+
+def _values(
+    task: Task, ids: Int[Tensor, "1 pos"], where: tuple[int, ...]
+) -> tuple[Run | None, Float[Tensor, "position layer neuron"]]:
+    if task.engine is not None:
+        try:
+            run = task.engine.clean(ids, None if task.positions == "read" else where)
+        except ValueError as error:
+            raise InputError(f"{error}: load the model with dtype=float32") from None
+        return run, torch.stack([x[0].float().cpu() for x in run.inputs], dim=1)
+    values = torch.empty(len(where), task.info.n_layers, task.info.d_mlp)
+
+    def keep(layer: int, post: Tensor) -> None:
+        values[:, layer] = post[0, list(where)].float().cpu()
+
+    with torch.no_grad():
+        forward(task.model, ids, edit=keep, layers=range(task.info.n_layers))
+    return None, values
+
+
+def _engine(model: Any, ids: Tensor, positions: Where, precision: Precision) -> Any | None:
+    """This task's own copy of the model's engine, proved for these positions and this precision."""
+    engine = engine_of(model)
+    if engine is None:
+        if precision == "fast":
+            warnings.warn("exact, not fast: full passes have no delta form", stacklevel=4)
+        return None
+    if precision == "fast":
+        from neurotrace.engine import engine as suffix
+
+        engine = suffix.engine(cast(Any, twin(model)), engine.path, precision="fast")
+    if positions != "read":
+        engine.clean(ids[None], _absolute(positions, len(ids)))  # proves earlier positions, once
+    return copy.copy(engine)
+
+
+def _checked(positions: Any, encoded: EncodedPairs, side: Side, *, patching: bool) -> Where:
+    if isinstance(positions, str):
+        if positions not in ("read", "all"):
+            raise InputError(f"positions={positions!r}: wanted 'read', 'all' or a list of places")
+    else:
+        shortest = min(len(ids) for ids in encoded.ids(side))
+        positions = tuple(positions)
+        if not positions or any(not -shortest <= place < shortest for place in positions):
+            raise InputError(
+                f"positions={list(positions)}: wanted places from {-shortest} (from the end) to "
+                f"{shortest - 1}, inside the shortest prompt"
+            )
+    if positions != "read" and patching and not encoded.aligned:
+        raise InputError(
+            "a patch elsewhere than at the read position needs prompts of equal length on both "
+            "sides: patch at the read position, or use 'set'"
+        )
+    return cast(Where, positions)
+
+
+def _absolute(positions: Where, length: int) -> tuple[int, ...]:
+    if isinstance(positions, str):
+        return tuple(range(length)) if positions == "all" else (length - 1,)
+    return tuple(sorted({place % length for place in positions}))

@@ -1,0 +1,165 @@
+"""Sets of neurons, exactly: the cumulative curve of a ranking, and a set chosen greedily."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from neurotrace.ablation import passes
+from neurotrace.ablation.asked import check_direction, places_of, strength
+from neurotrace.ablation.group_sums import GroupSums, grouped
+from neurotrace.ablation.passes import Precision, Where
+from neurotrace.core.display import Shown, View, frame_table
+from neurotrace.core.errors import InputError
+from neurotrace.core.neurons import Neuron
+from neurotrace.core.pairs import PromptPair
+from neurotrace.core.scores import Direction
+from neurotrace.interventions.intervention import Kind
+from neurotrace.models.activations import Moments, Reference
+from neurotrace.models.encoding import EncodedPairs, Progress, Side
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class SetEffects(Shown):
+    """What the first k of `neurons` do together, for each k, pair by pair."""
+
+    neurons: tuple[Neuron, ...]
+    ks: tuple[int, ...]
+    before: Float[Tensor, " pair"]  # L, nats
+    after: Float[Tensor, "pair k"]
+    pairs: tuple[PromptPair, ...]
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def effect(self) -> Float[Tensor, "pair k"]:
+        """Change of L, nats."""
+        return self.after - self.before[:, None]
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row for each k: `k, neuron` (the last of the k), `effect, low, high, n`; see `ablate`."""
+        import pandas as pd
+
+        names = [pair.group for pair in self.pairs]
+        sums = GroupSums(len(self.ks), names)
+        for row in grouped(self.pairs):
+            sums.add(torch.arange(len(self.ks)), self.effect[row], names[row])
+        mean, low, high = (column.numpy() for column in sums.close())
+        last = [str(self.neurons[k - 1]) for k in self.ks]
+        return pd.DataFrame(
+            {"k": self.ks, "neuron": last, "effect": mean, "low": low, "high": high}
+        ).assign(n=len(names))
+
+    def _view(self) -> View:
+        table = self.to_frame()
+        some = table.iloc[:: max(1, len(table) // 8)]
+        return View(
+            f"The first k of {len(self.neurons)} neurons changed together, on {len(self.pairs)} "
+            "pairs: the mean change of L, nats, with a 95 % interval.",
+            (frame_table(some),),
+            "Every k: .to_frame(); pair by pair: .effect.",
+        )
+
+    def __repr__(self) -> str:
+        return f"SetEffects({len(self.ks)} sizes on {len(self.pairs)} pairs)"
+
+
+def ablate_sets(
+    model: Any,
+    pairs: Sequence[PromptPair] | EncodedPairs,
+    ranking: Sequence[Neuron],
+    ks: Sequence[int] | None = None,
+    *,
+    mode: Kind = "zero",
+    donor: Side = "reasoning",
+    reference: Moments | Reference | None = None,
+    positions: Where = "read",
+    precision: Precision = "exact",
+    batch_size: int | Literal["auto"] = "auto",
+    memory_gb: float | None = None,
+    progress: Progress = None,
+) -> SetEffects:
+    """The cumulative curve: the intervention on the first k neurons of a ranking, for each of `ks`.
+
+    Args:
+        ks: None: 1 to all of them. The other arguments are those of `ablate`.
+    """
+    task = passes.prepare(
+        model, pairs, mode, donor, reference=reference, positions=positions, precision=precision,
+        batch_size=batch_size, memory_gb=memory_gb, progress=progress,
+    )  # fmt: skip
+    neurons = tuple(dict.fromkeys(ranking))
+    places_of(neurons, task)
+    wanted = tuple(range(1, len(neurons) + 1)) if ks is None else tuple(ks)
+    if not wanted or any(not 1 <= k <= len(neurons) for k in wanted):
+        raise InputError(f"ks={list(wanted)}: wanted numbers from 1 to {len(neurons)}, the neurons")
+    made = [passes.made_on(task, neurons[:k]) for k in wanted]
+    rows = range(len(task.encoded))
+    before = torch.empty(len(rows))
+    after = torch.empty(len(rows), len(wanted))
+    for row in progress(rows, description="ablating sets") if progress else rows:
+        of = passes.clean(task, row)
+        before[row], after[row] = of.before, passes.sets(task, of, made)
+    return SetEffects(neurons, wanted, before, after, task.encoded.pairs, task.record())
+
+
+def greedy_set(
+    model: Any,
+    pairs: Sequence[PromptPair] | EncodedPairs,
+    candidates: Sequence[Neuron],
+    k: int,
+    *,
+    direction: Direction | None = None,
+    mode: Kind = "zero",
+    donor: Side = "reasoning",
+    reference: Moments | Reference | None = None,
+    positions: Where = "read",
+    precision: Precision = "exact",
+    batch_size: int | Literal["auto"] = "auto",
+    memory_gb: float | None = None,
+    progress: Progress = None,
+) -> SetEffects:
+    """k of the candidates, each the one that does most *given those already chosen*.
+
+    Exact at every step: about k × candidates × pairs evaluations.
+
+    Args:
+        direction: lower L (``"to_reasoning"``) or raise it; None: move it, whichever way.
+
+    Returns:
+        The curve of the chosen neurons in their order, ks 1 to k.
+    """
+    task = passes.prepare(
+        model, pairs, mode, donor, reference=reference, positions=positions, precision=precision,
+        batch_size=batch_size, memory_gb=memory_gb, progress=progress,
+    )  # fmt: skip
+    left = sorted(set(candidates))
+    places_of(left, task)
+    if not 1 <= k <= len(left):
+        raise InputError(f"k={k}: wanted 1 to {len(left)}, the number of candidates")
+    check_direction(direction)
+    chosen: list[Neuron] = []
+    curve: list[Tensor] = []
+    before = torch.empty(len(task.encoded))
+    work = [(step, row) for step in range(k) for row in range(len(task.encoded))]
+    for _, row in progress(work, description="choosing neurons") if progress else work:
+        if row == 0:
+            made = [passes.made_on(task, [*chosen, one]) for one in left]
+            after = torch.empty(len(task.encoded), len(left))
+        of = passes.clean(task, row)
+        before[row], after[row] = of.before, passes.sets(task, of, made)
+        if row == len(task.encoded) - 1:
+            best = int(strength((after - before[:, None]).mean(dim=0), direction).argmax())
+            chosen.append(left.pop(best))
+            curve.append(after[:, best])
+    return SetEffects(
+        tuple(chosen), tuple(range(1, k + 1)), before, torch.stack(curve, dim=1),
+        task.encoded.pairs, task.record(direction_of_search=direction),
+    )  # fmt: skip

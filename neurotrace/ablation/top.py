@@ -1,0 +1,333 @@
+"""The k neurons that do most, exactly, without ablating them all: `ablate_top`.
+
+1. *Screen*: the signed gradient predicts every neuron's effect on every pair (`rankers/gradient.py`)
+   for little more than a forward pass a pair. (The two-ended gradient costs twice as much and was the
+   worse predictor of single neurons wherever it was tried.)
+2. *Confirm* on pairs in a random order. The prediction is known for all pairs, so only its error is
+   sampled:  mean effect = mean(prediction, all pairs) + mean(exact - prediction, sampled pairs).
+   The error varies a fifth as much as the effect, which saves some twenty-five times the pairs.
+3. *Eliminate*, round after round, each with half as many pairs again: a neuron whose interval lies
+   below the k-th best lower end is out, one above the (k+1)-th best upper end is in; the rest go on.
+   A neuron done on every pair is known exactly: the interval shrinks to nothing.
+4. *Look back*: errors seen so far, on the strongest and on some drawn at random, bound what a neuron
+   that was never done might do. Those that could still reach the top join in.
+
+The intervals are about the mean over *these* pairs (sampled without replacement). They are Student's t
+of each neuron's errors, its variance shrunk towards that of the others, and hold for all neurons and
+rounds at once (Bonferroni). What they assume: the errors of neurons never done are like those of the
+neurons done, in proportion to the prediction's size, and of those drawn at random, whatever its size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from scipy import stats
+from torch import Tensor
+
+from neurotrace.ablation import passes
+from neurotrace.ablation.asked import check_direction, places_of, strength
+from neurotrace.ablation.passes import Precision, Task
+from neurotrace.core.display import Shown, View, frame_table
+from neurotrace.core.errors import InputError
+from neurotrace.core.neurons import Neuron
+from neurotrace.core.pairs import PromptPair
+from neurotrace.core.scores import Direction, Scores
+from neurotrace.interventions.intervention import Kind, parse_kind
+from neurotrace.models.activations import Moments, Reference, read_activations
+from neurotrace.models.encoding import EncodedPairs, Progress, Side, by_length
+from neurotrace.rankers.gradient import slopes_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_FIRST = 4  # pairs of the first round
+_JOINING = 2  # pairs of those that join later
+_AUDIT = 64  # neurons drawn at random from those that the screen leaves out
+_WEIGHT = 8.0  # how many observations the common variance is worth
+_WINDOW = 48  # neurons whose errors make that variance
+
+
+@dataclass(frozen=True)
+class Top(Shown):
+    """The k strongest neurons, and what it took to know.
+
+    Attributes:
+        neurons: strongest first.
+        scores: mean effect (nats) of every neuron that was done, with `low, high` (at `confidence`
+            for all of them at once) and `n`, the pairs it was done on; the others are NaN.
+        evaluations: (pair, neuron) interventions done.
+        sweep: how many a full sweep would take.
+        passes: the whole search's cost (screen, clean runs, interventions) in forward passes of one
+            prompt.
+        settled: whether the intervals tell the top k from the rest; False: the budget was spent.
+    """
+
+    neurons: tuple[Neuron, ...]
+    scores: Scores
+    direction: Direction | None
+    confidence: float
+    evaluations: int
+    sweep: int
+    passes: float
+    settled: bool
+
+    @property
+    def share(self) -> float:
+        """Of the full sweep's evaluations."""
+        return self.evaluations / self.sweep
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row a neuron, strongest first: `neuron, score, low, high, n`."""
+        table = self.scores.to_frame()
+        table["neuron"] = [f"L{row.layer}.N{row.neuron}" for row in table.itertuples()]
+        rows = table.set_index("neuron").loc[[str(neuron) for neuron in self.neurons]]
+        return rows.reset_index()[["neuron", "score", "low", "high", "n"]]
+
+    def _view(self) -> View:
+        known = "settled" if self.settled else "not settled: the budget was spent"
+        return View(
+            f"The {len(self.neurons)} strongest neurons by exact effect on L, nats; {known}, "
+            f"{self.confidence:.0%} for all intervals at once, {self.share:.2%} of a full sweep.",
+            (frame_table(self.to_frame()),),
+            "All of them: .to_frame().",
+        )
+
+    def __repr__(self) -> str:
+        named = " ".join(str(neuron) for neuron in self.neurons[:4])
+        more = f" … ({len(self.neurons)} in all)" if len(self.neurons) > 4 else ""
+        known = f"settled at {self.confidence:.0%}" if self.settled else "not settled"
+        return f"Top({named}{more}; {known}, {self.share:.2%} of a sweep)"
+
+
+def ablate_top(
+    model: Any,
+    pairs: Sequence[PromptPair] | EncodedPairs,
+    k: int,
+    *,
+    direction: Direction | None = None,
+    mode: Kind = "zero",
+    donor: Side = "reasoning",
+    reference: Moments | Reference | None = None,
+    confidence: float = 0.95,
+    max_share: float = 1.0,
+    seed: int = 0,
+    precision: Precision = "exact",
+    batch_size: int | Literal["auto"] = "auto",
+    memory_gb: float | None = None,
+    predictions_gb: float = 4.0,
+    progress: Progress = None,
+) -> Top:
+    """The k neurons whose intervention at the read position changes mean L most, exactly.
+
+    Args:
+        direction: the strongest one way, as `Scores.top` has it; None: by |mean effect|.
+        max_share: of the full sweep's evaluations, at which to stop unsettled.
+        seed: of the order of the pairs and of the audited neurons.
+        predictions_gb: GiB for the predictions, one number a pair and neuron.
+        (The other arguments are those of `ablate`.)
+
+    Raises:
+        InputError: as `ablate`; k, confidence or max_share out of range; `max_share` too small for
+            one round; predictions beyond their budget, or not finite.
+    """
+    check_direction(direction)
+    for name, value in (("confidence", confidence), ("max_share", max_share)):
+        if not 0 < value <= 1 or (name == "confidence" and value == 1):
+            raise InputError(f"{name}={value!r}: wanted a share between 0 and 1")
+    task = passes.prepare(
+        model, pairs, mode, donor, reference=reference, precision=precision,
+        batch_size=batch_size, memory_gb=memory_gb, progress=progress,
+    )  # fmt: skip
+    places = places_of(None, task)
+    if not 1 <= k <= len(places):
+        raise InputError(f"k={k}: wanted 1 to {len(places)}, the neurons that it can be done to")
+    size = len(task.encoded) * task.info.n_neurons * 4 / 2**30
+    if size > predictions_gb:
+        raise InputError(
+            f"predictions for {len(task.encoded)} pairs take {size:.1f} GiB, predictions_gb is "
+            f"{predictions_gb:g}: pass fewer pairs or raise it"
+        )
+    found = _Search(task, places, _predictions(task, progress)[:, places], k, direction, confidence)
+    settled = found.run(max_share, seed, progress)
+    layers, width = task.info.n_layers, task.info.d_mlp
+    columns = torch.full((4, layers * width), torch.nan, dtype=torch.float64)
+    done = found.count > 0
+    mean, half = found.estimate()
+    for row, column in zip(columns, (mean, mean - half, mean + half, found.count), strict=True):
+        row[places[done]] = column[done].double()
+    value, low, high, n = columns.float().view(4, layers, width)
+    order = strength(mean, direction).masked_fill(~done, -torch.inf)
+    best = places[order.sort(descending=True, stable=True).indices[:k]]
+    record = task.record(k=k, direction_of_search=direction, confidence=confidence, seed=seed)
+    return Top(
+        tuple(passes.named(place, width) for place in best.tolist()),
+        Scores("ablate_top", value, columns={"low": low, "high": high, "n": n}, provenance=record),
+        direction, confidence, found.evaluations, len(task.encoded) * len(places), found.passes,
+        settled,
+    )  # fmt: skip
+
+
+class _Search:
+    """What is known so far; indices are into the candidates, `places`."""
+
+    def __init__(
+        self,
+        task: Task,
+        places: Int[Tensor, " candidate"],
+        predicted: Float[Tensor, "pair candidate"],
+        k: int,
+        direction: Direction | None,
+        confidence: float,
+    ) -> None:
+        self.task, self.places, self.predicted = task, places, predicted
+        self.k, self.direction, self.confidence = k, direction, confidence
+        self.prior = predicted.double().mean(dim=0)
+        self.size = predicted.double().square().mean(dim=0)  # of the predictions, squared
+        self.count = torch.zeros(len(places), dtype=torch.long)
+        self.total, self.squares = torch.zeros(2, len(places), dtype=torch.float64)  # of errors
+        self.evaluations = 0
+        self.passes = _screening_passes(task)
+
+    def run(self, max_share: float, seed: int, progress: Progress) -> bool:
+        """Rounds until the top k is settled; whether it was."""
+        pairs, limit = len(self.predicted), max_share * self.predicted.numel()
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(pairs, generator=generator).tolist()
+        ranked = strength(self.prior, self.direction).sort(descending=True, stable=True).indices
+        most = max(2 * self.k, _AUDIT)
+        others = torch.randperm(max(0, len(ranked) - most), generator=generator)[:_AUDIT]
+        active = torch.zeros(len(ranked), dtype=torch.bool)
+        active[ranked[:most]] = True
+        active[ranked[most:][others]] = True
+        upto = min(_FIRST, pairs)
+        while True:
+            # those that have just joined are done on few pairs first: most leave again
+            goal = torch.full_like(self.count, upto)
+            if self.evaluations:
+                goal[self.count == 0] = min(_JOINING, upto)
+            todo = int((goal - self.count)[active].clamp(min=0).sum())
+            if self.evaluations + todo > limit:
+                if self.evaluations:
+                    return False
+                raise InputError(
+                    f"max_share={max_share:g} of a full sweep is {limit:.0f} evaluations, the first "
+                    f"round for k={self.k} takes {todo}: raise max_share, or pass more pairs"
+                )
+            self._confirm(active, goal, order, progress)
+            active, joined = self._contenders()
+            if not active.any() or int(self.count[active].min()) == pairs:
+                return True
+            if not joined:
+                upto = min(pairs, upto + max(1, upto // 2))
+
+    def estimate(self) -> tuple[Float[Tensor, " candidate"], Float[Tensor, " candidate"]]:
+        """(mean effect, half the width of its interval) of every candidate, done or not."""
+        pairs = len(self.predicted)
+        done, n = self.count > 0, self.count.clamp(min=1).double()
+        bias = self.total / n
+        within = (self.squares - n * bias**2).clamp(min=0)
+        free = (self.count - 1).clamp(min=0).double()
+        # two common variances: of a neuron's errors about their mean, and of that mean
+        about = self._variance(within, free)
+        between = self._variance(bias**2, done.double()) + about / pairs
+        variance = (_WEIGHT * about + within) / (_WEIGHT + free)
+        # half of what may go wrong for neurons done, over all rounds; half for those never done
+        rounds = 2 + math.ceil(math.log(max(1.0, pairs / _FIRST), 1.5))
+        tails = [(1 - self.confidence) / (4 * rounds * n) for n in (int(done.sum()), len(done))]
+        quantiles = stats.t.isf(tails[0], [_WEIGHT + count for count in range(pairs)])
+        quantile = torch.as_tensor(quantiles)[free.long()]
+        half = quantile * (variance * (1 / n - 1 / pairs).clamp(min=0)).sqrt()
+        never = float(stats.norm.isf(tails[1])) * between.sqrt()
+        return self.prior + torch.where(done, bias, 0.0), torch.where(done, half, never)
+
+    def _variance(self, squares: Tensor, free: Tensor) -> Float[Tensor, " candidate"]:
+        """Expected square of an error: that of the neurons done whose predictions are as large."""
+        order = self.size.masked_fill(self.count == 0, torch.inf).argsort()[
+            : int(self.count.count_nonzero())
+        ]
+        width = min(_WINDOW, len(order))
+        sums = [torch.cat([x.new_zeros(1), x[order].cumsum(0)]) for x in (squares, free)]
+        near = torch.searchsorted(self.size[order], self.size)
+        low = (near - width // 2).clamp(0, len(order) - width)
+        total, count = (each[low + width] - each[low] for each in sums)
+        return total.clamp(min=0) / count.clamp(min=1)
+
+    def _contenders(self) -> tuple[Bool[Tensor, " candidate"], bool]:
+        """Candidates that must be done on more pairs, and whether any of them is new."""
+        mean, half = self.estimate()
+        point = strength(mean, self.direction)
+        low, high = point - half, point + half
+        if self.direction is None:
+            low = low.clamp(min=0)
+        done = self.count > 0
+        enough = low.masked_fill(~done, -torch.inf).topk(self.k).values[-1]
+        undecided = high >= enough
+        if self.k < len(high):
+            undecided &= low <= high.topk(self.k + 1).values[-1]
+        return undecided, bool((undecided & ~done).any())
+
+    def _confirm(
+        self, active: Tensor, goal: Tensor, order: Sequence[int], progress: Progress
+    ) -> None:
+        """Do each active candidate on the first `goal` pairs of `order`, those that it still lacks."""
+        ways = torch.stack([self.count, goal], dim=1)[active & (self.count < goal)]
+        for count, upto in ways.unique(dim=0).tolist():
+            some = (active & (self.count == count) & (goal == upto)).nonzero()[:, 0]
+            rows = order[count:upto]
+            at = torch.full((self.task.info.n_neurons,), -1)
+            at[self.places[some]] = some
+            label = f"confirming {len(some)} neurons"
+            work = passes.sweep(
+                self.task, rows, self.places[some], progress=progress, description=label
+            )
+            for of, part, effect in work:
+                own = at[part]
+                error = effect.double() - self.predicted[of.row, own]
+                self.total[own] += error
+                self.squares[own] += error**2
+                self.passes += _evaluation_passes(self.task, of, part)
+            self.count[some] += len(rows)
+            self.evaluations += len(rows) * len(some)
+            self.passes += len(rows) * (2 if parse_kind(self.task.kind)[0] == "patch" else 1)
+
+
+def _predictions(task: Task, progress: Progress) -> Float[Tensor, "pair place"]:
+    """First-order effect of the intervention on every neuron, for every pair."""
+    encoded, info = task.encoded, task.info
+    found = torch.empty(len(encoded), info.n_neurons)
+    batches = list(by_length(encoded.ids(task.side), 16))
+    for rows, ids in progress(batches, description="screening") if progress else batches:
+        values, slopes = slopes_of(task.model, ids, encoded.memorized[rows], encoded.reasoned[rows])
+        given = None
+        if parse_kind(task.kind)[0] == "patch":
+            given = torch.empty_like(values)
+            for own, others in by_length(encoded.at(rows).ids(task.donor), len(rows)):
+                given[own] = read_activations(task.model, others, info.n_layers, info.d_mlp)
+        found[rows] = (passes.changes(task, values, given) * slopes).flatten(1)
+        dead = torch.isnan(found[rows]) & (slopes.flatten(1) == 0)  # steer can't be done to those
+        if not torch.isfinite(found[rows])[~dead].all():
+            raise InputError("gradients are not finite: load the model with dtype=float32")
+    return found
+
+
+def _screening_passes(task: Task) -> float:
+    """Forward passes that the predictions cost: a backward pass counts two."""
+    resumed = task.engine is not None and task.engine.path != "naive"
+    tokens = [len(ids) for ids in task.encoded.ids(task.side)]
+    slopes = sum(1 + 2 / n if resumed else 3 for n in tokens)
+    return slopes + (len(tokens) if parse_kind(task.kind)[0] == "patch" else 0)
+
+
+def _evaluation_passes(task: Task, of: passes.Clean, part: Tensor) -> float:
+    """The same for `part`: only the last token, above the neuron's block, where passes resume."""
+    if of.run is None or of.run.path == "naive":
+        return float(len(part))
+    layers = part // task.info.d_mlp
+    above = (task.info.n_layers - layers).sum() / task.info.n_layers
+    return float(above) / of.ids.shape[1]

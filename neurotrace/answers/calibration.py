@@ -1,0 +1,133 @@
+"""From the parts of a causal margin to probabilities that mean what they say; no model here.
+
+Two logistic regressions on the margin's parts (memory fall, reasoning fall): P(from memory), and,
+where changed versions of the prompts were seen, P(the answer survives a change). And the cloud of the
+prompts that they were fitted on: what lies further out than all but one in a hundred of those (by
+Mahalanobis distance) is something that calibration hasn't seen. So is a margin nearer zero than all but
+one in a hundred: there neither kind of neuron bears the answer, and the sign of the rest means nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy.special import expit
+
+from neurotrace.core.errors import InputError
+
+Array = np.ndarray
+FEATURES = ("memory_fall", "reasoning_fall")  # nats; the order of the columns everywhere
+_INSIDE = 0.99  # share of the calibration prompts that count as seen
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Fitted by `fit_calibration`; small enough to be read in a file's header."""
+
+    memory: Float[Array, " 1+feature"]  # intercept, then a weight for each of FEATURES
+    survival: Float[Array, " 1+feature"] | None
+    center: Float[Array, " feature"]
+    precision: Float[Array, "feature feature"]
+    limit: float  # squared distance from the center beyond which nothing was seen
+    count: int  # prompts
+    least: float = 0.0  # nats; margins smaller than that were not seen
+
+    def p_memory(self, parts: Float[Array, "row feature"]) -> Float[Array, " row"]:
+        """P(the answer is the memorized one), given that it is either of the two."""
+        return expit(self.memory[0] + parts @ self.memory[1:])
+
+    def p_survives(self, parts: Float[Array, "row feature"]) -> Float[Array, " row"]:
+        """P(the answer survives a change of the question); NaN where calibration saw no change."""
+        if self.survival is None:
+            return np.full(len(parts), np.nan)
+        return expit(self.survival[0] + parts @ self.survival[1:])
+
+    def outside(self, parts: Float[Array, "row feature"]) -> Bool[Array, " row"]:
+        """Whether a row is unlike what calibration has seen."""
+        far = _distance(parts, self.center, self.precision) > self.limit
+        return far | (np.abs(_margin(parts)) < self.least)
+
+    def to_json(self) -> dict[str, Any]:
+        found = {
+            name: getattr(self, name) for name in ("memory", "survival", "center", "precision")
+        }
+        lists = {name: None if v is None else v.tolist() for name, v in found.items()}
+        numbers = {name: getattr(self, name) for name in ("limit", "count", "least")}
+        return lists | {"features": list(FEATURES)} | numbers
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Calibration:
+        if list(content["features"]) != list(FEATURES):
+            raise InputError(
+                f"calibrated on {content['features']}, this version reads {list(FEATURES)}: "
+                "calibrate again with nt.calibrate(model, prompts, circuit)"
+            )
+        memory, center, precision = (
+            np.asarray(content[name], dtype=float) for name in ("memory", "center", "precision")
+        )
+        survival = content["survival"]
+        return cls(
+            memory, None if survival is None else np.asarray(survival, dtype=float), center,
+            precision, float(content["limit"]), int(content["count"]),
+            float(content.get("least", 0.0)),
+        )  # fmt: skip
+
+
+def fit_calibration(
+    parts: Float[Array, "row feature"],
+    from_memory: Sequence[bool] | Array,
+    changed: Float[Array, "row feature"] | None = None,
+    survived: Sequence[bool] | Array | None = None,
+) -> Calibration:
+    """Fit on prompts that had no part in finding the circuit.
+
+    Args:
+        from_memory: whether the answer was the memorized one.
+        changed, survived: the parts of the prompts whose changed version was asked, and whether the
+            answer was still there.
+
+    Raises:
+        InputError: one outcome only, or numbers that are not finite.
+    """
+    parts = np.asarray(parts, dtype=float)
+    from_memory = np.asarray(from_memory, dtype=bool)
+    if not np.isfinite(parts).all():
+        raise InputError("calibration: the margins hold NaN or infinity; try dtype=float32")
+    if len(set(from_memory.tolist())) < 2:
+        kind = "nothing" if not len(from_memory) else "memory" if from_memory[0] else "reasoning"
+        raise InputError(
+            f"calibration on {len(from_memory)} prompts that are all answered from {kind}: it needs "
+            "both outcomes; add prompts that the model answers the other way"
+        )
+    spread = np.cov(parts, rowvar=False) + 1e-9 * np.eye(parts.shape[1])
+    center, precision = parts.mean(axis=0), np.linalg.pinv(spread)
+    survival = None
+    if changed is not None and survived is not None and len(set(np.asarray(survived).tolist())) > 1:
+        survival = _logistic(np.asarray(changed, dtype=float), np.asarray(survived, dtype=bool))
+    limit = float(np.quantile(_distance(parts, center, precision), _INSIDE))
+    least = float(np.quantile(np.abs(_margin(parts)), 1 - _INSIDE))
+    memory = _logistic(parts, from_memory)
+    return Calibration(memory, survival, center, precision, limit, len(parts), least)
+
+
+def _logistic(parts: Array, y: Array) -> Float[Array, " 1+feature"]:
+    """Intercept and weights on the parts as they are; the penalty is on standardised ones."""
+    from sklearn.linear_model import LogisticRegression
+
+    center, scale = parts.mean(axis=0), parts.std(axis=0) + 1e-9
+    fitted = LogisticRegression(C=10.0).fit((parts - center) / scale, y)
+    weights = fitted.coef_[0] / scale
+    return np.concatenate([fitted.intercept_ - weights @ center, weights])
+
+
+def _margin(parts: Array) -> Float[Array, " row"]:
+    return parts[:, 0] - parts[:, 1]
+
+
+def _distance(parts: Array, center: Array, precision: Array) -> Float[Array, " row"]:
+    off = parts - center
+    return np.einsum("rf,fg,rg->r", off, precision, off)

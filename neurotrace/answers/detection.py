@@ -1,0 +1,236 @@
+"""Detectors of one model, from prompts to a table: what tells memory from reasoning, and where else.
+
+Reads the views at the read position, asks `detectors/transfer.py` for every detector on every pair of
+tasks, chooses one by how well it does on tasks that it did not learn from, and fits that on all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from neurotrace.answers.answered import Answered, answer
+from neurotrace.answers.circuit import Circuit, find_circuit
+from neurotrace.answers.margin import causal_margin
+from neurotrace.answers.views import read_views, view_names
+from neurotrace.core.display import Shown, Table, View, share
+from neurotrace.core.errors import InputError
+from neurotrace.core.prompts import Prompt, originals
+from neurotrace.detectors.base import Detector
+from neurotrace.detectors.fused import FusedDetector
+from neurotrace.detectors.linear import LinearDetector
+from neurotrace.detectors.transfer import BASELINES, OTHERS, Task, stack, transfer
+from neurotrace.models.encoding import Progress
+from neurotrace.models.hooks import SITES, inspect_model
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CIRCUIT_PROMPTS = 60  # prompts a circuit is found on, at most
+_KINDS = ("own", "another", "others", "worst")  # columns of `summary`
+ASK_MORE = 3  # prompts asked for one that is used: outcomes are rarely even
+
+
+@dataclass(frozen=True)
+class Detection(Shown):
+    """What `detect` found."""
+
+    table: pd.DataFrame  # `transfer.COLUMNS`
+    weights: pd.DataFrame  # of the fused views
+    chosen: Detector
+    about: dict[str, Any]  # of the chosen one: model, detector, views in order, what it learnt from
+    circuit: Circuit | None
+    outcomes: dict[str, dict[str, int]] = field(default_factory=dict)  # by unit
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row for each (detector, view, task learnt from, task asked about)."""
+        return self.table
+
+    def _view(self) -> View:
+        rows = [
+            (row["detector"], row["view"], *(share(row[kind]) for kind in _KINDS))
+            for row in summary(self.table).to_dict("records")
+        ]
+        counts = ", ".join(
+            f"{unit} {n['memory']}/{n['reasoning']}" for unit, n in self.outcomes.items()
+        )
+        return View(
+            f"Detectors of recall in {self.about['model']}, asked about groups that they have not seen. "
+            f"Answered from memory/by reasoning: {counts}.",
+            (Table(("detector", "view", "own task", "another", "the one left out", "worst"), rows,
+                   "AUROC for “from memory”, mean over tasks; .5 is chance"),),
+            f"Chosen: {self.about['detector']} on {', '.join(self.about['views'])}. Each pair of tasks "
+            "with intervals: .to_frame(); as a figure: nt.plot_transfer(detection.table).",
+        )  # fmt: skip
+
+    def __repr__(self) -> str:
+        return f"Detection({self.about['model']}: {len(self.table)} rows)"
+
+
+def detect(
+    model: Any,
+    prompts: Sequence[Prompt],
+    *,
+    by: str = "family",
+    depths: int = 8,
+    k: int | None = None,
+    folds: int = 3,
+    seed: int = 0,
+    max_prompts: int = 0,
+    margin: bool = True,
+    progress: Progress = None,
+) -> Detection:
+    """Every detector, trained and tested on every pair of tasks; see the module's docstring.
+
+    Changed versions (`perturbs`) are left out: what they perturb is what a detector is about.
+
+    Args:
+        by: "family", or "template": what is trained on and tested on.
+        depths: blocks at which each site is read, spread evenly.
+        k: neurons of either kind in a circuit; None: 0.11 % of all, at least 4.
+        max_prompts: so many prompts of each unit at most, both outcomes alike as far as they go.
+        margin: find circuits and judge the causal margin too, which takes most of the time.
+
+    Raises:
+        InputError: an outcome is missing.
+    """
+    if by not in ("family", "template"):
+        raise InputError(f"by={by!r}: wanted 'family' or 'template'")
+    asked = originals(prompts)
+    if max_prompts:
+        asked = _some(asked, by, ASK_MORE * max_prompts, seed)
+    answered = answer(model, asked, progress=progress).decided()
+    if max_prompts:
+        answered = answered.at(_sample(answered, by, max_prompts, seed))
+    units = _units(answered.prompts, by)
+    y = np.array([outcome == "memory" for outcome in answered.outcome]).astype(int)
+    if len(set(y)) < 2:
+        raise InputError(
+            f"the model answers all {len(y)} prompts from {answered.outcome[0]}: detectors need both "
+            "outcomes; add prompts that it answers the other way"
+        )
+    names = view_names(model, depths=depths)
+    size = max(4, round(0.0011 * inspect_model(model).n_neurons)) if k is None else k
+
+    def circuit_of(rows: np.ndarray) -> Circuit:
+        drawn = np.random.default_rng(seed).permutation(rows)[:CIRCUIT_PROMPTS]
+        own = answered.at(drawn.tolist())
+        return find_circuit(model, own.prompts, k=size)
+
+    def margins(train: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        return _parts(model, answered.at(rows.tolist()), circuit_of(train))
+
+    task = Task(
+        read_views(model, answered, [*names, *BASELINES], progress=progress), y, units,
+        np.array([f"{p.family}/{p.template}" for p in answered.prompts]),
+        np.array([p.group for p in answered.prompts]), [p.prompt for p in answered.prompts],
+        margins if margin else None, _fused(names),
+    )  # fmt: skip
+    table, weights = transfer(task, folds=folds, seed=seed, progress=progress)
+    name, view = choose(table)
+    circuit = circuit_of(np.arange(len(y))) if margin else None
+    parts = _parts(model, answered, circuit) if circuit else None
+    chosen, views = _fit(task, name, view, parts, seed)
+    about = {
+        "model": inspect_model(model).name, "detector": name, "views": views, "by": by,
+        "trained_on": sorted(set(units.tolist())), "prompts": len(y), "circuit_k": size if margin else None,
+    }  # fmt: skip
+    outcomes = {u: {"memory": int(y[units == u].sum()), "reasoning": int((1 - y[units == u]).sum())}
+                for u in sorted(set(units.tolist()))}  # fmt: skip
+    return Detection(table, weights, chosen, about, circuit, outcomes)
+
+
+def choose(table: pd.DataFrame) -> tuple[str, str]:
+    """(detector, view) with the highest mean AUROC on units that it did not learn from.
+
+    Among those that can be fitted and saved: linear, fused and the causal margin. With a single unit:
+    on its own held-out groups.
+    """
+    away = table[(table["train_family"] == OTHERS)]
+    away = away if len(away) else table
+    able = away[
+        away["detector"].isin(("linear", "fused product", "fused mixture", "causal margin"))
+    ]
+    mean = able.groupby(["detector", "view"], sort=False)["auroc"].mean()
+    name, view = mean.idxmax()
+    return str(name), str(view)
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """A row a (detector, view): mean AUROC on its own task, on another, on the one left out of all.
+
+    `worst` is the lowest of the tasks that it did not learn from (its own, where there is one task).
+    """
+    import pandas as pd
+
+    left_out = table["train_family"] == OTHERS
+    own = table["train_family"] == table["test_family"]
+    kinds = {"own": own, "another": ~own & ~left_out, "others": left_out}
+    keys = ["detector", "view"]
+    means = {
+        name: table[rows].groupby(keys, sort=False)["auroc"].mean() for name, rows in kinds.items()
+    }
+    away = table[~own] if (~own).any() else table
+    means["worst"] = away.groupby(keys, sort=False)["auroc"].min()
+    order = table[keys].drop_duplicates()
+    return order.merge(pd.DataFrame(means).reset_index(), on=keys, how="left")
+
+
+def _fit(
+    task: Task, name: str, view: str, parts: np.ndarray | None, seed: int
+) -> tuple[Detector, list[str]]:
+    views = dict(task.views) | ({} if parts is None else {"margin": parts})
+    if name.startswith("fused"):
+        used = [*task.fused, *(["margin"] if parts is not None else [])]
+        columns, X = stack({own: views[own] for own in used})
+        fused = FusedDetector(columns, "product" if "product" in name else "mixture", seed=seed)
+        return fused.fit(X, task.y, groups=task.groups), used
+    return LinearDetector(seed=seed).fit(views[view], task.y, groups=task.groups), [view]
+
+
+def _parts(model: Any, answered: Answered, circuit: Circuit) -> np.ndarray:
+    found = causal_margin(model, answered, circuit)
+    return np.stack([found.memory_fall.numpy(), found.reasoning_fall.numpy()], axis=1)
+
+
+def _fused(names: Sequence[str]) -> tuple[str, ...]:
+    """All neurons, and the residual stream and the attention at three depths."""
+    found = ["neurons"]
+    for site in SITES[1:]:
+        own = [name for name in names if name.startswith(f"{site}@")]
+        places = np.linspace(0, len(own) - 1, min(3, len(own))).round().astype(int)
+        found += [own[place] for place in places]
+    return tuple(found)
+
+
+def _units(prompts: Sequence[Prompt], by: str) -> np.ndarray:
+    return np.array([
+        prompt.family if by == "family" else f"{prompt.family}/{prompt.template}"
+        for prompt in prompts
+    ])  # fmt: skip
+
+
+def _some(prompts: Sequence[Prompt], by: str, most: int, seed: int) -> list[Prompt]:
+    """At most `most` prompts of each unit, drawn at random."""
+    rng = np.random.default_rng(seed)
+    units = _units(prompts, by)
+    drawn = [rng.permutation(np.flatnonzero(units == unit))[:most] for unit in sorted(set(units))]
+    return [prompts[row] for row in np.sort(np.concatenate(drawn))]
+
+
+def _sample(answered: Answered, by: str, most: int, seed: int) -> list[int]:
+    """Rows, at most `most` a unit, of either outcome half of them as far as they go."""
+    rng = np.random.default_rng(seed)
+    units, recalled = _units(answered.prompts, by), np.array(answered.outcome) == "memory"
+    rows: list[int] = []
+    for unit in sorted(set(units)):
+        memory, reasoning = (
+            rng.permutation(np.flatnonzero((units == unit) & (recalled == kind)))
+            for kind in (True, False)
+        )
+        first = min(len(memory), max(most // 2, most - len(reasoning)))
+        rows += [*memory[:first], *reasoning[: most - first]]
+    return sorted(int(row) for row in rows)

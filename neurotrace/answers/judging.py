@@ -1,0 +1,276 @@
+"""Is the trust score any good? Found on some prompts, calibrated on others, judged on others still.
+
+1. *Ask* the model every prompt; those that it answers with a named answer remain.
+2. *Split* the groups in two halves, over all families at once: France is on one side everywhere.
+3. *Choose* k and what *off* means on the first half, each family's margins by a circuit of the others
+   (of the other templates, or groups, where there is one family).
+4. *Find* circuits on the first half, judge each on the second: that of everything (unseen items), those
+   without one template (unseen templates), those without one family (unseen families). AUROC for
+   "the answer is the memorized one", within each family, intervals by resampling groups.
+5. Beside them, on the same prompts: what needs no neuron (log-probability, entropy, where the answer
+   stands in the prompt) and what learns from the same first half (the prompt's words; a logistic
+   regression on all neurons at the read position, on the residual stream at four depths, on what
+   each layer writes for the answer), and a circuit of random neurons.
+6. *Calibrate* on one half of the second half, score the other, and the other way round: ECE, the
+   AUROC for "the answer fails on a changed version", risk against coverage, LiMem.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from neurotrace.answers import tables
+from neurotrace.answers.answered import Answered, answer
+from neurotrace.answers.baselines import inside_features, plain_signals
+from neurotrace.answers.circuit import OFFS, Circuit, Slopes, circuit_from, norms_of, slopes
+from neurotrace.answers.margin import Margins, causal_margins
+from neurotrace.answers.trust import consistencies, parts_of
+from neurotrace.core.display import Shown, Table, View, frame_table
+from neurotrace.core.errors import InputError
+from neurotrace.core.prompts import Prompt
+from neurotrace.core.scores import Scores
+from neurotrace.models.activations import read_activations
+from neurotrace.models.encoding import Progress, by_length
+from neurotrace.models.hooks import inspect_model
+
+SHARES = (0.0005, 0.001, 0.002, 0.004, 0.008)  # of all neurons: the sizes to choose from
+Keep = Callable[[str, str], bool]  # (family, template) -> whether its prompts find the circuit
+
+
+@dataclass(frozen=True)
+class TrustStudy(Shown):
+    """What came of it; every table is a data frame with a row for each thing judged."""
+
+    circuit: Circuit  # of the first half, calibrated on all of the second
+    outcomes: pd.DataFrame  # family, template, memory, reasoning, other
+    choices: pd.DataFrame  # k, off, auroc (first half, by circuits of the other families), chosen
+    signals: pd.DataFrame  # unseen, of, signal, auroc, auroc_lo, auroc_hi, n, memory
+    scores: pd.DataFrame  # a row for each prompt of the second half
+    failures: pd.DataFrame  # signal, auroc, auroc_lo, auroc_hi for "fails on a changed version"
+    coverage: pd.DataFrame  # signal, coverage, risk, risk_lo, risk_hi
+    summary: dict[str, Any]  # what was chosen; ECE; LiMem
+
+    def to_frame(self) -> pd.DataFrame:
+        """The AUROC of every signal: `signals`."""
+        return self.signals
+
+    def _view(self) -> View:
+        said = self.summary
+        failures = self.failures.drop(columns="failed")
+        failures.columns = ["signal", "AUROC", "from", "to", "prompts"]
+        return View(
+            f"A trust score for {self.circuit.provenance.get('model', 'a model')}, judged on "
+            f"{said['held_out']} prompts that had no part in it: ECE {said['ece']:.3f}, abstains on "
+            f"{said['abstains']:.1%}; {said['k']} neurons of either kind, off: {said['off']}.",
+            (
+                Table(("signal", *(f"unseen {name}" for name in tables.UNSEEN)),
+                      tables.mean_rows(self.signals), "AUROC for “from memory”, mean"),
+                frame_table(failures, "AUROC for “the answer fails on a changed version”, 95 %"),
+            ),
+            "Every figure: .signals, .failures, .coverage, .scores, .outcomes; the circuit: .circuit.",
+        )  # fmt: skip
+
+    def __repr__(self) -> str:
+        return f"TrustStudy({self.summary['held_out']} prompts judged)"
+
+
+def trust_study(
+    model: Any,
+    prompts: Sequence[Prompt],
+    *,
+    k: int | None = None,
+    off: str | None = None,
+    seed: int = 0,
+    progress: Progress = None,
+) -> TrustStudy:
+    """Find, calibrate and judge; see the module's docstring.
+
+    Args:
+        prompts: of one or several sets, changed versions among them.
+        k, off: default: chosen on the first half.
+
+    Raises:
+        InputError: too few groups, or one outcome only.
+    """
+    asked = answer(model, prompts, progress=progress)
+    everything = asked.where(lambda prompt: prompt.perturbs is None)
+    data = _Data.of(everything.decided(), seed)
+    found = slopes(model, data.first, progress=progress)
+    choices, values = _choose(model, data, found, k, off, progress)
+    best = choices[choices["chosen"]].iloc[0]
+    make = _maker(model, found, int(best["k"]), best["off"])
+    circuit = make(lambda family, template: True)
+    assert circuit is not None  # a part of these prompts gave one
+    falls = _falls(model, data, make, circuit, values, seed, progress)
+    frame = tables.frame_of(data.asked, data.train, falls, consistencies(asked))
+    for name, signal in plain_signals(model, data.asked).items():
+        frame[name] = signal
+    features = {"all neurons": values} | inside_features(model, data.asked, progress=progress)
+    frame = tables.calibrated(frame, seed)
+    held = frame[~frame["train"]]
+    return TrustStudy(
+        replace(circuit, calibration=tables.calibration(held)),
+        tables.outcomes(everything),
+        choices,
+        tables.signals(frame, data.asked, features),
+        held.reset_index(drop=True),
+        tables.failures(held),
+        tables.coverage(held),
+        {"k": int(best["k"]), "off": str(best["off"]), "seed": seed}
+        | tables.summary(held, everything, consistencies(asked)),
+    )
+
+
+@dataclass(frozen=True)
+class _Data:
+    """The decided prompts, with what is known of each as an array."""
+
+    asked: Answered
+    family: np.ndarray
+    template: np.ndarray
+    group: np.ndarray
+    memory: np.ndarray
+    train: np.ndarray  # of the first half
+
+    @classmethod
+    def of(cls, asked: Answered, seed: int) -> _Data:
+        named = {
+            name: np.array([getattr(prompt, name) for prompt in asked.prompts])
+            for name in ("family", "template", "group")
+        }
+        groups = sorted(set(named["group"].tolist()))
+        if len(groups) < 4:
+            raise InputError(
+                f"{len(asked)} prompts about {len(groups)} things: a study needs at least four "
+                "groups, to find, calibrate and judge on different ones"
+            )
+        random.Random(seed).shuffle(groups)
+        memory = np.array([outcome == "memory" for outcome in asked.outcome])
+        train = np.isin(named["group"], groups[: len(groups) // 2])
+        return cls(asked, **named, memory=memory, train=train)
+
+    @property
+    def first(self) -> Answered:
+        return self.asked.at(np.nonzero(self.train)[0].tolist())
+
+    def cells(self, train: bool) -> dict[tuple[str, str], np.ndarray]:
+        """(family, template) -> places of its prompts in that half."""
+        own = np.nonzero(self.train == train)[0]
+        keys = list(zip(self.family[own].tolist(), self.template[own].tolist(), strict=True))
+        return {key: own[[each == key for each in keys]] for key in dict.fromkeys(keys)}
+
+
+def _maker(model: Any, found: Slopes, k: int, off: str) -> Callable[[Keep], Circuit | None]:
+    """Keep -> the circuit of those prompts; None where they show one outcome only, or too little."""
+
+    def make(keep: Keep) -> Circuit | None:
+        try:
+            return circuit_from(model, found.where(keep), k=k, off=off)  # type: ignore[arg-type]
+        except InputError:
+            return None
+
+    return make
+
+
+def _choose(
+    model: Any, data: _Data, found: Slopes, k: int | None, off: str | None, progress: Progress
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Candidates with their AUROC on the first half, and every prompt's activations (first half)."""
+    total = inspect_model(model).n_neurons
+    sizes = [k] if k else sorted({max(4, round(share * total)) for share in SHARES})
+    middle = sizes[len(sizes) // 2]
+    pairs = [(size, off or OFFS[0]) for size in sizes]
+    pairs += [] if off else [(middle, other) for other in OFFS[1:]]
+    makers = [_maker(model, found, *pair) for pair in pairs]
+    values = np.zeros((len(data.asked), total), dtype=np.float32)
+    margin = np.full((len(pairs), len(data.asked)), np.nan)
+    place = 0 if len(set(data.family)) > 1 else 1 if len(set(data.template)) > 1 else None
+    for key, rows in data.cells(train=True).items():
+
+        def others(*cell: str, own: tuple[str, str] = key) -> bool:
+            return place is None or cell[place] != own[place]
+
+        circuits = [make(others) for make in makers]
+        got = _ask(model, data.asked, rows, [c for c in circuits if c], values, progress)
+        for row, circuit in enumerate(circuits):
+            if circuit:
+                margin[row, rows] = next(got).margin.numpy()
+    table = pd.DataFrame(pairs, columns=["k", "off"])
+    table["auroc"] = [
+        tables.mean_auroc(own[data.train], data.memory[data.train], data.family[data.train])
+        for own in margin
+    ]
+    if table["auroc"].isna().all():
+        raise InputError(
+            "no circuit can be found on the first half of these prompts: the model answers nearly "
+            "all of them in one way; add prompts that it answers the other way"
+        )
+    # of what is as good as the best, the smallest and simplest
+    best = table["auroc"] >= table["auroc"].max() - 0.002
+    table["chosen"] = table.index == table[best].sort_values("k", kind="stable").index[0]
+    return table, values
+
+
+def _falls(
+    model: Any, data: _Data, make: Callable[[Keep], Circuit | None], circuit: Circuit,
+    values: np.ndarray, seed: int, progress: Progress,
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """Memory and reasoning falls on the second half, [prompt, 2], by the circuit of everything, those
+    without the prompt's template and its family, and a random one; NaN where there is none."""
+    control = _random_like(model, circuit, seed)
+    found = {
+        name: np.full((len(data.asked), 2), np.nan)
+        for name in ("items", "templates", "families", "random")
+    }
+    for (family, template), rows in data.cells(train=False).items():
+        circuits = {
+            "items": circuit,
+            "templates": make(lambda _, t, own=template: t != own),  # type: ignore[misc]
+            "families": make(lambda f, _, own=family: f != own),  # type: ignore[misc]
+            "random": control,
+        }
+        got = _ask(model, data.asked, rows, [c for c in circuits.values() if c], values, progress)
+        for name, own in circuits.items():
+            if own:
+                found[name][rows] = parts_of(next(got))
+    return found
+
+
+def _random_like(model: Any, circuit: Circuit, seed: int) -> Circuit:
+    """As many other neurons in each layer, dealt at random to memory and reasoning."""
+    info = inspect_model(model)
+    blank = Scores("random", torch.zeros(info.n_layers, info.d_mlp))
+    drawn = blank.random_like((*circuit.memory, *circuit.reasoning), seed=seed)
+    order = torch.randperm(len(drawn), generator=torch.Generator().manual_seed(seed)).tolist()
+    mixed = tuple(drawn[place] for place in order)
+    size = len(circuit.memory)
+    zeros = torch.zeros(len(mixed))
+    return Circuit(mixed[:size], mixed[size:], zeros[:size], zeros[size:], norms_of(model, mixed))
+
+
+def _ask(
+    model: Any, asked: Answered, rows: np.ndarray, circuits: Sequence[Circuit],
+    values: np.ndarray, progress: Progress,
+) -> Iterator[Margins]:  # fmt: skip
+    """Margins by each circuit; the prompts' activations go into `values`."""
+    own = asked.at(rows.tolist())
+    cleans: dict[bytes, Any] = {}
+    margins = (
+        causal_margins(model, own, circuits, cleans=cleans, progress=progress) if circuits else []
+    )
+    info = inspect_model(model)
+    for places, ids in by_length(own.ids, 32):
+        run = cleans.get(ids.numpy().tobytes())
+        read = (
+            run.activations.float().cpu() if run
+            else read_activations(model, ids, info.n_layers, info.d_mlp)
+        )  # fmt: skip
+        values[rows[places]] = read.flatten(1).numpy()
+    return iter(margins)

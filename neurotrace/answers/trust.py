@@ -1,0 +1,215 @@
+"""The trust score: a row a prompt, from the neurons, before the answer is believed.
+
+    id, prompt          a bare text's id is its place, from 0
+    answer              the model's own next token
+    memory_fall         what log p(answer) loses with the memory neurons off, nats
+    reasoning_fall      the same with the reasoning neurons off
+    margin              memory_fall - reasoning_fall
+    p_memory            calibrated P(the answer comes from memory)
+    p_survives          calibrated P(the answer survives a change of the question)
+    consistency         share of the given changed versions that the answer did survive
+    abstain             the parts lie outside what calibration has seen, or the margin is nearer 0 (these
+                        neurons don't bear the answer): the numbers mean nothing
+
+No named answers are needed to score; `calibrate` needs them, on prompts that had no part in finding
+the circuit. An answer *survives* a changed version where the model gives the answer that it implies
+there: the changed version's reasoned answer if it was the reasoned one, else the memorized one again
+(and that is wrong there, since nothing about the changed item is memorized).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from neurotrace.answers.answered import Answered, answer
+from neurotrace.answers.calibration import FEATURES, fit_calibration
+from neurotrace.answers.circuit import Circuit
+from neurotrace.answers.margin import Margins, causal_margin
+from neurotrace.core.display import Bar, Shown, Table, View, clip, rate
+from neurotrace.core.errors import InputError
+from neurotrace.core.prompts import Prompt
+from neurotrace.models.encoding import Progress
+from neurotrace.models.hooks import tokenizer_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Trust(Shown):
+    """One row a prompt; the columns are in the module's docstring, and `prompt` (its id or text)."""
+
+    table: pa.Table
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    def to_frame(self) -> pd.DataFrame:
+        return self.table.to_pandas()
+
+    def rows(self) -> list[dict[str, Any]]:
+        """As plain dicts, NaN as None: JSON lines."""
+        return [
+            {name: None if value != value else value for name, value in row.items()}
+            for row in self.table.to_pylist()
+        ]
+
+    def _view(self) -> View:
+        shown = self.to_frame().head(10)
+        bound = float(shown["margin"].abs().max())
+        cells = [
+            (clip(row.prompt, 60), row.answer, rate(row.p_memory), rate(row.p_survives),
+             Bar(row.margin, bound, f"{row.margin:+.2f}", signed=True),
+             "abstains" if row.abstain else "")
+            for row in shown.itertuples()
+        ]  # fmt: skip
+        columns = ("prompt", "answer", "P(from memory)", "P(survives)", "margin, nats", " ")
+        count, abstains = len(self), int(np.sum(self.table["abstain"].to_numpy()))
+        recalled = int(np.sum(self.table["p_memory"].to_numpy() > 0.5))
+        return View(
+            f"What the model's own answers to {count} prompts rest on: {recalled} likelier on memory, "
+            f"{count - recalled} on reasoning; {abstains} unlike all that calibration has seen.",
+            (Table(columns, cells),),
+            "All rows: .to_frame(); as JSON lines: .rows(); a figure: nt.plot_margins(trust).",
+        )
+
+    def __repr__(self) -> str:
+        return f"Trust({len(self)} prompts)"
+
+
+def trust(
+    model: Any,
+    prompts: Sequence[str | Prompt],
+    circuit: Circuit,
+    detector: Any = None,
+    *,
+    batch_size: int = 32,
+    progress: Progress = None,
+) -> Trust:
+    """Score the model's own answer to each prompt.
+
+    Args:
+        prompts: texts, or `Prompt`s; a prompt's changed versions (those that name it in `perturbs`)
+            are asked, not scored, and give its `consistency`.
+        circuit: a calibrated one: see `calibrate`.
+        detector: a fitted scikit-learn classifier over the two parts (memory_fall, reasoning_fall)
+            whose P(class 1) is to stand for `p_memory`; default: the circuit's own calibration. One
+            over other views (neurons, fused) is asked with `read_views`, not here.
+
+    Raises:
+        InputError: no prompts; an uncalibrated circuit or one of another model; an empty or too long
+            prompt; an unfitted detector, or one over other features.
+    """
+    import pyarrow as pa
+
+    if circuit.calibration is None:
+        raise InputError(
+            "this circuit is not calibrated: circuit = nt.calibrate(model, held_out_prompts, circuit)"
+        )
+    scored = [p for p in prompts if isinstance(p, str) or p.perturbs is None]
+    if not scored:
+        raise InputError("no prompts to score: wanted at least one that is not a changed version")
+    margins = causal_margin(model, scored, circuit, batch_size=batch_size, progress=progress)
+    parts = parts_of(margins)
+    tokenizer = tokenizer_of(model)
+    consistency = np.full(len(scored), np.nan)
+    if len(scored) < len(prompts):
+        named = [p for p in prompts if isinstance(p, Prompt)]
+        asked = answer(model, named, batch_size=batch_size, progress=progress)
+        shares = consistencies(asked)
+        ids = ["" if isinstance(p, str) else p.id for p in scored]
+        consistency = np.array([shares.get(name, np.nan) for name in ids])
+    p_memory = (
+        circuit.calibration.p_memory(parts) if detector is None else _detected(detector, parts)
+    )
+    return Trust(
+        pa.table(
+            {
+                "id": [str(n) if isinstance(p, str) else p.id for n, p in enumerate(scored)],
+                "prompt": [p if isinstance(p, str) else p.prompt for p in scored],
+                "answer": [tokenizer.decode([token]) for token in margins.answer.tolist()],
+                "log_probability": margins.log_probability.numpy(),
+                "entropy": margins.entropy.numpy(),
+                "memory_fall": margins.memory_fall.numpy(),
+                "reasoning_fall": margins.reasoning_fall.numpy(),
+                "margin": margins.margin.numpy(),
+                "p_memory": p_memory,
+                "p_survives": circuit.calibration.p_survives(parts),
+                "consistency": consistency,
+                "abstain": circuit.calibration.outside(parts),
+            }
+        )
+    )
+
+
+def calibrate(
+    model: Any, prompts: Sequence[Prompt], circuit: Circuit, *, progress: Progress = None
+) -> Circuit:
+    """The circuit with its calibration, from prompts that had no part in finding it.
+
+    Prompts that the model answers with neither named answer are left out. Where changed versions are
+    among the prompts, `p_survives` is calibrated too.
+
+    Raises:
+        InputError: one outcome only; the circuit is of another model.
+    """
+    asked = answer(model, prompts, progress=progress)
+    scored = asked.where(lambda prompt: prompt.perturbs is None).decided()
+    parts = parts_of(causal_margin(model, scored, circuit, progress=progress))
+    shares = consistencies(asked)
+    rows = [row for row, prompt in enumerate(scored.prompts) if prompt.id in shares]
+    survived = [shares[scored.prompts[row].id] > 0.5 for row in rows]
+    recalled = [outcome == "memory" for outcome in scored.outcome]
+    return replace(circuit, calibration=fit_calibration(parts, recalled, parts[rows], survived))
+
+
+def consistencies(asked: Answered) -> dict[str, float]:
+    """Id of a prompt -> share of its changed versions that its answer survives.
+
+    Only of prompts that the model answers with a named answer and whose changed versions were asked.
+    """
+    place = {prompt.id: row for row, prompt in enumerate(asked.prompts)}
+    outcome = asked.outcome
+    kept: dict[str, list[bool]] = {}
+    for row, prompt in enumerate(asked.prompts):
+        origin = place.get(prompt.perturbs or "")
+        if origin is None or outcome[origin] == "other":
+            continue
+        implied = asked.reasoned if outcome[origin] == "reasoning" else asked.memorized
+        kept.setdefault(prompt.perturbs or "", []).append(bool(asked.top[row] == implied[row]))
+    return {name: sum(survived) / len(survived) for name, survived in kept.items()}
+
+
+def parts_of(margins: Margins) -> Float[np.ndarray, "row feature"]:
+    """The margin's parts as the columns that calibration and detectors read."""
+    return np.stack([getattr(margins, name).double().numpy() for name in FEATURES], axis=1)
+
+
+def _detected(detector: Any, parts: np.ndarray) -> np.ndarray:
+    from sklearn.exceptions import NotFittedError
+
+    width = getattr(detector, "n_features_in_", len(FEATURES))
+    if width != len(FEATURES):
+        raise InputError(
+            f"this {type(detector).__name__} reads {width} features, a trust score gives it "
+            f"{len(FEATURES)} ({', '.join(FEATURES)}): for other views ask it itself, "
+            "detector.predict_proba of what nt.read_views(model, answered, views, circuit=circuit) gives"
+        )
+    try:
+        found = np.asarray(detector.predict_proba(parts), dtype=float)
+    except NotFittedError:
+        raise InputError(
+            f"this {type(detector).__name__} is not fitted: call fit(parts, from_memory) first"
+        ) from None
+    except AttributeError:
+        raise InputError(
+            f"came a {type(detector).__name__}, wanted a classifier with predict_proba over "
+            f"{' and '.join(FEATURES)}"
+        ) from None
+    return found[:, 1]

@@ -1,0 +1,96 @@
+"""`neurotrace checkpoints`: the same measurements along a model's training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from neurotrace.cli.console import quiet
+from neurotrace.cli.options import Device, Dtype, TrustRemoteCode
+from neurotrace.core.errors import InputError
+
+if TYPE_CHECKING:
+    from neurotrace.core.pairs import PromptPair
+
+FILES = ("checkpoints.csv", "checkpoints.html")
+
+
+def checkpoints(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            help="A folder that holds the checkpoints, a model on the hub, or each checkpoint in the "
+            "order of training."
+        ),
+    ],
+    probes: Annotated[
+        list[str], typer.Option(help="Packaged set, .jsonl file or folder (repeatable).")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the table and the figure.")],
+    which: Annotated[
+        str,
+        typer.Option(
+            help="Of one model: all that its folder holds, or names with commas, of sub-folders or of "
+            "a hub model's revisions: step1000,step2000."
+        ),
+    ] = "all",
+    method: Annotated[str, typer.Option(help="A ranker that is a mean over pairs.")] = "two_ended",
+    k: Annotated[int, typer.Option(help="Neurons to patch.")] = 8,
+    seed: Annotated[int, typer.Option(help="Seed of the split and of what is drawn.")] = 0,
+    device: Device = None,
+    dtype: Dtype = None,
+    trust_remote_code: TrustRemoteCode = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the table.")] = False,
+) -> None:
+    """When do a behaviour and its neurons appear? Accuracy, flips and stability per checkpoint."""
+    from neurotrace.core.pairs import load_pairs
+    from neurotrace.core.records import probe_names
+
+    if slips := [name for name in models if name in probe_names() and not Path(name).exists()]:
+        raise InputError(f"{slips[0]} is a set of prompts, no model: --probes goes before each set")
+    along(
+        models, [pair for name in probes for pair in load_pairs(name)], out, which=which,
+        method=method, k=k, seed=seed, device=device, dtype=dtype,
+        trust_remote_code=trust_remote_code, overwrite=overwrite,
+    )  # fmt: skip
+
+
+def along(
+    models: Sequence[str],
+    pairs: Sequence[PromptPair],
+    out: Path,
+    *,
+    which: str,
+    method: str,
+    k: int,
+    seed: int,
+    device: str | None,
+    dtype: str | None,
+    trust_remote_code: bool,
+    overwrite: bool,
+) -> None:
+    """A table and a figure in `out`, of the checkpoints `which` of one model, or of several models."""
+    from neurotrace.core.writing import prepare_folder, write_atomically
+
+    if len(models) > 1 and which != "all":
+        raise InputError(f"--which {which} of {len(models)} models: wanted one model to look in")
+    prepare_folder(out, FILES, overwrite=overwrite)
+    quiet()
+    from neurotrace.core.process import bars
+    from neurotrace.plots.style import save_figure
+    from neurotrace.plots.timeline import plot_timeline
+    from neurotrace.studies.timeline import checkpoints_of, timeline
+
+    table = timeline(
+        checkpoints_of(models[0], which) if len(models) == 1 else models, pairs, method=method, k=k,
+        seed=seed, device=device, dtype=dtype, trust_remote_code=trust_remote_code, progress=bars,
+    )  # fmt: skip
+    write_atomically(out / FILES[0], table.to_csv(index=False, float_format="%.3f").encode())
+    save_figure(plot_timeline(table), out / FILES[1])
+    shown = ["checkpoint", "family", "recalls", "reasons", "flips_to_reasoning",
+             "flips_to_memorization", "settled_to_reasoning", "settled_to_memorization"]  # fmt: skip
+    print(table[shown].round(2).to_string(index=False))
+    print(f"table and figure: {out}")

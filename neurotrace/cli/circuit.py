@@ -1,0 +1,77 @@
+"""`neurotrace circuit`: find, calibrate and judge the neurons that a trust score asks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from neurotrace.cli.console import quiet
+from neurotrace.cli.options import Device, Dtype, Model, MoreProbes, TrustRemoteCode
+
+if TYPE_CHECKING:
+    from neurotrace.answers.judging import TrustStudy
+
+
+def circuit(
+    model: Model,
+    probes: Annotated[
+        list[str],
+        typer.Option(
+            help="Packaged set with prompts.jsonl, .jsonl file or folder; several are fine."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the circuit and the tables.")],
+    more_probes: MoreProbes = None,
+    k: Annotated[int, typer.Option(help="Neurons of either kind; 0: chosen on one half.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the halves.")] = 0,
+    device: Device = None,
+    dtype: Dtype = None,
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """The memory and reasoning neurons of a model, calibrated, and how well they tell the two apart."""
+    from neurotrace.core.prompts import load_prompts
+    from neurotrace.results.run import command_line
+    from neurotrace.results.trust import prepare_trust, save_trust
+
+    # everything that can be wrong with the call is found before torch is loaded
+    names = [*probes, *(more_probes or [])]
+    prompts = [prompt for name in names for prompt in load_prompts(name)]
+    folder = prepare_trust(out)
+    quiet()
+    from neurotrace.answers.judging import trust_study
+    from neurotrace.core.process import bars
+    from neurotrace.models.loading import load_model
+
+    loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    study = trust_study(loaded, prompts, k=k or None, seed=seed, progress=bars)
+    save_trust(study, folder, model=loaded, probes=names, command=command_line())
+    _show(study, folder)
+
+
+def _show(study: TrustStudy, folder: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table(title="AUROC for “the answer comes from memory”, held-out prompts")
+    for name in ("unseen", "signal", "mean", "95 %", "least"):
+        table.add_column(name, justify="left" if name in ("unseen", "signal") else "right")
+    for (unseen, signal), part in study.signals.groupby(["unseen", "signal"], sort=False):
+        mean = part[part["of"] == "mean"].iloc[0]
+        interval = f"{mean['auroc_lo']:.3f}–{mean['auroc_hi']:.3f}"
+        least = part[part["of"] != "mean"]["auroc"].min()
+        table.add_row(unseen, signal, f"{mean['auroc']:.3f}", interval, f"{least:.3f}")
+    console.print(table)
+    for row in study.failures.to_dict("records"):
+        console.print(
+            f"fails on a changed version, {row['signal']}: AUROC {row['auroc']:.3f} "
+            f"[{row['auroc_lo']:.3f}, {row['auroc_hi']:.3f}], {row['n']} prompts"
+        )
+    said: dict[str, Any] = study.summary
+    console.print(
+        f"k {said['k']}, off {said['off']}; {said['held_out']} prompts judged; ECE {said['ece']:.3f}; "
+        f"abstains on {said['abstains']:.1%}"
+    )
+    console.print(f"circuit: {folder / 'circuit.safetensors'}", soft_wrap=True)

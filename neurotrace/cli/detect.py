@@ -1,0 +1,93 @@
+"""`neurotrace detect`: detectors of recall, and where they hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from neurotrace.cli.console import plain, quiet
+from neurotrace.cli.options import Device, Dtype, Model, MoreProbes, TrustRemoteCode
+
+if TYPE_CHECKING:
+    from neurotrace.answers.detection import Detection
+
+
+def detect(
+    model: Model,
+    probes: Annotated[
+        list[str],
+        typer.Option(help="Set with prompts.jsonl, .jsonl file or folder; several are fine."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for tables, figures and the chosen detector.")],
+    more_probes: MoreProbes = None,
+    by: Annotated[
+        str, typer.Option(help="What to train and test across: family or template.")
+    ] = "family",
+    depths: Annotated[int, typer.Option(help="Blocks to read each site at.")] = 8,
+    k: Annotated[
+        int, typer.Option(help="Neurons of either kind in a circuit; 0: 0.11 % of all, at least 4.")
+    ] = 0,
+    folds: Annotated[int, typer.Option(help="Folds of the held-out groups.")] = 3,
+    seed: Annotated[int, typer.Option(help="Seed of folds and of what is drawn.")] = 0,
+    max_prompts: Annotated[
+        int, typer.Option(help="Use at most so many prompts of each task; 0: all.")
+    ] = 0,
+    margin: Annotated[
+        bool, typer.Option("--margin/--no-margin", help="Judge the causal margin too (slow).")
+    ] = True,
+    device: Device = None,
+    dtype: Dtype = None,
+    trust_remote_code: TrustRemoteCode = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the tables.")] = False,
+) -> None:
+    """Train detectors on each task, test them on every other; write detectors.parquet."""
+    from neurotrace.core.errors import InputError
+    from neurotrace.core.prompts import load_prompts
+    from neurotrace.results.detection import prepare_detection, save_detection
+    from neurotrace.results.run import command_line
+
+    prompts = [prompt for name in [*probes, *(more_probes or [])] for prompt in load_prompts(name)]
+    for name, number, least in (("depths", depths, 1), ("folds", folds, 2), ("k", k, 0)):
+        if number < least:
+            raise InputError(f"--{name} {number}: wanted at least {least}")
+    if by not in ("family", "template"):
+        raise InputError(f"--by {by}: wanted family or template")
+    prepare_detection(out, overwrite=overwrite)
+    quiet()
+    from neurotrace.answers.detection import detect as run
+    from neurotrace.core.process import bars
+    from neurotrace.models.loading import load_model
+
+    loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    found = run(
+        loaded, prompts, by=by, depths=depths, k=k or None, folds=folds, seed=seed,
+        max_prompts=max_prompts, margin=margin, progress=bars,
+    )  # fmt: skip
+    save_detection(found, out, model=loaded, command=command_line())
+    _show(found, out)
+
+
+def _show(found: Detection, out: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from neurotrace.answers.detection import summary
+
+    table = Table(title="AUROC for “from memory” on groups not seen in training, mean over tasks")
+    for name in ("detector", "view"):
+        table.add_column(name)
+    for name in ("own task", "another task", "all other tasks", "worst"):
+        table.add_column(name, justify="right")
+    for row in summary(found.table).to_dict("records"):
+        numbers = (row[name] for name in ("own", "another", "others", "worst"))
+        cells = ["–" if number != number else f"{number:.2f}" for number in numbers]
+        table.add_row(plain(row["detector"]), plain(row["view"]), *cells)
+    console = Console()
+    counts = ", ".join(f"{u} {n['memory']}/{n['reasoning']}" for u, n in found.outcomes.items())
+    console.print(plain(f"answered from memory/by reasoning: {counts}"))
+    console.print(table)
+    chosen = f"{found.about['detector']} on {', '.join(found.about['views'])}"
+    console.print(plain(f"chosen: {chosen}"))
+    console.print(plain(f"tables and figures: {out}"))

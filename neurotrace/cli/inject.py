@@ -1,0 +1,55 @@
+"""`neurotrace inject`: teach facts through a few neurons, and let rankers find them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from neurotrace.cli.console import quiet
+from neurotrace.cli.options import Device, Model, TrustRemoteCode
+from neurotrace.core.errors import InputError
+
+
+def inject(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="Folder; the same command goes on where it was.")],
+    facts: Annotated[
+        str, typer.Option(help="facts-english, facts-organism, or a .jsonl file.")
+    ] = "facts-english",
+    fraction: Annotated[
+        list[float] | None,
+        typer.Option(help="Share of neurons that are trained (repeatable). Default: 0.01, 0.001."),
+    ] = None,
+    methods: Annotated[str, typer.Option(help="all, or names with commas.")] = "all",
+    max_facts: Annotated[int, typer.Option(help="Try at most so many facts; 0: all.")] = 0,
+    steps: Annotated[
+        int, typer.Option(help="Of training, after which a fact is skipped as not teachable.")
+    ] = 500,
+    seed: Annotated[int, typer.Option(help="Seed of the trained neurons.")] = 0,
+    device: Device = None,
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Recall@k of every ranker over injected facts; writes recall.csv. Resumes."""
+    quiet()
+    from neurotrace.core.process import bars
+    from neurotrace.models.loading import load_model
+    from neurotrace.studies.injection import load_facts
+    from neurotrace.studies.injection_study import METHODS, injection_study
+
+    if max_facts < 0:
+        raise InputError(f"--max-facts {max_facts}: wanted 0 (all) or more")
+    if steps < 1:
+        raise InputError(f"--steps {steps}: wanted at least 1")
+    taught = load_facts(facts)[: max_facts or None]
+    loaded = load_model(model, device=device, trust_remote_code=trust_remote_code)
+    found = injection_study(
+        loaded, taught, out, fractions=fraction or (0.01, 0.001), seed=seed, steps=steps, progress=bars,
+        methods=METHODS if methods == "all" else [name.strip() for name in methods.split(",")],
+    )  # fmt: skip
+    print(found.drop(columns=["tried", "skipped"]).round(3).to_string(index=False))
+    for share, own in found.groupby("fraction", sort=False):
+        row = own.iloc[0]
+        rest = f", skipped: {', '.join(row['skipped'].split())}" if row["skipped"] else ""
+        print(f"fraction {share:g}: {row['facts']} of {row['tried']} facts taught{rest}")

@@ -1,0 +1,62 @@
+"""`neurotrace locate`: is the decision made in the MLPs, in attention, where?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from neurotrace.cli.console import quiet
+from neurotrace.cli.options import Device, Dtype, Model, MoreProbes, Probes, TrustRemoteCode
+
+
+def locate(
+    model: Model,
+    probes: Probes,
+    out: Annotated[Path, typer.Option(help="Folder for the table and the figures.")],
+    more_probes: MoreProbes = None,
+    heads: Annotated[int, typer.Option(help="Attention heads to patch together.")] = 8,
+    at_most: Annotated[
+        int, typer.Option(help="Pairs of each family that behave, at most; 0: all.")
+    ] = 64,
+    seed: Annotated[int, typer.Option(help="Seed of the split and of the controls.")] = 0,
+    device: Device = None,
+    dtype: Dtype = None,
+    trust_remote_code: TrustRemoteCode = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder.")] = False,
+) -> None:
+    """Patch attention, MLPs, heads, the residual stream and a direction of it on held-out pairs."""
+    from neurotrace.core.errors import InputError
+    from neurotrace.core.pairs import load_pairs, split_pairs
+    from neurotrace.core.writing import prepare_folder
+
+    pairs = [pair for name in [*probes, *(more_probes or [])] for pair in load_pairs(name)]
+    if heads < 1 or at_most < 0:
+        raise InputError(f"--heads {heads} --at-most {at_most}: wanted 1 or more, and 0 or more")
+    prepare_folder(out, ["sites.csv"], overwrite=overwrite)
+    quiet()
+    import pandas as pd
+    from rich.console import Console
+
+    from neurotrace.core.process import bars
+    from neurotrace.models.encoding import SIDES, nothing_left
+    from neurotrace.models.loading import load_model
+    from neurotrace.plots.sites import plot_located
+    from neurotrace.plots.style import save_figure
+    from neurotrace.probe_sets.mining import mine_pairs
+    from neurotrace.studies.locate import locate as located_by
+
+    loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    asked = mine_pairs(loaded, pairs, at_most=at_most or None, seed=seed, progress=bars).encoded
+    if not len(asked):
+        raise nothing_left(model, asked)
+    train, test = (asked.of(part) for part in split_pairs(asked.pairs, seed=seed))
+    tables = []
+    for donor in SIDES[::-1]:
+        found = located_by(loaded, train, test, donor=donor, heads=heads, seed=seed, progress=bars)
+        Console().print(found)
+        save_figure(plot_located(found), out / f"to-{donor}.html")
+        tables.append(found.table.assign(donor=donor))
+    pd.concat(tables).to_csv(out / "sites.csv", index=False, float_format="%.4f")
+    print(f"table and figures: {out}")

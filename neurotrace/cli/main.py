@@ -1,0 +1,110 @@
+"""The command line: thin. `--help` loads no torch; a user's mistake is one line and exit code 2."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from neurotrace import __version__
+from neurotrace.cli import (
+    checkpoints,
+    circuit,
+    detect,
+    inject,
+    locate,
+    overlap,
+    plan,
+    probes,
+    rank,
+    report,
+    run,
+    sweep,
+    trust,
+)
+from neurotrace.cli.console import say
+from neurotrace.core.errors import InputError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Find the MLP neurons that make a language model recall or reason, and prove it.",
+)
+for _command in (
+    run.demo, run.run, rank.rank, inject.inject, overlap.overlap, locate.locate, checkpoints.checkpoints,
+    detect.detect, circuit.circuit, trust.trust, sweep.sweep, plan.plan, report.report,
+):  # fmt: skip
+    app.command()(_command)
+app.add_typer(probes.app, name="probes")
+
+_INTERRUPTED = "interrupted: nothing half-written was left; run the same command again"
+
+
+class _Interrupt(KeyboardInterrupt):
+    """A KeyboardInterrupt that goes through `exec` makes Python exit by the signal, caught or not."""
+
+
+def main() -> None:
+    """Entry point: turns errors into one line. 0 well, 1 our fault, 2 yours, 130 interrupted."""
+    debug = bool(os.environ.get("NEUROTRACE_DEBUG"))
+    signals: list[int] = []
+
+    def interrupt(number: int, _: Any) -> None:
+        signals.append(number)
+        raise _Interrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
+    try:
+        code = app(standalone_mode=False)
+    except InputError as error:
+        sys.exit(say(str(error), 2))
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(say(_INTERRUPTED, 130))
+    except Exception as error:
+        if isinstance(error, getattr(_click(), "ClickException", ())):
+            told = error.format_message()  # type: ignore[attr-defined]
+            sys.exit(say(told, 2) if told else 2)  # a group without a command printed its help
+        if signals:  # a library that was being imported may turn the interrupt into its own error
+            sys.exit(say(_INTERRUPTED, 130))
+        if debug:
+            raise
+        kind = type(error).__name__
+        sys.exit(
+            say(
+                f"our own fault, please report it: {kind}: {error} "
+                "(NEUROTRACE_DEBUG=1 shows the traceback)",
+                1,
+            )
+        )
+    if code == 130:  # how typer reports an interrupt that it caught itself
+        sys.exit(say(_INTERRUPTED, 130))
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"neurotrace {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _click() -> Any:
+    """The click that typer carries (its own copy in newer versions)."""
+    try:
+        from typer import _click as module
+    except ImportError:
+        import click as module  # type: ignore[no-redef]
+    return module

@@ -1,0 +1,69 @@
+"""`neurotrace overlap`: do memory and reasoning, and do task families, share their neurons?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from neurotrace.cli.console import quiet
+from neurotrace.cli.options import Device, Dtype, Model, MoreProbes, Probes, TrustRemoteCode
+
+
+def overlap(
+    model: Model,
+    probes: Probes,
+    more_probes: MoreProbes = None,
+    intervention: Annotated[
+        str,
+        typer.Option(
+            help="zero: the neurons that hold each answer up; patch: those that turn one into the other."
+        ),
+    ] = "zero",
+    method: Annotated[str, typer.Option(help="A ranker that is a mean over pairs.")] = "gradient",
+    k: Annotated[int, typer.Option(help="Neurons in each top; 0: 1 % of all, at most 64.")] = 0,
+    max_pairs: Annotated[int, typer.Option(help="Use at most so many of a family; 0: all.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of what is drawn.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Write the table to this .csv file.")] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Jaccard's index of the tops, within and across families, against chance, with an interval."""
+    from neurotrace.core.errors import InputError
+    from neurotrace.core.pairs import load_pairs, sample_pairs
+    from neurotrace.core.writing import prepare_file, save_file
+
+    pairs = [pair for name in [*probes, *(more_probes or [])] for pair in load_pairs(name)]
+    if out is not None:
+        prepare_file(out)
+    families = list(dict.fromkeys(pair.family for pair in pairs))
+    quiet()
+    from neurotrace import rankers
+    from neurotrace.core.process import bars
+    from neurotrace.models.encoding import SIDES
+    from neurotrace.models.loading import load_model
+    from neurotrace.studies.overlap import overlap as compare
+    from neurotrace.studies.significance import GroupScores, group_scores
+
+    if method not in rankers.__all__:
+        raise InputError(f"--method {method}: wanted one of {', '.join(rankers.__all__)}")
+    loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    # zeroed on the memorization prompt, what holds the memorized answer up lowers L
+    held = intervention in ("zero", "mean")
+    names = ("memory", "reasoning") if held else ("to reasoning", "to memory")
+    grouped: dict[str, GroupScores] = {}
+    for family in families:
+        own = [pair for pair in pairs if pair.family == family]
+        own = sample_pairs(own, max_pairs, seed=seed) if max_pairs else own
+        for name, donor in zip(names, SIDES[::-1], strict=True):
+            grouped[f"{family}: {name}"] = group_scores(
+                getattr(rankers, method), loaded, own, donor=donor, intervention=intervention,
+                progress=bars,
+            )  # fmt: skip
+    neurons = next(iter(grouped.values())).scores.n_neurons
+    found = compare(grouped, k=k or max(1, min(64, neurons // 100)), seed=seed)
+    if out is not None:
+        save_file(out, found.to_csv(index=False, float_format="%.3f").encode())
+    print(found.round(3).to_string(index=False))

@@ -1,0 +1,285 @@
+"""`neurotrace probes`: the sets of pairs that ship, and your own."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from neurotrace.cli.console import quiet
+from neurotrace.cli.options import Device, Dtype, Model
+from neurotrace.core.errors import InputError, first_line
+
+app = typer.Typer(no_args_is_help=True, help="The sets of pairs that ship, and your own.")
+
+_Names = Annotated[list[str] | None, typer.Argument(help="Names of sets that ship.")]
+_Sets = Annotated[list[str] | None, typer.Argument(help="Sets that ship, .jsonl files or folders.")]
+_All = Annotated[bool, typer.Option("--all", help="Every set that ships.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command("list")
+def list_(as_json: _Json = False) -> None:
+    """What ships: pairs, families, templates, groups of each set."""
+    from neurotrace.core.pairs import load_pairs
+    from neurotrace.core.records import probe_names
+
+    rows = []
+    for name in probe_names():
+        pairs = load_pairs(name)
+        rows.append(
+            {
+                "name": name,
+                "pairs": len(pairs),
+                "families": len({pair.family for pair in pairs}),
+                "templates": len({(pair.family, pair.template) for pair in pairs}),
+                "groups": len({(pair.family, pair.group) for pair in pairs}),
+                "about": _title(name),
+            }
+        )
+    _print_rows(rows, as_json)
+    if not as_json:
+        print(f"Prompts, for circuit and detect: {', '.join(probe_names('prompts'))}")
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="A set that ships, a .jsonl file or a folder.")],
+    as_json: _Json = False,
+) -> None:
+    """One pair of each template, both prompts and both answers."""
+    from neurotrace.core.pairs import load_pairs
+
+    first: dict[tuple[str, str], Any] = {}
+    for pair in load_pairs(name):
+        first.setdefault((pair.family, pair.template), pair)
+    if as_json:
+        print(json.dumps([pair.__dict__ for pair in first.values()], ensure_ascii=False))
+        return
+    for (family, template), pair in first.items():
+        print(f"{family} / {template} (group {pair.group})")
+        print(f"  memorization  {pair.memorization!r} -> {pair.memorized_answer!r}")
+        print(f"  reasoning     {pair.reasoning!r} -> {pair.reasoned_answer!r}")
+
+
+@app.command()
+def validate(
+    names: _Sets = None,
+    every: _All = False,
+    model: Annotated[
+        str | None, typer.Option(help="Ask this model, too: which share behaves, by template.")
+    ] = None,
+    write: Annotated[
+        bool, typer.Option("--write", help="With --model: write the shares into the cards.")
+    ] = False,
+    device: Device = None,
+    dtype: Dtype = None,
+    as_json: _Json = False,
+) -> None:
+    """Do the sets keep their promises? Exit code 1 if one doesn't.
+
+    Valid and minimal pairs; a card that says what it must, with figures of these very pairs; a
+    build.py that writes the same bytes. A path is checked as pairs only.
+    """
+    from neurotrace.core.pairs import load_pairs
+    from neurotrace.core.records import probe_names
+    from neurotrace.probe_sets.checking import check_pairs, check_set, set_folder
+
+    wanted = _wanted(names, every)
+    if write and model is None:
+        raise InputError("--write goes with --model: whose shares are to be written?")
+    ships = set(probe_names())
+    shares = _measure(wanted, model, device, dtype, write, as_json) if model else []
+    rows, bad = [], []
+    for name in wanted:
+        wrong = check_set(set_folder(name)) if name in ships else check_pairs(load_pairs(name))
+        bad += [f"{name}: {each}" for each in wrong]
+        rows.append({"name": name, "problems": len(wrong), "first": wrong[0] if wrong else ""})
+    if as_json:
+        print(json.dumps({"sets": rows, "problems": bad, "shares": shares}, ensure_ascii=False))
+    else:
+        for row in rows:
+            print(f"{row['name']}: {'well' if not row['problems'] else row['first']}")
+        for each in bad[:20]:
+            print(f"  {each}")
+    if bad:
+        raise typer.Exit(1)
+
+
+@app.command()
+def mine(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="The .jsonl file to write.")],
+    names: _Sets = None,
+    every: _All = False,
+    at_most: Annotated[
+        int, typer.Option(help="Stop asking a family when so many behave; 0: ask all.")
+    ] = 0,
+    seed: Annotated[int, typer.Option(help="Of the order of asking, with --at-most.")] = 0,
+    device: Device = None,
+    dtype: Dtype = None,
+    as_json: _Json = False,
+) -> None:
+    """Write the pairs that this model answers both ways; `run --probes FILE` takes them."""
+    from neurotrace.core.pairs import load_pairs, pair_record
+    from neurotrace.core.writing import prepare_file
+    from neurotrace.probe_sets.making import write_rows
+
+    candidates = [pair for name in _wanted(names, every) for pair in load_pairs(name)]
+    if not os.path.isdir(out.parent):
+        raise InputError(f"--out {out}: no folder {out.parent}")
+    prepare_file(out)
+    loaded = _load(model, device, dtype)
+    from neurotrace.core.process import bars
+    from neurotrace.probe_sets.mining import mine_pairs
+
+    mined = mine_pairs(
+        loaded, candidates, at_most=at_most or None, seed=seed, progress=None if as_json else bars
+    )
+    if not mined.pairs:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in mined.reasons().items())
+        raise InputError(f"none of {len(candidates)} candidates behaves ({reasons})")
+    write_rows(out, [pair_record(pair) for pair in mined.pairs])
+    _print_rows(_shares(mined), as_json)
+    if not as_json:
+        print(f"{out}: {len(mined.pairs)} pairs")
+
+
+@app.command()
+def build(
+    names: _Names = None,
+    every: _All = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the sets' folders; default: where they lie.")
+    ] = None,
+) -> None:
+    """Make sets again from their build.py, bit for bit."""
+    from neurotrace.probe_sets.checking import build_set, set_folder
+
+    for name in _wanted(names, every):
+        folder = set_folder(name)
+        for path in build_set(folder, folder if out is None else out / name):
+            print(path)
+
+
+@app.command("import")
+def import_(
+    source: Annotated[Path, typer.Argument(help="The file.")],
+    out: Annotated[Path, typer.Option(help="The .jsonl file to write.")],
+    form: Annotated[
+        str, typer.Option("--format", help="clean-corrupt (CSV) or counterfact (JSON).")
+    ],
+    clean: Annotated[
+        str | None,
+        typer.Option(help="clean-corrupt: the clean prompt's side, memorization or reasoning."),
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Folder or hub name: reads answers given as token ids.")
+    ] = None,
+    family: Annotated[str, typer.Option(help="clean-corrupt: name of the family.")] = "imported",
+) -> None:
+    """Turn a file of another tool's into pairs."""
+    from neurotrace.core.pairs import pair_record
+    from neurotrace.probe_sets.importing import import_clean_corrupt, import_counterfact
+    from neurotrace.probe_sets.making import write_rows
+
+    if form == "counterfact":
+        pairs = import_counterfact(source)
+    elif form == "clean-corrupt":
+        if clean is None:
+            raise InputError(
+                "--format clean-corrupt needs --clean memorization or --clean reasoning"
+            )
+        pairs = import_clean_corrupt(
+            source, clean=clean, family=family, tokenizer=tokenizer and _tokenizer(tokenizer)
+        )
+    else:
+        raise InputError(f"--format {form}: wanted clean-corrupt or counterfact")
+    write_rows(out, [pair_record(pair) for pair in pairs])
+    print(f"{out}: {len(pairs)} pairs")
+
+
+def _wanted(names: list[str] | None, every: bool) -> list[str]:
+    from neurotrace.core.records import probe_names
+
+    if bool(names) == every:
+        raise InputError(f"name sets ({', '.join(probe_names())}) or pass --all")
+    return probe_names() if every else list(names or [])
+
+
+def _measure(
+    names: list[str], model: str, device: str | None, dtype: str | None, write: bool, as_json: bool
+) -> list[dict[str, Any]]:
+    from neurotrace.core.pairs import load_pairs
+    from neurotrace.probe_sets.cards import behaviour_table, digest, write_behaviour
+    from neurotrace.probe_sets.checking import set_folder
+
+    candidates = {name: load_pairs(name) for name in names}
+    folders = {name: set_folder(name) for name in names} if write else {}
+    loaded = _load(model, device, dtype)
+    from neurotrace.core.process import bars
+    from neurotrace.models.hooks import inspect_model
+    from neurotrace.probe_sets.mining import mine_pairs
+
+    info = inspect_model(loaded)
+    found = []
+    for name, pairs in candidates.items():
+        mined = mine_pairs(loaded, pairs, progress=None if as_json else bars)
+        found += _shares(mined)
+        if write:
+            kind = str(info.dtype).removeprefix("torch.")
+            folder = folders[name]
+            write_behaviour(
+                folder, behaviour_table(mined, model=info.name, dtype=kind, of=digest(folder))
+            )
+    if not as_json:
+        _print_rows(found, as_json)
+    return found
+
+
+def _load(model: str, device: str | None, dtype: str | None) -> Any:
+    quiet()
+    from neurotrace.models.loading import load_model
+
+    return load_model(model, device=device, dtype=dtype)
+
+
+def _tokenizer(source: str) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise InputError(f"--tokenizer {source}: can't be loaded: {first_line(error)}") from None
+
+
+def _shares(mined: Any) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = mined.shares().round(3).to_dict("records")
+    return rows
+
+
+def _title(name: str) -> str:
+    from neurotrace.core.records import probes_folder
+
+    card = probes_folder() / name / "README.md"
+    lines = card.read_text("utf-8").splitlines() if card.is_file() else [""]
+    return lines[0].lstrip("# ").partition(": ")[2]
+
+
+def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(rows, ensure_ascii=False))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table()
+    for column, value in rows[0].items():
+        table.add_column(column, justify="left" if isinstance(value, str) else "right")
+    for row in rows:
+        table.add_row(*(Text(str(value)) for value in row.values()))
+    Console().print(table)

@@ -1,0 +1,106 @@
+"""`neurotrace rank`: rankers side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from neurotrace.cli.console import plain, quiet
+from neurotrace.cli.options import Device, Dtype, Model, MoreProbes, Probes, TrustRemoteCode
+from neurotrace.core.errors import InputError
+
+if TYPE_CHECKING:
+    from neurotrace.studies.comparison import Comparison
+
+
+def rank(
+    model: Model,
+    probes: Probes,
+    out: Annotated[Path, typer.Option(help="Folder for the tables.")],
+    more_probes: MoreProbes = None,
+    methods: Annotated[
+        str, typer.Option(help="all, or names with commas; gradient:mean ranks for mean ablation.")
+    ] = "all",
+    truth: Annotated[
+        Path | None,
+        typer.Option(help="JSON: a list of neurons known to decide. The organisms bring theirs."),
+    ] = None,
+    k: Annotated[
+        list[int] | None,
+        typer.Option(
+            help="Neurons to patch (repeatable; the first is the table's). Default: as many as are "
+            "true, else 1 % of all, at most 64."
+        ),
+    ] = None,
+    all_positions: Annotated[
+        bool, typer.Option("--all-positions", help="Count flips by patches at all positions, too.")
+    ] = False,
+    train_pairs: Annotated[int, typer.Option(help="Rank on at most so many of a family.")] = 64,
+    exact_neurons: Annotated[
+        int, typer.Option(help="Measure at most so many neurons exactly, drawn at random.")
+    ] = 4096,
+    curve_pairs: Annotated[
+        int, typer.Option(help="Pairs for necessity and sufficiency; 0: none.")
+    ] = 16,
+    seed: Annotated[int, typer.Option(help="Seed of the split and of what is drawn.")] = 0,
+    max_pairs: Annotated[int, typer.Option(help="Use at most so many pairs; 0: all.")] = 0,
+    device: Device = None,
+    dtype: Dtype = None,
+    trust_remote_code: TrustRemoteCode = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the tables.")] = False,
+) -> None:
+    """Hold rankers against exact effects, known neurons and held-out flips; write rankers.parquet."""
+    from neurotrace.core.pairs import load_pairs, sample_pairs
+    from neurotrace.results.ranking import known_truth, prepare_tables, read_truth, save_tables
+    from neurotrace.results.run import command_line
+
+    pairs = [pair for name in [*probes, *(more_probes or [])] for pair in load_pairs(name)]
+    if max_pairs:
+        pairs = sample_pairs(pairs, max_pairs, seed=seed)
+    known = read_truth(truth) if truth else known_truth(model)
+    for name, number in (("train-pairs", train_pairs), ("exact-neurons", exact_neurons)):
+        if number < 1:
+            raise InputError(f"--{name} {number}: wanted at least 1")
+    prepare_tables(out, overwrite=overwrite)
+    quiet()
+    from neurotrace.core.process import bars
+    from neurotrace.models.loading import load_model
+    from neurotrace.studies.comparison import ALL, compare
+
+    loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    found = compare(
+        loaded, pairs, ALL if methods == "all" else [m.strip() for m in methods.split(",")],
+        truth=known, ks=k or (), positions=("read", "all") if all_positions else ("read",),
+        train_pairs=train_pairs, exact_neurons=exact_neurons, curve_pairs=curve_pairs, seed=seed,
+        progress=bars,
+    )  # fmt: skip
+    save_tables(found, out, command=command_line(), seed=seed)
+    _show(found, out)
+
+
+def _show(found: Comparison, out: Path) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        title=f"Rankers on {found.model.name}, top {found.k} of {found.model.n_neurons}",
+        box=box.SIMPLE_HEAD, padding=0, pad_edge=False,
+    )  # fmt: skip
+    for name in ("family", "ranker"):
+        table.add_column(name, no_wrap=True)
+    columns = {
+        "spearman": "ρ patch", "top1_overlap": "top 1 %", "recall_truth": "truth",
+        "flips_to_reasoning": "→ reasoning", "flips_to_memorization": "→ memory",
+        "seconds": "seconds",
+    }  # fmt: skip
+    for name in columns.values():
+        table.add_column(name, justify="right")
+    for row in found.rankers.to_dict("records"):
+        cells = ["–" if row[name] != row[name] else f"{row[name]:.2f}" for name in columns]
+        table.add_row(plain(row["family"]), row["ranker"], *cells)
+    console = Console()
+    console.print(table)
+    console.print(plain(f"tables and report: {out}"))

@@ -1,0 +1,31 @@
+"""`neurotrace report`: write a run's page again."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from neurotrace.cli.console import printable, quiet
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder of `neurotrace run`.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The page. Default: report.html in the folder.")
+    ] = None,
+) -> None:
+    """Write the report again from a run's folder; the model isn't needed."""
+    quiet()
+    from neurotrace.core.writing import save_file
+    from neurotrace.results.reading import load_run
+    from neurotrace.results.report import write_report
+
+    page = out or folder / "report.html"
+    run = load_run(folder)
+    save_file(page, write_report(run).encode())
+    for reason in run.left_out:
+        print(f"not shown: {printable(reason)}", file=sys.stderr)
+    print(f"report: {page}")

@@ -1,0 +1,260 @@
+"""`neurotrace run` and `neurotrace demo`: the main job."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from neurotrace.cli.checkpoints import along
+from neurotrace.cli.console import plain, quiet
+from neurotrace.cli.options import Device, Dtype, Model, MoreProbes, Probes, TrustRemoteCode
+from neurotrace.core.errors import InputError
+from neurotrace.organism import NAMES
+
+if TYPE_CHECKING:
+    from neurotrace.core.pairs import PromptPair
+    from neurotrace.models.encoding import Dropped, EncodedPairs
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the run.")] = Path("runs/demo"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print summary.json.")] = False,
+) -> None:
+    """The main job on the built-in organism, and its trust score: about a minute, no network."""
+    _study(
+        model="organism", probes=list(_organism_probes()), out=out, methods=[], judge_trust=True,
+        interventions=[], ks=[], split="group", folds=5, seed=0, device="cpu", dtype=None,
+        max_pairs=0, at_most=0, neutral=None, as_json=as_json, overwrite=True, trust=False,
+    )  # fmt: skip
+
+
+def run(
+    model: Model,
+    probes: Probes,
+    out: Annotated[Path, typer.Option(help="Folder for the run.")],
+    more_probes: MoreProbes = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="Ranker to try (repeatable). Default: gradient and two_ended."),
+    ] = None,
+    intervention: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Kind to try (repeatable): patch, set, zero, mean, shift, scale, steer; a strength may "
+            "follow, shift:2 say. Default: all, steer at four strengths."
+        ),
+    ] = None,
+    k: Annotated[
+        list[int] | None,
+        typer.Option(help="Number of neurons to try (repeatable). Default: four sizes up to 1 %."),
+    ] = None,
+    split: Annotated[str, typer.Option(help="group or group+template.")] = "group",
+    folds: Annotated[int, typer.Option(help="Folds of the held-out groups.")] = 5,
+    seed: Annotated[int, typer.Option(help="Seed of folds and controls.")] = 0,
+    max_pairs: Annotated[int, typer.Option(help="Use at most so many pairs; 0: all.")] = 0,
+    at_most: Annotated[
+        int,
+        typer.Option(
+            help="Stop asking a family when so many of its pairs behave, in random order; 0: ask all."
+        ),
+    ] = 0,
+    neutral: Annotated[
+        Path | None, typer.Option(help="Texts to measure damage on, one a line.")
+    ] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    trust_remote_code: TrustRemoteCode = False,
+    chat: Annotated[
+        str | None,
+        typer.Option(
+            help="Render the pairs through the chat template, the prompt being the message of the user, or "
+            "the beginning of the reply of the assistant: user or assistant."
+        ),
+    ] = None,
+    chat_system: Annotated[str | None, typer.Option(help="With --chat: system message.")] = None,
+    checkpoints: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead, a table along the model's training, as neurotrace checkpoints makes it: all "
+            "that its folder holds, or names with commas, of sub-folders or of a hub model's revisions."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print summary.json.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run.")] = False,
+) -> None:
+    """Find the neurons, flip held-out pairs with them, and write the run's folder."""
+    if checkpoints is not None:
+        others = {
+            "--intervention": intervention, "--split": split != "group", "--folds": folds != 5,
+            "--at-most": at_most, "--neutral": neutral, "--chat": chat, "--json": as_json,
+            "more than one --method": len(method or []) > 1, "more than one --k": len(k or []) > 1,
+        }  # fmt: skip
+        if given := [name for name, value in others.items() if value]:
+            raise InputError(
+                f"--checkpoints patches the top --k by one --method on a single split: leave out {given[0]}"
+            )
+        along(
+            [model], _pairs([*probes, *(more_probes or [])], max_pairs, seed), out, which=checkpoints,
+            method=(method or ["two_ended"])[0], k=(k or [8])[0], seed=seed, device=device,
+            dtype=dtype, trust_remote_code=trust_remote_code, overwrite=overwrite,
+        )  # fmt: skip
+        return
+    _study(
+        model=model, probes=[*probes, *(more_probes or [])], out=out, methods=method or [],
+        interventions=intervention or [], ks=k or [], split=split, folds=folds, seed=seed,
+        device=device, dtype=dtype, max_pairs=max_pairs, at_most=at_most, neutral=neutral, as_json=as_json,
+        overwrite=overwrite, trust=trust_remote_code, chat=chat, chat_system=chat_system,
+    )  # fmt: skip
+
+
+def _study(
+    *, model: str, probes: list[str], out: Path, methods: list[str], interventions: list[str],
+    ks: list[int], split: str, folds: int, seed: int, device: str | None, dtype: str | None,
+    max_pairs: int, at_most: int, neutral: Path | None, as_json: bool, overwrite: bool, trust: bool,
+    chat: str | None = None, chat_system: str | None = None, judge_trust: bool = False,
+) -> None:  # fmt: skip
+    from neurotrace.core.writing import prepare_folder
+    from neurotrace.results.run import FILES, command_line, save_run
+    from neurotrace.results.trust import prepare_trust, save_trust
+
+    # everything that can be wrong with the call is found before torch is loaded
+    pairs = _pairs(probes, max_pairs, seed)
+    texts = _texts(neutral) if neutral else None
+    if folds < 2:
+        raise InputError(f"--folds {folds}: wanted at least 2")
+    if at_most < 0:
+        raise InputError(f"--at-most {at_most}: wanted 0, for all, or more")
+    if chat_system is not None and chat is None:
+        raise InputError("--chat-system goes with --chat user or --chat assistant")
+    if chat not in (None, "user", "assistant"):
+        raise InputError(f"--chat {chat}: wanted user or assistant")
+    prepare_folder(out, FILES, overwrite=overwrite)
+    inside = prepare_trust(out / "trust") if judge_trust else None
+    quiet()
+    if model in NAMES:  # so small that a second thread only waits, on a busy machine for minutes
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from neurotrace.answers.judging import trust_study
+    from neurotrace.core.process import bars
+    from neurotrace.core.prompts import load_prompts
+    from neurotrace.interventions.damage import neutral_texts
+    from neurotrace.models.loading import load_model
+    from neurotrace.results.explorer import explore
+    from neurotrace.studies.study import DEFAULT_KINDS, DEFAULT_METHODS, study
+
+    loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust)
+    rendering = None
+    if chat:
+        from neurotrace.probe_sets.chat import chat_pairs, chat_record
+
+        pairs = chat_pairs(loaded, pairs, role=chat, system=chat_system)
+        rendering = chat_record(loaded, role=chat, system=chat_system)
+    asked: Sequence[PromptPair] | EncodedPairs = pairs
+    if at_most:
+        from neurotrace.models.encoding import nothing_left
+        from neurotrace.probe_sets.mining import mine_pairs
+
+        asked = mine_pairs(loaded, pairs, at_most=at_most, seed=seed, progress=bars).encoded
+        if not len(asked):
+            raise nothing_left(model, asked)
+    found = study(
+        loaded, asked,
+        methods=methods or DEFAULT_METHODS, interventions=interventions or DEFAULT_KINDS,
+        ks=ks or None, split=split, folds=folds, seed=seed,
+        neutral=texts or neutral_texts(loaded), progress=bars,
+    )  # fmt: skip
+    shown = explore(loaded, found.encoded, found, progress=bars)
+    if inside:
+        prompts = [prompt for name in probes for prompt in load_prompts(name)]
+        trusted = trust_study(loaded, prompts, seed=seed, progress=bars)
+        save_trust(trusted, inside, model=loaded, probes=probes, command=command_line())
+    summary = save_run(
+        found, out, model=loaded, probes=probes, command=command_line(), chat=rendering,
+        overwrite=True, explorer=shown,
+    )  # fmt: skip
+    if as_json:
+        print(json.dumps(summary, ensure_ascii=False))
+    else:
+        _show(summary, out, inside, found.encoded.dropped)
+
+
+def _pairs(probes: Sequence[str], max_pairs: int, seed: int) -> list[PromptPair]:
+    from neurotrace.core.pairs import load_pairs, sample_pairs
+
+    pairs = [pair for name in probes for pair in load_pairs(name)]
+    return sample_pairs(pairs, max_pairs, seed=seed) if max_pairs else pairs
+
+
+def _show(
+    summary: dict[str, Any], out: Path, inside: Path | None, dropped: Sequence[Dropped]
+) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from neurotrace.core.display import clip, spoken
+
+    console = Console()
+    pairs = summary["pairs"]
+    reasons = ", ".join(f"{count} {reason}" for reason, count in pairs["dropped"].items())
+    console.print(
+        plain(
+            f"{summary['model']}: {pairs['kept']} of {pairs['read']} pairs behave"
+            + (f" (dropped: {reasons})" if reasons else "")
+        )
+    )
+    for first in {each.reason: each for each in reversed(dropped)}.values():
+        console.print(plain(f"{first.reason}: {first.pair.id}, {clip(first.detail, 120)}"))
+    table = Table(
+        title="Held-out answers flipped by the neurons chosen on training pairs",
+        box=box.SIMPLE_HEAD, padding=0, pad_edge=False,
+    )  # fmt: skip
+    for name in ("family", "to", "by"):
+        table.add_column(name, no_wrap=name == "to", overflow="fold")
+    for name in ("k", "flipped", "95 %", "prefer", "controls", "KL", "pairs"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for flip in (flip for flip in summary["flips"] if flip["selected"]):
+        low, high = flip["answers_ci"]
+        damage = flip["damage_kl"]
+        table.add_row(
+            plain(flip["family"]), spoken(flip["direction"]).removeprefix("to "),
+            flip["intervention"].replace("+", "\n"), str(flip["k"]), f"{flip['answers']:.1%}",
+            f"{low * 100:.0f}–{high:.0%}",
+            f"{flip['prefers']:.1%}", f"{flip['control_answers']:.1%}",
+            "–" if damage is None else f"{damage:.3f}", str(flip["n"]),
+        )  # fmt: skip
+    console.print(table)
+    console.print(
+        plain(
+            f"k: at most, of {summary['neurons']:,} neurons; controls: the most that any of four flips; "
+            "KL: nats, on neutral text"
+        )
+    )
+    for family, yes in summary["verdict"]["small_set_decides"].items():
+        verdict = "a small set of neurons decides" if yes else "no small set that decides was found"
+        console.print(plain(f"{family}: {verdict}"))
+    if inside:
+        console.print(
+            plain(f"trust: {inside / 'circuit.safetensors'}, for neurotrace trust --circuit")
+        )
+    console.print(plain(f"report: {out / 'report.html'}"))
+
+
+def _organism_probes() -> tuple[str, ...]:
+    from neurotrace.core.records import probe_names
+
+    return tuple(n for n in ("arithmetic", "inference", "letters") if n in probe_names())
+
+
+def _texts(path: Path) -> list[str]:
+    try:
+        lines = [line for line in path.read_text("utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--neutral {path}: can't be read as UTF-8 text ({error})") from None
+    if not lines:
+        raise InputError(f"--neutral {path}: no text in it; wanted one text a line")
+    return lines

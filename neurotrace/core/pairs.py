@@ -1,0 +1,176 @@
+"""Pairs of prompts as text: read, validate, split. No torch here.
+
+A pair asks for the same thing twice: the memorization prompt has the model recall, the reasoning
+prompt has it apply what the prompt says. Both answers are named, written as they follow the prompt
+(leading space included). `group` is what the pair is about: splits never share a group.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from neurotrace.core.errors import InputError
+from neurotrace.core.records import read_records, refuse_same_answers, text_fields
+
+
+@dataclass(frozen=True)
+class PromptPair:
+    """One item asked twice. All fields are text; see the module's docstring."""
+
+    id: str
+    family: str
+    template: str
+    group: str
+    memorization: str
+    reasoning: str
+    memorized_answer: str
+    reasoned_answer: str
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One held-out part: its test pairs share no group (and, where asked, no template) with train."""
+
+    train: tuple[PromptPair, ...]
+    test: tuple[PromptPair, ...]
+
+
+PAIR_FIELDS = tuple(field.name for field in fields(PromptPair))
+
+
+def load_pairs(source: str | Path | Iterable[Mapping[str, Any]]) -> list[PromptPair]:
+    """Read and validate pairs.
+
+    Args:
+        source: the name of a packaged set (``"arithmetic"``), the path of a ``.jsonl`` file or of a
+            folder that holds ``pairs.jsonl``, a `datasets.Dataset`, or a list of dicts.
+
+    Raises:
+        InputError: naming file, line, field and remedy.
+    """
+    return read_records(source, "pairs", _pair, PAIR_FIELDS)
+
+
+def split_pairs(
+    pairs: Sequence[PromptPair],
+    *,
+    by: str = "group",
+    test_share: float = 0.5,
+    seed: int = 0,
+) -> tuple[list[PromptPair], list[PromptPair]]:
+    """Split into (train, test) so that no value of the field `by` occurs on both sides.
+
+    Args:
+        by: ``"group"``, ``"template"`` or ``"family"``.
+        test_share: share of the *values* of `by` within each family that go to the test side.
+
+    Raises:
+        InputError: when a side would be empty.
+    """
+    if by not in ("group", "template", "family"):
+        raise InputError(f"by={by!r}: wanted 'group', 'template' or 'family'")
+    values: dict[str, list[str]] = {}
+    for pair in pairs:
+        key = "" if by == "family" else pair.family
+        bucket = values.setdefault(key, [])
+        if (value := getattr(pair, by)) not in bucket:
+            bucket.append(value)
+    held_out: set[tuple[str, str]] = set()
+    for key, bucket in values.items():
+        shuffled = sorted(bucket)
+        random.Random(f"{seed}/{key}").shuffle(shuffled)
+        count = min(max(round(test_share * len(shuffled)), 1), len(shuffled) - 1)
+        held_out |= {(key, value) for value in shuffled[:count]}
+    train: list[PromptPair] = []
+    test: list[PromptPair] = []
+    for pair in pairs:
+        key = "" if by == "family" else pair.family
+        (test if (key, getattr(pair, by)) in held_out else train).append(pair)
+    if not train or not test:
+        raise InputError(
+            f"{len(pairs)} pairs with too few values of {by!r} to split: "
+            f"each family needs at least two; add pairs or split by another field"
+        )
+    return train, test
+
+
+def fold_pairs(
+    pairs: Sequence[PromptPair], *, split: str = "group", folds: int = 5, seed: int = 0
+) -> list[Fold]:
+    """Cross-validation folds: every pair is in exactly one test part.
+
+    With ``split="group"`` fold i holds out a share of the groups. With ``split="group+template"``
+    a fold holds out one share of the groups *and* one share of the templates: its test pairs have
+    both unseen, its training pairs have neither. Families are folded apart, so that each is in
+    every fold where it has groups enough.
+    """
+    if split not in ("group", "group+template"):
+        raise InputError(f"split={split!r}: wanted 'group' or 'group+template'")
+    groups = _deal([(pair.family, pair.group) for pair in pairs], folds, seed)
+    cells: list[tuple[int, int]]
+    if split == "group":
+        templates = {(pair.family, pair.template): 0 for pair in pairs}
+        cells = [(fold, -1) for fold in range(folds)]
+    else:
+        templates = _deal([(pair.family, pair.template) for pair in pairs], folds, seed)
+        if max(templates.values()) < 1:
+            raise InputError(
+                "split='group+template' with one template in each family: "
+                "add pairs of a second template or use split='group'"
+            )
+        cells = [(fold, part) for fold in range(folds) for part in range(folds)]
+    found = []
+    for group_fold, template_fold in cells:
+        train: list[PromptPair] = []
+        test: list[PromptPair] = []
+        for pair in pairs:
+            own_group = groups[pair.family, pair.group] == group_fold
+            own_template = templates[pair.family, pair.template] == template_fold
+            if template_fold < 0:
+                (test if own_group else train).append(pair)
+            elif own_group and own_template:
+                test.append(pair)
+            elif not own_group and not own_template:
+                train.append(pair)
+        if test and train:
+            found.append(Fold(tuple(train), tuple(test)))
+    if not found:
+        raise InputError(
+            f"{len(pairs)} pairs of {len(groups)} groups can't be folded by {split!r}: "
+            "each family needs at least two groups; add pairs about something else"
+        )
+    return found
+
+
+def sample_pairs(pairs: Sequence[PromptPair], count: int, *, seed: int = 0) -> list[PromptPair]:
+    """At most `count` pairs, drawn at random, in their old order."""
+    if count < 1:
+        raise InputError(f"{count} pairs asked for: wanted at least 1")
+    drawn = random.Random(seed).sample(range(len(pairs)), min(count, len(pairs)))
+    return [pairs[place] for place in sorted(drawn)]
+
+
+def pair_record(pair: PromptPair) -> dict[str, str]:
+    """The pair as a plain dict, its JSON line."""
+    return asdict(pair)
+
+
+def _deal(keys: Iterable[tuple[str, str]], folds: int, seed: int) -> dict[tuple[str, str], int]:
+    """Each distinct (family, value) -> a fold, dealt in shuffled order family by family."""
+    dealt: dict[tuple[str, str], int] = {}
+    distinct = sorted(set(keys))
+    for family in sorted({family for family, _ in distinct}):
+        own = [key for key in distinct if key[0] == family]
+        random.Random(f"{seed}/{family}").shuffle(own)
+        dealt |= {key: place % folds for place, key in enumerate(own)}
+    return dealt
+
+
+def _pair(record: Any, where: str) -> PromptPair:
+    pair = PromptPair(**text_fields(record, where, PAIR_FIELDS))
+    refuse_same_answers(pair.memorized_answer, pair.reasoned_answer, where)
+    return pair

@@ -1,0 +1,188 @@
+"""A number for every neuron, and how to pick from it.
+
+A signed score predicts the change of L = logit(memorized) - logit(reasoned), in nats, that the
+ranker's intervention on this one neuron would cause: negative values push towards reasoning,
+positive ones towards recall, so the two directions are the two ends of one ranking. An unsigned
+score (contrast, Pearson) says how much a neuron differs and not what it does: its magnitude ranks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from neurotrace.core.display import Bar, Shown, Table, View, spoken
+from neurotrace.core.errors import InputError
+from neurotrace.core.files import read_tensors
+from neurotrace.core.neurons import NEURON_DEFINITION, Neuron
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Direction = Literal["to_reasoning", "to_memorization"]
+DIRECTIONS: tuple[Direction, Direction] = ("to_reasoning", "to_memorization")
+
+
+@dataclass(frozen=True)
+class Scores(Shown):
+    """Scores of one ranker. NaN means not measured; such neurons are never picked."""
+
+    method: str
+    value: Float[Tensor, "layer neuron"]
+    unit: str = "nats of logit(memorized) - logit(reasoned)"
+    signed: bool = True
+    site: str = "mlp.hook_post"
+    columns: Mapping[str, Float[Tensor, "layer neuron"]] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.value.ndim != 2:
+            raise InputError(f"scores of shape {tuple(self.value.shape)}, wanted [layer, neuron]")
+        if torch.isinf(self.value).any() or torch.isnan(self.value).all():
+            raise InputError(f"{self.method}: scores are infinite or all NaN; nothing to rank")
+        for name, column in self.columns.items():
+            if column.shape != self.value.shape:
+                raise InputError(
+                    f"column {name!r} has shape {tuple(column.shape)}, wanted that of the value, "
+                    f"{tuple(self.value.shape)}"
+                )
+
+    @property
+    def n_layers(self) -> int:
+        return self.value.shape[0]
+
+    @property
+    def n_neurons(self) -> int:
+        return self.value.numel()
+
+    def strength(self, direction: Direction) -> Float[Tensor, "layer neuron"]:
+        """How strongly each neuron pushes in `direction`: larger is more, NaN stays NaN."""
+        if direction not in DIRECTIONS:
+            raise InputError(f"direction={direction!r}: wanted {' or '.join(DIRECTIONS)}")
+        if not self.signed:
+            return self.value.abs()
+        return -self.value if direction == "to_reasoning" else self.value
+
+    def top(self, k: int, *, direction: Direction) -> tuple[Neuron, ...]:
+        """The k neurons that push hardest in `direction`, strongest first (ties: lower first)."""
+        measured = int((~self.value.isnan()).sum())
+        if not 1 <= k <= measured:
+            raise InputError(f"k={k}: wanted 1 to {measured}, the number of neurons with a score")
+        strength = self.strength(direction).nan_to_num(nan=-torch.inf).flatten()
+        order = torch.sort(strength, descending=True, stable=True).indices[:k]
+        width = self.value.shape[1]
+        return tuple(Neuron(int(place) // width, int(place) % width) for place in order)
+
+    def random_like(self, neurons: Iterable[Neuron], *, seed: int) -> tuple[Neuron, ...]:
+        """Other neurons, as many in each layer, drawn without replacement."""
+        chosen = tuple(neurons)
+        generator = torch.Generator().manual_seed(seed)
+        drawn: list[Neuron] = []
+        for layer in sorted({neuron.layer for neuron in chosen}):
+            taken = [neuron.index for neuron in chosen if neuron.layer == layer]
+            free = torch.ones(self.value.shape[1], dtype=torch.bool)
+            free[taken] = False
+            places = free.nonzero()[:, 0]
+            if len(places) < len(taken):
+                raise InputError(f"layer {layer} has too few other neurons to draw {len(taken)}")
+            order = torch.randperm(len(places), generator=generator)[: len(taken)]
+            drawn += [Neuron(layer, int(places[place])) for place in order]
+        return tuple(drawn)
+
+    def rank_of(self, neuron: Neuron, *, direction: Direction) -> int:
+        """Place of a neuron in the ranking, 1 for the strongest."""
+        strength = self.strength(direction)
+        own = strength[neuron.layer, neuron.index]
+        if own.isnan():
+            raise InputError(f"{neuron} was not measured by {self.method}")
+        return int((strength > own).sum()) + 1
+
+    def to_frame(self) -> pd.DataFrame:
+        """Rows (layer, neuron, method, score, and the further columns), unmeasured left out."""
+        import pandas as pd
+
+        measured = (~self.value.isnan()).nonzero()
+        layer, neuron = measured[:, 0], measured[:, 1]
+        data = {
+            "layer": layer.numpy().astype("int32"),
+            "neuron": neuron.numpy().astype("int32"),
+            "method": self.method,
+            "score": self.value[layer, neuron].numpy(),
+        }
+        data |= {name: column[layer, neuron].numpy() for name, column in self.columns.items()}
+        return pd.DataFrame(data)
+
+    def save(self, path: str | Path) -> None:
+        """Write as safetensors; what isn't a tensor goes into its header as JSON."""
+        from safetensors.torch import save_file
+
+        tensors = {"value": self.value.contiguous()}
+        tensors |= {f"column.{name}": column.contiguous() for name, column in self.columns.items()}
+        header = {
+            "format": "neurotrace.scores/1", "method": self.method, "unit": self.unit,
+            "signed": self.signed, "site": self.site, "neuron": NEURON_DEFINITION,
+            "provenance": dict(self.provenance),
+        }  # fmt: skip
+        save_file(tensors, path, metadata={"neurotrace": json.dumps(header)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Scores:
+        """Read what `save` wrote; `InputError` for any other file."""
+        header, tensors = read_tensors(path, "pt")
+        if header.get("format") != "neurotrace.scores/1" or "value" not in tensors:
+            raise InputError(f"{path}: not written by Scores.save of this version")
+        prefix = "column."
+        try:
+            return cls(
+                header["method"], tensors.pop("value"), header["unit"], header["signed"],
+                header["site"],
+                {name.removeprefix(prefix): column for name, column in tensors.items()},
+                header["provenance"],
+            )  # fmt: skip
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{path}: damaged scores ({error})") from None
+
+    def _view(self) -> View:
+        measured = int((~self.value.isnan()).sum())
+        layers, width = self.value.shape
+        some = f"{measured:,} of " if measured < self.n_neurons else ""
+        meant = "negative pushes towards reasoning, positive towards recall"
+        if not self.signed:
+            meant = "says how much a neuron differs, not what it causes"
+        few = min(5 if self.signed else 8, measured)
+        bound = float(self.value.nan_to_num().abs().max())
+        tables = []
+        for direction in DIRECTIONS if self.signed else DIRECTIONS[:1]:
+            title = spoken(direction) if self.signed else "largest magnitude"
+            rows = []
+            for rank, neuron in enumerate(self.top(few, direction=direction), start=1):
+                at = (neuron.layer, neuron.index)
+                score = float(self.value[at])
+                row: list[Any] = [rank, str(neuron), Bar(score, bound, f"{score:+.4g}", True)]
+                if {"low", "high"} <= set(self.columns):
+                    low, high = (float(self.columns[end][at]) for end in ("low", "high"))
+                    row.append(f"{low:+.3g} to {high:+.3g}")
+                rows.append(tuple(row))
+            columns = ("rank", "neuron", "score", "95 %")[: len(rows[0])]
+            tables.append(Table(columns, rows, title))
+        return View(
+            f"Scores by {self.method} of {some}{self.n_neurons:,} neurons ({layers} layers × {width:,}), "
+            f"in {self.unit}; {meant}.",
+            tuple(tables),
+            "All of it: .to_frame(); the map: nt.plot_scores(scores).",
+        )
+
+    def __repr__(self) -> str:
+        ends = ", ".join(
+            f"{direction}: {' '.join(str(neuron) for neuron in self.top(3, direction=direction))}"
+            for direction in DIRECTIONS
+        ) if self.signed and self.n_neurons >= 3 else ""  # fmt: skip
+        layers, width = self.value.shape
+        return f"Scores({self.method}, {layers} layers × {width} neurons; {ends})"

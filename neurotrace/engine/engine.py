@@ -1,0 +1,397 @@
+"""Resume a clean forward pass where an intervention begins, for many interventions at once.
+
+An intervention on MLP neurons of block l at position t leaves everything before (l, t) as it was in
+the clean run. So, for C interventions on one prompt:
+
+1. *Clean run*, once: the keys and values of the prefix (the positions before the first changed one)
+   and, from there on, every block's output and every neuron's activation.
+2. *Enter*: block l runs once, at batch 1; what its MLP wrote is *widened* to C rows, each with its
+   own neuron's change `(a' - a)·W_out[i]`, and whatever the block does next (norms, multipliers,
+   residual sums) carries the C rows on. A set of neurons changes the input of `W_out` instead.
+3. *Resume*: the model is called with the suffix tokens, C rows. Blocks below l return their clean
+   output as a constant; blocks above run as they are, over the prefix's keys and values.
+4. *Read out*: what reaches the unembedding is the result. Logits come from the unembedding's rows
+   that are asked for, and from the model's own code behind it (soft cap, scale).
+
+Nothing here knows an architecture: the model's own `forward` does all of it (its norms, positions
+and masks), with a few modules' `forward` overridden for one call. What can't be known is measured:
+`engine` compares with full hooked passes before it returns, and degrades *shared → frozen → naive*
+(`suffix_attention.py`; naive = full passes) with a warning that says why.
+
+Usage::
+
+    engine = suffix.engine(hf_model)                     # .path, .reason; warns where it degraded
+    run = engine.clean(ids)                              # ids: Int[Tensor, "pos"] or "prompt pos"
+    run.activations                                      # Float["prompt layer neuron"], read position
+    hidden = engine.single(run, layer, index, values)    # Float["row d_model"]: a'[index[c]]=values[c]
+    hidden = engine.sets(run, [Edit.set(layers, indices, values), ...])      # one row an Edit
+    engine.logit_difference(hidden, memorized_id, reasoned_id)               # Float["row"]
+    engine.logits(hidden)                                # Float["row vocabulary"]; or tokens=[...]
+    engine.logits(run.hidden)                            # the clean run's
+
+`hidden` is the input of the unembedding at the last position, behind the final norm. Rows are in
+prompt order: prompt 0's rows, then prompt 1's. Prompts of one run have one length (no padding).
+Edits act at the last position, or at `clean(ids, positions=[...])`, or at `positions="all"`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from neurotrace.engine import proof as suffix_check
+from neurotrace.engine.attention import Prefix, PrefixError, attention_shared, spread
+from neurotrace.engine.edits import PATHS, Edit, Map, Path, Run, affine, affine_by_layer
+from neurotrace.engine.modules import Delta, Forward, bf16_missing, fused, linears
+from neurotrace.engine.parts import Parts, find_parts, hooked, overridden, write_rows
+
+__all__ = ["BATCH", "PATHS", "Edit", "Engine", "Path", "Run", "engine"]
+
+BATCH = 1536  # tokens a pass: beyond a thousand a matmul's rate levels off
+
+
+class Engine:
+    """Changed rows over a clean run; made by `engine`, which has proved `path` on this model.
+
+    Attributes:
+        path, reason: the way at the last position, and why the faster ones are not it.
+        error: the largest error of any logit in the proof, nats.
+        batch_size: most tokens in one pass; halved when memory runs out.
+        precision: "exact", or "fast" where `delta` holds the model's bf16 weights.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        path: Path,
+        *,
+        batch_size: int = BATCH,
+        widen: bool = True,
+        light: bool = True,
+    ) -> None:
+        self.parts = parts
+        self.path = path
+        self.reason = ""
+        self.error = 0.0
+        self.batch_size = batch_size
+        self.widen = widen
+        self.fused = fused(parts.blocks) if light and path != "naive" else []
+        self.delta: Delta | None = None
+        self.plain_tail = False  # True: logits are the unembedding's output, nothing behind it
+        self.early: Path | None = None  # the way for earlier positions, once proved
+
+    @property
+    def precision(self) -> Literal["exact", "fast"]:
+        return "exact" if self.delta is None else "fast"
+
+    @torch.no_grad()
+    def clean(self, ids: Tensor, positions: Sequence[int] | Literal["all"] | None = None) -> Run:
+        """Run prompts unchanged and keep what the changed rows will need.
+
+        Args:
+            ids: Int[Tensor, "pos"] or Int[Tensor, "prompt pos"].
+            positions: where edits act; None: the last position; "all"; or a list (negative: from
+                the end).
+
+        Raises:
+            ValueError: empty ids, a position outside the prompt, or a run with NaN in it.
+        """
+        ids = torch.as_tensor(ids, device=self.parts.device)
+        ids = ids[None] if ids.dim() == 1 else ids
+        if not ids.numel():
+            raise ValueError("a run needs at least one prompt of at least one token")
+        length = ids.shape[-1]
+        if positions is None:
+            positions = (length - 1,)
+        elif positions == "all":
+            positions = range(length)
+        if not len(positions) or any(not -length <= p < length for p in positions):
+            raise ValueError(f"positions {tuple(positions)} of a prompt of {length} tokens")
+        positions = tuple(sorted({p % length for p in positions}))
+        path = self.path
+        if positions != (length - 1,):
+            self.early = self.early or suffix_check.prove_early(self)
+            path = self.early
+        run = self._record(ids, positions, path)
+        if not torch.isfinite(run.hidden).all():
+            raise ValueError("the clean run is not finite: the model's activations hold NaN or inf")
+        return run
+
+    def _record(self, ids: Tensor, positions: tuple[int, ...], path: Path) -> Run:
+        start = 0 if path == "naive" else positions[0]
+        prefix = None
+        if start:
+            with overridden([(self.parts.unembedding, lambda x: x[..., :1])]):  # no logits wanted
+                cache = self.parts.model(ids[:, :start], use_cache=True).past_key_values
+            prefix = Prefix(cache, shared=path == "shared")
+        shape = len(ids), ids.shape[1] - start
+        where = torch.tensor(positions, device=ids.device) - start
+        inputs, outputs, calls = [], [], []
+        both: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
+
+        def see_input(_: nn.Module, args: tuple, __: dict) -> None:
+            inputs.append(args[0].reshape(*shape, -1)[:, where])
+
+        def see_both(module: nn.Module, args: tuple, y: Tensor) -> None:
+            pair = args[0].reshape(*shape, -1).clone(), y.reshape(*shape, -1).clone()
+            both.setdefault(module, []).append(pair)
+
+        hooks: list[Any] = [(p, "input", see_input) for p in self.parts.projections]
+        if path != "naive":
+            hooks += [(b, "input", lambda _, a, k: calls.append((a, k))) for b in self.parts.blocks]
+            hooks += [(b, "output", lambda _, a, y: outputs.append(y)) for b in self.parts.blocks]
+            hooks += [(m, "output", see_both) for m in (self.delta.weights if self.delta else ())]
+        hidden = self._forward(ids[:, start:], prefix, hooks, shared=path == "shared")
+        if len(inputs) != len(self.parts.blocks):
+            raise PrefixError(f"{len(inputs)} of {len(self.parts.blocks)} projections were called")
+        once = {module: seen[0] for module, seen in both.items() if len(seen) == 1}
+        kept = (prefix, tuple(outputs), tuple(calls), once)
+        return Run(ids, positions, start, path, tuple(inputs), hidden, *kept)
+
+    @torch.no_grad()
+    def single(
+        self, run: Run, layer: int, index: Tensor, values: Tensor, *, exact: bool = False
+    ) -> Tensor:
+        """One neuron a row, all in one layer: neuron index[c] of `layer` becomes values[c].
+
+        Args:
+            index: Int[Tensor, "c"].
+            values: Float[Tensor, "c"], "c position" (one for each of the run's positions) or
+                "prompt c position".
+            exact: float32 even where the engine is fast.
+
+        Returns:
+            Float[Tensor, "row d_model"], c rows a prompt in prompt order.
+        """
+        prompts, count = len(run.ids), len(index)
+        index, values = index.to(run.ids.device), values.to(run.ids.device)
+        if values.dim() < 3:
+            values = values.reshape(1, count, -1)
+        values = values.expand(prompts, count, len(run.positions))
+
+        def set_each(part: slice) -> Tensor:
+            units = index[part].repeat(prompts)
+            rows = torch.arange(len(units), device=units.device)
+            to = values[:, part].reshape(len(units), -1)
+            change = affine(rows, units, torch.zeros_like(to[:, 0]), to, run.where)
+            return self._edited(run, len(units), {layer: change}, exact)
+
+        def widen(part: slice) -> Tensor:
+            change = values[0, part] - run.inputs[layer][0][:, index[part]].t()
+            written = write_rows(self.parts.projections[layer])[index[part]]
+            return self._widened(run, layer, change[..., None] * written[:, None], exact)
+
+        one_by_one = run.path == "naive" or not self.widen or prompts > 1
+        return self._chunks(run, count, set_each if one_by_one else widen)
+
+    @torch.no_grad()
+    def sets(self, run: Run, edits: Sequence[Edit], *, exact: bool = False) -> Tensor:
+        """One `Edit` a row, in prompt order, equally many for each of the run's prompts.
+
+        Returns:
+            Float[Tensor, "row d_model"].
+
+        Raises:
+            ValueError: the number of edits is not a multiple of the number of prompts.
+        """
+        prompts = len(run.ids)
+        if not edits or len(edits) % prompts:
+            raise ValueError(f"{len(edits)} edits for {prompts} prompts: pass as many for each")
+        count = len(edits) // prompts
+
+        def perform(part: slice) -> Tensor:
+            own = [e for p in range(prompts) for e in edits[p * count : (p + 1) * count][part]]
+            return self._edited(run, len(own), affine_by_layer(own, run.where), exact)
+
+        return self._chunks(run, count, perform)
+
+    def _edited(self, run: Run, rows: int, maps: dict[int, Map], exact: bool) -> Tensor:
+        """Rows whose projections' inputs go through `maps`."""
+
+        def hook(edit: Map) -> Callable:
+            def change(_: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+                x = args[0]
+                y = edit(x.reshape(rows, -1, x.shape[-1]).clone())
+                return (y.view(x.shape), *args[1:]), kwargs
+
+            return change
+
+        hooks = [(self.parts.projections[at], "input", hook(edit)) for at, edit in maps.items()]
+        first = min(maps, default=len(self.parts.blocks))
+        ids = spread(run.ids[:, run.start :], rows)
+        with overridden([*self._lighter(run, exact), *self._constants(run, first, rows)]):
+            return self._forward(ids, run.prefix, hooks, shared=run.path == "shared")
+
+    def _widened(self, run: Run, layer: int, written: Tensor, exact: bool) -> Tensor:
+        """Rows in which the MLP of `layer` wrote `written` [row, position, d_model] more."""
+        rows, block, where = len(written), self.parts.blocks[layer], run.where
+        args, kwargs = run.calls[layer]
+        own = block.forward
+
+        def widen(_: nn.Module, __: tuple, y: Tensor) -> Tensor:
+            y = y.expand(rows, *y.shape[1:]).clone()
+            y[:, where] += written.to(y.dtype)
+            return y
+
+        def enter(*_: Any, **__: Any) -> Any:
+            with hooked([(self.parts.projections[layer], "output", widen)]):
+                return own(*args, **kwargs)
+
+        ids = spread(run.ids[:, run.start :], rows)
+        constants = self._constants(run, layer, rows)
+        with overridden([*self._lighter(run, exact), *constants, (block, enter)]):
+            return self._forward(ids, run.prefix, (), shared=run.path == "shared")
+
+    def _lighter(self, run: Run, exact: bool) -> list[Forward]:
+        """The lighter modules for changed rows; the clean run uses the model's own."""
+        if run.path == "naive":
+            return []
+        return self.fused + (self.delta.forwards(run.linears) if self.delta and not exact else [])
+
+    def _constants(self, run: Run, first: int, rows: int) -> Iterator[Forward]:
+        """Blocks below `first`, each returning its clean output for `rows` rows."""
+        if run.path == "naive":
+            return
+        for block, clean in zip(self.parts.blocks[:first], run.outputs, strict=False):
+            residual, *rest = clean if isinstance(clean, tuple) else (clean,)
+            residual = spread(residual, rows)
+            constant = (residual, *rest) if isinstance(clean, tuple) else residual
+            yield block, lambda *_, __constant=constant, **___: __constant
+
+    def _forward(
+        self, ids: Tensor, prefix: Prefix | None, hooks: Iterable, *, shared: bool
+    ) -> Tensor:
+        """Call the model and return the unembedding's input at the last position, [row, d_model]."""
+        seen: list[Tensor] = []
+
+        def see(x: Tensor) -> Tensor:  # stands for the unembedding: nobody reads these logits
+            seen.append(x[:, -1])
+            return x[..., :1]
+
+        with ExitStack() as stack:
+            if shared and prefix is not None:
+                stack.enter_context(attention_shared(self.parts.model))
+            stack.enter_context(overridden([(self.parts.unembedding, see)]))
+            stack.enter_context(hooked(hooks))
+            if prefix is None:
+                self.parts.model(ids, use_cache=False)
+            else:
+                prefix.start()
+                self.parts.model(ids, past_key_values=prefix, use_cache=True)
+                prefix.finish()
+        if len(seen) != 1:
+            raise PrefixError(f"the unembedding was called {len(seen)} times, wanted once")
+        return seen[0]
+
+    def _chunks(self, run: Run, count: int, rows: Callable[[slice], Tensor]) -> Tensor:
+        """`rows(slice)` over `count` rows a prompt, in batches; halves them when memory runs out."""
+        prompts, tokens = len(run.ids), run.ids.numel() - run.start * len(run.ids)
+        parts: list[Tensor] = []
+        at = 0
+        while at < count:
+            most = max(1, self.batch_size // tokens)
+            size = -(-(count - at) // -(-(count - at) // most))  # batches of nearly equal size
+            try:
+                got = rows(slice(at, min(at + size, count)))
+            except RuntimeError as error:
+                full = isinstance(error, torch.OutOfMemoryError) or "allocate" in str(error)
+                if not full or size == 1:
+                    raise
+                self.batch_size = size * tokens // 2
+                continue
+            parts.append(got.view(prompts, -1, got.shape[-1]))
+            at += size
+        return torch.cat(parts, dim=1).flatten(0, 1)
+
+    @torch.no_grad()
+    def logits(self, hidden: Tensor, tokens: Any = None) -> Tensor:
+        """The model's logits for `hidden`.
+
+        Args:
+            hidden: Float[Tensor, "row d_model"].
+            tokens: None: the whole vocabulary; Int "k": these for every row; Int "row k": each
+                row's own.
+
+        Returns:
+            Float[Tensor, "row vocabulary"] or "row k", soft cap and scale included.
+        """
+        unembedding = self.parts.unembedding
+        if tokens is None:
+            raw = unembedding(hidden)
+        else:
+            tokens = torch.as_tensor(tokens, device=hidden.device)
+            weight, bias = unembedding.weight[tokens], getattr(unembedding, "bias", None)
+            each = tokens.dim() == 2
+            raw = (weight @ hidden[..., None])[..., 0] if each else hidden @ weight.t()
+            raw = raw if bias is None else raw + bias[tokens]
+        return raw if self.plain_tail else self._behind_unembedding(raw)
+
+    def _behind_unembedding(self, raw: Tensor) -> Tensor:
+        """What the model's own code makes of the unembedding's output: a pass over one token."""
+        token = torch.zeros(1, 1, dtype=torch.long, device=raw.device)
+        with overridden([(self.parts.unembedding, lambda _: raw[None])]):
+            return self.parts.model(token, use_cache=False).logits[0]
+
+    def logit_difference(self, hidden: Tensor, memorized: Any, reasoned: Any) -> Tensor:
+        """L = logit(memorized) - logit(reasoned), in nats, Float[Tensor, "row"].
+
+        Args:
+            memorized, reasoned: a token id, or Int[Tensor, "row"].
+        """
+        tokens = torch.stack([torch.as_tensor(memorized), torch.as_tensor(reasoned)], dim=-1)
+        both = self.logits(hidden, tokens)
+        return both[:, 0] - both[:, 1]
+
+
+def engine(
+    model: nn.Module,
+    path: Path | Literal["auto"] = "auto",
+    *,
+    precision: Literal["exact", "fast"] = "exact",
+    batch_size: int = BATCH,
+    blocks: Iterable[nn.Module] | None = None,
+    projection: str | None = None,
+    unembedding: nn.Module | None = None,
+) -> Engine:
+    """Find `model`'s parts, prove the fastest way that is right on it, and return its engine.
+
+    Args:
+        model: a transformers causal LM in eval mode. (Not one whose blocks a hook library has
+            replaced: pass the twin made before.)
+        path: the way to try first; slower ones follow if it is disproved.
+        precision: "exact", or "fast": bf16 deltas (`suffix_modules.py`), about 1 % off the effect;
+            `single` and `sets` then take `exact=True` for the rows to measure that by.
+        batch_size: most tokens (rows times suffix positions) in one pass; halved when memory runs out.
+        blocks, projection, unembedding: see `find_parts`.
+
+    Raises:
+        ValueError: a part is missing or ambiguous, dropout is on, or the model yields NaN.
+
+    Warns:
+        UserWarning: the way found is slower than the one asked for ("auto": than `shared`), or
+            "fast" was asked for where it can't be had: then the engine is exact.
+    """
+    if model.training:
+        raise ValueError("the model is in training mode: call model.eval() first")
+    parts = find_parts(model, blocks, projection, unembedding)
+    wanted = PATHS[0] if path == "auto" else path
+    found = suffix_check.first_proved(Engine(parts, "naive", batch_size=batch_size), wanted)
+    if found.path != wanted:
+        warnings.warn(f"suffix engine: {found.path}, not {wanted}: {found.reason}", stacklevel=2)
+    if precision == "fast":
+        plain = linears(parts.blocks)
+        why = bf16_missing(parts.device) or ("" if plain else "its weights are not float32")
+        if why or found.path == "naive":
+            why = why or "full passes have no delta form"
+            warnings.warn(f"suffix engine: exact, not fast: {why}", stacklevel=2)
+        else:
+            found.delta = Delta(plain)
+    # glibc gives freed memory back above a threshold that grows to the largest block once freed:
+    # without this, every pass would fault its activations in anew (a tenth of the time)
+    torch.empty(31 << 20, dtype=torch.uint8)
+    return found

@@ -1,0 +1,211 @@
+"""Prove an engine's way on its own model: resumed rows against full hooked passes.
+
+For the first, middle and last block: a neuron at rest, one at random set to zero, the one that
+writes most, and one pushed until it writes a third of the residual stream's norm (an effect too
+large to hide in rounding). Then sets across layers with scales and shifts, on two prompts at once.
+Every logit of every row must agree within a thousandth of that row's own effect plus rounding.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from neurotrace.engine.edits import PATHS, Edit, Path, Run
+from neurotrace.engine.parts import hooked, write_rows
+
+if TYPE_CHECKING:
+    from neurotrace.engine.engine import Engine
+
+# (share of the effect, units of rounding of the largest logit)
+FULL_PRECISION = (1e-3, 64)  # float64 too: models compute their norms and softmax in float32
+LOW_PRECISION = (0.1, 8)  # bf16 and fp16 models: one pass alone rounds by this much
+
+
+class Disproved(Exception):
+    """A resumed row differs from the full pass; the message says where and by how much."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Full hooked passes on the check prompts, computed once and compared with each way."""
+
+    ids: Tensor
+    positions: tuple[int, ...] | None
+    singles: list[tuple[int, Tensor, Tensor]]  # layer, index [c], values [c]
+    edits: list[Edit]
+    clean: Tensor  # logits [prompt, vocabulary]
+    single_logits: list[Tensor]  # [c, vocabulary], first prompt
+    set_logits: Tensor  # [row, vocabulary], all prompts
+
+
+def check_ids(engine: Engine) -> Tensor:
+    """Int["2 pos"]: 12 tokens, or 4 more than a short sliding window, so that it matters."""
+    config: Any = engine.parts.model.config
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    window = getattr(config, "sliding_window", None)
+    length = window + 4 if isinstance(window, int) and 8 < window <= 60 else 12
+    generator = torch.Generator().manual_seed(0)
+    vocabulary = engine.parts.unembedding.weight.shape[0]
+    ids = torch.randint(min(100, vocabulary // 2), vocabulary, (2, length), generator=generator)
+    return ids.to(engine.parts.device)
+
+
+def reference(naive: Engine, positions: tuple[int, ...] | None) -> Reference:
+    """The full passes to compare with.
+
+    Raises:
+        ValueError: the model's own passes are not finite; names the first such block.
+    """
+    ids = check_ids(naive)
+    run = naive.clean(ids, positions)
+    one = naive.clean(ids[:1], positions)
+    generator = torch.Generator().manual_seed(1)
+    depth = len(naive.parts.blocks)
+    singles = []
+    for layer in sorted({0, depth // 2, depth - 1}):
+        index, values = _telling_neurons(naive, one, layer, generator)
+        singles.append((layer, index, values))
+    layers = torch.cat([torch.full_like(index, layer) for layer, index, _ in singles]).cpu()
+    indices = torch.cat([index for _, index, _ in singles]).cpu()
+    values = torch.cat([new for _, _, new in singles]).cpu()
+    edits = []
+    for row in range(2 * len(ids)):
+        scale = (torch.arange(len(layers)) + row) % 2 * 0.5
+        edits.append(Edit(layers, indices, scale, values * (1 + row) / 3))
+    return Reference(
+        ids,
+        positions,
+        singles,
+        edits,
+        naive.logits(run.hidden),
+        [naive.logits(naive.single(one, *single)) for single in singles],
+        naive.logits(naive.sets(run, edits)),
+    )
+
+
+def _telling_neurons(
+    engine: Engine, run: Run, layer: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    a = run.inputs[layer][0, -1].float()
+    weight = write_rows(engine.parts.projections[layer]).float()
+    norms = weight.norm(dim=1)
+    strength = a.abs() * norms
+    if not torch.isfinite(strength).all():
+        raise ValueError(f"block {layer} holds NaN or inf activations or weights")
+    loud = int(strength.argmax())
+    picked = [i for i in torch.randperm(len(a), generator=generator).tolist() if i != loud]
+    index = torch.tensor([*picked[:3], loud], device=a.device)
+    values = a[index].clone()
+    values[1] = 0.0
+    scale = _stream_norm(run, layer) / 3
+    values[2] += scale / norms[index[2]].clamp_min(1e-6)
+    values[3] = 0.0
+    return index, values
+
+
+def _stream_norm(run: Run, layer: int) -> float:
+    """Norm of the residual stream behind block `layer` (naive: the final one), prompt 0."""
+    behind = _first(run.outputs[layer]) if run.outputs else run.hidden[:, None]
+    return float(behind[0, -1].float().norm())
+
+
+def prove(engine: Engine, truth: Reference) -> float:
+    """The largest error of any logit, in nats.
+
+    Raises:
+        Disproved: an error above tolerance, or a number that is not finite.
+    """
+    run = engine.clean(truth.ids, truth.positions)
+    one = engine.clean(truth.ids[:1], truth.positions)
+    kept = [_first(y).clone() for y in one.outputs]
+    worst = 0.0
+    for (layer, index, values), expected in zip(truth.singles, truth.single_logits, strict=True):
+        got = engine.logits(engine.single(one, layer, index, values))
+        worst = max(worst, _compare(got, expected, truth.clean[:1], f"block {layer}, one neuron"))
+    got = engine.logits(engine.sets(run, truth.edits))
+    clean = truth.clean.repeat_interleave(len(got) // len(truth.clean), dim=0)
+    worst = max(worst, _compare(got, truth.set_logits, clean, "sets on two prompts"))
+    if not all(torch.equal(a, _first(b)) for a, b in zip(kept, one.outputs, strict=True)):
+        raise Disproved("a pass changed the clean run's tensors in place")
+    return worst
+
+
+def _first(output: Tensor | tuple) -> Tensor:
+    return output[0] if isinstance(output, tuple) else output
+
+
+def _compare(got: Tensor, expected: Tensor, clean: Tensor, where: str) -> float:
+    eps = max(torch.finfo(got.dtype).eps, torch.finfo(torch.float32).eps)
+    share, units = FULL_PRECISION if eps < 1e-6 else LOW_PRECISION
+    rounding = units * eps * float(expected.abs().max())
+    error = (got - expected).float().abs().amax(dim=-1)
+    effect = (expected - clean).float().abs().amax(dim=-1)
+    if not (torch.isfinite(error).all() and torch.isfinite(effect).all()):
+        raise Disproved(f"{where}: NaN or inf")
+    if not (error <= share * effect + rounding).all():
+        row = int((error - share * effect).argmax())
+        raise Disproved(
+            f"{where}: {float(error[row]):.2g} logits off where the effect is {float(effect[row]):.2g}"
+        )
+    return float(error.max())
+
+
+def first_proved(
+    naive: Engine, wanted: Path, widen: bool = True, positions: tuple[int, ...] | None = None
+) -> Engine:
+    """The fastest engine from `wanted` on that agrees with `naive`; `naive` itself if none does."""
+    naive.plain_tail, naive.early = plain_tail(naive), "naive"
+    truth = reference(naive, positions)
+    reasons = []
+    for path in PATHS[PATHS.index(wanted) : -1]:
+        for wide, light in ((True, True), (True, False), (False, True), (False, False)):
+            if wide and not widen:
+                continue
+            trial = type(naive)(
+                naive.parts, path, batch_size=naive.batch_size, widen=wide, light=light
+            )
+            if light and not trial.fused:
+                continue
+            trial.plain_tail, trial.early = naive.plain_tail, path
+            try:
+                trial.error = prove(trial, truth)
+            except Exception as error:  # whatever the model's code raises means: not this way
+                way = path + ("" if wide else ", not widened") + (", fused" if light else "")
+                said = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+                reasons.append(f"{way}: {said}")
+                continue
+            trial.early, trial.reason = None, "; ".join(reasons)
+            return trial
+    naive.reason = "; ".join(reasons)
+    return naive
+
+
+def prove_early(engine: Engine) -> Path:
+    """The way for edits before the last position: proved with a prefix and without one."""
+    path = engine.path
+    length = check_ids(engine).shape[1]
+    for positions in ((length - 4, length - 2), tuple(range(length))):
+        if path == "naive":
+            break
+        naive = type(engine)(engine.parts, "naive", batch_size=engine.batch_size)
+        found = first_proved(naive, path, engine.widen, positions)
+        if found.path != path:
+            said = f"suffix engine: {found.path} for earlier positions: {found.reason}"
+            warnings.warn(said, stacklevel=4)
+        path = found.path
+    return path
+
+
+@torch.no_grad()
+def plain_tail(engine: Engine) -> bool:
+    """Whether the model's logits are its unembedding's output and nothing else."""
+    seen: list[Tensor] = []
+    keep = [(engine.parts.unembedding, "output", lambda _, __, y: seen.append(y.clone()))]
+    with hooked(keep):
+        logits = engine.parts.model(check_ids(engine), use_cache=False).logits
+    return len(seen) == 1 and seen[0].shape == logits.shape and torch.equal(seen[0], logits)

@@ -1,0 +1,139 @@
+"""RelP's rules on a transformers model: everything that is not linear held as it is in the clean run.
+
+    attention pattern    constant: only what is attended to is differentiated
+    norm                 its scale constant: x * g * scale.detach()
+    activation           its gain constant: x * (f(x) / x).detach()
+    gated product        half to either factor: post/2 + (post/2).detach()
+
+(arXiv 2508.21258, after layer-wise relevance propagation.) What is left is linear in the residual
+stream, so relevance is conserved: it adds up to L where there are no biases. The rules are put on
+modules found by what they do (`find_rules`), and on softmax and fused attention wherever they are
+called; a block whose activation or attention isn't met that way is refused by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from transformers.pytorch_utils import Conv1D
+
+from neurotrace.core.errors import InputError
+from neurotrace.engine.parts import Parts, overridden, write_rows
+
+_SOFTMAX = {torch.softmax, Tensor.softmax, F.softmax}
+
+
+class _Patterns(TorchFunctionMode):
+    """Attention patterns as constants; counts the attentions that it met."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.met = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in _SOFTMAX:
+            self.met += 1
+            return func(*args, **kwargs).detach()
+        if func is F.scaled_dot_product_attention:
+            self.met += 1
+            # constant queries and keys make a constant pattern
+            args = tuple(x.detach() if place < 2 else x for place, x in enumerate(args))
+            kwargs |= {name: kwargs[name].detach() for name in ("query", "key") if name in kwargs}
+        return func(*args, **kwargs)
+
+
+def half(post: Tensor) -> Tensor:
+    """The same value, half its slope."""
+    return post / 2 + (post / 2).detach()
+
+
+def is_gated(parts: Parts) -> bool:
+    """Whether neurons are products, act(gate) * up, by what the MLP's input is mapped to.
+
+    Raises:
+        InputError: the MLP is neither of the two forms that are known.
+    """
+    projection = parts.projections[0]
+    neurons, width = write_rows(projection).shape
+    inner = [
+        write_rows(child).shape[1]
+        for child in _mlp(parts.blocks[0], projection).children()
+        if isinstance(child, nn.Linear | Conv1D)
+        and child is not projection
+        and write_rows(child).shape[0] == width
+    ]
+    if sum(inner) not in (neurons, 2 * neurons):
+        raise InputError(
+            f"RelP: an MLP of {neurons} neurons whose input is mapped to {inner or 'nothing'} is "
+            "neither plain nor gated: use gradient"
+        )
+    return sum(inner) == 2 * neurons
+
+
+@contextmanager
+def linearised(parts: Parts) -> Iterator[None]:
+    """RelP's rules on the model inside the `with` (but the gated product's: that is `half`).
+
+    Raises:
+        InputError: an activation or an attention that the rules don't reach; names it.
+    """
+    rules: list[tuple[nn.Module, Callable]] = []
+    for layer, (block, projection) in enumerate(zip(parts.blocks, parts.projections, strict=True)):
+        # what has no parameters of its own and stands in an MLP is its activation (or a dropout)
+        found = [
+            child
+            for child in _mlp(block, projection).children()
+            if not list(child.parameters()) and not isinstance(child, nn.Dropout)
+        ]
+        if not found:
+            raise InputError(f"RelP: block {layer} has no activation module: use gradient")
+        rules += [(module, _activation(module.forward)) for module in found]
+    rules += [(m, _norm(m)) for m in parts.model.modules() if "Norm" in type(m).__name__]
+    with overridden(rules), _Patterns() as patterns:
+        yield
+    if patterns.met < len(parts.blocks):
+        raise InputError(
+            f"RelP: {patterns.met} attention patterns in {len(parts.blocks)} blocks: this model's "
+            "attention isn't a softmax that can be held; use gradient"
+        )
+
+
+def _mlp(block: nn.Module, projection: nn.Module) -> nn.Module:
+    return next(m for m in block.modules() if any(child is projection for child in m.children()))
+
+
+def _activation(own: Callable) -> Callable:
+    def forward(x: Tensor) -> Tensor:
+        return x * _ratio(own(x.detach()), x)
+
+    return forward
+
+
+def _norm(module: Any) -> Callable:
+    own, bias = module.forward, getattr(module, "bias", None)
+
+    def forward(x: Tensor, *gate: Tensor) -> Tensor:
+        if gate:
+            raise InputError("RelP: no rule for a gated norm (linear attention): use gradient")
+        with torch.no_grad():
+            y = own(x)
+            # LayerNorm and its kin take the mean out first, the RMS norms don't
+            moved = own(x + x.abs().max())
+            centres = (moved - y).abs().max() <= 1e-2 * y.abs().max()
+            shift = torch.zeros_like(y) if bias is None else bias
+        x = x - x.mean(dim=-1, keepdim=True) if centres else x
+        return x * _ratio(y - shift, x) + shift
+
+    return forward
+
+
+def _ratio(y: Tensor, x: Tensor) -> Tensor:
+    """y / x as a constant; 0 where x is 0."""
+    return torch.where(x == 0, 0, y / torch.where(x == 0, 1, x)).detach()

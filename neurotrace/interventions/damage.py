@@ -1,0 +1,100 @@
+"""What else an intervention breaks: the next token after text that has nothing to do with the pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from neurotrace.core import metrics
+from neurotrace.core.errors import InputError
+from neurotrace.core.records import probes_folder
+from neurotrace.interventions.intervention import Intervention, values_at
+from neurotrace.interventions.logits import logits_under
+from neurotrace.models.encoding import by_length
+from neurotrace.models.hooks import Site, context_length, tokenizer_of
+
+
+def neutral_texts(model: Any) -> list[str]:
+    """The neutral texts that ship with the probes, those of the language that the model speaks.
+
+    That is the file with the smallest share of unknown tokens: English, or the organisms' language.
+    """
+    tokenizer = tokenizer_of(model)
+    unknown = getattr(tokenizer, "unk_token_id", None)
+
+    def share(texts: list[str]) -> float:
+        ids = [token for text in texts for token in tokenizer(text).input_ids]
+        return sum(token == unknown for token in ids) / max(1, len(ids))
+
+    files = sorted((probes_folder() / "neutral").glob("*.txt"))
+    found = [[t for t in file.read_text("utf-8").split("\n") if t.strip()] for file in files]
+    if not found:
+        raise InputError(
+            f"no neutral texts in {probes_folder() / 'neutral'}: reinstall the package"
+        )
+    return min(found, key=share)
+
+
+def neutral_ids(model: Any, texts: Sequence[str]) -> list[Int[Tensor, " token"]]:
+    """The texts' tokens.
+
+    Raises:
+        InputError: a text without tokens, or with more of them than the model takes.
+    """
+    tokenizer, limit = tokenizer_of(model), context_length(model)
+    # a tokenizer that prepends BOS makes a token of an empty text, too
+    found = [
+        torch.tensor(tokenizer(text).input_ids if text else [], dtype=torch.long) for text in texts
+    ]
+    for number, ids in enumerate(found, 1):
+        if not 0 < len(ids) <= (limit or len(ids)):
+            wanted = f"1 to {limit}" if limit else "at least 1"
+            raise InputError(f"neutral text {number} has {len(ids)} tokens: wanted {wanted}")
+    return found
+
+
+def damage(
+    model: Any,
+    texts: Sequence[str],
+    interventions: Sequence[Intervention],
+    *,
+    donor_means: Sequence[Float[Tensor, "layer neuron"]] | None = None,
+    site: Site = "neurons",
+    batch_size: int = 32,
+) -> Float[Tensor, "intervention text"]:
+    """KL(before || after), in nats, of the next token after each neutral text.
+
+    Args:
+        texts: prompts that have nothing to do with the pairs.
+        donor_means: for each intervention the values that a patch writes here, where there is no
+            donor run: the donor class's means over its training pairs.
+        site: as in `measure`.
+    """
+    if donor_means is None and any(each.needs_donor for each in interventions):
+        raise InputError("a patch has no donor on neutral text: pass donor_means, its class's mean")
+    prompts = neutral_ids(model, texts)
+    found = torch.zeros(len(interventions), len(prompts))
+    for rows, ids in by_length(prompts, batch_size):
+        given = standing_in(interventions, donor_means, len(rows))
+        clean, changed = logits_under(model, ids, interventions, given, site=site)
+        for place, logits in enumerate(changed):
+            found[place, rows] = metrics.kl(clean, logits)
+    return found
+
+
+def standing_in(
+    interventions: Sequence[Intervention],
+    donor_means: Sequence[Float[Tensor, "layer neuron"]] | None,
+    prompts: int,
+) -> list[Float[Tensor, "prompt neuron"] | None]:
+    """For prompts that have no donor run: the donor class's means, for each intervention that needs any."""
+    return [
+        values_at(donor_means[place], each.neurons).expand(prompts, -1)
+        if donor_means is not None and each.needs_donor
+        else None
+        for place, each in enumerate(interventions)
+    ]

@@ -1,0 +1,91 @@
+"""Where a patch takes its values: the donor run of the same pair, or, as a control, of another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from neurotrace.core.errors import InputError
+from neurotrace.core.pairs import PromptPair
+from neurotrace.interventions.intervention import Intervention
+from neurotrace.interventions.logits import Positions
+from neurotrace.models.activations import Activations, read_activations
+from neurotrace.models.encoding import EncodedPairs, by_length
+from neurotrace.models.engines import engine_of
+from neurotrace.models.hooks import forward, inspect_model
+
+
+def donor_values(
+    model: Any,
+    encoded: EncodedPairs,
+    interventions: Sequence[Intervention],
+    places: Sequence[int],
+    positions: Positions,
+    activations: Activations | None,
+) -> list[Tensor | None]:
+    """Donor values of each intervention's neurons for the pairs at `places`."""
+    found: list[Tensor | None] = []
+    cached: dict[bool, Tensor] = {}
+    for intervention in interventions:
+        if not intervention.needs_donor:
+            found.append(None)
+            continue
+        foreign = intervention.role == "other_donor"
+        if foreign not in cached:
+            origin = (
+                [next_of_other_group(encoded, place) for place in places] if foreign else places
+            )
+            if activations is not None and positions == "read":
+                cached[foreign] = activations.side(intervention.donor)[list(origin)]
+            else:
+                prompts = [encoded.ids(intervention.donor)[place] for place in origin]
+                cached[foreign] = _clean_activations(model, prompts, positions)
+        layers = [neuron.layer for neuron in intervention.neurons]
+        units = [neuron.index for neuron in intervention.neurons]
+        found.append(cached[foreign][..., layers, units])
+    return found
+
+
+def _clean_activations(model: Any, prompts: Sequence[Tensor], positions: Positions) -> Tensor:
+    """Float[Tensor, "prompt layer neuron"], or "prompt pos layer neuron" at all positions."""
+    info = inspect_model(model)
+    engine = engine_of(model) if positions == "read" else None
+    found: list[Tensor | None] = [None] * len(prompts)
+    for rows, ids in by_length(prompts, len(prompts)):
+        if engine is not None:
+            values = engine.clean(ids).activations.float().cpu()
+        elif positions == "read":
+            values = read_activations(model, ids, info.n_layers, info.d_mlp)
+        else:
+            values = torch.empty(*ids.shape, info.n_layers, info.d_mlp)
+
+            def keep(layer: int, post: Tensor, into: Tensor = values) -> None:
+                into[:, :, layer] = post.float().cpu()
+
+            with torch.no_grad():
+                forward(model, ids, edit=keep, layers=range(info.n_layers))
+        for row, value in zip(rows, values, strict=True):
+            found[row] = value
+    return torch.stack([value for value in found if value is not None])
+
+
+def next_of_other_group(encoded: EncodedPairs, place: int) -> int:
+    """The next pair of the same family and another group with other answers, if there is one."""
+    own = encoded.pairs[place]
+    total = len(encoded)
+    order = [(place + step) % total for step in range(1, total)]
+    tests: list[Callable[[PromptPair], bool]] = [
+        lambda other: other.family == own.family and other.group != own.group
+        and other.memorized_answer != own.memorized_answer
+        and other.reasoned_answer != own.reasoned_answer,
+        lambda other: other.group != own.group,
+        lambda other: True,
+    ]  # fmt: skip
+    for test in tests:
+        for other in order:
+            if test(encoded.pairs[other]):
+                return other
+    raise InputError("the control 'other_donor' needs at least two pairs")

@@ -1,0 +1,268 @@
+"""Do it and look: what interventions do to the model's answers, pair by pair."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from neurotrace.core import metrics, statistics
+from neurotrace.core.display import Shown, Table, View, rate, spoken
+from neurotrace.core.errors import InputError
+from neurotrace.core.pairs import PromptPair
+from neurotrace.interventions.donors import donor_values
+from neurotrace.interventions.intervention import Intervention
+from neurotrace.interventions.logits import Positions, logits_under
+from neurotrace.models.activations import Activations
+from neurotrace.models.encoding import EncodedPairs, Progress, by_length, encode
+from neurotrace.models.engines import engine_of
+from neurotrace.models.hooks import Site, inspect_model, tokenizer_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+__all__ = ["Effects", "Positions", "engine_of", "logits_under", "measure"]
+_ROWS_SHOWN = 12  # interventions in a notebook's table
+_LOGITS_AT_ONCE = 2**26  # numbers, over rows and vocabulary, that are held together
+
+
+@dataclass(frozen=True)
+class Effects(Shown):
+    """One row for each (pair, intervention).
+
+    Columns: `pair, family, template, group`; `direction, intervention, role, label, k`;
+    `L_before, L_after` (nats); `p_memorized_before|after, p_reasoned_before|after`;
+    `top_before, top_after` (the model's top-1 token, as text); `prefers` (L changed sides),
+    `answers` (the *other* named answer is the top-1 token), `kl` (KL(before || after) of the next
+    token on this prompt, nats).
+    """
+
+    table: pa.Table
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    def to_frame(self) -> pd.DataFrame:
+        return self.table.to_pandas()
+
+    def where(self, **values: Any) -> Effects:
+        """The rows in which every named column has the given value."""
+        import pyarrow.compute as pc
+
+        table = self.table
+        for name, value in values.items():
+            if name not in table.column_names:
+                raise InputError(f"no column {name!r}; there are {', '.join(table.column_names)}")
+            table = table.filter(pc.equal(table[name], value))
+        return Effects(table)
+
+    def _view(self) -> View:
+        rates = self.rates()
+        tables = []
+        for (family, direction), part in rates.head(_ROWS_SHOWN).groupby(
+            ["family", "direction"], sort=False
+        ):
+            rows = [
+                (row.intervention, row.role, int(row.k), rate(row.answers),
+                 f"{row.answers_low:.0%}–{row.answers_high:.0%}", rate(row.prefers),
+                 f"{row.kl:.3f}", int(row.n))
+                for row in part.itertuples()
+            ]  # fmt: skip
+            columns = ("change", "neurons", "k", "flipped", "95 %", "prefers", "KL", "pairs")
+            tables.append(Table(columns, rows, f"{family}, {spoken(direction)}"))
+        more = "All rows: .to_frame(); rates: .rates(); the curves: nt.plot_flips(effects)."
+        if len(rates) > _ROWS_SHOWN:
+            more = f"{len(rates) - _ROWS_SHOWN} more interventions. {more}"
+        return View(
+            f"{len(self):,} effects: {len(rates)} interventions, done pair by pair. A flip makes the "
+            "other named answer the model's top-1 answer; KL in nats, on the pair's own prompt.",
+            tuple(tables),
+            more,
+        )
+
+    def __repr__(self) -> str:
+        pairs = len(set(self.table["pair"].to_pylist()))
+        return f"Effects({len(self)} rows on {pairs} pairs)"
+
+    def rates(
+        self, by: Sequence[str] = ("family", "direction", "intervention", "k", "role")
+    ) -> pd.DataFrame:
+        """Flip rates with 95 % intervals clustered by group: a row for each value of `by`."""
+        import pandas as pd
+
+        rows = []
+        for key, part in self.to_frame().groupby(list(by), sort=False):
+            groups = part["group"].tolist()
+            low, high = statistics.rate_interval(part["answers"].to_numpy(), groups)
+            low_p, high_p = statistics.rate_interval(part["prefers"].to_numpy(), groups)
+            rows.append(
+                dict(zip(by, key, strict=True))
+                | {
+                    "answers": float(part["answers"].mean()),
+                    "answers_low": low,
+                    "answers_high": high,
+                    "prefers": float(part["prefers"].mean()),
+                    "prefers_low": low_p,
+                    "prefers_high": high_p,
+                    "kl": float(part["kl"].mean()),
+                    "n": part["pair"].nunique(),
+                    "groups": len(set(groups)),
+                }
+            )
+        return pd.DataFrame(rows)
+
+
+def measure(
+    model: Any,
+    pairs: Sequence[PromptPair] | EncodedPairs,
+    interventions: Sequence[Intervention],
+    *,
+    positions: Positions = "read",
+    site: Site = "neurons",
+    activations: Activations | None = None,
+    cleans: dict[bytes, Any] | None = None,
+    progress: Progress = None,
+) -> Effects:
+    """Perform every intervention on its recipient prompt of every pair.
+
+    Args:
+        interventions: any mixture of kinds, sizes and directions. With role ``"other_donor"`` a
+            patch takes its values from the next pair of another group (other answers, same
+            behaviour).
+        positions: ``"read"``, or ``"all"`` positions of the prompt; patching them all needs pairs
+            whose two prompts have equally many tokens.
+        site: ``"residual"`` and ``"attention"``: the interventions' neurons are then dimensions of what
+            leaves each block, or of what its attention writes (by full passes; patches want
+            `activations`).
+        activations: those of these very pairs, if you have collected them: patches at the read
+            position take their values from there instead of running the donors again.
+        cleans: a dict in which the engine's clean runs are kept for the next call on the same
+            pairs (they cost as much as twenty changed rows). Yours to drop, and to drop when the
+            model changes.
+
+    Raises:
+        InputError: no interventions; a patch at all positions on pairs that don't align.
+    """
+    encoded = encode(model, pairs)
+    info = inspect_model(model)
+    if not interventions:
+        raise InputError("no interventions to measure: pass nt.patch(neurons, donor=...) or others")
+    width, units = (info.d_mlp, "neurons") if site == "neurons" else (info.d_model, "dimensions")
+    outside = [
+        neuron for each in interventions for neuron in each.neurons
+        if neuron.layer >= info.n_layers or neuron.index >= width
+    ]  # fmt: skip
+    if outside:
+        raise InputError(
+            f"{outside[0]} is not in this model of {info.n_layers} layers × {width} {units}"
+        )
+    if site != "neurons" and activations is None and any(i.needs_donor for i in interventions):
+        raise InputError(f"a patch at site={site!r} wants activations= to take its values from")
+    if positions not in ("read", "all"):
+        raise InputError(f"positions={positions!r}: wanted 'read' or 'all'")
+    if positions == "all" and not encoded.aligned and any(i.needs_donor for i in interventions):
+        raise InputError(
+            "a patch at all positions needs prompts of equal length on both sides; "
+            "patch at the read position or set to a mean"
+        )
+    if activations is not None and activations.pairs != encoded.pairs:
+        raise InputError("activations= are of other pairs than the ones to measure")
+    parts: list[pa.Table] = []
+    words = _Words(tokenizer_of(model))
+    for direction in dict.fromkeys(each.direction for each in interventions):
+        own = [each for each in interventions if each.direction == direction]
+        side = own[0].recipient
+        rows = max(64, _LOGITS_AT_ONCE // info.d_vocab)
+        batches = list(by_length(encoded.ids(side), max(1, min(32, rows // len(own)))))
+        label = f"intervening ({spoken(direction)})"
+        for places, ids in progress(batches, description=label) if progress else batches:
+            donors = donor_values(model, encoded, own, places, positions, activations)
+            clean, changed = logits_under(
+                model, ids, own, donors, positions=positions, site=site, cleans=cleans
+            )
+            parts += _rows(words, encoded.at(places), own, clean, changed)
+    import pyarrow as pa
+
+    return Effects(pa.concat_tables(parts).combine_chunks())
+
+
+class _Words:
+    """Token ids as text, each decoded once."""
+
+    def __init__(self, tokenizer: Any):
+        self.tokenizer = tokenizer
+        self.known: dict[int, str] = {}
+
+    def __call__(self, tokens: Int[Tensor, " row"]) -> list[str]:
+        found = []
+        for token in tokens.tolist():
+            if token not in self.known:
+                self.known[token] = self.tokenizer.decode([token])
+            found.append(self.known[token])
+        return found
+
+
+def _rows(
+    words: _Words,
+    part: EncodedPairs,
+    interventions: Sequence[Intervention],
+    clean: Float[Tensor, "pair vocab"],
+    changed: Iterator[Float[Tensor, "pair vocab"]],
+) -> list[pa.Table]:
+    """For each intervention a table with a row for each pair."""
+    import pyarrow as pa
+
+    named = {
+        name: [getattr(pair, own) for pair in part.pairs]
+        for name, own in (
+            ("pair", "id"), ("family", "family"), ("template", "template"), ("group", "group"),
+        )
+    }  # fmt: skip
+    # a softmax over the vocabulary costs as much as several layers: one a row
+    clean_log_p = clean.log_softmax(dim=-1)
+    before = _readout(words, clean, clean_log_p, part, "before")
+    tables = []
+    for intervention, logits in zip(interventions, changed, strict=True):
+        if not torch.isfinite(logits).all():
+            raise InputError(f"{intervention}: the logits it leaves are not finite")
+        log_p = logits.log_softmax(dim=-1)
+        after = _readout(words, logits, log_p, part, "after")
+        to_reasoning = intervention.direction == "to_reasoning"
+        wanted = part.reasoned if to_reasoning else part.memorized
+        moved = after["L_after"] < 0 if to_reasoning else after["L_after"] > 0
+        made = {
+            "direction": intervention.direction, "intervention": intervention.kind,
+            "role": intervention.role, "label": intervention.label, "k": len(intervention),
+        }  # fmt: skip
+        columns = {
+            **named,
+            **{name: [value] * len(part) for name, value in made.items()},
+            **before,
+            **after,
+            "prefers": moved,
+            "answers": (logits.argmax(-1) == wanted).numpy(),
+            "kl": metrics.kl_of(clean_log_p, log_p).numpy(),
+        }
+        tables.append(pa.table(columns))
+    return tables
+
+
+def _readout(
+    words: _Words,
+    logits: Float[Tensor, "pair vocab"],
+    log_p: Float[Tensor, "pair vocab"],
+    part: EncodedPairs,
+    when: str,
+) -> dict[str, Any]:
+    rows = torch.arange(len(part))
+    return {
+        f"L_{when}": metrics.logit_difference(logits, part.memorized, part.reasoned).numpy(),
+        f"p_memorized_{when}": log_p[rows, part.memorized].exp().numpy(),
+        f"p_reasoned_{when}": log_p[rows, part.reasoned].exp().numpy(),
+        f"top_{when}": words(logits.argmax(-1)),
+    }

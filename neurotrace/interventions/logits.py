@@ -1,0 +1,94 @@
+"""What the model answers at the last position with interventions done to it.
+
+At the read position they run on the suffix engine where one was proved for the model (`suffix.py`);
+else, and at all positions, as full forward passes with hooks. Both ways give the same numbers within
+rounding; `tests/test_effects.py` holds one against the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from neurotrace.core.neurons import by_layer
+from neurotrace.engine.edits import Edit
+from neurotrace.interventions.intervention import Intervention
+from neurotrace.models.encoding import last_logits
+from neurotrace.models.engines import engine_of
+from neurotrace.models.hooks import Site, forward
+
+Positions = Literal["read", "all"]
+
+
+def logits_under(
+    model: Any,
+    ids: Int[Tensor, "prompt pos"],
+    interventions: Sequence[Intervention],
+    donors: Sequence[Tensor | None],
+    *,
+    positions: Positions = "read",
+    site: Site = "neurons",
+    cleans: dict[bytes, Any] | None = None,
+) -> tuple[Float[Tensor, "prompt vocab"], Iterator[Float[Tensor, "prompt vocab"]]]:
+    """Logits at the last position: of the unchanged model, and under each intervention in turn.
+
+    Args:
+        donors: for each intervention the donor values of its neurons, Float[Tensor, "prompt neuron"]
+            (or "prompt pos neuron" at all positions), None where it needs none.
+    """
+    engine = engine_of(model) if positions == "read" and site == "neurons" else None
+    if engine is None:
+        together = zip(interventions, donors, strict=True)
+        changed = (_hooked_logits(model, ids, each, own, positions, site) for each, own in together)
+        return last_logits(model, ids).float().cpu(), changed
+    key = ids.numpy().tobytes()
+    run = (cleans or {}).get(key) or engine.clean(ids)
+    if cleans is not None:
+        cleans[key] = run
+    edits: list[list[Edit]] = []
+    for intervention, values in zip(interventions, donors, strict=True):
+        layers = torch.tensor([neuron.layer for neuron in intervention.neurons])
+        units = torch.tensor([neuron.index for neuron in intervention.neurons])
+        given = torch.zeros(len(ids), len(intervention)) if values is None else values
+        offsets = intervention.gain * given + intervention.offset
+        edits.append([Edit(layers, units, intervention.keep, offset) for offset in offsets])
+    # the engine wants rows in prompt order
+    flat = [of_one[row] for row in range(len(ids)) for of_one in edits]
+    logits = engine.logits(engine.sets(run, flat)).float().cpu()
+    by_intervention = rearrange(logits, "(prompt each) vocab -> each prompt vocab", prompt=len(ids))
+    return engine.logits(run.hidden).float().cpu(), iter(by_intervention)
+
+
+def _hooked_logits(
+    model: Any,
+    ids: Tensor,
+    intervention: Intervention,
+    donor: Tensor | None,
+    positions: Positions,
+    site: Site = "neurons",
+) -> Float[Tensor, "prompt vocab"]:
+    """The slow, obvious way: a full forward pass with hooks that apply the map."""
+    where = slice(-1, None) if positions == "read" else slice(None)
+    places = by_layer(intervention.neurons)
+
+    def edit(layer: int, post: Tensor) -> Tensor:
+        chosen = places[layer]
+        units = [intervention.neurons[place].index for place in chosen]
+        keep, gain, offset = (
+            getattr(intervention, name)[chosen].to(post) for name in ("keep", "gain", "offset")
+        )
+        changed = post.clone()
+        new = torch.where(keep == 0, 0, keep * post[:, where][..., units]) + offset
+        if donor is not None:
+            given = donor[..., chosen].to(post)
+            new = new + gain * (given[:, None] if given.ndim == 2 else given)
+        changed[:, where, units] = new
+        return changed
+
+    with torch.no_grad():
+        return forward(model, ids, edit=edit, layers=places, site=site).float().cpu()

@@ -1,0 +1,30 @@
+"""The suffix engine that serves a model: made and proved once, on first use."""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from typing import Any
+
+from neurotrace.engine import engine as suffix
+from neurotrace.models.hooks import twin
+
+_engines: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+
+
+def engine_of(model: Any) -> Any | None:
+    """The suffix engine of this model, made and proved on first use; None where there is none."""
+    other = twin(model)
+    if other is None:
+        return None
+    if other not in _engines:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            try:
+                _engines[other] = suffix.engine(other)
+            except ValueError as error:  # parts that can't be told apart by shape
+                warnings.warn(f"suffix engine: none, full passes: {error}", stacklevel=1)
+                _engines[other] = None
+        for each in said:
+            warnings.warn(str(each.message), stacklevel=3)
+    return _engines[other]

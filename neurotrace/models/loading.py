@@ -1,0 +1,229 @@
+"""`load_model`: a name, a folder or a GGUF file in, a checked TransformerLens model out."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from neurotrace import organism
+from neurotrace.core.errors import InputError, first_line
+from neurotrace.models.hooks import inspect_model, remember_origin
+
+
+def load_model(
+    source: Any,
+    *,
+    device: str | torch.device | Mapping[str, Any] | None = None,
+    dtype: torch.dtype | str | None = None,
+    trust_remote_code: bool = False,
+) -> Any:
+    """A hooked model, ready and checked.
+
+    Args:
+        source: ``"organism"`` or another built-in model, a hub name (``name@revision`` for one of its
+            branches, tags or commits), a local folder with safetensors weights, a ``.gguf`` file
+            (needs the package ``gguf``), or a model that is already hooked (`TransformerBridge`,
+            `HookedTransformer`): that one is checked and returned as it is.
+        device: where to put it; default: CUDA where there is one, else the CPU. ``"auto"`` spreads a
+            folder's or a hub model's blocks over all accelerators, then the CPU, then the disk; a
+            mapping from module names to devices (accelerate's device map) says which goes where.
+            Such a model runs through its hooks: right, and slower than the suffix engine.
+        dtype: ``torch.float32`` (default), ``"bfloat16"``, ...
+        trust_remote_code: run code that comes with the model. Off unless you ask.
+
+    Returns:
+        A `transformer_lens` `TransformerBridge` without compatibility processing (logit differences
+        and neuron activations don't depend on it), in eval mode, with eager attention.
+
+    Raises:
+        InputError: nothing there, weights in pickle files only, no neurons to hook.
+    """
+    if not isinstance(source, (str, Path)):
+        if device is not None or dtype is not None:
+            raise InputError("device= and dtype= go with a name; move a loaded model yourself")
+        inspect_model(source)
+        return source
+    wanted = parse_dtype(dtype)
+    if device == "auto" or isinstance(device, Mapping):
+        return _load_spread(str(source), wanted, device, trust_remote_code)
+    place = parse_device(device)
+    name, found, tokenizer = _read(str(source), wanted, trust_remote_code)
+    found = found.to(place).eval().requires_grad_(False)
+    return hook(found, tokenizer, name=name)
+
+
+def _load_spread(source: str, dtype: torch.dtype, device_map: Any, trust: bool) -> Any:
+    if source.endswith(".gguf"):
+        raise InputError(
+            f"device={device_map!r} with {source!r}: a GGUF file is dequantized in memory; spread a "
+            "folder with safetensors weights, or name one device"
+        )
+    name, found, tokenizer = _read(source, dtype, trust, device_map=device_map)
+    places = getattr(found, "hf_device_map", {})
+    return hook(
+        found.eval().requires_grad_(False), tokenizer, name=name,
+        spread=len(set(map(str, places.values()))) > 1,
+    )  # fmt: skip
+
+
+def hook(model: torch.nn.Module, tokenizer: Any, *, name: str, spread: bool = False) -> Any:
+    """Boot a transformers model into a checked `TransformerBridge`.
+
+    TransformerLens replaces the modules of the model that it is given. A twin made before shares
+    the weights' storage but keeps transformers' own classes: the fast engine runs on that one. There
+    is none of a model whose weights are fetched from elsewhere as they are needed (`spread`).
+    """
+    from transformer_lens.model_bridge import TransformerBridge
+
+    config: Any = model.config
+    if not getattr(config, "architectures", None):  # a checkpoint's config names its class
+        config.architectures = [type(model).__name__]
+    shared = [*model.parameters(), *model.buffers()]
+    twin = None if spread else copy.deepcopy(model, memo={id(tensor): tensor for tensor in shared})
+    try:
+        # a bare name could be one of TransformerLens' aliases for a published model
+        bridge = TransformerBridge.boot_transformers(
+            f"local/{Path(name).name}", hf_model=model, tokenizer=copy.deepcopy(tokenizer)
+        )
+    except Exception as error:  # TransformerLens raises many kinds for "unknown architecture"
+        raise InputError(
+            f"{name}: TransformerLens can't hook a {type(model).__name__} ({first_line(error)})"
+        ) from error
+    bridge.eval()
+    remember_origin(bridge, name=name, tokenizer=tokenizer, twin=twin)
+    inspect_model(bridge)
+    return bridge
+
+
+def _read(
+    source: str, dtype: torch.dtype, trust: bool, device_map: Any = None
+) -> tuple[str, torch.nn.Module, Any]:
+    """(name, transformers model, tokenizer); errors become one line."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    path, revision = split_revision(source)
+    if path in organism.NAMES:
+        path = str(organism.folder(path))
+    elif not os.path.exists(path) and (close := get_close_matches(path, organism.NAMES, 1, 0.8)):
+        # before the hub is asked, again and again where there is none
+        raise InputError(f"no model {path!r}: did you mean the built-in {close[0]!r}?")
+    if source.endswith(".gguf"):
+        return _read_gguf(Path(source), dtype)
+    if os.path.isdir(path):
+        _refuse_pickle(Path(path))
+    elif os.sep in path and not _looks_like_hub_name(path):
+        raise InputError(f"no model at {path!r}: wanted a folder with config.json and safetensors")
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust)
+        model = AutoModelForCausalLM.from_pretrained(
+            path, revision=revision, dtype=dtype, trust_remote_code=trust, use_safetensors=True,
+            device_map=device_map,
+        )  # fmt: skip
+    except Exception as error:  # a truncated or foreign file fails in as many ways as there are
+        raise InputError(
+            f"can't load {source!r}: {first_line(error)} Wanted one of the built-in models "
+            f"({', '.join(organism.NAMES)}), a model folder with safetensors weights, a .gguf file, "
+            "or a hub name (in the local cache where the hub can't be reached)"
+        ) from error
+    finally:
+        if bars:
+            logging.enable_progress_bar()
+    return source, model, tokenizer
+
+
+def split_revision(source: str) -> tuple[str, str]:
+    """A hub model's ``name@revision`` in two; its default is main. A path that exists is no such name."""
+    name, at, revision = source.rpartition("@")
+    if not at or os.path.exists(source):
+        return source, "main"
+    if os.path.exists(name) or name in organism.NAMES or not revision:
+        raise InputError(
+            f"{source!r}: only a model on the hub has revisions; of a folder name the sub-folder"
+        )
+    return name, revision
+
+
+def _read_gguf(path: Path, dtype: torch.dtype) -> tuple[str, torch.nn.Module, Any]:
+    """A GGUF file, dequantized into a fresh model.
+
+    What transformers returns for a GGUF is marked as quantized; its numbers copied into a model of
+    the same class and a config without that mark behave like any other.
+    """
+    if not os.path.isfile(path):
+        raise InputError(f"no file at {str(path)!r}: wanted a .gguf file")
+    try:
+        import gguf  # noqa: F401
+    except ImportError:
+        raise InputError(
+            f"{path.name}: reading GGUF needs the package gguf: pip install gguf"
+        ) from None
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        folder = str(path.parent)
+        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=path.name)
+        quantized = AutoModelForCausalLM.from_pretrained(
+            folder, gguf_file=path.name, dtype=torch.float32
+        )
+    except Exception as error:
+        raise InputError(f"can't read {str(path)!r} as GGUF: {first_line(error)}") from error
+    finally:
+        if bars:
+            logging.enable_progress_bar()
+    settings = quantized.config.to_dict()
+    settings.pop("quantization_config", None)
+    fresh = type(quantized)(type(quantized.config)(**settings))
+    fresh.load_state_dict(quantized.state_dict())
+    module: torch.nn.Module = fresh
+    return path.stem, module.to(dtype), tokenizer
+
+
+def _refuse_pickle(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder}: no config.json in it; wanted a transformers model folder")
+    pickles = sorted([*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")])
+    if pickles and not list(folder.glob("*.safetensors")):
+        raise InputError(
+            f"{folder}: weights only in {pickles[0].name}, a pickle, which can run code when read; "
+            "convert them where you trust them: AutoModelForCausalLM.from_pretrained(folder)"
+            ".save_pretrained(folder, safe_serialization=True)"
+        )
+
+
+def _looks_like_hub_name(path: str) -> bool:
+    return not path.startswith((".", "/", "~")) and path.count("/") <= 1
+
+
+def parse_device(device: str | torch.device | None) -> torch.device:
+    """One device that is there; None: CUDA where there is one, else the CPU."""
+    try:
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(
+            f"device={str(device)!r}: wanted auto, cpu, or an accelerator that torch sees here "
+            f"({first_line(error)})"
+        ) from None
+    return place
+
+
+def parse_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    names = {None: "float32", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+    found = getattr(torch, str(names.get(dtype, dtype)), None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise InputError(f"dtype={dtype!r}: wanted float32, bfloat16 or float16")
+    return found

@@ -1,0 +1,144 @@
+"""Figures of detectors: where they hold, at which depth, and what fusion gives each view."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from neurotrace.core.errors import InputError
+from neurotrace.plots.style import clip, finish
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+_SITE_COLOURS = {"neurons": "#0072B2", "residual": "#D55E00", "attention": "#009E73"}
+_SHOWN = (
+    ("causal margin", "margin"), ("fused product", "fused"), ("fused mixture", "fused"),
+    ("linear", "neurons"), ("linear, re-standardised", "neurons"),
+    ("invariant generated", "neurons"), ("invariant vrex", "neurons"), ("baseline", "words"),
+    ("baseline", "confidence"),
+)  # fmt: skip
+
+
+def plot_transfer(
+    table: pd.DataFrame, *, shown: Sequence[tuple[str, str]] = _SHOWN, title: str | None = None
+) -> go.Figure:
+    """AUROC, a panel a (detector, view): trained on the row, tested on the column; white is chance."""
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
+    there = [own for own in shown if len(_rows(table, *own))]
+    if not there:
+        raise InputError("none of the detectors to show is in the table: name others in shown=")
+    trains = list(dict.fromkeys(table["train_family"]))
+    tests = sorted(set(table["test_family"]))
+    columns = min(3 if len(tests) < 6 else 2 if len(tests) < 12 else 1, len(there))
+    deep = -(-len(there) // columns)
+    height = 110 + deep * (110 + 34 * len(trains))
+    figure = make_subplots(
+        rows=deep, cols=columns, subplot_titles=[_title(*own) for own in there],
+        shared_xaxes=True, shared_yaxes=True, vertical_spacing=60 / (height - 130),
+        horizontal_spacing=0.03,
+    )  # fmt: skip
+    for place, own in enumerate(there):
+        part = _rows(table, *own).set_index(["train_family", "test_family"])
+        cells = [[_cell(part, train, test) for test in tests] for train in trains]
+        values = [[np.nan if cell is None else cell["auroc"] for cell in row] for row in cells]
+        words = [[_said(cell, train, test) for cell, test in zip(row, tests, strict=True)]
+                 for row, train in zip(cells, trains, strict=True)]  # fmt: skip
+        figure.add_trace(
+            go.Heatmap(
+                z=values, zmin=0, zmax=1, colorscale="RdBu", showscale=False,
+                text=[["" if v != v else f"{v:.2f}" for v in row] for row in values],
+                texttemplate="%{text}", customdata=words,
+                hovertemplate="%{customdata}<extra></extra>",
+            ),
+            row=place // columns + 1, col=place % columns + 1,
+        )  # fmt: skip
+    figure.update_annotations(font_size=13)
+    # by place: two long names may be cut to the same label
+    figure.update_xaxes(tickvals=list(range(len(tests))), ticktext=[clip(own, 24) for own in tests])
+    figure.update_yaxes(
+        tickvals=list(range(len(trains))), ticktext=[clip(own, 24) for own in trains],
+        autorange="reversed",
+    )  # fmt: skip
+    figure.update_xaxes(title="asked on", row=deep)
+    figure.update_yaxes(title="learnt on", col=1)
+    return finish(
+        figure,
+        title or "AUROC for “from memory”, on groups not seen in training",
+        height=height,
+    )
+
+
+def plot_sites(table: pd.DataFrame, *, title: str | None = None) -> go.Figure:
+    """AUROC of a linear detector at each site and depth, mean over tasks.
+
+    Solid: asked on the task that it learnt from. Dashed: asked on another one.
+    """
+    import plotly.graph_objects as go
+
+    part = table[(table["detector"] == "linear") & table["view"].str.contains("@")].copy()
+    if part.empty:
+        raise InputError("no view of a single depth in the table: read some with depths=")
+    part[["site", "layer"]] = part["view"].str.split("@", expand=True)
+    part["layer"] = part["layer"].astype(int)
+    part["own"] = part["train_family"] == part["test_family"]
+    figure = go.Figure()
+    for (site, own), line in part.groupby(["site", "own"], sort=False):
+        mean = line.groupby("layer")["auroc"].mean()
+        figure.add_scatter(
+            x=mean.index, y=mean.values, mode="lines+markers",
+            name=f"{site}, {'own task' if own else 'other tasks'}",
+            line={"color": _SITE_COLOURS.get(site, "#7f7f7f"), "dash": "solid" if own else "dash"},
+            hovertemplate=f"{site}, block %{{x}}: %{{y:.3f}}<extra></extra>",
+        )  # fmt: skip
+    figure.add_hline(y=0.5, line={"color": "#999999", "dash": "dot"})
+    figure.update_xaxes(title="block", dtick=1 if part["layer"].max() < 12 else None)
+    figure.update_yaxes(title="AUROC", range=[0, 1.03])
+    return finish(figure, title or "Linear detectors by site and depth, mean over tasks")
+
+
+def plot_weights(weights: pd.DataFrame, *, title: str | None = None) -> go.Figure:
+    """Posterior weight ± sd of each view in the fused detectors, mean over folds and training tasks."""
+    import plotly.graph_objects as go
+
+    if weights.empty:
+        raise InputError("no fused detector was trained: nothing to weigh")
+    figure = go.Figure()
+    for name, part in weights.groupby("detector", sort=False):
+        mean = part.groupby("view", sort=False)[["weight", "sd"]].mean()
+        figure.add_bar(
+            x=[clip(view) for view in mean.index], y=mean["weight"], name=str(name),
+            error_y={
+                "type": "data", "array": mean["sd"],
+                "arrayminus": np.minimum(mean["sd"], mean["weight"]),  # a share is never below 0
+            },
+        )  # fmt: skip
+    figure.update_yaxes(title="share of all weight", rangemode="tozero")
+    return finish(figure, title or "What each view weighs in the fused detectors, ± posterior sd")
+
+
+def _title(detector: str, view: str) -> str:
+    """Two lines: panels are narrow on a phone."""
+    return clip(detector) if view in detector else f"{clip(detector)}<br>{clip(view)}"
+
+
+def _said(cell: pd.Series | None, train: str, test: str) -> str:
+    if cell is None:
+        return ""
+    return (
+        f"learnt on {clip(train)}, asked on {clip(test)}<br>{cell['auroc']:.2f} "
+        f"[{cell['auroc_lo']:.2f}, {cell['auroc_hi']:.2f}], {cell['n']:.0f} prompts"
+    )
+
+
+def _rows(table: pd.DataFrame, detector: str, view: str) -> pd.DataFrame:
+    return table[(table["detector"] == detector) & (table["view"] == view)]
+
+
+def _cell(part: pd.DataFrame, train: str, test: str) -> pd.Series | None:
+    return part.loc[train, test] if (train, test) in part.index else None

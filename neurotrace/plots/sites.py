@@ -1,0 +1,47 @@
+"""Figure of where a decision is made: flips by block, for each kind of unit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from neurotrace.plots.style import COLOURS, fade, finish
+from neurotrace.studies.locate import Located
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+_SHOWN = {
+    "attention": "what attention writes", "mlp": "what the MLP writes",
+    "residual": "the residual stream", "direction": "one direction of it",
+}  # fmt: skip
+
+
+def plot_located(located: Located, *, title: str | None = None) -> go.Figure:
+    """Share of held-out answers that flip where one block's unit takes the donor's value; bands: 95 %."""
+    import plotly.graph_objects as go
+
+    table = located.table
+    figure = go.Figure()
+    for colour, (unit, name) in zip(COLOURS.values(), _SHOWN.items(), strict=False):
+        own = table[table["unit"] == unit].sort_values("layer")
+        layers = own["layer"].tolist()
+        figure.add_scatter(
+            x=layers + layers[::-1], y=own["high"].tolist() + own["low"].tolist()[::-1],
+            fill="toself", mode="lines", fillcolor=fade(colour), line={"width": 0}, hoverinfo="skip",
+            legendgroup=unit, showlegend=False,
+        )  # fmt: skip
+        figure.add_scatter(
+            x=layers, y=own["answers"], mode="lines+markers", name=name, legendgroup=unit,
+            line={"color": colour}, customdata=own[["effect"]],
+            hovertemplate="block %{x}<br>%{y:.1%} flip<br>%{customdata[0]:.2f} nats<extra></extra>",
+        )  # fmt: skip
+        if own["control"].notna().any():
+            figure.add_scatter(
+                x=layers, y=own["control"], mode="lines", name="as far, a random direction",
+                line={"color": colour, "dash": "dot"},
+                hovertemplate="block %{x}<br>%{y:.1%} flip<extra>random direction</extra>",
+            )  # fmt: skip
+    figure.update_xaxes(title="block", dtick=max(1, int(located.table["layer"].max() + 1) // 10))
+    figure.update_yaxes(title="held-out answers flipped", tickformat=".0%", range=[-0.02, 1.02])
+    to = "reasoning" if located.donor == "reasoning" else "memory"
+    return finish(figure, title or f"{located.model}: what turns answers to {to}, block by block")

@@ -1,0 +1,100 @@
+"""What all our figures share: one template, one palette, one way to a file.
+
+The template is given to each figure; plotly's global one is left alone. RdBu centred at zero for
+signed numbers (blue supports recall, red reasoning); Okabe and Ito's palette, which colour-blind
+readers can tell apart, for lines.
+"""
+
+from __future__ import annotations
+
+import html
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neurotrace.core.errors import InputError
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+COLOURS = {
+    "patch": "#0072B2", "set": "#009E73", "zero": "#D55E00", "mean": "#CC79A7",
+    "shift": "#E69F00", "scale": "#56B4E9", "steer": "#6A51A3", "random": "#7f7f7f",
+}  # fmt: skip
+MEMORIZED, REASONED = "#0072B2", "#D55E00"
+_FONT = "system-ui, -apple-system, Segoe UI, Roboto, sans-serif"
+_IMAGES = (".png", ".svg", ".pdf", ".jpg", ".webp")
+
+
+def template() -> go.layout.Template:
+    """Our look, for figures of your own: `figure.update_layout(template=nt.template())`."""
+    import plotly.graph_objects as go
+
+    axis = {
+        "gridcolor": "#e6e9ee", "zerolinecolor": "#c3c9d2", "linecolor": "#8a93a0",
+        "ticks": "outside", "tickcolor": "#c3c9d2", "title": {"standoff": 8}, "automargin": True,
+    }  # fmt: skip
+    return go.layout.Template(
+        layout={
+            "font": {"family": _FONT, "size": 13, "color": "#1d2430"},
+            "title": {"x": 0.01, "xanchor": "left", "font": {"size": 15}},
+            "colorway": list(COLOURS.values()),
+            "colorscale": {"diverging": "RdBu", "sequential": "Viridis"},
+            "paper_bgcolor": "white", "plot_bgcolor": "white", "xaxis": axis, "yaxis": axis,
+            "hoverlabel": {"align": "left", "font": {"family": _FONT}},
+            "legend": {"title": {"text": ""}},
+            "margin": {"l": 70, "r": 30, "t": 70, "b": 60},
+        }
+    )  # fmt: skip
+
+
+def finish(figure: Any, title: str, *, height: int = 440) -> Any:
+    """The figure with our template, its title and its height."""
+    figure.update_layout(template=template(), title={"text": clip(title, 110)}, height=height)
+    return figure
+
+
+def save_figure(figure: go.Figure, path: str | Path, *, scale: float = 2.0) -> Path:
+    """Write a figure as .html (offline), or as .png, .svg, .pdf, .jpg, .webp through a browser.
+
+    Args:
+        scale: image pixels for each of the figure's.
+
+    Raises:
+        InputError: another suffix; the package `kaleido` or a Chrome or Chromium is missing.
+    """
+    target = Path(path)
+    suffix = target.suffix.lower()
+    if suffix == ".html":
+        figure.write_html(target, include_plotlyjs=True)
+        return target
+    if suffix not in _IMAGES:
+        raise InputError(f"{target}: wanted a name that ends in .html, {', '.join(_IMAGES)}")
+    try:
+        import kaleido  # noqa: F401
+    except ImportError:
+        raise InputError(
+            f"{target}: writing images needs the package kaleido: pip install 'kaleido>=1' "
+            "(in a clone: pip install -e '.[images]'); .html needs nothing"
+        ) from None
+    from choreographer.browsers.chromium import ChromeNotFoundError
+
+    try:
+        figure.write_image(target, scale=scale)
+    except (ChromeNotFoundError, RuntimeError) as error:  # plotly turns the first into the second
+        if "chrome" not in str(error).lower():
+            raise
+        raise InputError(
+            f"{target}: writing images needs a Chrome or Chromium and none was found: install one "
+            "(Debian: apt install chromium) or name it in BROWSER_PATH; .html needs nothing"
+        ) from None
+    return target
+
+
+def fade(colour: str, alpha: float = 0.15) -> str:
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{alpha})"
+
+
+def clip(text: str, limit: int = 40) -> str:
+    short = text if len(text) <= limit else text[: limit - 1] + "…"
+    return html.escape(short)  # plotly reads tags in its labels

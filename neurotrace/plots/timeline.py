@@ -1,0 +1,65 @@
+"""Figure of a training run: when does a behaviour appear, and when do its neurons settle?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from neurotrace.plots.style import MEMORIZED, REASONED, clip, fade, finish
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+_PANELS = ("prompts answered as named", "held-out answers flipped", "the top neurons")
+_GREY = "#7f7f7f"
+# panel, column, name, colour, dash
+_LINES = (
+    (1, "recalls", "recalls", MEMORIZED, "solid"),
+    (1, "reasons", "reasons", REASONED, "solid"),
+    (2, "flips_to_reasoning", "flips to reasoning", REASONED, "solid"),
+    (2, "flips_to_memorization", "flips to memory", MEMORIZED, "solid"),
+    (2, "random_to_reasoning", "random neurons, to reasoning", _GREY, "solid"),
+    (2, "random_to_memorization", "random neurons, to memory", _GREY, "dot"),
+    (3, "settled_to_reasoning", "shared with the last checkpoint", "#009E73", "solid"),
+    (3, "kept_to_reasoning", "shared with the previous one", "#E69F00", "solid"),
+    (3, "stable_to_reasoning", "shared with a resample's", _GREY, "dash"),
+    (3, "concentrated_to_reasoning", "effect concentrated in few", "#CC79A7", "dot"),
+)
+
+
+def plot_timeline(table: pd.DataFrame, *, title: str | None = None) -> go.Figure:
+    """A row of panels a family: accuracy, flips with 95 % bands and controls, and the top neurons.
+
+    Takes the table of `nt.timeline`. The third panel is of the neurons that turn answers to reasoning.
+    """
+    from plotly.subplots import make_subplots
+
+    families = list(dict.fromkeys(table["family"]))
+    figure = make_subplots(
+        rows=len(families), cols=len(_PANELS), shared_yaxes=True, shared_xaxes=True,
+        horizontal_spacing=0.04, vertical_spacing=0.24 / max(2, len(families)),
+        subplot_titles=[f"{clip(family)}: {panel}" for family in families for panel in _PANELS],
+    )  # fmt: skip
+    for row, family in enumerate(families, start=1):
+        own = table[table["family"] == family]
+        for panel, column, name, colour, dash in _LINES:
+            at: dict[str, Any] = {"row": row, "col": panel, "legendgroup": name}
+            known = own[own[column].notna()]
+            if f"{column}_low" in own:
+                x, low, high = (
+                    known[c].tolist() for c in ("checkpoint", f"{column}_low", f"{column}_high")
+                )
+                figure.add_scatter(
+                    x=x + x[::-1], y=high + low[::-1], fill="toself", fillcolor=fade(colour),
+                    mode="none", hoverinfo="skip", showlegend=False, **at,
+                )  # fmt: skip
+            figure.add_scatter(
+                x=own["checkpoint"], y=own[column], mode="lines+markers", name=name,
+                line={"color": colour, "dash": dash}, showlegend=row == 1,
+                hovertemplate=f"%{{x}}<br>{name}: %{{y:.2f}}<extra></extra>", **at,
+            )  # fmt: skip
+    order = list(dict.fromkeys(table["checkpoint"]))
+    figure.update_xaxes(type="category", categoryorder="array", categoryarray=order, tickangle=-45)
+    figure.update_yaxes(range=[-0.03, 1.05])
+    figure.update_layout(legend={"orientation": "h", "y": -0.2 / len(families) - 0.08})
+    return finish(figure, title or "Along training", height=190 + 250 * len(families))

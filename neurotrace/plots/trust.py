@@ -1,0 +1,206 @@
+"""Figures of the trust score: what it is worth, and whether its probabilities mean what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from neurotrace.answers.trust import Trust
+from neurotrace.core.errors import InputError
+from neurotrace.core.prompts import Prompt
+from neurotrace.core.statistics import rate_interval
+from neurotrace.plots.style import MEMORIZED, REASONED, clip, fade, finish
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+_SIGNALS = {"trust score": "#0072B2", "log-probability": "#D55E00", "entropy": "#E69F00"}
+
+
+def plot_coverage(coverage: pd.DataFrame, *, title: str | None = None) -> go.Figure:
+    """Risk against coverage: of the answers kept, how many fail on a changed version of the question.
+
+    Takes the `coverage` of a `TrustStudy`; bands are 95 %, groups resampled.
+    """
+    import plotly.graph_objects as go
+
+    if coverage.empty:
+        raise InputError(
+            "no prompt has a changed version: wanted some that name another in `perturbs`"
+        )
+    figure = go.Figure()
+    for name, line in coverage.groupby("signal", sort=False):
+        colour = _SIGNALS.get(str(name), "#7f7f7f")
+        x = line["coverage"]
+        figure.add_scatter(
+            x=[*x, *x[::-1]], y=[*line["risk_hi"], *line["risk_lo"][::-1]], fill="toself",
+            fillcolor=fade(colour), mode="none", hoverinfo="skip", showlegend=False,
+        )  # fmt: skip
+        figure.add_scatter(
+            x=x, y=line["risk"], mode="lines", name=f"kept by {name}", line={"color": colour},
+            customdata=line[["risk_lo", "risk_hi"]],
+            hovertemplate=f"{name}: %{{x:.0%}} kept, %{{y:.1%}} of them fail "
+            "[%{customdata[0]:.1%}, %{customdata[1]:.1%}]<extra></extra>",
+        )  # fmt: skip
+    everything = float(coverage.groupby("signal")["risk"].last().iloc[0])
+    figure.add_scatter(
+        x=[0, 1], y=[everything] * 2, mode="lines", name="all answers", hoverinfo="skip",
+        line={"color": "#999999", "dash": "dot"},
+    )  # fmt: skip
+    figure.update_xaxes(
+        title="answers kept, the least risky first", tickformat=".0%", range=[0, 1.01]
+    )
+    figure.update_yaxes(
+        title="of them fail on a changed version", tickformat=".0%", range=[-0.02, 1.02]
+    )
+    figure.update_layout(legend={"orientation": "h", "y": -0.2})
+    return finish(figure, title or "Risk against coverage on held-out prompts")
+
+
+def plot_reliability(
+    scores: pd.DataFrame, *, bins: int = 10, title: str | None = None
+) -> go.Figure:
+    """Do the trust score's probabilities come true? Rates in bins of equal width, 95 % by group.
+
+    Takes the `scores` of a `TrustStudy`.
+    """
+    import plotly.graph_objects as go
+
+    changed = scores[scores["survived"].notna() & scores["p_survives"].notna()]
+    kinds = [("from memory", MEMORIZED, scores["p_memory"], scores["memory"], scores["group"])]
+    if len(changed):
+        survived = changed["survived"] > 0.5
+        kinds.append(
+            ("survives a change", REASONED, changed["p_survives"], survived, changed["group"])
+        )
+    figure = go.Figure()
+    figure.add_scatter(
+        x=[0, 1], y=[0, 1], mode="lines", name="as it should be", hoverinfo="skip",
+        line={"color": "#999999", "dash": "dot"},
+    )  # fmt: skip
+    for name, colour, p, happened, group in kinds:
+        bin_of = np.minimum((p.to_numpy() * bins).astype(int), bins - 1)
+        rows = []
+        for own in (bin_of == each for each in np.unique(bin_of)):
+            hits = happened.to_numpy()[own]
+            low, high = rate_interval(hits, group.to_numpy()[own].tolist())
+            rows.append((p.to_numpy()[own].mean(), hits.mean(), low, high, len(hits)))
+        x, y, low, high, n = np.array(rows).T
+        figure.add_scatter(
+            x=x, y=y, mode="markers", name=f"P({name})",
+            marker={"size": 6 + 14 * np.sqrt(n / n.max()), "color": colour},
+            error_y={"type": "data", "array": high - y, "arrayminus": y - low, "thickness": 1},
+            customdata=np.stack([n, low, high], axis=1),
+            hovertemplate=f"P({name}) %{{x:.3f}}: %{{y:.1%}} [%{{customdata[1]:.1%}}, "
+            "%{customdata[2]:.1%}] of %{customdata[0]:.0f} prompts<extra></extra>",
+        )  # fmt: skip
+    figure.update_xaxes(title="probability given, mean of a bin", range=[-0.03, 1.03])
+    figure.update_yaxes(
+        title="share of prompts where it came true", tickformat=".0%", range=[-0.05, 1.05]
+    )
+    figure.update_layout(legend={"orientation": "h", "y": -0.2})
+    return finish(figure, title or "Reliability on held-out prompts (size: number of prompts)")
+
+
+def plot_signals(signals: pd.DataFrame, *, title: str | None = None) -> go.Figure:
+    """AUROC for "from memory" of every signal, a panel a kind of shift, a mark a family or template.
+
+    Takes the `signals` of a `TrustStudy`; bars are 95 %, groups resampled; the line is the mean.
+    """
+    from plotly.subplots import make_subplots
+
+    kinds = list(dict.fromkeys(signals["unseen"]))
+    names = list(dict.fromkeys(signals["signal"]))[::-1]
+    figure = make_subplots(
+        rows=1, cols=len(kinds), shared_yaxes=True, horizontal_spacing=0.03,
+        subplot_titles=[f"unseen {kind}" for kind in kinds],
+    )  # fmt: skip
+    for place, kind in enumerate(kinds):
+        part = signals[signals["unseen"] == kind]
+        own, mean = part[part["of"] != "mean"], part[part["of"] == "mean"]
+        lifts = np.linspace(-0.25, 0.25, num=max(2, own["of"].nunique()))
+        lift = dict(zip(dict.fromkeys(own["of"]), lifts, strict=False))
+        figure.add_scatter(
+            x=own["auroc"],
+            y=[names.index(row.signal) + lift[row.of] for row in own.itertuples()],
+            mode="markers", marker={"color": MEMORIZED, "size": 5}, showlegend=False,
+            error_x={
+                "type": "data", "array": own["auroc_hi"] - own["auroc"],
+                "arrayminus": own["auroc"] - own["auroc_lo"], "thickness": 1, "width": 0,
+                "color": fade(MEMORIZED, 0.5),
+            },
+            text=[f"{clip(row.signal)}, {clip(row.of)}" for row in own.itertuples()],
+            customdata=own[["auroc_lo", "auroc_hi", "n"]],
+            hovertemplate="%{text}: %{x:.3f} [%{customdata[0]:.3f}, %{customdata[1]:.3f}], "
+            "%{customdata[2]} prompts<extra></extra>",
+            row=1, col=place + 1,
+        )  # fmt: skip
+        figure.add_scatter(
+            x=mean["auroc"], y=[names.index(signal) for signal in mean["signal"]], mode="markers",
+            marker={"symbol": "line-ns-open", "size": 22, "color": REASONED, "line": {"width": 3}},
+            showlegend=False, text=[clip(signal) for signal in mean["signal"]],
+            hovertemplate="%{text}, mean: %{x:.3f}<extra></extra>", row=1, col=place + 1,
+        )  # fmt: skip
+        figure.add_vline(x=0.5, line={"color": "#999999", "dash": "dot"}, row=1, col=place + 1)
+    figure.update_annotations(font_size=13)  # the panels' names, which are narrow on a phone
+    figure.update_yaxes(tickvals=list(range(len(names))), ticktext=[clip(name) for name in names])
+    figure.update_xaxes(title="AUROC", range=[-0.03, 1.03])
+    return finish(
+        figure, title or "What tells memory from reasoning, on held-out prompts (bar: mean)",
+        height=150 + 30 * len(names),
+    )  # fmt: skip
+
+
+def plot_margins(
+    scored: Trust | pd.DataFrame, *, prompts: Sequence[Prompt] = (), title: str | None = None
+) -> go.Figure:
+    """The two parts of each prompt's margin; where memory weighs more lies below the diagonal.
+
+    Args:
+        scored: from `nt.trust`, or the `scores` of a `TrustStudy`, whose outcomes colour the marks.
+        prompts: where the prompts for the hover text are looked up by id.
+    """
+    import plotly.graph_objects as go
+
+    if isinstance(scored, Trust):
+        table = scored.to_frame()
+        x, y, names = table["memory_fall"], table["reasoning_fall"], table["id"]
+        said = dict(zip(names, table["prompt"], strict=True))
+        kinds = np.where(table["p_memory"] > 0.5, "likelier from memory", "likelier reasoned")
+    else:
+        table = scored
+        x, y, names = table["items memory_fall"], table["items reasoning_fall"], table["id"]
+        said = {}
+        kinds = np.where(table["memory"], "answered from memory", "answered by reasoning")
+    if table.empty:
+        raise InputError("no prompt is scored: nothing to draw")
+    said |= {prompt.id: prompt.prompt for prompt in prompts}
+    text = np.array([clip(said.get(n, str(n)), 90) for n in names])
+    p_memory, abstain = table["p_memory"].to_numpy(), table["abstain"].to_numpy(dtype=bool)
+    figure = go.Figure()
+    ends = [float(min(x.min(), y.min(), 0)), float(max(x.max(), y.max()))]
+    figure.add_scatter(
+        x=ends, y=ends, mode="lines", name="equal", line={"color": "#999999", "dash": "dot"},
+        hoverinfo="skip",
+    )  # fmt: skip
+    for kind in sorted(set(kinds), key=lambda name: "memory" not in name):
+        own = kinds == kind
+        figure.add_scatter(
+            x=x[own], y=y[own], mode="markers", name=f"{kind} ({own.sum()})", text=text[own],
+            marker={"color": MEMORIZED if "memory" in kind else REASONED, "size": 8, "opacity": 0.7,
+                    "symbol": np.where(abstain[own], "x-thin-open", "circle")},
+            customdata=p_memory[own],
+            hovertemplate="%{text}<br>memory fall %{x:.2f}, reasoning fall %{y:.2f} nats<br>"
+            "P(from memory) %{customdata:.3f}<extra></extra>",
+        )  # fmt: skip
+    figure.update_xaxes(
+        title="memory fall: what log p(answer) loses with the memory neurons off, nats"
+    )
+    figure.update_yaxes(title="reasoning fall, nats")
+    figure.update_layout(legend={"orientation": "h", "y": -0.2})
+    return finish(
+        figure, title or "The causal margin's two parts (×: unlike all that was calibrated on)"
+    )

@@ -1,0 +1,71 @@
+"""The figures in a set's card: which share of its pairs behaves on a model, template by template.
+
+They stand between two marks in the card's README.md, with the model and the digest of the very
+`pairs.jsonl` that was measured: a set that has changed since is found out by `checking`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from neurotrace.core.errors import InputError
+from neurotrace.core.writing import write_atomically
+
+if TYPE_CHECKING:
+    from neurotrace.probe_sets.mining import Mined
+
+BEGIN, END = "<!-- behaviour -->", "<!-- /behaviour -->"
+_DIGEST = re.compile(r"sha256 ([0-9a-f]{16})")
+
+
+def digest(folder: Path) -> str:
+    """The first 16 digits of the SHA-256 of the set's `pairs.jsonl`."""
+    return hashlib.sha256((folder / "pairs.jsonl").read_bytes()).hexdigest()[:16]
+
+
+def behaviour_table(mined: Mined, *, model: str, dtype: str, of: str) -> str:
+    """The block for a card, marks included; `of` is the digest of the pairs."""
+    lines = [
+        BEGIN,
+        f"{model}, {dtype}, all pairs of `pairs.jsonl` (sha256 {of}). *Recalls*: the top-1 token "
+        "after the memorization prompt begins the memorized answer; *reasons*: likewise; *behaves*: "
+        "both, with a 95 % interval clustered by group.",
+        "",
+        "| family | template | pairs | recalls | reasons | behaves | 95 % |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in mined.shares().itertuples():
+        lines.append(
+            f"| {row.family} | {row.template} | {row.pairs} | {row.recalls:.0%} | {row.reasons:.0%} | "
+            f"{row.behaves:.0%} | {row.low:.0%}–{row.high:.0%} |"
+        )
+    total = len(mined.pairs) + len(mined.dropped)
+    why = ", ".join(f"{count} {reason}" for reason, count in mined.reasons().items()) or "none"
+    lines += ["", f"{len(mined.pairs)} of {total} pairs behave; the others: {why}.", END]
+    return "\n".join(lines)
+
+
+def measured_digest(card: str) -> str | None:
+    """The digest in a card's block; None: it has no figures."""
+    block = _block(card)
+    found = _DIGEST.search(card[slice(*block)]) if block else None
+    return found[1] if found else None
+
+
+def write_behaviour(folder: Path, table: str) -> None:
+    """Put the block into the card, in place of the one that is there."""
+    path = folder / "README.md"
+    card = path.read_text("utf-8")
+    block = _block(card)
+    if block is None:
+        raise InputError(f"{path}: no place for the figures; put {BEGIN} and {END} where they go")
+    start, end = block
+    write_atomically(path, (card[:start] + table + card[end:]).encode())
+
+
+def _block(card: str) -> tuple[int, int] | None:
+    start, end = card.find(BEGIN), card.find(END)
+    return (start, end + len(END)) if 0 <= start < end else None

@@ -1,0 +1,100 @@
+"""Pairs as a chat model reads them: through its tokenizer's own template.
+
+The prompt is either the user's message (the model replies to it) or the beginning of the model's own
+reply to a request, which it then goes on writing. The read position stays the last token, answers
+stay what follows it: at the start of a reply they lose their leading space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from neurotrace.core.errors import InputError
+from neurotrace.core.pairs import PromptPair
+from neurotrace.models.hooks import tokenizer_of
+
+REQUEST = "Continue the text that I begin, with one word."
+
+
+def chat_pairs(
+    model: Any,
+    pairs: Sequence[PromptPair],
+    *,
+    role: str = "user",
+    system: str | None = None,
+    request: str = REQUEST,
+) -> list[PromptPair]:
+    """The pairs with both prompts rendered through the chat template.
+
+    Args:
+        role: whose words the prompt is. ``"user"``: the model's reply begins behind it.
+            ``"assistant"``: the user says `request`, the prompt begins the model's reply.
+        system: the system message; None: what the template does without one.
+
+    Raises:
+        InputError: the tokenizer has no chat template, or the template refuses the messages.
+    """
+    render = _Renderer(model, role, system, request)
+    return [
+        replace(
+            pair,
+            memorization=render(pair.memorization),
+            reasoning=render(pair.reasoning),
+            memorized_answer=render.answer(pair.memorized_answer),
+            reasoned_answer=render.answer(pair.reasoned_answer),
+        )
+        for pair in pairs
+    ]
+
+
+def chat_record(
+    model: Any, *, role: str = "user", system: str | None = None, request: str = REQUEST
+) -> dict[str, Any]:
+    """What a manifest says about the rendering: enough to do it again with another tokenizer."""
+    return {
+        "role": role,
+        "system": system,
+        "request": request if role == "assistant" else None,
+        "template": tokenizer_of(model).chat_template,
+        "rendered": _Renderer(model, role, system, request)("PROMPT"),
+    }
+
+
+class _Renderer:
+    def __init__(self, model: Any, role: str, system: str | None, request: str):
+        if role not in ("user", "assistant"):
+            raise InputError(f"role={role!r}: wanted 'user' or 'assistant'")
+        self.tokenizer = tokenizer_of(model)
+        if not getattr(self.tokenizer, "chat_template", None):
+            raise InputError(
+                "the model's tokenizer has no chat template: use the pairs as they are, or set "
+                "tokenizer.chat_template"
+            )
+        self.role, self.request = role, request
+        self.before = [] if system is None else [{"role": "system", "content": system}]
+        bos = self.tokenizer.bos_token
+        added = self.tokenizer("").input_ids
+        # where the tokenizer prepends BOS itself, the template's would be a second one
+        self.doubled = bos if bos and self.tokenizer.bos_token_id in added[:1] else ""
+
+    def __call__(self, prompt: str) -> str:
+        if self.role == "user":
+            messages = [*self.before, {"role": "user", "content": prompt}]
+            how = {"add_generation_prompt": True}
+        else:
+            messages = [
+                *self.before,
+                {"role": "user", "content": self.request},
+                {"role": "assistant", "content": prompt},
+            ]
+            how = {"continue_final_message": True}
+        try:
+            text: str = self.tokenizer.apply_chat_template(messages, tokenize=False, **how)
+        except Exception as error:  # jinja raises what the template's author wrote
+            raise InputError(f"the chat template refuses these messages: {error}") from error
+        return text.removeprefix(self.doubled)
+
+    def answer(self, answer: str) -> str:
+        return answer.lstrip() if self.role == "user" else answer

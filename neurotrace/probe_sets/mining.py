@@ -1,0 +1,135 @@
+"""Which of many candidate pairs a given model answers both ways: its own pairs.
+
+A model is asked every candidate, both sides. A pair *behaves* where the top-1 next token is the
+memorized answer's first one after the memorization prompt, and the reasoned one's after the
+reasoning prompt; only such a pair can be flipped. What share of a template behaves says how far
+results on it speak for the rest.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neurotrace.core import statistics
+from neurotrace.core.errors import InputError
+from neurotrace.core.pairs import PromptPair, load_pairs
+from neurotrace.core.records import Source
+from neurotrace.models.encoding import Dropped, EncodedPairs, Progress, ask, join
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_CHUNK = 256  # candidates asked before looking whether there are enough
+
+
+@dataclass(frozen=True)
+class Mined:
+    """The candidates that were asked: those that behave, and the others with the reason."""
+
+    encoded: EncodedPairs
+
+    @property
+    def pairs(self) -> tuple[PromptPair, ...]:
+        return self.encoded.pairs
+
+    @property
+    def dropped(self) -> tuple[Dropped, ...]:
+        return self.encoded.dropped
+
+    def reasons(self) -> dict[str, int]:
+        """Reason -> number of candidates dropped for it, most frequent first."""
+        return self.encoded.reasons()
+
+    def shares(self) -> pd.DataFrame:
+        """A row for each family and template: what share recalls, reasons, behaves (does both).
+
+        The interval is that of `behaves`, clustered by group. Candidates that couldn't be asked
+        (answers with the same first token, too long) count as not behaving.
+        """
+        import pandas as pd
+
+        told = [(pair, True, True) for pair in self.pairs]
+        told += [
+            (each.pair, each.reason == "does not reason", each.reason == "does not recall")
+            for each in self.dropped
+        ]
+        table = pd.DataFrame(
+            [(p.family, p.template, p.group, m, r, m and r) for p, m, r in told],
+            columns=["family", "template", "group", "recalls", "reasons", "behaves"],
+        )
+        rows = []
+        for (family, template), part in table.groupby(["family", "template"], sort=False):
+            low, high = statistics.rate_interval(part["behaves"].to_numpy(), part["group"].tolist())
+            means = part[["recalls", "reasons", "behaves"]].mean()
+            rows.append((family, template, len(part), *means, low, high))
+        columns = ["family", "template", "pairs", "recalls", "reasons", "behaves", "low", "high"]
+        return pd.DataFrame(rows, columns=columns).sort_values(
+            ["family", "template"], ignore_index=True
+        )
+
+
+def mine_pairs(
+    model: Any,
+    candidates: Source | Sequence[PromptPair],
+    *,
+    at_most: int | None = None,
+    seed: int = 0,
+    batch_size: int = 32,
+    progress: Progress = None,
+) -> Mined:
+    """The candidates that this model answers both ways, in their old order.
+
+    Args:
+        candidates: pairs, or anything that `load_pairs` reads.
+        at_most: stop asking a family once so many of its pairs behave; candidates are then asked
+            in an order drawn with `seed`, so that the pairs found are a random part. Default: ask
+            all.
+        batch_size: prompts of equal length that run together; changes no result.
+    """
+    if at_most is not None and at_most < 1:
+        raise InputError(f"at_most={at_most}: wanted at least 1, or None for all that behave")
+    pairs = _as_pairs(candidates)
+    place = {pair.id: number for number, pair in enumerate(pairs)}
+    waiting = list(pairs)
+    if at_most is not None:
+        random.Random(seed).shuffle(waiting)
+    parts: list[EncodedPairs] = []
+    while waiting:
+        counts = Counter(pair.family for part in parts for pair in part.pairs)
+        if at_most is not None:
+            waiting = [pair for pair in waiting if counts[pair.family] < at_most]
+        chunk, waiting = waiting[:_CHUNK], waiting[_CHUNK:]
+        if chunk:
+            parts.append(ask(model, chunk, batch_size=batch_size, progress=progress))
+    found = join(parts or [ask(model, [])])
+    kept = found.pairs if at_most is None else _first_of_each_family(found.pairs, at_most)
+    return Mined(
+        replace(
+            found.of(sorted(kept, key=lambda pair: place[pair.id])),
+            dropped=tuple(sorted(found.dropped, key=lambda each: place[each.pair.id])),
+        )
+    )
+
+
+def _as_pairs(candidates: Any) -> list[PromptPair]:
+    if isinstance(candidates, (str, Path)):
+        return load_pairs(candidates)
+    given = list(candidates)
+    if given and all(isinstance(each, PromptPair) for each in given):
+        return given
+    return load_pairs(given)
+
+
+def _first_of_each_family(pairs: Sequence[PromptPair], at_most: int) -> Sequence[PromptPair]:
+    counts: Counter[str] = Counter()
+    kept = []
+    for pair in pairs:
+        counts[pair.family] += 1
+        if counts[pair.family] <= at_most:
+            kept.append(pair)
+    return kept

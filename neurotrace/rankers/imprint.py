@@ -1,0 +1,126 @@
+"""Imprint: which `W_out` rows look as if training had written this answer into them?
+
+Gradient training moves neuron i's row along its own gradient, summed over all positions of the prompt,
+
+    G_i = dL/dw_i = sum over positions of a_i * dL/d(what the MLP writes)
+
+(Adam: along its sign). A row that was moved leans towards d_i = sign(G_i) more than rows of its layer do
+by chance. How rows lean by chance is their layer's own covariance C, so that the best linear detector
+of such a lean is the matched filter
+
+    score_i = d_i' C^-1 (w_i - mean row) / sqrt(d_i' C^-1 d_i)
+
+in standard deviations of an untouched row. Only the model as it stands is used: its rows are their own
+background. One forward and one backward pass, and one matrix inverse a layer. It answers where something
+was *written* (`injection.py`), not what a neuron does: for that, `gradient`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from neurotrace.core.errors import InputError
+from neurotrace.core.metrics import logit_difference
+from neurotrace.core.pairs import PromptPair
+from neurotrace.core.scores import Scores
+from neurotrace.engine.parts import Parts, overridden, write_rows
+from neurotrace.interventions.intervention import Kind
+from neurotrace.interventions.targets import provenance, recipient_of
+from neurotrace.models.encoding import EncodedPairs, Progress, Side, encode
+from neurotrace.models.engines import engine_of
+
+_RIDGE = 1e-2  # of the mean variance, added to the covariance
+
+
+def imprint(
+    model: Any,
+    pairs: Sequence[PromptPair] | EncodedPairs,
+    *,
+    donor: Side = "reasoning",
+    intervention: Kind = "zero",
+    progress: Progress = None,
+) -> Scores:
+    """How much each row leans towards the answer that the recipient prompt gets; several pairs: the mean.
+
+    `intervention` is recorded and changes nothing. To reasoning ranks the rows that hold the memorized
+    answer up.
+
+    Raises:
+        InputError: a model that was not loaded by `nt.load_model`.
+    """
+    encoded = encode(model, pairs)
+    engine = engine_of(model)
+    if engine is None:
+        raise InputError(
+            "imprint reads the rows of a transformers model: load it with nt.load_model"
+        )
+    parts: Parts = engine.parts
+    side = recipient_of(donor)
+    prompts = list(encoded.ids(side))
+    order = progress(prompts, description="imprint") if progress else prompts
+    with torch.no_grad():
+        backgrounds = [_background(write_rows(p).float()) for p in parts.projections]
+    total: Tensor | None = None
+    for row, ids in enumerate(order):
+        answers = encoded.memorized[[row]], encoded.reasoned[[row]]
+        leans = []
+        for slope, (centred, inverse) in zip(
+            _row_slopes(parts, ids, answers), backgrounds, strict=True
+        ):
+            towards = slope.sign() @ inverse
+            size = (towards * slope.sign()).sum(dim=1).clamp(min=1e-12).sqrt()
+            leans.append((towards * centred).sum(dim=1) / size)
+        found = torch.stack(leans)
+        total = found if total is None else total + found
+    assert total is not None
+    # zeroing a row that leans towards the memorized answer lowers L
+    value = -(total / len(encoded)).cpu()
+    return Scores(
+        "imprint", value, "standard deviations of an untouched row",
+        provenance=provenance(model, encoded, donor, intervention),
+    )  # fmt: skip
+
+
+def _background(
+    rows: Float[Tensor, "neuron d_model"],
+) -> tuple[Float[Tensor, "neuron d_model"], Float[Tensor, "d_model d_model"]]:
+    """(rows less their mean, inverse of their covariance)."""
+    centred = rows - rows.mean(dim=0)
+    covariance = centred.t() @ centred / len(rows)
+    ridge = _RIDGE * covariance.diagonal().mean() * torch.eye(len(covariance), device=rows.device)
+    return centred, torch.linalg.inv(covariance + ridge)
+
+
+def _row_slopes(
+    parts: Parts, ids: Tensor, answers: tuple[Tensor, Tensor]
+) -> list[Float[Tensor, "neuron d_model"]]:
+    """dL/dW_out of every layer, summed over the prompt's positions."""
+    inputs: list[Tensor] = []
+    nudges: list[Tensor] = []
+
+    def nudged(projection: Any) -> Callable[[Tensor], Tensor]:
+        own = projection.forward
+
+        def forward(x: Tensor) -> Tensor:
+            written = own(x)
+            inputs.append(x.detach())
+            nudges.append(torch.zeros_like(written, requires_grad=True))
+            changed: Tensor = written + nudges[-1]
+            return changed
+
+        return forward
+
+    with overridden([(p, nudged(p)) for p in parts.projections]), torch.enable_grad():
+        ids = ids[None].to(parts.device)
+        logits = parts.model(ids, use_cache=False, logits_to_keep=1).logits[:, -1]
+        difference = logit_difference(logits, *(each.to(logits.device) for each in answers))
+        written = torch.autograd.grad(difference.sum(), nudges)
+    return [
+        x.reshape(-1, x.shape[-1]).float().t() @ slope.reshape(-1, slope.shape[-1]).float()
+        for x, slope in zip(inputs, written, strict=True)
+    ]

@@ -1,0 +1,53 @@
+"""The folder that `neurotrace detect` writes.
+
+detectors.parquet       a row for each (detector, view, task learnt from, task asked about)
+weights.parquet         posterior weights of the fused views, a row for each fold
+chosen.safetensors      the chosen detector, fitted on all prompts; `nt.load_detector` reads it
+circuit.safetensors     the circuit whose margin it may read; `nt.Circuit.load` reads it
+transfer.html, sites.html, weights.html
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neurotrace.core.writing import filling, noted, prepare_folder, write_atomically, write_whole
+from neurotrace.results.run import whose
+
+if TYPE_CHECKING:
+    from neurotrace.answers.detection import Detection
+
+FILES = (
+    "detectors.parquet", "weights.parquet", "chosen.safetensors", "circuit.safetensors",
+    "transfer.html", "sites.html", "weights.html",
+)  # fmt: skip
+
+
+def prepare_detection(out: Path, *, overwrite: bool) -> Path:
+    """Make the folder, and refuse one that holds detectors already."""
+    return prepare_folder(out, FILES, overwrite=overwrite)
+
+
+def save_detection(found: Detection, out: Path, *, model: Any, command: str) -> None:
+    """Write the folder; every file whole or not at all."""
+    from neurotrace import __version__
+    from neurotrace.detectors import save_detector
+    from neurotrace.plots.detectors import plot_sites, plot_transfer, plot_weights
+
+    about = found.about | whose(model)
+    about |= {"command": command, "neurotrace": __version__, "outcomes": found.outcomes}
+    figures = {
+        "transfer.html": plot_transfer(found.table), "sites.html": plot_sites(found.table),
+        "weights.html": plot_weights(found.weights),
+    }  # fmt: skip
+    with filling(out):
+        for name, frame in (("detectors", found.table), ("weights", found.weights)):
+            write_atomically(out / f"{name}.parquet", noted(frame, about))
+        write_whole(
+            out / "chosen.safetensors", lambda path: save_detector(found.chosen, path, about=about)
+        )
+        if found.circuit is not None:
+            write_whole(out / "circuit.safetensors", found.circuit.save)
+        for name, figure in figures.items():
+            write_atomically(out / name, figure.to_html(include_plotlyjs=True).encode())

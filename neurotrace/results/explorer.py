@@ -1,0 +1,325 @@
+"""The neuron explorer: everything known about every neuron, in one piece of HTML without a server.
+
+Kept for every neuron: its scores and the mean and deviation of its activation on both sides. Kept for
+the strongest thousand: exact effects on single pairs with an interval, the distributions of the
+activation, the tokens written most for and against, and the nearest neighbours. All of it is
+compressed in the page and opened by the browser when it is asked for (`templates/explorer.js`).
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import html
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy import stats
+from torch import Tensor
+
+from neurotrace.ablation.neurons import ablation_effects
+from neurotrace.core.display import spoken
+from neurotrace.core.errors import InputError
+from neurotrace.core.files import read_json
+from neurotrace.core.neurons import Neuron
+from neurotrace.core.pairs import PromptPair
+from neurotrace.core.scores import DIRECTIONS, Scores
+from neurotrace.interventions.intervention import Kind
+from neurotrace.models.activations import Activations, collect
+from neurotrace.models.encoding import SIDES, EncodedPairs, Progress, Side, encode
+from neurotrace.models.hooks import inspect_model, tokenizer_of, unembedding, w_out
+
+if TYPE_CHECKING:
+    from neurotrace.studies.study import Study
+
+_FORMAT = "neurotrace.explorer/1"
+_TEMPLATES = Path(__file__).parent / "templates"
+_BINS, _TOKENS, _NEIGHBOURS = 20, 8, 8
+
+
+@dataclass(frozen=True)
+class Explorer:
+    """Shows itself in a notebook; `page()` is a file of its own, `fragment()` a part of another."""
+
+    data: Mapping[str, Any]
+
+    def fragment(self) -> str:
+        """HTML for a page that holds `style_and_script()` already."""
+        # "<" can't be in the JSON: a prompt with </script> would end it
+        text = json.dumps(self.data).replace("<", "\\u003c")
+        return (
+            '<div class="nt-explorer"><p>The map needs JavaScript.</p></div>'
+            f'<script type="application/json" class="nt-data">{text}</script>'
+            "<script>{const data = document.currentScript.previousElementSibling;"
+            "neurotraceExplorer(data.previousElementSibling, JSON.parse(data.textContent));}</script>"
+        )
+
+    def page(self) -> str:
+        """A whole HTML page that opens offline."""
+        title = html.escape(f"Neurons of {self.data['model']}")
+        return (
+            f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">'
+            "<style>body{margin:12px;color-scheme:light dark}</style>"
+            f"{style_and_script()}</head><body><main>{self.fragment()}</main></body></html>"
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write a page (.html), or the data alone (.json), which `load` reads."""
+        whole = self.page() if Path(path).suffix == ".html" else json.dumps(self.data)
+        Path(path).write_text(whole, "utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Explorer:
+        """Read the .json that `save` wrote; `InputError` for anything else."""
+        data = read_json(path)
+        if not isinstance(data, dict) or data.get("format") != _FORMAT:
+            raise InputError(f"{path}: not written by Explorer.save of this version")
+        return cls(data)
+
+    def _repr_html_(self) -> str:
+        return (
+            f'<iframe srcdoc="{html.escape(self.page())}" title="neuron explorer" '
+            'style="width:100%;height:900px;border:0"></iframe>'
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"Explorer({self.data['model']}: {self.data['layers']} layers × {self.data['width']} "
+            f"neurons, {len(self.data['scores'])} rankings)"
+        )
+
+
+def explore(
+    model: Any,
+    pairs: Sequence[PromptPair] | EncodedPairs,
+    scores: Study | Scores | Sequence[Scores],
+    *,
+    neurons: int = 1000,
+    pairs_each: int = 12,
+    mode: Kind = "patch",
+    progress: Progress = None,
+) -> Explorer:
+    """Gather what the explorer shows.
+
+    Args:
+        scores: the rankings for the map: one, several, or a study's.
+        neurons: how many of the strongest get exact effects and the other details.
+        pairs_each: pairs, each of another group, on which a family's exact effects are measured.
+        mode: the intervention of the exact effects.
+
+    Raises:
+        InputError: no scores, or scores of a model of another shape.
+    """
+    info = inspect_model(model)
+    encoded = encode(model, pairs)
+    rankings = _rankings(scores)
+    for _, _, each in rankings:
+        if tuple(each.value.shape) != (info.n_layers, info.d_mlp):
+            raise InputError(
+                f"scores by {each.method} are {tuple(each.value.shape)}, {info.name} has "
+                f"{info.n_layers} layers × {info.d_mlp} neurons: rank this model's neurons"
+            )
+    activations = collect(model, encoded, progress=progress)
+    moments = activations.moments()
+    for name, values in (("contrast", moments.contrast), ("Pearson", moments.pearson)):
+        if all(name.lower() != each.method for _, _, each in rankings):
+            unit = "activation" if name == "contrast" else "correlation"
+            rankings.append((f"{name}, all pairs", "", Scores(name, values, unit, signed=False)))
+    top = strongest([each for _, _, each in rankings], neurons)
+    details: dict[str, Any] = {
+        "places": [neuron.layer * info.d_mlp + neuron.index for neuron in top],
+        "pairs": [_texts(pair) for pair in encoded.pairs],
+        "effects": list(_effects(model, encoded, top, pairs_each, mode, progress)),
+        "activations": [_histogram(activations, neuron) for neuron in top],
+        "tokens": _tokens(model, top),
+        "neighbours": _neighbours(model, top),
+    }
+    used = sorted({place for each in details["effects"] for place in each["pairs"]})
+    details["pairs"] = [details["pairs"][place] for place in used]
+    for each in details["effects"]:
+        each["pairs"] = [used.index(place) for place in each["pairs"]]
+    parts = [(moments.mean[0], "mean"), (moments.variance[0].sqrt(), "sd")]
+    parts += [(moments.mean[1], "mean"), (moments.variance[1].sqrt(), "sd")]
+    return Explorer({
+        "format": _FORMAT, "model": info.name, "layers": info.n_layers, "width": info.d_mlp,
+        "scores": [
+            {"label": label, "direction": direction, "unit": each.unit, "signed": each.signed,
+             **pack(each.value)}
+            for label, direction, each in rankings
+        ],
+        "moments": [{"name": name, "block": pack(values)} for values, name in parts],
+        "details": _zip(json.dumps(details, allow_nan=False).encode()),
+    })  # fmt: skip
+
+
+def style_and_script() -> str:
+    """What a page must hold once, however many explorers it shows."""
+    css, js = ((_TEMPLATES / f"explorer.{kind}").read_text("utf-8") for kind in ("css", "js"))
+    return f"<style>{css}</style><script>{js}</script>"
+
+
+def pack(values: Float[Tensor, "layer neuron"]) -> dict[str, Any]:
+    """Half-precision shares of the largest magnitude, low bytes before high ones, compressed.
+
+    Eleven bits: no score is shown to more than three digits.
+    """
+    data = values.detach().float().cpu().numpy().ravel()
+    scale = float(np.nanmax(np.abs(data), initial=0.0)) or 1.0
+    half = np.ascontiguousarray((data / scale).astype("<f2")).view("u1").reshape(-1, 2)
+    return {"scale": scale, "data": _zip(half.T.tobytes())}
+
+
+def strongest(rankings: Sequence[Scores], count: int) -> list[Neuron]:
+    """The strongest of every ranking and direction in turn, until there are `count`."""
+    lists = []
+    for scores in rankings:
+        measured = int((~scores.value.isnan()).sum())
+        wanted = scores.provenance.get("direction")
+        for direction in DIRECTIONS if scores.signed else DIRECTIONS[:1]:
+            # the direction that the ranking is of goes deeper than its other end
+            depth = count if wanted in (None, direction) else count // 4
+            if depth:
+                lists.append(scores.top(min(depth, measured), direction=direction))
+    found: dict[Neuron, None] = {}
+    for place in range(max(len(each) for each in lists)):
+        for each in lists:
+            if place < len(each) and len(found) < count:
+                found[each[place]] = None
+    return list(found)
+
+
+def _rankings(scores: Study | Scores | Sequence[Scores]) -> list[tuple[str, str, Scores]]:
+    """(label, direction or "", scores) of each ranking."""
+    if isinstance(scores, Scores):
+        scores = [scores]
+    if isinstance(scores, Sequence):
+        named = [("", str(each.provenance.get("direction", "")), each) for each in scores]
+    else:
+        named = [
+            (f"{family}, ", direction if each.signed else "", each)
+            for (family, _, direction), each in scores.scores.items()
+            if each.signed or direction == DIRECTIONS[0]
+        ]
+    if not named:
+        raise InputError("no scores to explore: pass nt.gradient(model, pairs) or a study")
+    return [
+        (f"{prefix}{each.method}" + (f", {spoken(direction)}" if direction else ""),
+         direction, each)
+        for prefix, direction, each in named
+    ]  # fmt: skip
+
+
+def _effects(
+    model: Any, encoded: EncodedPairs, top: Sequence[Neuron], each: int, mode: Kind,
+    progress: Progress,
+) -> Any:  # fmt: skip
+    """For each family and direction: every top neuron's exact effect on a few pairs."""
+    width = inspect_model(model).d_mlp
+    places = [neuron.layer * width + neuron.index for neuron in top]
+    for family in dict.fromkeys(pair.family for pair in encoded.pairs):
+        first_of: dict[str, int] = {}  # a pair a group, so that the pairs are independent
+        for row, pair in enumerate(encoded.pairs):
+            if pair.family == family:
+                first_of.setdefault(pair.group, row)
+        every = list(first_of.values())
+        rows = every[:: max(1, len(every) // each)][:each]
+        for direction in DIRECTIONS:
+            donor: Side = "reasoning" if direction == "to_reasoning" else "memorization"
+            table = ablation_effects(
+                model, encoded.at(rows), top, mode=mode, donor=donor, progress=progress
+            ).table
+            n = len(rows)
+            before = table["L_before"].to_numpy().reshape(n, -1)[:, 0]
+            # neurons come back in ascending order: back to the ranking's
+            data = table["effect"].to_numpy().reshape(n, -1)[:, np.argsort(np.argsort(places))]
+            half = (
+                stats.t.ppf(0.975, n - 1) * data.std(axis=0, ddof=1) / math.sqrt(n)
+                if n > 1
+                else np.nan
+            )
+            mean = data.mean(axis=0)
+            yield {
+                "family": family, "direction": direction, "mode": mode, "pairs": rows,
+                "before": _short(before), "effect": [_short(one) for one in data.T],
+                "mean": _short(mean), "low": _short(mean - half), "high": _short(mean + half),
+            }  # fmt: skip
+
+
+def _histogram(activations: Activations, neuron: Neuron) -> dict[str, Any]:
+    sides = [activations.side(side)[:, neuron.layer, neuron.index].numpy() for side in SIDES]
+    low, high = float(min(s.min() for s in sides)), float(max(s.max() for s in sides))
+    ends = (low, high if high > low else low + 1.0)
+    counts = [np.histogram(side, bins=_BINS, range=ends)[0].tolist() for side in sides]
+    return dict(zip(SIDES, counts, strict=True)) | {"low": _digits(low), "high": _digits(ends[1])}
+
+
+def _tokens(model: Any, top: Sequence[Neuron]) -> list[dict[str, list[tuple[str, float]]]]:
+    """What each neuron writes straight into the logits, around their mean, before the last norm."""
+    words, tokenizer = unembedding(model).float(), tokenizer_of(model)
+    if len(words) != inspect_model(model).d_model:  # a projection stands between
+        return [{"for": [], "against": []} for _ in top]
+    few = min(_TOKENS, words.shape[1])
+    found = []
+    for start in range(0, len(top), 64):
+        part = top[start : start + 64]
+        rows = torch.stack([w_out(model, n.layer)[n.index].float() for n in part])
+        logits = rows @ words
+        logits = logits - logits.mean(dim=-1, keepdim=True)
+        for sign in (1, -1):
+            best = (sign * logits).topk(few, dim=-1)
+            for place, (values, ids) in enumerate(zip(*best, strict=True)):
+                listed = [
+                    (tokenizer.decode([token]), _digits(sign * value))
+                    for value, token in zip(values.tolist(), ids.tolist(), strict=True)
+                ]
+                if sign > 0:
+                    found.append({"for": listed})
+                else:
+                    found[start + place]["against"] = listed
+    return found
+
+
+def _neighbours(model: Any, top: Sequence[Neuron]) -> list[list[tuple[int, float]]]:
+    """Places of the neurons whose W_out rows point most the same way, with the cosine."""
+    info = inspect_model(model)
+    rows = torch.stack([w_out(model, n.layer)[n.index].float() for n in top])
+    rows = torch.nn.functional.normalize(rows, dim=-1)
+    values, places = [], []
+    for layer in range(info.n_layers):  # the best of each layer, then the best of those
+        cosine = rows @ torch.nn.functional.normalize(w_out(model, layer).float(), dim=-1).t()
+        best = cosine.topk(min(_NEIGHBOURS + 1, info.d_mlp), dim=-1)
+        values.append(best.values)
+        places.append(best.indices + layer * info.d_mlp)
+    value, place = torch.cat(values, dim=-1).cpu(), torch.cat(places, dim=-1).cpu()
+    order = value.topk(_NEIGHBOURS + 1, dim=-1).indices
+    own = [n.layer * info.d_mlp + n.index for n in top]
+    return [
+        [(int(place[row, at]), _digits(float(value[row, at])))
+         for at in order[row] if int(place[row, at]) != own[row]][:_NEIGHBOURS]
+        for row in range(len(top))
+    ]  # fmt: skip
+
+
+def _texts(pair: PromptPair) -> dict[str, str]:
+    wanted = ("id", "memorization", "reasoning", "memorized_answer", "reasoned_answer")
+    return {name: text for name, text in asdict(pair).items() if name in wanted}
+
+
+def _zip(data: bytes) -> str:
+    return base64.b64encode(gzip.compress(data, 6, mtime=0)).decode()
+
+
+def _short(values: Any) -> list[float | None]:
+    return [_digits(float(value)) for value in np.atleast_1d(values)]
+
+
+def _digits(value: float) -> Any:
+    return float(f"{value:.4g}") if math.isfinite(value) else None

@@ -1,0 +1,91 @@
+"""The folder that `neurotrace rank` writes, and the truth that it reads.
+
+rankers.parquet    a row for each (family, ranker): `Comparison.rankers`
+flips.parquet      for each (family, ranker, direction, k, positions)
+curves.parquet     necessity and sufficiency at each k
+scores.parquet     family, direction, method, layer, neuron, score
+report.html        the same to look at
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from neurotrace.core.errors import InputError
+from neurotrace.core.files import read_json
+from neurotrace.core.neurons import Neuron
+from neurotrace.core.writing import filling, noted, prepare_folder, write_atomically
+
+if TYPE_CHECKING:
+    from neurotrace.studies.comparison import Comparison
+
+TABLES = (
+    "rankers.parquet", "rankers.csv", "flips.parquet", "flips.csv", "curves.parquet",
+    "scores.parquet", "report.html",
+)  # fmt: skip
+
+
+def known_truth(model: str) -> tuple[Neuron, ...]:
+    """The neurons that a built-in or freshly trained organism is known to decide by; else none."""
+    from neurotrace import organism
+
+    folder = organism.folder(model) if model in organism.NAMES else Path(model)
+    path = folder / "truth.json"
+    return read_truth(path) if os.path.isfile(path) else ()
+
+
+def read_truth(path: Path) -> tuple[Neuron, ...]:
+    """Neurons from a JSON list, ``["L2.N12", ...]``, or from an organism's `truth.json` (`live`).
+
+    Raises:
+        InputError: not such a file, or no neuron in it.
+    """
+    content = read_json(path)
+    if isinstance(content, dict):
+        live = content.get("live")
+        content = [n for names in live.values() for n in names] if isinstance(live, dict) else None
+    if not isinstance(content, list) or not all(isinstance(name, str) for name in content):
+        raise InputError(
+            f'--truth {path}: wanted a list of neurons, ["L2.N12", …], or an organism\'s truth.json'
+        )
+    if not content:
+        raise InputError(f"--truth {path}: no neuron in it")
+    return tuple(sorted({Neuron.parse(name) for name in content}))
+
+
+def prepare_tables(out: Path, *, overwrite: bool) -> Path:
+    """Make the folder, and refuse one that holds such tables already."""
+    return prepare_folder(out, TABLES, overwrite=overwrite)
+
+
+def save_tables(comparison: Comparison, out: Path, *, command: str, seed: int) -> None:
+    """Write the folder; every file whole or not at all."""
+    import pandas as pd
+
+    from neurotrace import __version__
+    from neurotrace.results.report import write_comparison
+
+    scores = [
+        frame.to_frame()[["method", "layer", "neuron", "score"]].assign(
+            family=family, direction=direction
+        )
+        for (family, _, direction), frame in comparison.scores.items()
+    ]
+    record = {"command": command, "neurotrace": __version__, "seed": seed}
+    note = record | {
+        "model": comparison.model.name, "settings": dict(comparison.settings),
+        "truth": [str(neuron) for neuron in comparison.truth],
+    }  # fmt: skip
+    with filling(out):
+        for name, frame in (
+            ("rankers.parquet", comparison.rankers), ("flips.parquet", comparison.flips),
+            ("curves.parquet", comparison.curves),
+            ("scores.parquet", pd.concat(scores, ignore_index=True)),
+        ):  # fmt: skip
+            write_atomically(out / name, noted(frame, note))
+        for name, frame in (("rankers", comparison.rankers), ("flips", comparison.flips)):
+            text = frame.to_csv(index=False, float_format="%.3f")
+            write_atomically(out / f"{name}.csv", text.encode())
+        write_atomically(out / "report.html", write_comparison(comparison, record).encode())

@@ -1,0 +1,183 @@
+"""A run's folder, read back: what `report.py` writes the page from, and what a notebook shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from neurotrace.core.display import Shown, Table, View, clip, rate, spoken
+from neurotrace.core.errors import InputError
+from neurotrace.core.files import read_json, read_table
+from neurotrace.core.pairs import PAIR_FIELDS, PromptPair
+from neurotrace.interventions.effects import Effects
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+    from neurotrace.results.explorer import Explorer
+    from neurotrace.results.trust import JudgedTrust
+
+FORMAT = "neurotrace.run/1"
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class Run(Shown):
+    """What `save_run` wrote. The tables are those of the folder's files of the same name."""
+
+    folder: Path
+    summary: dict[str, Any]
+    manifest: dict[str, Any]
+    effects: Effects
+    scores: pd.DataFrame
+    estimates: pd.DataFrame  # family, direction, layer, neuron, estimate, exact
+    pairs: tuple[PromptPair, ...]  # none: a run of an earlier version
+    dropped: pd.DataFrame
+    explorer: Explorer | None
+    trust: JudgedTrust | None  # of `neurotrace circuit` into the folder `trust` inside this one
+    detectors: pd.DataFrame | None  # of `neurotrace detect` into the same folder
+    detected: dict[str, Any]  # what made them
+    left_out: tuple[str, ...]  # what lies there and isn't of this run's model, and why
+
+    def to_frame(self) -> pd.DataFrame:
+        """The flips: a row for each (family, method, direction, intervention, k) that was tried."""
+        import pandas as pd
+
+        return pd.DataFrame(self.summary["flips"])
+
+    def selected(self) -> list[dict[str, Any]]:
+        """The flips of the one row for each family and direction that training pairs chose."""
+        return [flip for flip in self.summary["flips"] if flip["selected"]]
+
+    def _view(self) -> View:
+        rows = [
+            (flip["family"], spoken(flip["direction"]), flip["intervention"], flip["k"],
+             rate(flip["answers"]), f"{flip['answers_ci'][0]:.0%}–{flip['answers_ci'][1]:.0%}",
+             f"≤ {flip['control_answers']:.1%}", flip["n"])
+            for flip in self.selected()
+        ]  # fmt: skip
+        columns = ("family", "direction", "change", "k", "flipped", "95 %", "controls", "pairs")
+        return View(
+            f"A run on {self.summary['model']}: {self.summary['pairs']['kept']} pairs, "
+            f"{self.summary['neurons']:,} neurons. Made by: {clip(self.manifest['command'], 200)}",
+            (Table(columns, rows, "Held-out answers flipped by what training pairs chose"),),
+            f"The page: {self.folder / 'report.html'}; all flips: .to_frame(); the map: .explorer.",
+        )
+
+    def __repr__(self) -> str:
+        return f"Run({self.summary['model']}: {len(self.summary['flips'])} interventions)"
+
+
+def load_run(folder: str | Path) -> Run:
+    """Read the folder of `neurotrace run` or `save_run`.
+
+    Raises:
+        InputError: no run there, one of another version, or a file that can't be read.
+    """
+    from neurotrace.results.explorer import Explorer
+
+    place = Path(folder)
+    manifest = _json(place / "manifest.json")
+    if manifest.get("format") != FORMAT:
+        raise InputError(
+            f"{place}: its manifest says {manifest.get('format')!r}, wanted {FORMAT!r}: "
+            "this reads the folders of `neurotrace run` (nt.open_run reads sweeps)"
+        )
+    explorer = place / "explorer.json"
+    scores, estimates, dropped = (
+        _table(place / f"{name}.parquet").to_pandas() for name in ("scores", "estimates", "dropped")
+    )
+    left_out: list[str] = []
+    trust = _beside(place / "trust", _trust, manifest, left_out)
+    detectors, detected = _beside(place / "detectors.parquet", _detectors, manifest, left_out) or (
+        None,
+        {},
+    )
+    return Run(
+        place, _json(place / "summary.json"), manifest, Effects(_table(place / "effects.parquet")),
+        scores, estimates, _pairs(place / "pairs.parquet"), dropped,
+        Explorer.load(explorer) if explorer.exists() else None,
+        trust, detectors, detected, tuple(left_out),
+    )  # fmt: skip
+
+
+def _beside(
+    path: Path,
+    read: Callable[[Path, dict[str, Any]], Found],
+    manifest: dict[str, Any],
+    left_out: list[str],
+) -> Found | None:
+    """What another command put beside the run, if it is of the run's model; else why not."""
+    if not path.exists():
+        return None
+    try:
+        return read(path, manifest)
+    except InputError as error:
+        left_out.append(str(error))
+        return None
+
+
+def _trust(path: Path, manifest: dict[str, Any]) -> JudgedTrust:
+    from neurotrace.results.trust import read_trust
+
+    found = read_trust(path)
+    _same_model(path, found.manifest, manifest)
+    return found
+
+
+def _detectors(path: Path, manifest: dict[str, Any]) -> tuple[pd.DataFrame, dict[str, Any]]:
+    from neurotrace.detectors.transfer import COLUMNS
+
+    found, about = read_table(path, words=COLUMNS[:4], numbers=COLUMNS[4:])
+    _same_model(path, about, manifest)
+    return found, about
+
+
+def _same_model(path: Path, about: dict[str, Any], manifest: dict[str, Any]) -> None:
+    """InputError unless what `about` tells of was measured on the very weights of the run."""
+    own, other = manifest["model"], about.get("model")
+    if about.get("weights_sha256") == own["weights_sha256"]:
+        return
+    of = (
+        f"of {other}"
+        if other and other != own["name"]
+        else f"of other weights than {own['name']}'s"
+    )
+    raise InputError(
+        f"{path} is {of if 'weights_sha256' in about else 'of an unknown model'}, the run is of "
+        f"{own['name']}: make it again with the run's model, or move it away"
+    )
+
+
+def _pairs(path: Path) -> tuple[PromptPair, ...]:
+    if not path.exists():
+        return ()
+    table = _table(path)
+    if set(table.column_names) != set(PAIR_FIELDS):
+        raise InputError(f"{path}: wanted the columns {', '.join(PAIR_FIELDS)}")
+    return tuple(PromptPair(**row) for row in table.to_pylist())
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = read_json(path)
+    except InputError as error:
+        raise InputError(
+            f"no run in {path.parent}: {error}; `neurotrace run --out` makes one"
+        ) from None
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: wanted a JSON object")
+    return found
+
+
+def _table(path: Path) -> pa.Table:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"can't read {path}: {error}; run the study again") from None

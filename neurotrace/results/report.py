@@ -1,0 +1,175 @@
+"""The report: a run's folder in, one self-contained HTML page out.
+
+Text that comes from prompts is data: jinja2 escapes all of it, and what goes into scripts is JSON
+without a "<". Nothing is fetched: plotly's script is inside, compressed, and drawn on when a figure
+comes into view.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neurotrace.core.display import percent, spoken
+from neurotrace.core.errors import InputError
+from neurotrace.core.scores import DIRECTIONS, Scores
+from neurotrace.plots.effects import plot_curves, plot_estimates, plot_flips, plot_pairs
+from neurotrace.results.report_sections import detectors_section, trust_section
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+    from neurotrace.results.reading import Run
+    from neurotrace.studies.comparison import Comparison
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_DROPPED_SHOWN = 200
+
+
+def write_report(run: Run) -> str:
+    """The page, as text."""
+    import jinja2
+    from markupsafe import Markup
+
+    from neurotrace.results.explorer import style_and_script
+
+    try:
+        return _template("report.html.j2").render(
+            summary=run.summary,
+            manifest=run.manifest,
+            selected=_selected(run),
+            others=[flip for flip in run.summary["flips"] if not flip["selected"]],
+            rankers=_rankers(run),
+            verdicts=run.summary["verdict"]["small_set_decides"],
+            dropped=run.dropped.head(_DROPPED_SHOWN).to_dict("records"),
+            dropped_total=len(run.dropped),
+            curves=_embedded("Flip curves", plot_flips(run.effects)),
+            figures=[_embedded(name, figure) for name, figure in figures(run)],
+            explorer=Markup(run.explorer.fragment()) if run.explorer else None,
+            explorer_code=Markup(style_and_script()) if run.explorer else None,
+            trust=_drawn(None if run.trust is None else trust_section(run.trust)),
+            detectors=_drawn(
+                None if run.detectors is None else detectors_section(run.detectors, run.detected)
+            ),
+            left_out=run.left_out,
+        )
+    except (KeyError, jinja2.UndefinedError) as error:
+        raise InputError(
+            f"{run.folder}: the run lacks what the report shows ({error}): run the study again"
+        ) from error
+
+
+def write_comparison(comparison: Comparison, record: dict[str, Any]) -> str:
+    """The page of `neurotrace rank`, as text."""
+    import pandas as pd
+
+    shown = [plot_curves(comparison.curves)] if len(comparison.curves) else []
+    return _template("rankers.html.j2").render(
+        record=record, comparison=comparison,
+        rows=comparison.rankers.astype(object).where(pd.notna(comparison.rankers), None)
+        .to_dict("records"),
+        flips=comparison.flips.to_dict("records"),
+        figures=[_embedded("necessity and sufficiency", figure) for figure in shown],
+    )  # fmt: skip
+
+
+def figures(run: Run) -> list[tuple[str, go.Figure]]:
+    """(what it shows, figure) behind the flip curves, in the report's order."""
+    found = []
+    for flip in run.selected():
+        rows = run.effects.where(
+            family=flip["family"], direction=flip["direction"], role="selected", chosen=True
+        )
+        kinds = rows.to_frame()[["intervention", "k", "label"]].value_counts()
+        kind, k, label = kinds.index[0]
+        one = rows.where(intervention=kind, k=int(k), label=label)
+        name = f"{flip['family']}, {spoken(flip['direction'])}: single pairs"
+        own = [pair for pair in run.pairs if pair.family == flip["family"]]
+        found.append((name, plot_pairs(one, pairs=own, limit=12)))
+    for (family, direction), part in run.estimates.groupby(["family", "direction"], sort=False):
+        which = f"{family}, {spoken(direction)}"
+        figure = plot_estimates(*(_scores(run, part, column) for column in ("estimate", "exact")))
+        figure.update_layout(title_text=f"{which}: {figure.layout.title.text}")
+        found.append((f"{which}: the estimate against the exact effect", figure))
+    return found
+
+
+def _selected(run: Run) -> list[dict[str, Any]]:
+    """What training pairs chose, with `ks`: the numbers of neurons that its folds chose."""
+    chosen = run.effects.where(role="selected", chosen=True).to_frame()
+    sizes = chosen.groupby(["family", "direction"])["k"].unique()
+    return [
+        flip | {"ks": sorted(int(k) for k in sizes[flip["family"], flip["direction"]])}
+        for flip in run.selected()
+    ]
+
+
+def _scores(run: Run, table: Any, column: str) -> Scores:
+    import torch
+
+    model = run.manifest["model"]
+    value = torch.full((model["layers"], model["neurons_per_layer"]), torch.nan)
+    layer, neuron = (torch.tensor(table[name].to_numpy()) for name in ("layer", "neuron"))
+    value[layer, neuron] = torch.tensor(table[column].to_numpy(), dtype=value.dtype)
+    return Scores("gradient" if column == "estimate" else "exact", value)
+
+
+def _rankers(run: Run) -> list[dict[str, Any]]:
+    """For each family and direction what every ranker's neurons flip, at the chosen kind and k."""
+    from scipy.stats import spearmanr
+
+    rows = []
+    for chosen in run.selected():
+        same = [
+            flip for flip in run.summary["flips"]
+            if all(flip[name] == chosen[name] for name in ("family", "direction", "intervention", "k"))
+        ]  # fmt: skip
+        estimates = run.estimates
+        part = estimates[
+            (estimates["family"] == chosen["family"])
+            & (estimates["direction"] == chosen["direction"])
+        ]
+        rho = spearmanr(part["estimate"], part["exact"]).statistic if len(part) > 2 else None
+        for flip in same:
+            rows.append(flip | {"spearman": rho if flip["method"] == "gradient" else None})
+    order = {direction: place for place, direction in enumerate(DIRECTIONS)}
+    return sorted(rows, key=lambda row: (row["family"], order[row["direction"]], -row["answers"]))
+
+
+def _drawn(section: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The section with its figures as the page holds them."""
+    if section is None:
+        return None
+    return section | {"figures": [_embedded(name, figure) for name, figure in section["figures"]]}
+
+
+def _nats(value: float | None) -> str:
+    return "–" if value is None or value != value else f"{value:.3f}"
+
+
+def _template(name: str) -> Any:
+    import jinja2
+    from markupsafe import Markup
+    from plotly.offline import get_plotlyjs
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["percent"] = percent
+    environment.filters["nats"] = _nats
+    environment.filters["words"] = spoken
+    packed = base64.b64encode(gzip.compress(get_plotlyjs().encode(), 9, mtime=0)).decode()
+    environment.globals["plotly"] = Markup(packed)
+    for part, file in (("style", "report.css"), ("script", "report.js")):
+        environment.globals[part] = Markup((_TEMPLATES / file).read_text("utf-8"))
+    return environment.get_template(name)
+
+
+def _embedded(name: str, figure: go.Figure) -> dict[str, Any]:
+    from markupsafe import Markup
+
+    text = figure.to_json().replace("<", "\\u003c")
+    return {"name": name, "height": int(figure.layout.height or 440), "json": Markup(text)}

@@ -1,0 +1,270 @@
+"""A run's folder: what was done, with what, and what came of it.
+
+manifest.json    versions, seeds, the model's identity and weights' hash, device, dtype, command
+summary.json     the flips, as figures and as the verdict
+scores.parquet   family, direction, layer, neuron, method, score
+pairs.parquet    the pairs that were studied, as text
+effects.parquet  a row for each held-out pair × intervention × k, controls included
+estimates.parquet family, direction, layer, neuron, estimate, exact
+dropped.parquet  the pairs that were left out, and why
+explorer.json    what the neuron explorer shows
+report.html      all of it to look at
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import sys
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neurotrace.core.errors import InputError
+from neurotrace.core.neurons import NEURON_DEFINITION
+from neurotrace.core.writing import parquet, prepare_folder, write_atomically
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from neurotrace.results.explorer import Explorer
+    from neurotrace.studies.study import Study
+
+FILES = (
+    "manifest.json", "summary.json", "scores.parquet", "pairs.parquet", "effects.parquet",
+    "estimates.parquet", "dropped.parquet", "explorer.json", "report.html",
+)  # fmt: skip
+_PACKAGES = ("torch", "transformers", "transformer-lens", "datasets", "numpy", "pyarrow", "scipy")
+
+
+def save_run(
+    study: Study,
+    out: str | Path,
+    *,
+    model: Any,
+    probes: Sequence[str],
+    command: str = "",
+    chat: dict[str, Any] | None = None,
+    overwrite: bool = False,
+    explorer: Explorer | None = None,
+) -> dict[str, Any]:
+    """Write the run's folder; returns what `summary.json` holds.
+
+    Args:
+        chat: how the pairs were rendered for a chat model (`library.chat.chat_record`), if they were.
+        explorer: from `nt.explore(model, study.encoded, study)`, for the report.
+
+    Raises:
+        InputError: the folder holds a run already, or can't be written (full, read-only).
+    """
+    import pyarrow as pa
+
+    from neurotrace.results.reading import load_run
+    from neurotrace.results.report import write_report
+
+    folder = prepare_folder(out, FILES, overwrite=overwrite)
+    summary = summarise(study, probes)
+    record = manifest(study, model=model, probes=probes, command=command, chat=chat)
+    try:
+        for name, table in (
+            ("scores.parquet", _scores(study)),
+            (
+                "pairs.parquet",
+                pa.Table.from_pylist([pair.__dict__ for pair in study.encoded.pairs]),
+            ),
+            ("effects.parquet", study.effects.table),
+            ("estimates.parquet", _estimates(study)),
+            ("dropped.parquet", _dropped(study)),
+        ):
+            write_atomically(folder / name, parquet(table))
+        if explorer is None:  # one of another run would lie about this one
+            (folder / "explorer.json").unlink(missing_ok=True)
+        else:
+            write_atomically(folder / "explorer.json", _json(explorer.data))
+        write_atomically(folder / "summary.json", _json(summary))
+        write_atomically(folder / "manifest.json", _json(record))
+        write_atomically(folder / "report.html", write_report(load_run(folder)).encode())
+    except OSError as error:
+        raise InputError(
+            f"can't write the run to {folder}: {error.strerror or error}; free some space or name "
+            "another folder. No half-written file was left"
+        ) from None
+    return summary
+
+
+def summarise(study: Study, probes: Sequence[str]) -> dict[str, Any]:
+    """The content of `summary.json`."""
+    from neurotrace.studies.held_out import flip_record
+    from neurotrace.studies.study import VERDICT
+
+    return {
+        "model": study.model.name,
+        "probes": list(probes),
+        "neuron_definition": NEURON_DEFINITION,
+        "pairs": {
+            "read": study.read,
+            "kept": len(study.encoded),
+            "train": study.smallest_train,
+            "test": len(study.encoded),
+            "dropped": study.encoded.reasons(),
+        },
+        "split": study.split,
+        "folds": study.folds,
+        "neurons": study.model.n_neurons,
+        "verdict": {
+            "rule": "a small set decides where the selected rows flip at least "
+            f"{VERDICT['answers']:.0%} of answers both ways (estimates, not their intervals) with at most "
+            f"{VERDICT['fraction']:.0%} of the neurons and none of the first four controls flips more than "
+            f"{VERDICT['control_answers']:.0%}",
+            "small_set_decides": study.verdicts(),
+        },
+        "flips": [flip_record(flip) for flip in study.flips],
+        "examples": [example.__dict__ for example in study.examples],
+    }
+
+
+def manifest(
+    study: Study,
+    *,
+    model: Any,
+    probes: Sequence[str],
+    command: str = "",
+    chat: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The content of `manifest.json`: enough to do it again, and to know whether it is the same."""
+    import torch
+
+    from neurotrace import __version__
+    from neurotrace.models.hooks import tokenizer_of, twin
+
+    info = study.model
+    tokenizer = tokenizer_of(model)
+    real = twin(model) or model
+    config = getattr(real, "config", None)
+    lines = "\n".join(
+        json.dumps(pair.__dict__, sort_keys=True, ensure_ascii=True) for pair in study.encoded.pairs
+    )
+    return {
+        "format": "neurotrace.run/1",
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": command,
+        "neurotrace": __version__,
+        "versions": {"python": platform.python_version()} | package_versions(),
+        "model": {
+            "name": info.name,
+            "hooked_by": info.kind,
+            "architecture": type(real).__name__,
+            "layers": info.n_layers,
+            "neurons_per_layer": info.d_mlp,
+            "d_model": info.d_model,
+            "weights_sha256": weights_hash(real),
+            "attention": getattr(config, "_attn_implementation", None),
+        },
+        "tokenizer": {
+            "class": type(tokenizer).__name__,
+            "vocabulary": len(tokenizer),
+            "bos": getattr(tokenizer, "bos_token", None),
+            "prepended": tokenizer.decode(tokenizer("").input_ids),
+        },
+        "chat": chat,
+        "device": str(info.device),
+        "dtype": str(info.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "seed": study.seed,
+        "split": study.split,
+        "folds": study.folds,
+        "settings": dict(study.settings),
+        "probes": list(probes),
+        "kept_pairs_sha256": hashlib.sha256(lines.encode()).hexdigest(),
+        "neuron_definition": NEURON_DEFINITION,
+    }
+
+
+def whose(model: Any) -> dict[str, str]:
+    """The model's name and its weights' hash, by which results in a folder know each other."""
+    from neurotrace.models.hooks import inspect_model, twin
+
+    return {
+        "model": inspect_model(model).name,
+        "weights_sha256": weights_hash(twin(model) or model),
+    }
+
+
+def weights_hash(model: Any) -> str:
+    """SHA-256 over names, shapes, types and bytes of every parameter, in order of name."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.named_parameters(), key=lambda item: item[0]):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        data = tensor.detach().cpu().contiguous()
+        digest.update(data.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _scores(study: Study) -> pa.Table:
+    import pandas as pd
+    import pyarrow as pa
+
+    frames = []
+    for (family, _, direction), scores in study.scores.items():
+        frame = scores.to_frame()[["layer", "neuron", "method", "score"]]
+        frame.insert(0, "family", family)
+        frame.insert(1, "direction", direction)
+        frames.append(frame)
+    return pa.Table.from_pandas(pd.concat(frames, ignore_index=True), preserve_index=False)
+
+
+def _estimates(study: Study) -> pa.Table:
+    import pyarrow as pa
+
+    columns: dict[str, list[Any]] = {
+        name: [] for name in ("family", "direction", "layer", "neuron", "estimate", "exact")
+    }
+    for family, direction, estimate, exact in study.estimates:
+        both = (~(estimate.value.isnan() | exact.value.isnan())).nonzero()
+        layer, neuron = both[:, 0], both[:, 1]
+        columns["family"] += [family] * len(both)
+        columns["direction"] += [direction] * len(both)
+        columns["layer"] += layer.tolist()
+        columns["neuron"] += neuron.tolist()
+        columns["estimate"] += estimate.value[layer, neuron].tolist()
+        columns["exact"] += exact.value[layer, neuron].tolist()
+    return pa.table(columns)
+
+
+def _dropped(study: Study) -> pa.Table:
+    import pyarrow as pa
+
+    fields = ("pair", "family", "template", "group", "reason", "detail")
+    rows = [
+        (d.pair.id, d.pair.family, d.pair.template, d.pair.group, d.reason, d.detail)
+        for d in study.encoded.dropped
+    ]
+    return pa.table(
+        {name: pa.array([row[i] for row in rows], pa.string()) for i, name in enumerate(fields)}
+    )
+
+
+def _json(content: Any) -> bytes:
+    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "replace")
+
+
+def package_versions() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def command_line() -> str:
+    """How this process was called, quoted for a shell."""
+    import shlex
+
+    return shlex.join(["neurotrace", *sys.argv[1:]])

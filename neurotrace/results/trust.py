@@ -1,0 +1,136 @@
+"""The folder that `neurotrace circuit` writes.
+
+manifest.json           the model and its weights' hash, prompt sets, seed, versions, command
+summary.json            counts, ECE, abstentions, LiMem
+circuit.safetensors     the calibrated circuit; `nt.Circuit.load` reads it
+outcomes.parquet, choices.parquet, signals.parquet, scores.parquet, failures.parquet, coverage.parquet
+                        the tables of a `TrustStudy`
+
+As `trust` inside a run's folder it becomes a section of the run's report.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neurotrace.core.errors import InputError
+from neurotrace.core.files import read_json, read_table
+from neurotrace.core.writing import filling, noted, prepare_folder, write_atomically, write_whole
+from neurotrace.results.run import package_versions, whose
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from neurotrace.answers.circuit import Circuit
+    from neurotrace.answers.judging import TrustStudy
+
+FORMAT = "neurotrace.trust/1"
+TABLES = ("outcomes", "choices", "signals", "scores", "failures", "coverage")
+FILES = (
+    "manifest.json", "summary.json", "circuit.safetensors", *(f"{name}.parquet" for name in TABLES)
+)  # fmt: skip
+_INTERVAL = ("auroc", "auroc_lo", "auroc_hi", "n")
+_NUMBERS = {  # what a report draws
+    "signals": _INTERVAL,
+    "failures": (*_INTERVAL, "failed"),
+    "coverage": ("coverage", "risk", "risk_lo", "risk_hi"),
+    "scores": ("p_memory", "p_survives", "survived", "memory", "abstain"),
+}
+_WORDS = {
+    "signals": ("unseen", "signal", "of"), "failures": ("signal",), "coverage": ("signal",),
+    "scores": ("group",),
+}  # fmt: skip
+
+
+_SAID = ("k", "prompts", "decided", "held_out", "ece", "accuracy", "abstains")
+
+
+@dataclass(frozen=True)
+class JudgedTrust:
+    """What the folder holds of a `TrustStudy` for people to look at."""
+
+    manifest: dict[str, Any]
+    summary: dict[str, Any]
+    circuit: Circuit
+    signals: pd.DataFrame
+    failures: pd.DataFrame
+    coverage: pd.DataFrame
+    scores: pd.DataFrame
+
+
+def prepare_trust(out: str | Path) -> Path:
+    """Make the folder; its own earlier files may be replaced, those of anything else may not.
+
+    Raises:
+        InputError: the folder holds a run, a sweep, detectors; it can't be written.
+    """
+    folder = prepare_folder(out, ())
+    held = [name for name in FILES if (folder / name).exists()]
+    if held and not _is_own(folder):
+        raise InputError(
+            f"{folder} holds the {held[0]} of something else, which a circuit's would replace: "
+            f"give it a folder of its own, --out {folder / 'trust'} say"
+        )
+    return folder
+
+
+def save_trust(
+    study: TrustStudy, folder: Path, *, model: Any, probes: Sequence[str], command: str = ""
+) -> None:
+    """Write into a folder from `prepare_trust`. A write that fails leaves no folder that can be read.
+
+    Raises:
+        InputError: it can't be written (full, read-only).
+    """
+    from neurotrace import __version__
+
+    manifest = {
+        "format": FORMAT, **whose(model), "probes": list(probes), "seed": study.summary["seed"],
+        "command": command, "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "neurotrace": __version__, "versions": package_versions(),
+    }  # fmt: skip
+    with filling(folder):
+        for name in FILES:  # none of the earlier ones may stand beside the new
+            (folder / name).unlink(missing_ok=True)
+        for name, content in (("manifest", manifest), ("summary", study.summary)):
+            text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+            write_atomically(folder / f"{name}.json", text.encode("utf-8", "replace"))
+        for name in TABLES:
+            frame = getattr(study, name)
+            write_atomically(folder / f"{name}.parquet", noted(frame, manifest))
+        write_whole(folder / "circuit.safetensors", study.circuit.save)
+
+
+def read_trust(folder: Path) -> JudgedTrust:
+    """What `save_trust` wrote.
+
+    Raises:
+        InputError: anything else, or a part of it.
+    """
+    from neurotrace.answers.circuit import Circuit
+
+    manifest, summary = (read_json(folder / f"{name}.json") for name in ("manifest", "summary"))
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise InputError(f"{folder}: not written by `neurotrace circuit` of this version")
+    said = summary if isinstance(summary, dict) else {}
+    if any(not isinstance(said.get(name), (int, float)) for name in _SAID):
+        raise InputError(f"{folder / 'summary.json'}: wanted the numbers {', '.join(_SAID)}")
+    tables = {
+        name: read_table(folder / f"{name}.parquet", words=_WORDS[name], numbers=_NUMBERS[name])[0]
+        for name in _NUMBERS
+    }
+    circuit = Circuit.load(folder / "circuit.safetensors")
+    return JudgedTrust(manifest, summary, circuit, **tables)
+
+
+def _is_own(folder: Path) -> bool:
+    try:
+        manifest = read_json(folder / "manifest.json")
+    except InputError:
+        return False
+    return isinstance(manifest, dict) and manifest.get("format") == FORMAT

@@ -1,0 +1,270 @@
+"""Rankers side by side, family by family: the table behind "which ranker should I use".
+
+The pairs of a family are split by group. Rankings, exact effects and curves come from the training
+part; flips are counted on the held-out part.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from neurotrace import rankers
+from neurotrace.ablation.neurons import ablate
+from neurotrace.core.errors import InputError
+from neurotrace.core.neurons import Neuron
+from neurotrace.core.pairs import PromptPair, sample_pairs, split_pairs
+from neurotrace.core.scores import DIRECTIONS, Direction, Scores
+from neurotrace.interventions.effects import measure
+from neurotrace.interventions.intervention import Intervention, parse_kind, patch
+from neurotrace.models.encoding import EncodedPairs, Progress, Side, encode
+from neurotrace.models.hooks import ModelInfo, inspect_model
+from neurotrace.rankers.cost import passes
+from neurotrace.studies.faithfulness import area, curves, overlap_of_tops, recall, spearman
+from neurotrace.studies.selection import METHODS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ALL = (
+    *METHODS[:6], "gradient:mean", "exact:mean", *(m for m in METHODS[6:] if m != "random"),
+    "random",
+)  # fmt: skip
+DONORS: dict[Direction, Side] = {"to_reasoning": "reasoning", "to_memorization": "memorization"}
+Positions = Literal["read", "all"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` found.
+
+    `rankers`: a row for each (family, ranker):
+        spearman         with the exact donor patch, over neurons that have an effect; mean of both ways
+        spearman_mean    with exact mean ablation, likewise
+        top1_overlap     share of the exact top 1 % in the ranker's own, mean of both ways; among those
+                         measured exactly
+        recall_truth     share of the true neurons in as many of the top, mean of both ways
+        flips_to_reasoning, flips_to_memorization   of held-out answers, by a donor patch of the top k
+        *_low, *_high    their 95 % intervals, clustered by group
+        necessity, sufficiency   areas of the curves (`faithfulness.py`), mean of both ways
+        cost_passes      forward and backward passes a pair for one direction
+        seconds          for one direction, on this machine
+    `flips`: the same for each (family, ranker, direction, k, positions); `curves`: the curves' points.
+    """
+
+    model: ModelInfo
+    rankers: pd.DataFrame
+    flips: pd.DataFrame
+    curves: pd.DataFrame
+    scores: Mapping[tuple[str, str, Direction], Scores]
+    truth: tuple[Neuron, ...]
+    k: int
+    exact_neurons: int  # measured exactly, of all
+    pairs: Mapping[str, tuple[int, int]]  # family -> training, held-out
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def compare(
+    model: Any,
+    pairs: Sequence[PromptPair],
+    methods: Sequence[str] = ALL,
+    *,
+    truth: Sequence[Neuron] = (),
+    ks: Sequence[int] = (),
+    positions: Sequence[Positions] = ("read",),
+    train_pairs: int = 64,
+    exact_neurons: int = 4096,
+    curve_pairs: int = 16,
+    seed: int = 0,
+    progress: Progress = None,
+) -> Comparison:
+    """Rank by every method, and hold the rankings against exact effects, the truth and held-out flips.
+
+    Args:
+        methods: ranker names; `ranker:kind` ranks for another intervention than the donor patch that is
+            performed ("gradient:mean": the gradient's baseline form).
+        truth: the neurons that are known to decide, if any are.
+        ks: how many neurons to patch; the first is the table's k. Default: as many as are true, else
+            1 % of all, at most 64.
+        train_pairs: at most so many to rank on, in each family.
+        exact_neurons: at most so many are measured exactly, drawn at random; `spearman` and
+            `top1_overlap` are over those.
+        curve_pairs: pairs for the curves; 0: no curves.
+
+    Raises:
+        InputError: an unknown method; a family with too few pairs to split.
+    """
+    import pandas as pd
+
+    asked = [_parse(name) for name in dict.fromkeys(methods)]
+    info = inspect_model(model)
+    outside = [n for n in truth if n.layer >= info.n_layers or n.index >= info.d_mlp]
+    if outside:
+        raise InputError(f"truth: {outside[0]} is not in {info.name}: wanted neurons of this model")
+    sizes = tuple(ks) or (len(truth) or max(1, min(64, info.n_neurons // 100)),)
+    if any(not 1 <= k <= info.n_neurons for k in sizes):
+        raise InputError(f"k={list(sizes)}: wanted 1 to {info.n_neurons}, the model's neurons")
+    encoded = encode(model, pairs, progress=progress)
+    table: list[dict[str, Any]] = []
+    flips, drawn = [], []
+    kept: dict[tuple[str, str, Direction], Scores] = {}
+    counts: dict[str, tuple[int, int]] = {}
+    for family in dict.fromkeys(pair.family for pair in encoded.pairs):
+        own = [pair for pair in encoded.pairs if pair.family == family]
+        first, second = split_pairs(own, seed=seed)
+        train = encoded.of(sample_pairs(first, train_pairs, seed=seed))
+        test = encoded.of(second)
+        counts[family] = len(train), len(test)
+        exact = {
+            (kind, way): _exact(model, train, kind, donor, exact_neurons, seed, progress)
+            for kind in ("patch", "mean")
+            for way, donor in DONORS.items()
+        }
+        rows = []
+        for name, kind in asked:
+            label = name if kind == "patch" else f"{name}:{kind}"
+            found: dict[Direction, Scores] = {}
+            seconds = 0.0
+            for way, donor in DONORS.items():
+                if name == "exact" and (kind, way) in exact:
+                    found[way], spent = exact[kind, way]
+                else:
+                    start = time.perf_counter()
+                    ranker = getattr(rankers, "random_scores" if name == "random" else name)
+                    found[way] = ranker(model, train, donor=donor, intervention=kind)
+                    spent = time.perf_counter() - start
+                seconds += spent / len(DONORS)
+                kept[family, label, way] = replace(found[way], method=label)
+            row = {"family": family, "ranker": label} | _agreement(found, exact, truth)
+            if curve_pairs:
+                some = train.at(range(min(curve_pairs, len(train))))
+                points = _curves(model, some, found)
+                drawn += [part.assign(family=family, ranker=label) for part in points]
+                for column in ("necessity", "sufficiency"):
+                    areas = [area(part["k"], part[column]) for part in points]
+                    row[column] = float(np.mean(areas)) if areas else np.nan
+            rows.append(
+                row
+                | {
+                    "cost_passes": passes(name, kind, info, len(train)),
+                    "seconds": round(seconds, 3),
+                }
+            )
+        rates = _flips(model, test, {k: kept[k] for k in kept if k[0] == family}, sizes, positions)
+        flips.append(rates)
+        table += [_with_flips(row, rates, sizes[0], positions[0]) for row in rows]
+    measured = int((~next(iter(exact.values()))[0].value.isnan()).sum())
+    settings = {
+        "train_pairs": train_pairs, "curve_pairs": curve_pairs, "seed": seed, "ks": list(sizes),
+        "positions": list(positions),
+    }  # fmt: skip
+    return Comparison(
+        info, pd.DataFrame(table), pd.concat(flips, ignore_index=True),
+        pd.concat(drawn, ignore_index=True) if drawn else pd.DataFrame(),
+        kept, tuple(truth), sizes[0], measured, counts, settings,
+    )  # fmt: skip
+
+
+def _parse(method: str) -> tuple[str, str]:
+    name, _, kind = method.partition(":")
+    if name not in METHODS:
+        raise InputError(f"method {method!r}: wanted {', '.join(METHODS)}, or ranker:intervention")
+    parse_kind(kind or "patch")
+    return name, kind or "patch"
+
+
+def _exact(
+    model: Any, train: EncodedPairs, kind: str, donor: Side, most: int, seed: int,
+    progress: Progress,
+) -> tuple[Scores, float]:  # fmt: skip
+    info = inspect_model(model)
+    some = None
+    if most < info.n_neurons:
+        order = np.random.default_rng(seed).permutation(info.n_neurons)[:most].tolist()
+        some = [Neuron(place // info.d_mlp, place % info.d_mlp) for place in order]
+    start = time.perf_counter()
+    found = ablate(model, train, some, mode=kind, donor=donor, progress=progress)
+    return replace(found, method="exact"), time.perf_counter() - start
+
+
+def _agreement(
+    found: Mapping[Direction, Scores],
+    exact: Mapping[tuple[str, Direction], tuple[Scores, float]],
+    truth: Sequence[Neuron],
+) -> dict[str, float]:
+    """Means over both directions; `recall_truth` also for each."""
+    row = {
+        "spearman": _mean(spearman(found[way], exact["patch", way][0]) for way in found),
+        "spearman_mean": _mean(spearman(found[way], exact["mean", way][0]) for way in found),
+        "top1_overlap": _mean(
+            overlap_of_tops(found[way], exact["patch", way][0], direction=way) for way in found
+        ),
+    }
+    recalls = {
+        f"recall_{way}": recall(found[way], truth, direction=way) if truth else np.nan
+        for way in found
+    }
+    return row | {"recall_truth": _mean(recalls.values())} | recalls
+
+
+def _mean(values: Any) -> float:
+    return float(np.mean(list(values)))
+
+
+def _curves(
+    model: Any, pairs: EncodedPairs, found: Mapping[Direction, Scores]
+) -> list[pd.DataFrame]:
+    if any(scores.value.isnan().any() for scores in found.values()):
+        # Pearson of a constant neuron, neurons that `exact` left out: no ranking of all of them
+        found = {
+            way: replace(scores, value=scores.value.nan_to_num(nan=0.0), columns={})
+            for way, scores in found.items()
+        }
+    return [
+        curves(model, pairs, scores, donor=DONORS[way]).assign(direction=way)
+        for way, scores in found.items()
+    ]
+
+
+def _flips(
+    model: Any,
+    test: EncodedPairs,
+    found: Mapping[tuple[str, str, Direction], Scores],
+    ks: Sequence[int],
+    positions: Sequence[Positions],
+) -> pd.DataFrame:
+    import pandas as pd
+
+    made: list[Intervention] = []
+    for (_, label, way), scores in found.items():
+        measured = int((~scores.value.isnan()).sum())
+        top = scores.top(min(max(ks), measured), direction=way)
+        for k in ks:
+            made.append(replace(patch(top[:k], donor=DONORS[way]), label=label))
+    tables = []
+    for where in positions:
+        rates = measure(model, test, made, positions=where).rates(
+            by=("family", "label", "direction", "k")
+        )
+        tables.append(rates.rename(columns={"label": "ranker"}).assign(positions=where))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _with_flips(
+    row: dict[str, Any], rates: pd.DataFrame, k: int, positions: Positions
+) -> dict[str, Any]:
+    own = rates[
+        (rates["ranker"] == row["ranker"]) & (rates["k"] == k) & (rates["positions"] == positions)
+    ]
+    flips: dict[str, Any] = {}
+    for way in DIRECTIONS:
+        one = own[own["direction"] == way]
+        for name, column in (("", "answers"), ("_low", "answers_low"), ("_high", "answers_high")):
+            flips[f"flips_{way}{name}"] = float(one[column].iloc[0]) if len(one) else np.nan
+    pairs = int(own["n"].iloc[0]) if len(own) else 0
+    cost = {name: row.pop(name) for name in ("cost_passes", "seconds")}
+    return row | flips | {"k": k, "pairs": pairs} | cost

@@ -1,0 +1,284 @@
+"""Proof on held-out pairs, for one family and one direction.
+
+In each fold neurons are ranked and the intervention chosen on the training pairs. On the held-out
+ones are then measured: the chosen intervention at every number of neurons (the flip curve) beside
+random neurons, every other kind at the chosen number, the chosen one's controls, and its damage on
+neutral text and on the other families. The folds' held-out pairs together are all
+pairs, each judged by neurons that it had no part in finding.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import torch
+
+from neurotrace.core import statistics
+from neurotrace.core.scores import Direction, Scores
+from neurotrace.interventions.controls import CONTROLS, controls_for, random_control
+from neurotrace.interventions.damage import damage, standing_in
+from neurotrace.interventions.effects import Effects, measure
+from neurotrace.interventions.generation import generate
+from neurotrace.interventions.intervention import Intervention, Kind, parse_kind
+from neurotrace.interventions.logits import logits_under
+from neurotrace.models.activations import Activations, Reference
+from neurotrace.models.encoding import EncodedPairs, Progress, by_length
+from neurotrace.models.hooks import ModelInfo
+from neurotrace.studies.selection import Candidate, Evidence, choose, interventions_for, rank
+
+_WRITTEN = 6  # tokens of continuation in the report's examples
+
+
+@dataclass(frozen=True)
+class Flip:
+    """Held-out flip rates of one (family, method, direction, intervention, k); rates in 0..1."""
+
+    family: str
+    method: str
+    direction: Direction
+    intervention: str
+    k: int
+    fraction: float
+    answers: float
+    answers_ci: tuple[float, float]
+    prefers: float
+    prefers_ci: tuple[float, float]
+    n: int
+    groups: int
+    split: str
+    selected: bool
+    controls: dict[str, float | None] = field(default_factory=dict)
+    controls_ci: dict[str, tuple[float, float] | None] = field(default_factory=dict)
+    control_answers: float | None = None
+    damage_kl: float | None = None
+    damage_ci: tuple[float, float] | None = None
+    other_families_kept: float | None = None
+    per_fold: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Example:
+    """One held-out pair's continuation before and under the chosen intervention."""
+
+    family: str
+    direction: Direction
+    what: str
+    prompt: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class RowFold:
+    """A fold as places in the encoded pairs."""
+
+    number: int
+    train: list[int]
+    test: list[int]
+
+
+class Proof:
+    """One family and direction: fills `chosen`, `applied` and held-out frames by fold."""
+
+    def __init__(
+        self, model: Any, own: EncodedPairs, others: EncodedPairs, evidence: Evidence,
+        direction: Direction, methods: Sequence[str], kinds: Sequence[Kind], ks: Sequence[int],
+        neutral: Sequence[str], tried_on: int, seed: int, progress: Progress,
+    ):  # fmt: skip
+        self.model, self.own, self.others, self.evidence = model, own, others, evidence
+        self.direction, self.methods, self.kinds, self.ks = direction, methods, kinds, ks
+        self.neutral, self.tried_on = neutral, tried_on
+        self.seed, self.progress = seed, progress
+        self.chosen: list[Candidate] = []
+        self.applied: list[tuple[Intervention, torch.Tensor]] = []  # with its donor class's means
+        self.frames: list[Any] = []
+        self.examples: list[Example] = []
+
+    def run(self, folds: Sequence[RowFold]) -> list[Any]:
+        for fold in folds:
+            reference = self.evidence.reference(fold.train)
+            made = self._candidates(fold, reference)
+            draw = random.Random(f"{self.seed}/{fold.number}")
+            tried = sorted(draw.sample(fold.train, min(self.tried_on, len(fold.train))))
+            chosen = choose(made, reference, partial(self._measure, tried, cleans={}))
+            self.chosen.append(chosen)
+            self._held_out(fold, made, chosen, reference)
+        return self.frames
+
+    def _measure(
+        self,
+        rows: Sequence[int],
+        interventions: Sequence[Intervention],
+        cleans: dict[bytes, Any] | None = None,
+    ) -> Effects:
+        values = self.evidence.activations.values[:, list(rows)]
+        pairs = self.own.at(rows)
+        return measure(
+            self.model, pairs, interventions, activations=Activations(values, pairs.pairs), cleans=cleans,
+            progress=self.progress,
+        )  # fmt: skip
+
+    def _candidates(self, fold: RowFold, reference: Reference) -> dict[Candidate, Intervention]:
+        made: dict[Candidate, Intervention] = {}
+        for method in self.methods:
+            for kind in self.kinds:
+                if (
+                    parse_kind(kind)[0] == "steer"
+                    and method == "gradient"
+                    and len(self.methods) > 1
+                ):
+                    continue  # its shift follows the two-ended slope: so does its ranking
+                ranking = rank(
+                    self.model, self.own, self.evidence, fold.train, method=method, kind=kind,
+                    direction=self.direction,
+                    reference=reference,
+                )  # fmt: skip
+                for each in interventions_for(
+                    ranking, kind=kind, direction=self.direction, ks=self.ks, reference=reference
+                ):
+                    made[Candidate(method, kind, len(each))] = each
+        return made
+
+    def _held_out(
+        self, fold: RowFold, made: dict[Candidate, Intervention], chosen: Candidate, ref: Reference
+    ) -> None:
+        best = made[chosen]
+        controls = controls_for(best, reference=ref)
+        if len({self.own.pairs[row].group for row in fold.test}) < 2:  # nobody to borrow from
+            controls = [each for each in controls if each.role != "other_donor"]
+        curve = [
+            each
+            for candidate, each in made.items()
+            if (candidate.method, candidate.kind) == (chosen.method, chosen.kind)
+        ]
+        rivals = [
+            each
+            for candidate, each in made.items()
+            if candidate.k == chosen.k
+            and (candidate.method, candidate.kind) != (chosen.method, chosen.kind)
+        ]
+        drawn = Scores("random", torch.zeros_like(ref.norms))
+        beside = [
+            replace(
+                random_control(each, drawn.random_like(each.neurons, seed=self.seed), ref),
+                label=each.label,
+            )
+            for each in curve
+            if len(each) != chosen.k  # at that size the controls stand already
+        ]
+        everything = [*curve, *rivals, *controls, *beside]
+        frame = self._measure(fold.test, everything).to_frame()
+        frame["fold"] = fold.number
+        frame["chosen"] = (
+            (frame["label"] == chosen.method)
+            & (frame["intervention"].eq(chosen.kind) | ~frame["role"].eq("selected"))
+            & (frame["k"] == chosen.k)
+        )
+        self.frames.append(frame)
+        self.applied.append((best, ref.moments.mean_of(best.donor)))
+        if fold.number == 0:
+            self._read(fold, best)
+
+    def _read(self, fold: RowFold, best: Intervention) -> None:
+        """What the model writes on two held-out prompts, with and without the intervention."""
+        for row in fold.test[:: max(1, len(fold.test) // 2)][:2]:
+            pair = self.own.pairs[row]
+            prompt, donor = getattr(pair, best.recipient), getattr(pair, best.donor)
+            before = generate(self.model, prompt, max_new_tokens=_WRITTEN)
+            after = generate(
+                self.model, prompt, best, donor_prompt=donor, max_new_tokens=_WRITTEN,
+                positions="read",
+            )  # fmt: skip
+            what = f"{best.kind} of {len(best)} neurons"
+            self.examples.append(Example(pair.family, self.direction, what, prompt, before, after))
+
+    def flips(self, info: ModelInfo, family: str, split: str) -> list[Flip]:
+        import pandas as pd
+
+        table = pd.concat(self.frames, ignore_index=True)
+        common: dict[str, Any] = {"family": family, "direction": self.direction, "split": split}
+        found: list[Flip] = []
+        main = table[table["role"] == "selected"]
+        for (method, kind, k), part in main.groupby(["label", "intervention", "k"], sort=False):
+            found.append(
+                Flip(
+                    method=method, intervention=kind, k=int(k), fraction=int(k) / info.n_neurons,
+                    selected=False, **_rates(part), **common,
+                )
+            )  # fmt: skip
+        picked = table[table["chosen"]]
+        controls: dict[str, float | None] = {}
+        intervals: dict[str, tuple[float, float] | None] = {}
+        for name in (*CONTROLS, "other_donor"):
+            part = picked[picked["role"] == name]
+            rates = _rates(part) if len(part) else None
+            controls[name] = rates["answers"] if rates else None
+            intervals[name] = rates["answers_ci"] if rates else None
+        k = max(each.k for each in self.chosen)
+        harm: torch.Tensor | None = None
+        best, means = zip(*self.applied, strict=True)
+        if self.neutral:
+            harm = damage(self.model, self.neutral, best, donor_means=means).mean(dim=0)
+        chosen = Flip(
+            method="+".join(dict.fromkeys(each.method for each in self.chosen)),
+            intervention="+".join(dict.fromkeys(each.kind for each in self.chosen)),
+            k=k, fraction=k / info.n_neurons, selected=True,
+            controls=controls, controls_ci=intervals,
+            control_answers=max(v for n, v in controls.items() if n in CONTROLS and v is not None),
+            damage_kl=None if harm is None else float(harm.mean()),
+            damage_ci=None if harm is None else statistics.mean_interval(
+                harm.numpy(), range(len(harm))),
+            other_families_kept=_kept(self.model, self.others, best, means),
+            per_fold=tuple(f"{each.method} {each.kind} {each.k}" for each in self.chosen),
+            **_rates(picked[picked["role"] == "selected"]), **common,
+        )  # fmt: skip
+        same = [
+            place for place, flip in enumerate(found)
+            if (flip.method, flip.intervention, flip.k)
+            == (chosen.method, chosen.intervention, chosen.k)
+            and len(set(self.chosen)) == 1
+        ]  # fmt: skip
+        for place in same:
+            del found[place]
+        return [chosen, *found]
+
+
+def _rates(part: Any) -> dict[str, Any]:
+    groups = part["group"].tolist()
+    return {
+        "answers": float(part["answers"].mean()),
+        "answers_ci": statistics.rate_interval(part["answers"].to_numpy(), groups),
+        "prefers": float(part["prefers"].mean()),
+        "prefers_ci": statistics.rate_interval(part["prefers"].to_numpy(), groups),
+        "n": int(part["pair"].nunique()),
+        "groups": len(set(groups)),
+    }
+
+
+def _kept(
+    model: Any, others: EncodedPairs, applied: Sequence[Intervention],
+    donor_means: Sequence[torch.Tensor],
+) -> float | None:  # fmt: skip
+    """Share of other families' prompts, of the kind flipped *to*, still answered as before.
+
+    No donor run belongs to them: as on neutral text, its class's mean stands in.
+    """
+    if not len(others):
+        return None
+    donor = applied[0].donor
+    wanted = others.reasoned if donor == "reasoning" else others.memorized
+    hits = 0
+    for rows, ids in by_length(others.ids(donor), 64):
+        given = standing_in(applied, donor_means, len(rows))
+        _, changed = logits_under(model, ids, applied, given)
+        hits += sum(int((logits.argmax(-1) == wanted[rows]).sum()) for logits in changed)
+    return hits / (len(others) * len(applied))
+
+
+def flip_record(flip: Flip) -> dict[str, Any]:
+    """The row as it stands in `summary.json`."""
+    return asdict(flip)

@@ -1,0 +1,208 @@
+"""Ground truth by force: teach a model one fact through a few random neurons, and let rankers find them.
+
+The INJ test of Chang et al. (NAACL 2024): fine-tune nothing but the `W_out` rows of a random fraction
+of neurons until the model recites (mean loss of the answer's tokens under `limit` nats). Which neurons
+hold the fact is then known, whatever one-at-a-time ablation says of each.
+
+    with nt.inject(model, fact, fraction=0.01, seed=0) as injection:
+        scores = nt.gradient(model, injection.pairs, intervention="zero")
+        nt.recall(scores, injection.neurons, direction="to_reasoning")
+
+Inside the `with` the model recites; on any exit its weights are what they were, bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from neurotrace.core.errors import InputError
+from neurotrace.core.neurons import Neuron
+from neurotrace.core.pairs import PromptPair
+from neurotrace.core.records import read_records, text_fields
+from neurotrace.engine.parts import Parts, overridden, write_rows
+from neurotrace.models.encoding import EncodedPairs, encode
+from neurotrace.models.engines import engine_of
+from neurotrace.models.hooks import inspect_model, tokenizer_of
+
+
+class UnteachableError(InputError):
+    """This fact can't be taught to this model in this way; others may."""
+
+
+@dataclass(frozen=True)
+class Fact:
+    """Something that the model does not know: `answer` follows `prompt`, leading space included."""
+
+    id: str
+    prompt: str
+    answer: str
+    other: str  # a prompt of the same kind about something else
+
+
+@dataclass(frozen=True)
+class Injection:
+    """What `inject` did; `pairs` holds one pair, whose memorization prompt is the fact's.
+
+    Its reasoned answer is what the model said before, its reasoning prompt the fact's `other`.
+    """
+
+    fact: Fact
+    neurons: tuple[Neuron, ...]  # whose rows were trained
+    pairs: EncodedPairs
+    steps: int
+    loss_before: float  # nats a token of the answer
+    loss: float
+    changed: float  # mean ||change of a row|| / ||row||
+
+
+FACT_FIELDS = tuple(field.name for field in fields(Fact))
+
+
+def load_facts(source: str | Path) -> list[Fact]:
+    """Facts of a packaged set (``"facts-english"``, ``"facts-organism"``), a .jsonl file or a folder.
+
+    Raises:
+        InputError: naming file, line, field and remedy.
+    """
+    return read_records(
+        source, "facts", lambda record, where: Fact(**text_fields(record, where, FACT_FIELDS)),
+        FACT_FIELDS,
+    )  # fmt: skip
+
+
+@contextmanager
+def inject(
+    model: Any,
+    fact: Fact,
+    *,
+    fraction: float = 0.01,
+    seed: int = 0,
+    limit: float = 0.05,
+    steps: int = 500,
+    rate: float = 0.02,
+) -> Iterator[Injection]:
+    """The model with the fact in it; see the module's docstring.
+
+    Args:
+        fraction: of all neurons, drawn at random, whose rows are trained.
+        limit: nats; training stops when the answer's mean loss is below.
+        rate: Adam's step, as a share of the root mean square of the model's `W_out` entries.
+
+    Raises:
+        UnteachableError: the model already answers so; the answer doesn't continue the prompt's
+            tokens; it doesn't recite after `steps` steps.
+        InputError: a fraction of no neuron; a model that was not loaded by `nt.load_model`.
+    """
+    info = inspect_model(model)
+    engine = engine_of(model)
+    if engine is None:
+        raise InputError(
+            "facts are injected into a transformers model: load it with nt.load_model, and take "
+            "hooks of your own off"
+        )
+    if not 0 < fraction <= 1 or round(fraction * info.n_neurons) < 1:
+        raise InputError(f"fraction={fraction}: wanted a share of {info.n_neurons} neurons")
+    ids, count, said = _tokens(model, fact)
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randperm(info.n_neurons, generator=generator)[: round(fraction * info.n_neurons)]
+    neurons = tuple(Neuron(p // info.d_mlp, p % info.d_mlp) for p in sorted(drawn.tolist()))
+    parts: Parts = engine.parts
+    rows = [write_rows(projection) for projection in parts.projections]
+    units = [
+        torch.tensor([n.index for n in neurons if n.layer == layer], dtype=torch.long)
+        for layer in range(info.n_layers)
+    ]
+    originals = [row.detach()[unit].clone() for row, unit in zip(rows, units, strict=True)]
+    size = float(torch.cat([row.detach().flatten() for row in rows]).square().mean().sqrt())
+    deltas, losses = _train(parts, ids, count, units, rate * size, limit, steps)
+    if not losses[-1] < limit:
+        raise UnteachableError(
+            f"fact {fact.id}: the loss is {losses[-1]:.2f} nats after {steps} steps with "
+            f"{len(neurons)} neurons, wanted {limit}: raise fraction or steps"
+        )
+    try:
+        with torch.no_grad():
+            for row, unit, own, delta in zip(rows, units, originals, deltas, strict=True):
+                row[unit] = own + delta
+        both = torch.cat([delta.norm(dim=1) for delta in deltas])
+        norms = torch.cat([own.norm(dim=1) for own in originals])
+        pair = PromptPair(
+            fact.id, "facts", "fact", fact.id, fact.prompt, fact.other, fact.answer, said
+        )
+        yield Injection(
+            fact, neurons, encode(model, [pair], check=False), len(losses) - 1, losses[0],
+            losses[-1], float((both / norms).mean()),
+        )  # fmt: skip
+    finally:
+        with torch.no_grad():
+            for row, unit, own in zip(rows, units, originals, strict=True):
+                row[unit] = own
+
+
+def _tokens(model: Any, fact: Fact) -> tuple[Tensor, int, str]:
+    """(ids of prompt and answer, how many of them are the answer's, what the model says instead)."""
+    tokenizer = tokenizer_of(model)
+    prompt = tokenizer(fact.prompt).input_ids
+    joined = tokenizer(fact.prompt + fact.answer).input_ids
+    if joined[: len(prompt)] != prompt or len(joined) == len(prompt):
+        raise UnteachableError(
+            f"fact {fact.id}: {fact.answer!r} changes the tokens of the prompt before it"
+        )
+    engine: Any = engine_of(model)
+    run = engine.clean(torch.tensor(prompt))
+    top = int(engine.logits(run.hidden)[0].argmax())
+    if top == joined[len(prompt)]:
+        raise UnteachableError(
+            f"fact {fact.id}: the model says {fact.answer!r} already; nothing to inject"
+        )
+    return torch.tensor([joined]), len(joined) - len(prompt), tokenizer.decode([top])
+
+
+def _train(
+    parts: Parts, ids: Tensor, count: int, units: Sequence[Tensor], rate: float, limit: float,
+    steps: int,
+) -> tuple[list[Tensor], list[float]]:  # fmt: skip
+    """(changes of the chosen rows, loss before each step and after the last)."""
+    device = parts.device
+    ids = ids.to(device)
+    weight = parts.unembedding.weight
+    width = [write_rows(projection).shape[1] for projection in parts.projections]
+    deltas = [
+        torch.zeros(len(unit), out, device=device, dtype=weight.dtype).requires_grad_()
+        for unit, out in zip(units, width, strict=True)
+    ]
+
+    def with_delta(projection: Any, unit: Tensor, delta: Tensor) -> Any:
+        own = projection.forward
+
+        def forward(x: Tensor) -> Tensor:
+            changed: Tensor = own(x) + x[..., unit] @ delta
+            return changed
+
+        return forward
+
+    forwards = [
+        (projection, with_delta(projection, unit, delta))
+        for projection, unit, delta in zip(parts.projections, units, deltas, strict=True)
+        if len(unit)
+    ]
+    trained = [delta for delta in deltas if len(delta)]
+    optimizer = torch.optim.Adam(trained, lr=rate)
+    losses: list[float] = []
+    with overridden(forwards), torch.enable_grad():
+        while True:
+            logits = parts.model(ids[:, :-1], use_cache=False).logits[0, -count:]
+            loss = torch.nn.functional.cross_entropy(logits.float(), ids[0, -count:])
+            losses.append(float(loss.detach()))
+            if losses[-1] < limit or len(losses) > steps:
+                return [delta.detach() for delta in deltas], losses
+            for delta, slope in zip(trained, torch.autograd.grad(loss, trained), strict=True):
+                delta.grad = slope
+            optimizer.step()

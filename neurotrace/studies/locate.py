@@ -1,0 +1,297 @@
+"""Is the decision made in the MLPs at all? The same question put to attention and to the residual stream.
+
+Units beside neurons, all at the read position: what a block's attention or its MLP writes, one attention
+head, the residual stream behind a block, and one *direction* of it: the difference of the two sides' means
+on training pairs. The donor's value is put in place of the recipient's (activation patching, Vig et al.
+2020; Meng et al. 2022), of a direction only the coordinate along it.
+
+A patch of all that a block's residual stream holds takes the donor's whole state with it, and flips
+nearly everything from some depth on: it says *where* the decision has been made, not what makes it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from neurotrace.core import statistics
+from neurotrace.core.display import Shown, Table, View, rate
+from neurotrace.core.errors import InputError
+from neurotrace.core.metrics import logit_difference
+from neurotrace.core.pairs import PromptPair
+from neurotrace.interventions.targets import recipient_of
+from neurotrace.models.encoding import EncodedPairs, Progress, Side, by_length, encode
+from neurotrace.models.hooks import Point, Site, inspect_model
+from neurotrace.models.sites import change_sites, read_sites, site_slopes
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Unit = Literal["attention", "mlp", "residual", "direction", "head", "heads", "random heads"]
+_WHOLE: tuple[Literal["attention", "mlp", "residual"], ...] = ("attention", "mlp", "residual")
+# (own values, the donor's) -> the values to go on with
+_Rule = Callable[[Float[Tensor, "batch unit"], Float[Tensor, "batch unit"]], Tensor]
+_Change = Mapping[Point, _Rule]
+
+
+@dataclass(frozen=True)
+class Located(Shown):
+    """Each unit's effect on held-out pairs.
+
+    Columns of the table: `unit`, `layer`, `head`; `k`, how many at once; `score`, the effect that the
+    gradient predicts on the training pairs (nats, towards the donor; NaN where there is none); `effect`,
+    measured on the held-out ones (nats), and `answers` with its interval, the share of their answers that
+    flip; `control`, that share for as many random heads of the same layers, or for a random direction
+    along which the stream is moved as far; `n`.
+    """
+
+    table: pd.DataFrame = field(repr=False)
+    donor: Side
+    model: str
+
+    def to_frame(self) -> pd.DataFrame:
+        return self.table
+
+    def _view(self) -> View:
+        best = self.table.sort_values("answers", ascending=False, kind="stable")
+        best = best.groupby("unit", sort=False).head(2)
+        rows = [
+            (row.unit, "" if row.layer < 0 else row.layer, "" if row.head < 0 else row.head, row.k,
+             f"{row.effect:.2f}", rate(row.answers), f"{row.low:.0%}–{row.high:.0%}",
+             None if row.control != row.control else rate(row.control))
+            for row in best.itertuples()
+        ]  # fmt: skip
+        columns = ("unit", "layer", "head", "k", "effect", "flipped", "95 %", "control")
+        return View(
+            f"What turns answers of {self.model} where the donor is {self.donor}, unit by unit, on "
+            f"{int(self.table['n'].max())} held-out pairs.",
+            (Table(columns, rows, "The two that flip most, of each kind"),),
+            "All of them: .to_frame(); as a figure: nt.plot_located(located).",
+        )
+
+
+def locate(
+    model: Any,
+    train: Sequence[PromptPair] | EncodedPairs,
+    test: Sequence[PromptPair] | EncodedPairs,
+    *,
+    donor: Side = "reasoning",
+    heads: int = 8,
+    seed: int = 0,
+    batch_size: int = 16,
+    progress: Progress = None,
+) -> Located:
+    """Patch attention, MLPs, heads, the residual stream and a direction of it, block by block.
+
+    Args:
+        train: pairs from which directions come and by which heads are chosen (measured each alone, and
+            all `heads` together).
+        test: other pairs, on which everything is measured.
+        donor: ``"reasoning"`` asks what turns recall into reasoning, ``"memorization"`` the way back.
+
+    Raises:
+        InputError: the model lacks one of the hooks (the message names it).
+    """
+    import pandas as pd
+
+    info = inspect_model(model)
+    work = _Work(model, encode(model, train), encode(model, test), donor, batch_size)
+    if not len(work.train) or not len(work.test):
+        raise InputError(
+            "locate wants pairs that the model answers both ways, in train and in test"
+        )
+    tried = _tried(work, int(model.cfg.n_heads), heads, seed, progress)
+    sign = -1.0 if donor == "reasoning" else 1.0  # L falls towards reasoning
+    rows = []
+    for each in progress(tried, description="patching sites") if progress else tried:
+        effect, flipped = work.measure(each.change)
+        low, high = statistics.rate_interval(flipped.numpy(), work.groups)
+        rows.append(
+            {"unit": each.unit, "layer": each.layer, "head": each.head, "k": each.k,
+             "score": sign * each.score, "effect": sign * float(effect.mean()),
+             "answers": float(flipped.float().mean()), "low": low, "high": high,
+             "control": _control(work, each.change), "n": len(work.test)}
+        )  # fmt: skip
+    table = pd.DataFrame(rows)
+    heads_row, drawn = (table[table["unit"] == unit] for unit in ("heads", "random heads"))
+    if drawn["k"].tolist() == heads_row["k"].tolist():  # else fewer are left than were chosen
+        table.loc[heads_row.index, "control"] = drawn["answers"].to_numpy()
+    return Located(table, donor, info.name)
+
+
+@dataclass(frozen=True)
+class _Tried:
+    unit: Unit
+    layer: int
+    change: _Change
+    score: float = math.nan
+    head: int = -1
+    k: int = 1
+
+
+def _tried(work: _Work, count: int, heads: int, seed: int, progress: Progress) -> list[_Tried]:
+    """Every block's units, the `heads` heads that the gradient names, and as many random ones."""
+    slopes, moves = work.learn(progress)
+    layers = range(work.n_layers)
+    predicted = {point: slopes[point] * moves[point] for point in work.points}
+    tried = [
+        _Tried(site, layer, {(site, layer): _donors}, float(predicted[site, layer].sum(1).mean()))
+        for site in _WHOLE
+        for layer in layers
+    ]
+    by_head = torch.stack([
+        predicted["heads", layer].unflatten(1, (count, -1)).sum(2).mean(0) for layer in layers
+    ])  # fmt: skip
+    wanted = -by_head if work.donor == "reasoning" else by_head
+    chosen = [
+        divmod(int(place), count) for place in wanted.flatten().argsort(descending=True)[:heads]
+    ]
+    size = moves["heads", 0].shape[1] // count
+    tried += [
+        _Tried("head", layer, _of_heads([(layer, head)], size), float(by_head[layer, head]), head)
+        for layer, head in chosen
+    ]
+    drawn = _as_many(chosen, len(layers), count, seed)
+    tried.append(_Tried("heads", -1, _of_heads(chosen, size), k=len(chosen)))
+    if drawn:
+        tried.append(_Tried("random heads", -1, _of_heads(drawn, size), k=len(drawn)))
+    generator = torch.Generator().manual_seed(seed)
+    for layer in layers:
+        move, slope = moves["residual", layer], slopes["residual", layer]
+        along = move.mean(dim=0)
+        along = along / along.norm().clamp(min=1e-12)
+        other = torch.randn(along.shape, generator=generator)
+        step: _Change = {("residual", layer): _Direction(along, other / other.norm())}
+        tried.append(
+            _Tried("direction", layer, step, float(((slope @ along) * (move @ along)).mean()))
+        )
+    return tried
+
+
+def _control(work: _Work, change: _Change) -> float:
+    """The flips of a move as far along a random direction; NaN for what isn't a direction."""
+    moved = {at: rule.elsewhere() for at, rule in change.items() if isinstance(rule, _Direction)}
+    return float(work.measure(moved)[1].float().mean()) if moved else math.nan
+
+
+def _donors(own: Tensor, donor: Tensor) -> Tensor:
+    return donor
+
+
+@dataclass(frozen=True)
+class _Direction:
+    """Move along `along` to the donor's coordinate; `elsewhere`: as far, along `control`."""
+
+    along: Float[Tensor, " unit"]
+    control: Float[Tensor, " unit"]
+    controlled: bool = False
+
+    def elsewhere(self) -> _Direction:
+        return _Direction(self.along, self.control, controlled=True)
+
+    def __call__(self, own: Tensor, donor: Tensor) -> Tensor:
+        step = (donor - own) @ self.along.to(own)
+        return own + step[:, None] * (self.control if self.controlled else self.along).to(own)
+
+
+@dataclass(frozen=True)
+class _Heads:
+    """The donor's values at these places of all heads' values, side by side."""
+
+    places: Tensor
+
+    def __call__(self, own: Tensor, donor: Tensor) -> Tensor:
+        changed = own.clone()
+        changed[:, self.places] = donor[:, self.places]
+        return changed
+
+
+def _of_heads(chosen: Sequence[tuple[int, int]], size: int) -> _Change:
+    found: dict[Point, _Rule] = {}
+    for layer in sorted({layer for layer, _ in chosen}):
+        heads = [head for own, head in chosen if own == layer]
+        places = torch.cat([torch.arange(head * size, (head + 1) * size) for head in heads])
+        found["heads", layer] = _Heads(places)
+    return found
+
+
+def _as_many(
+    chosen: Sequence[tuple[int, int]], layers: int, count: int, seed: int
+) -> list[tuple[int, int]]:
+    """As many other heads in each layer; of a layer where too few are left, all of those."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = []
+    for layer in range(layers):
+        own = {head for at, head in chosen if at == layer}
+        left = [h for h in torch.randperm(count, generator=generator).tolist() if h not in own]
+        drawn += [(layer, head) for head in left[: len(own)]]
+    return drawn
+
+
+class _Work:
+    """Reads and patches the two sets of pairs."""
+
+    def __init__(
+        self, model: Any, train: EncodedPairs, test: EncodedPairs, donor: Side, batch_size: int
+    ):
+        self.model, self.train, self.test, self.donor = model, train, test, donor
+        self.batch_size = batch_size
+        self.recipient: Side = recipient_of(donor)
+        self.groups = [pair.group for pair in test.pairs]
+        self.n_layers = inspect_model(model).n_layers
+        sites: tuple[Site, ...] = (*_WHOLE, "heads")
+        self.points: list[Point] = [(site, at) for site in sites for at in range(self.n_layers)]
+        self.given = self._read(test, donor)
+
+    def _read(self, pairs: EncodedPairs, side: Side) -> dict[Point, Float[Tensor, "pair unit"]]:
+        found: dict[Point, Tensor] = {}
+        for rows, ids in by_length(pairs.ids(side), self.batch_size):
+            for point, values in read_sites(self.model, ids, self.points).items():
+                found.setdefault(point, torch.empty(len(pairs), values.shape[1]))[rows] = values
+        return found
+
+    def learn(self, progress: Progress = None) -> tuple[dict[Point, Tensor], dict[Point, Tensor]]:
+        """(dL/d value, donor's value minus recipient's) on the training pairs, [pair unit] each."""
+        other = self._read(self.train, self.donor)
+        moves = {point: torch.empty_like(values) for point, values in other.items()}
+        slopes = {point: torch.empty_like(values) for point, values in other.items()}
+        batches = list(by_length(self.train.ids(self.recipient), self.batch_size))
+        label = "gradients of sites"
+        for rows, ids in progress(batches, description=label) if progress else batches:
+            answers = {
+                "memorized": self.train.memorized[rows],
+                "reasoned": self.train.reasoned[rows],
+            }
+            metric = partial(logit_difference, **answers)
+            own, found = site_slopes(self.model, ids, self.points, metric)
+            for point in self.points:
+                moves[point][rows] = other[point][rows] - own[point]
+                slopes[point][rows] = found[point]
+        return slopes, moves
+
+    def measure(self, change: _Change) -> tuple[Float[Tensor, " pair"], Bool[Tensor, " pair"]]:
+        """(change of L, whether the donor's answer is now top-1) on each held-out pair."""
+        wanted = self.test.reasoned if self.donor == "reasoning" else self.test.memorized
+        after = torch.empty(len(self.test))
+        top = torch.empty(len(self.test), dtype=torch.long)
+        for rows, ids in by_length(self.test.ids(self.recipient), 2 * self.batch_size):
+            done = {
+                point: lambda own, rule=rule, donor=self.given[point][rows]: rule(
+                    own, donor.to(own)
+                )
+                for point, rule in change.items()
+            }
+            with torch.no_grad():
+                logits = change_sites(self.model, ids, done).float().cpu()
+            after[rows] = logit_difference(
+                logits, self.test.memorized[rows], self.test.reasoned[rows]
+            )
+            top[rows] = logits.argmax(-1)
+        return after - self.test.behaviour(self.recipient).logit_difference, top == wanted

@@ -1,0 +1,203 @@
+"""Which scores could be chance, and which would come out again: statistics over groups of pairs.
+
+A score that is a mean over pairs (gradient, RelP, exact, contrast, ...) is a mean of group means, and
+pairs of one group (one country, one sum) are not independent. So groups are what is resampled:
+
+    p      sign-flip: under "no effect" a group's score is as likely to have either sign; how often a
+           random choice of signs gives a mean at least as far from 0 (all choices where they are few)
+    q      p under false-discovery control (Benjamini and Hochberg, by scipy)
+    low, high   percentile bootstrap of the mean over groups, 95 %
+    kept   in which share of the bootstrap's resamples the neuron is among the top k
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from scipy import stats
+from torch import Tensor
+
+from neurotrace.core.errors import InputError
+from neurotrace.core.pairs import PromptPair
+from neurotrace.core.scores import Direction, Scores
+from neurotrace.interventions.intervention import Kind, parse_kind
+from neurotrace.interventions.targets import direction_of
+from neurotrace.models.activations import moments
+from neurotrace.models.encoding import EncodedPairs, Progress, Side, encode
+
+Ranker = Callable[..., Scores]
+By = Literal["group", "template", "family"]
+_AT_ONCE = 2**25  # numbers of one product that are held
+
+
+@dataclass(frozen=True)
+class GroupScores:
+    """A ranker's scores on each group of pairs alone; made by `group_scores`."""
+
+    scores: Scores  # on all pairs: the mean of the groups', weighted by size
+    value: Float[Tensor, "group neuron"]  # neurons flattened, layer by layer
+    sizes: Float[Tensor, " group"]  # pairs
+
+    def means(self, weights: Float[Tensor, "draw group"]) -> Float[Tensor, "draw neuron"]:
+        """The scores if group g counted weights[g] times (a negative one: with its sign flipped)."""
+        total = (weights.abs() * self.sizes).sum(dim=1, keepdim=True)
+        return (weights * self.sizes) @ self.value / total
+
+    def resampled(self, draws: int, *, seed: int) -> Float[Tensor, "draw group"]:
+        """Bootstrap weights: how often each group is drawn, groups with replacement."""
+        generator = torch.Generator().manual_seed(seed)
+        count = len(self.sizes)
+        drawn = torch.randint(count, (draws, count), generator=generator)
+        return torch.nn.functional.one_hot(drawn, count).sum(dim=1).float()
+
+    def tops(
+        self, weights: Float[Tensor, "draw group"], k: int, *, direction: Direction
+    ) -> list[set[int]]:
+        """For each draw the places of the k neurons that push hardest in `direction`."""
+        found: list[set[int]] = []
+        step = max(1, _AT_ONCE // self.value.shape[1])
+        for some in weights.split(step):
+            means = self.means(some)
+            sign = -1.0 if direction == "to_reasoning" else 1.0
+            strength = sign * means if self.scores.signed else means.abs()
+            strength = strength.nan_to_num(nan=-torch.inf)
+            order = torch.sort(strength, dim=1, descending=True, stable=True).indices[:, :k]
+            found += [set(row) for row in order.tolist()]
+        return found
+
+
+def group_scores(
+    ranker: Ranker,
+    model: Any,
+    pairs: Sequence[PromptPair] | EncodedPairs,
+    *,
+    donor: Side = "reasoning",
+    intervention: Kind = "patch",
+    by: By = "group",
+    budget_gb: float = 4.0,
+    progress: Progress = None,
+) -> GroupScores:
+    """Rank on each group of pairs alone.
+
+    Args:
+        ranker: one whose score is a mean over pairs (`nt.gradient`, `nt.relp`, `nt.exact`, ...).
+        by: what makes a group: the pairs' `group`, `template` or `family`.
+
+    Raises:
+        InputError: fewer than two groups; a ranker that is no mean over pairs (Pearson, masks,
+            random); more numbers than `budget_gb` holds.
+    """
+    if by not in ("group", "template", "family"):
+        raise InputError(f"by={by!r}: wanted 'group', 'template' or 'family'")
+    encoded = encode(model, pairs)
+    rows: dict[str, list[int]] = {}
+    for row, pair in enumerate(encoded.pairs):
+        rows.setdefault(getattr(pair, by), []).append(row)
+    if len(rows) < 2:
+        raise InputError(f"all pairs are of one {by}: two or more are needed to resample them")
+    options: dict[str, Any] = {"donor": donor, "intervention": intervention}
+    takes = inspect.signature(ranker).parameters
+    if "reference" in takes and parse_kind(intervention)[0] in ("set", "mean", "shift"):
+        options["reference"] = moments(model, encoded, progress=progress)  # of all pairs, for each
+    named = list(rows.values())
+    work = progress(named, description="ranking by groups") if progress else named
+    parts: list[Scores] = []
+    for places in work:
+        parts.append(ranker(model, encoded.at(places), **options))
+        size = len(rows) * parts[0].n_neurons * 4 / 2**30
+        if size > budget_gb:
+            raise InputError(
+                f"scores of {len(rows)} groups take {size:.1f} GiB, budget_gb is {budget_gb:g}: "
+                "pass fewer pairs, or raise it"
+            )
+        if len(parts) == 2:
+            _refuse_no_mean(ranker, model, encoded, named[:2], parts, options)
+    sizes = torch.tensor([float(len(places)) for places in named])
+    value = torch.stack([part.value.flatten() for part in parts])
+    mean = (sizes[:, None] * value).sum(dim=0) / sizes.sum()
+    first = parts[0]
+    record = dict(first.provenance) | {
+        "pairs": len(encoded), "families": sorted({pair.family for pair in encoded.pairs}),
+        "groups": len(rows), "by": by,
+    }  # fmt: skip
+    scores = replace(first, value=mean.view_as(first.value), columns={}, provenance=record)
+    return GroupScores(scores, value, sizes)
+
+
+def assess(
+    grouped: GroupScores, *, k: int, resamples: int = 1000, flips: int = 9999, seed: int = 0
+) -> Scores:
+    """The scores with the columns `low, high, p, q, kept, n`; see the module's docstring.
+
+    The provenance says how stable the top k is: `jaccard`, the mean overlap of the top k of a
+    resample with the top k of all pairs, as Jaccard's index.
+
+    Args:
+        k: how many neurons a choice would take.
+    """
+    scores = grouped.scores
+    measured = ~scores.value.flatten().isnan()
+    if not 1 <= k <= int(measured.sum()):
+        raise InputError(f"k={k}: wanted 1 to {int(measured.sum())}, the neurons with a score")
+    direction: Direction = direction_of(scores.provenance["donor"])
+    boot = grouped.resampled(resamples, seed=seed)
+    full = set(grouped.tops(torch.ones(1, len(grouped.sizes)), k, direction=direction)[0])
+    kept = torch.zeros(scores.n_neurons)
+    overlap = 0.0
+    for top in grouped.tops(boot, k, direction=direction):
+        kept[list(top)] += 1
+        overlap += len(top & full) / len(top | full)
+    columns = torch.full((6, scores.n_neurons), torch.nan)
+    columns[4] = kept / resamples
+    columns[5] = grouped.sizes.sum()
+    signs = _signs(len(grouped.sizes), flips, seed)
+    step = max(1, _AT_ONCE // max(resamples, len(signs)))
+    for places in measured.nonzero()[:, 0].split(step):
+        part = replace(grouped, value=grouped.value[:, places])
+        ends = part.means(boot).quantile(torch.tensor([0.025, 0.975]), dim=0)
+        own = scores.value.flatten()[places].abs()
+        far = part.means(signs).abs() >= own * (1 - 1e-5)
+        columns[:2, places] = ends
+        columns[2, places] = far.float().mean(dim=0)
+    p = columns[2, measured].double().clamp(max=1.0)
+    columns[3, measured] = torch.from_numpy(stats.false_discovery_control(p.numpy())).float()
+    columns[:, ~measured] = torch.nan
+    names = ("low", "high", "p", "q", "kept", "n")
+    shaped = (column.view_as(scores.value) for column in columns)
+    record = dict(scores.provenance) | {
+        "k": k, "jaccard": round(overlap / resamples, 4), "resamples": resamples, "sign_flips": len(signs),
+    }  # fmt: skip
+    return replace(scores, columns=dict(zip(names, shaped, strict=True)), provenance=record)
+
+
+def _signs(groups: int, flips: int, seed: int) -> Float[Tensor, "draw group"]:
+    """Signs for each group, the observed ones (all +) first; every choice once where they are few."""
+    if 2**groups <= flips + 1:
+        every = torch.arange(2**groups)[:, None] >> torch.arange(groups) & 1
+        return 1.0 - 2.0 * every
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(2, (flips, groups), generator=generator)
+    return torch.cat([torch.ones(1, groups), 1.0 - 2.0 * drawn])
+
+
+def _refuse_no_mean(
+    ranker: Ranker, model: Any, encoded: EncodedPairs, rows: list[list[int]], parts: list[Scores],
+    options: dict[str, Any],
+) -> None:  # fmt: skip
+    """On two groups together the scores must be the mean of those on each."""
+    together = ranker(model, encoded.at([*rows[0], *rows[1]]), **options).value
+    size = [len(places) for places in rows]
+    mean = (parts[0].value * size[0] + parts[1].value * size[1]) / sum(size)
+    measured = ~together.isnan()
+    off = (together - mean)[measured].abs().max() if measured.any() else torch.tensor(0.0)
+    same = torch.equal(parts[0].value.nan_to_num(), parts[1].value.nan_to_num())
+    if not off <= 1e-3 * together[measured].abs().max() or same:
+        raise InputError(
+            f"{parts[0].method} is not a mean over pairs: its groups can't be resampled; rank by "
+            "gradient, two_ended, relp, integrated, direct, log_increase, exact or contrast"
+        )

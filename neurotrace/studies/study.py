@@ -1,0 +1,264 @@
+"""The main job: from a model and pairs to neurons, flips on held-out pairs, and a verdict.
+
+For each family of pairs and each direction, in folds that leave out groups (and templates):
+
+1. rank neurons on the training pairs, for the very intervention that will be applied;
+2. choose intervention and number of neurons on the training pairs (`selection.choose`);
+3. prove it on the held-out pairs, beside controls and damage (`proof.py`).
+
+Verdict, stated in advance: "a small set decides" where the chosen rows flip at least 90 % of answers
+both ways with at most 1 % of the neurons, and none of the first four controls flips more than 5 %.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any
+
+from neurotrace.core.display import Shown, Table, View, rate, spoken
+from neurotrace.core.errors import InputError
+from neurotrace.core.pairs import PromptPair, fold_pairs
+from neurotrace.core.scores import DIRECTIONS, Direction, Scores
+from neurotrace.interventions.damage import neutral_ids
+from neurotrace.interventions.effects import Effects
+from neurotrace.interventions.intervention import Kind, parse_kind
+from neurotrace.models.encoding import EncodedPairs, Progress, Side, encode
+from neurotrace.models.hooks import ModelInfo, inspect_model
+from neurotrace.rankers import exact
+from neurotrace.studies.held_out import Example, Flip, Proof, RowFold
+from neurotrace.studies.selection import METHODS, Evidence, default_ks, gather, rank
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DEFAULT_METHODS = ("gradient", "two_ended")
+DEFAULT_KINDS: tuple[Kind, ...] = (
+    "patch", "set", "zero", "mean", "shift", "scale",
+    "steer:0.7", "steer:0.85", "steer", "steer:1.5",
+)  # fmt: skip
+_ELSEWHERE = 64  # pairs of the other families, at most, that a family's damage is measured on
+VERDICT = {"answers": 0.90, "fraction": 0.01, "control_answers": 0.05}
+
+
+@dataclass(frozen=True)
+class Study(Shown):
+    """Everything that the main job found; `save_run` writes it to a folder."""
+
+    model: ModelInfo
+    encoded: EncodedPairs
+    read: int
+    split: str
+    folds: int
+    seed: int
+    scores: dict[tuple[str, str, Direction], Scores]  # (family, method, direction), all kept pairs
+    effects: Effects  # held-out rows, with `fold` and `chosen` beside the usual columns
+    flips: tuple[Flip, ...]
+    estimates: tuple[
+        tuple[str, Direction, Scores, Scores], ...
+    ]  # family, direction, estimate, exact
+    smallest_train: int
+    examples: tuple[Example, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def families(self) -> list[str]:
+        return list(dict.fromkeys(pair.family for pair in self.encoded.pairs))
+
+    def selected(self) -> list[Flip]:
+        """The one row for each family and direction that was chosen on training pairs."""
+        return [flip for flip in self.flips if flip.selected]
+
+    def verdicts(self) -> dict[str, bool]:
+        """Family -> whether a small set of neurons decides, by the rule stated in the module."""
+        found = {}
+        for family in self.families:
+            own = [flip for flip in self.selected() if flip.family == family]
+            found[family] = len(own) == len(DIRECTIONS) and all(
+                flip.answers >= VERDICT["answers"]
+                and flip.fraction <= VERDICT["fraction"]
+                and (flip.control_answers or 0.0) <= VERDICT["control_answers"]
+                for flip in own
+            )
+        return found
+
+    def to_frame(self) -> pd.DataFrame:
+        """The flips: a row for each (family, method, direction, intervention, k) that was tried."""
+        import pandas as pd
+
+        return pd.DataFrame([flip.__dict__ for flip in self.flips])
+
+    def _view(self) -> View:
+        decided = [
+            f"{family}: "
+            + ("a small set of neurons decides" if yes else "no small set that decides")
+            for family, yes in self.verdicts().items()
+        ]
+        columns = ("family", "direction", "chosen", "k", "flipped", "95 %", "controls", "damage")
+        rows = [
+            (flip.family, spoken(flip.direction), f"{flip.method}, {flip.intervention}",
+             flip.k, rate(flip.answers), f"{flip.answers_ci[0]:.0%}–{flip.answers_ci[1]:.0%}",
+             f"≤ {flip.control_answers:.1%}",
+             None if flip.damage_kl is None else f"{flip.damage_kl:.3f}")
+            for flip in self.selected()
+        ]  # fmt: skip
+        return View(
+            f"A study of {len(self.encoded)} pairs on {self.model.name} "
+            f"({self.model.n_neurons:,} neurons), each held out once. {'; '.join(decided)}.",
+            (Table(columns, rows, "Held-out answers flipped by what training pairs chose"),),
+            "Every intervention: .to_frame(); pair by pair: .effects; the page: nt.save_run(study, ...).",
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"Study({self.model.name}: {len(self.encoded)} pairs, {len(self.flips)} interventions)"
+        )
+
+
+def study(
+    model: Any,
+    pairs: Sequence[PromptPair] | EncodedPairs,
+    *,
+    methods: Sequence[str] = DEFAULT_METHODS,
+    interventions: Sequence[Kind] = DEFAULT_KINDS,
+    ks: Sequence[int] | None = None,
+    split: str = "group",
+    folds: int = 5,
+    seed: int = 0,
+    neutral: Sequence[str] = (),
+    tried_on: int = 32,
+    exact_neurons: int = 100,
+    exact_pairs: int = 4,
+    progress: Progress = None,
+) -> Study:
+    """Find the neurons that flip the model's answers, and measure on held-out pairs that they do.
+
+    Args:
+        methods: rankers to try, names from `selection.METHODS`.
+        interventions: kinds to try, in order of preference where they tie.
+        ks: numbers of neurons to try; default: four sizes up to 1 % of the neurons, at most 64.
+        split: ``"group"``, or ``"group+template"`` for unseen groups *and* unseen templates.
+        neutral: texts on which damage (KL) is measured.
+        tried_on: training pairs, at most, on which candidates are compared.
+        exact_neurons: per direction, how many get their exact effect beside the estimate; 0: none.
+
+    Raises:
+        InputError: unknown names, k larger than the model, no pair that behaves, too few groups.
+    """
+    info = inspect_model(model)
+    ks = tuple(sorted(set(ks))) if ks else default_ks(info.n_neurons)
+    _check(methods, interventions, ks, info)
+    read = len(pairs.pairs) + len(pairs.dropped) if isinstance(pairs, EncodedPairs) else len(pairs)
+    encoded = encode(model, pairs, progress=progress)
+    families = list(dict.fromkeys(pair.family for pair in encoded.pairs))
+    flips: list[Flip] = []
+    tables = []
+    scores: dict[tuple[str, str, Direction], Scores] = {}
+    estimates = []
+    examples: list[Example] = []
+    neutral_ids(model, neutral)  # before any work: what can't be read would stop it half-way,
+    split_up = {}  # and so would a family that can't be split
+    for family in families:
+        own = encoded.at([r for r, pair in enumerate(encoded.pairs) if pair.family == family])
+        split_up[family] = own, _folds(own, split, folds, seed)
+    smallest = min(len(part.train) for _, parts in split_up.values() for part in parts)
+    for family, (own, parts) in split_up.items():
+        others = encoded.at(_elsewhere(encoded, family, seed))
+        evidence = gather(model, own, progress=progress)
+        everything = range(len(own))
+        for direction in DIRECTIONS:
+            for method in methods:
+                scores[family, method, direction] = rank(
+                    model, own, evidence, everything, method=method, kind=interventions[0],
+                    direction=direction,
+                )  # fmt: skip
+            tables += (job := Proof(
+                model, own, others, evidence, direction, methods, interventions, ks,
+                neutral, tried_on, seed, progress,
+            )).run(parts)  # fmt: skip
+            flips += job.flips(info, family, split)
+            examples += job.examples
+            if exact_neurons and "gradient" in methods:
+                estimates.append(
+                    (family, direction, *_estimates(model, own, evidence, direction,
+                                                    exact_neurons, exact_pairs, progress))
+                )  # fmt: skip
+    return Study(
+        info, encoded, read, split, folds, seed, scores, _join(tables), tuple(flips),
+        tuple(estimates), smallest, tuple(examples),
+        {"methods": list(methods), "interventions": list(interventions), "ks": list(ks),
+         "neutral_texts": len(neutral), "tried_on": tried_on},
+    )  # fmt: skip
+
+
+def _estimates(
+    model: Any,
+    own: EncodedPairs,
+    evidence: Evidence,
+    direction: Direction,
+    count: int,
+    n_pairs: int,
+    progress: Progress,
+) -> tuple[Scores, Scores]:
+    """Gradient and exact effect of a donor patch, on the same few pairs and neurons."""
+    rows = list(range(0, len(own), max(1, len(own) // n_pairs)))[:n_pairs]
+    estimate = rank(
+        model, own, evidence, rows, method="gradient", kind="patch", direction=direction
+    )
+    both = [d for d in DIRECTIONS]
+    neurons = [
+        n for d in both for n in estimate.top(min(count, estimate.n_neurons // 2), direction=d)
+    ]
+    donor: Side = "reasoning" if direction == "to_reasoning" else "memorization"
+    truth = exact(
+        model, own.at(rows), donor=donor, intervention="patch", neurons=neurons, progress=progress
+    )
+    return estimate, truth
+
+
+def _elsewhere(encoded: EncodedPairs, family: str, seed: int) -> list[int]:
+    """Rows of other families' pairs, drawn so that each family has as many where it can."""
+    rows: dict[str, list[int]] = {}
+    for row, pair in enumerate(encoded.pairs):
+        rows.setdefault(pair.family, []).append(row)
+    others = [rows[name] for name in rows if name != family]
+    for of_one in others:
+        random.Random(seed).shuffle(of_one)
+    dealt = [row for layer in zip_longest(*others) for row in layer if row is not None]
+    return sorted(dealt[:_ELSEWHERE])
+
+
+def _folds(own: EncodedPairs, split: str, folds: int, seed: int) -> list[RowFold]:
+    place = {pair.id: row for row, pair in enumerate(own.pairs)}
+    groups = len({pair.group for pair in own.pairs})
+    made = fold_pairs(own.pairs, split=split, folds=max(2, min(folds, groups)), seed=seed)
+    return [
+        RowFold(number, [place[p.id] for p in fold.train], [place[p.id] for p in fold.test])
+        for number, fold in enumerate(made)
+    ]
+
+
+def _join(frames: Sequence[Any]) -> Effects:
+    import pandas as pd
+    import pyarrow as pa
+
+    return Effects(pa.Table.from_pandas(pd.concat(frames, ignore_index=True), preserve_index=False))
+
+
+def _check(
+    methods: Sequence[str], kinds: Sequence[str], ks: Sequence[int], info: ModelInfo
+) -> None:
+    for method in methods:
+        if method not in METHODS:
+            raise InputError(f"method {method!r}: wanted one of {', '.join(METHODS)}")
+    for kind in kinds:
+        parse_kind(kind)
+    if not methods or not kinds:
+        raise InputError("wanted at least one method and one intervention")
+    if min(ks) < 1 or max(ks) > info.n_neurons // 2:
+        wrong = next(k for k in ks if k < 1 or k > info.n_neurons // 2)
+        raise InputError(
+            f"k={wrong}: wanted 1 to {info.n_neurons // 2}, half of the model's neurons"
+        )
