@@ -23,10 +23,11 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 import neurotrace as nt
 from neurotrace import rankers
 from neurotrace.core.errors import InputError
-from neurotrace.core.scores import DIRECTIONS
+from neurotrace.core.sides import DIRECTIONS, SIDES
 from neurotrace.engine.parts import find_parts, hooked
-from neurotrace.interventions.intervention import KINDS, make, random_signs
-from neurotrace.models.encoding import SIDES, encode
+from neurotrace.interventions.controls import random_signs
+from neurotrace.interventions.intervention import KINDS, make
+from neurotrace.models.encoding import encode
 from neurotrace.models.engines import engine_of
 from neurotrace.models.hooks import forward, inspect_model, twin
 
@@ -192,7 +193,7 @@ by TransformerLens {version} with transformers {transformers}. *works* means: th
 at load and the logits are transformers' own; `collect` gives what transformers' down projections receive;
 every ranker ranks; the gradient predicts a small patch that is then done; every intervention, slope and
 exact effect is the same by the suffix engine as by full passes with hooks. *path* is the engine's way
-(`suffix.py`): shared and frozen are the fast ones; naive and none are full passes. *bf16*: the same model
+(`neurotrace/engine`): shared and frozen are fast; naive and none are full passes. *bf16*: the same model
 in bfloat16 passes the self-check, and its gradient scores correlate with those in float32 by over 0.95.
 
 `tests/test_families.py` does all of it again and requires this very page;

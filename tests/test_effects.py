@@ -10,7 +10,8 @@ from planted import PLANTED
 
 import neurotrace as nt
 from neurotrace.core.errors import InputError
-from neurotrace.interventions.intervention import make, on_others, random_signs, same_shift
+from neurotrace.interventions.controls import on_others, random_signs, same_shift
+from neurotrace.interventions.intervention import make
 from neurotrace.models.encoding import encode
 
 PAIR_OF_KIND = {"to_reasoning": "reasoning", "to_memorization": "memorization"}

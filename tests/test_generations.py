@@ -16,7 +16,7 @@ from planted import word_tokenizer
 import neurotrace as nt
 from neurotrace import rankers
 from neurotrace.core.errors import InputError
-from neurotrace.core.scores import DIRECTIONS
+from neurotrace.core.sides import DIRECTIONS
 from neurotrace.interventions.intervention import KINDS, make
 from neurotrace.models.encoding import encode
 from neurotrace.models.hooks import tokenizer_of, twin

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from neurotrace.core.errors import InputError
 from neurotrace.core.neurons import Neuron
-from neurotrace.core.scores import DIRECTIONS, Scores
+from neurotrace.core.scores import Scores
+from neurotrace.core.sides import DIRECTIONS
 
 
 def some(seed: int = 0, layers: int = 3, width: int = 40) -> Scores:

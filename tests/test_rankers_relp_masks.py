@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
 import neurotrace as nt
 from neurotrace.core.errors import InputError
-from neurotrace.engine import engine as suffix
+from neurotrace.engine import proof
 from neurotrace.engine.relp import linearised
 from neurotrace.engine.slopes import slopes
 from neurotrace.models.hooks import twin
@@ -43,7 +43,7 @@ def test_relp_is_the_gradient_and_exact_where_the_network_is_linear():
             block.attn.c_attn.bias[:64] = 0.0
             block.ln_1 = block.ln_2 = torch.nn.Identity()
         model.transformer.ln_f = torch.nn.Identity()
-    engine = suffix.engine(model)
+    engine = proof.engine(model)
     ids, plus, minus = torch.tensor([[1, 2, 3, 4]]), torch.tensor([20]), torch.tensor([30])
     plain = slopes(engine, ids, plus, minus)[1]
     with linearised(engine.parts):

@@ -13,10 +13,11 @@ import pytest
 from planted import PLANTED
 
 import neurotrace as nt
-from neurotrace.core import writing
+from neurotrace.core import files
 from neurotrace.core.errors import InputError
 from neurotrace.interventions import intervention as interventions
 from neurotrace.models.encoding import Dropped
+from neurotrace.models.identity import whose
 from neurotrace.results import run as runs
 from neurotrace.results.report import figures
 from neurotrace.studies.held_out import _kept
@@ -172,8 +173,8 @@ def test_a_failed_write_leaves_nothing_behind(study, model, tmp_path, monkeypatc
         raise OSError(errno.ENOSPC, "No space left on device")
 
     out = tmp_path / "run"
-    writing.prepare_folder(out, runs.FILES)
-    monkeypatch.setattr(writing.os, "replace", full)
+    files.prepare_folder(out, runs.FILES)
+    monkeypatch.setattr(files.os, "replace", full)
     with pytest.raises(InputError, match="No space left"):
         runs.save_run(study, out, model=model, probes=["planted"])
     assert os.listdir(out) == []
@@ -234,8 +235,8 @@ def test_detectors_show_where_a_run_has_them(study, model, tmp_path):
         "auroc": 0.75, "auroc_lo": 0.7, "auroc_hi": 0.8, "accuracy": float("nan"), "ece": 0.05, "n": 40,
     }  # fmt: skip
     rows = [row, row | {"view": "neurons", "train_family": "others", "test_family": "<b>a"}]
-    path, about = tmp_path / "detectors.parquet", runs.whose(model)
-    path.write_bytes(writing.noted(pd.DataFrame(rows), about | {"command": "neurotrace detect"}))
+    path, about = tmp_path / "detectors.parquet", whose(model)
+    path.write_bytes(files.noted(pd.DataFrame(rows), about | {"command": "neurotrace detect"}))
     page = nt.write_report(nt.load_run(tmp_path))
     assert 'id="detectors"' in page
     section = page[page.index('id="detectors"') : page.index("Every intervention")]
@@ -249,7 +250,7 @@ def test_detectors_show_where_a_run_has_them(study, model, tmp_path):
         (about | {"model": "x", "weights_sha256": "0"}, "is of x, the run is of planted"),
         ({}, "is of an unknown model"),
     ):
-        path.write_bytes(writing.noted(pd.DataFrame(rows), note))
+        path.write_bytes(files.noted(pd.DataFrame(rows), note))
         page = nt.write_report(nt.load_run(tmp_path))
         assert 'id="detectors"' not in page
         assert reason in page

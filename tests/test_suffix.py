@@ -12,7 +12,7 @@ import torch
 from families import DEPTH, FAMILIES, VOCABULARY, build
 from torch import nn
 
-from neurotrace.engine import engine as suffix
+from neurotrace.engine import proof
 from neurotrace.engine.engine import Edit
 from neurotrace.engine.modules import bf16_missing
 from neurotrace.engine.parts import find_parts
@@ -66,7 +66,7 @@ def engines():
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 model = build(name)
-                made[name] = (model, suffix.engine(model))
+                made[name] = (model, proof.engine(model))
             assert (FAMILIES[name].path == "shared") == (
                 not any("suffix engine" in str(w.message) for w in caught)
             )
@@ -145,7 +145,7 @@ def test_an_exception_leaves_the_model_as_it_was(path):
     model = build("llama")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        engine = suffix.engine(model, path=path)
+        engine = proof.engine(model, path=path)
     assert engine.path == path
     ids, before = prompt(), state(model)
     logits = model(ids[None]).logits
@@ -180,7 +180,7 @@ def test_each_path_gives_the_same(engines):
     run = engine.clean(prompt())
     expected = engine.logits(engine.sets(run, several()))
     for path in ("frozen", "naive"):
-        other = suffix.engine(model, path=path)
+        other = proof.engine(model, path=path)
         got = other.logits(other.sets(other.clean(prompt()), several()))
         assert (got - expected).abs().max() < 1e-4
 
@@ -197,14 +197,14 @@ def test_batch_size_changes_nothing(engines):
     run = engine.clean(torch.stack([prompt(1), prompt(2), prompt(3)]))
     index, values = torch.arange(11), torch.full((11,), 2.0)
     whole = engine.single(run, 1, index, values)
-    small = suffix.engine(model, batch_size=7)
+    small = proof.engine(model, batch_size=7)
     parts = small.single(small.clean(run.ids), 1, index, values)
     assert (whole - parts).abs().max() < 1e-5
 
 
 def test_running_out_of_memory_halves_the_batch_and_loses_nothing(engines):
     model, _ = engines("llama")
-    engine = suffix.engine(model, batch_size=64)
+    engine = proof.engine(model, batch_size=64)
     run = engine.clean(prompt())
     expected = engine.single(run, 0, torch.arange(60), torch.zeros(60))
     inner, seen = engine._widened, []
@@ -241,13 +241,13 @@ def test_logits_are_the_models(engines):
 def test_what_is_wrong_is_named():
     model = build("llama")
     with pytest.raises(ValueError, match="training mode"):
-        suffix.engine(model.train())
+        proof.engine(model.train())
     model.eval()
     with torch.no_grad():
         model.model.layers[2].mlp.up_proj.weight[3, 5] = float("nan")
     with pytest.raises(ValueError, match="NaN"):
-        suffix.engine(model)
-    engine = suffix.engine(build("llama"))
+        proof.engine(model)
+    engine = proof.engine(build("llama"))
     with pytest.raises(ValueError, match="position"):
         engine.clean(prompt(), [LENGTH])
     with pytest.raises(ValueError, match="twice"):
@@ -255,7 +255,7 @@ def test_what_is_wrong_is_named():
     with pytest.raises(ValueError, match="3 edits for 2 prompts"):
         engine.sets(engine.clean(torch.stack([prompt(1), prompt(2)])), several(3))
     with pytest.raises(ValueError, match="mixture of experts"):
-        suffix.engine(build("mixtral"))
+        proof.engine(build("mixtral"))
 
 
 def test_a_way_that_is_wrong_is_disproved_and_named(monkeypatch):
@@ -269,7 +269,7 @@ def test_a_way_that_is_wrong_is_disproved_and_named(monkeypatch):
 
     monkeypatch.setattr(suffix_attention, "shared_prefix_attention", forgets_the_prefix)
     with pytest.warns(UserWarning, match="frozen, not shared: .* logits off"):
-        engine = suffix.engine(build("llama"))
+        engine = proof.engine(build("llama"))
     assert engine.path == "frozen"
     monkeypatch.setattr(suffix_attention, "shared_prefix_attention", right)
 
@@ -284,7 +284,7 @@ def test_a_one_token_prompt(engines):
 def test_a_model_in_bf16_has_its_own_tolerance():
     """bf16 rounds each of two ways by itself: they agree within 0.1 of the effect + 0.25 logits."""
     model = build("llama").to(torch.bfloat16)
-    engine = suffix.engine(model)
+    engine = proof.engine(model)
     assert engine.path == "shared"
     run = engine.clean(prompt())
     index, values = torch.arange(8), torch.full((8,), 6.0)
@@ -303,7 +303,7 @@ def test_fast_is_within_two_percent_of_exact(name, positions, engines):
     model, exact = engines(name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        fast = suffix.engine(model, precision="fast")
+        fast = proof.engine(model, precision="fast")
     assert (exact.precision, fast.precision) == ("exact", "fast")
     two = torch.stack([prompt(1), prompt(2)])
     run, quick = exact.clean(two, positions), fast.clean(two, positions)
@@ -319,5 +319,5 @@ def test_fast_is_within_two_percent_of_exact(name, positions, engines):
 
 def test_fast_says_where_it_cannot_be():
     with pytest.warns(UserWarning, match="exact, not fast"):
-        engine = suffix.engine(build("llama").double(), precision="fast")
+        engine = proof.engine(build("llama").double(), precision="fast")
     assert engine.precision == "exact"

@@ -1,6 +1,6 @@
 """Exact ablation: do the intervention to one neuron, look, and go on to the next.
 
-The judge of all estimates. A pass a neuron and pair in principle; the suffix engine (`suffix.py`)
+The judge of all estimates. A pass a neuron and pair in principle; the suffix engine (`engine`)
 recomputes only what changes, many neurons at once. Where no engine serves the model, full passes
 with hooks give the same numbers within rounding. Sets of neurons: `ablation_sets.py`; the top k
 without the whole sweep: `ablation_top.py`.
@@ -15,18 +15,20 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from neurotrace.ablation import passes
-from neurotrace.ablation.asked import places_of
 from neurotrace.ablation.group_sums import GroupSums, grouped
-from neurotrace.ablation.passes import Precision, Where
 from neurotrace.ablation.sets import SetEffects, ablate_sets, greedy_set
+from neurotrace.ablation.task import Precision, Where, places_of, prepare
 from neurotrace.core.display import Shown, View, frame_table
 from neurotrace.core.errors import InputError
 from neurotrace.core.neurons import Neuron
 from neurotrace.core.pairs import PromptPair
+from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
+from neurotrace.core.sides import Side
 from neurotrace.interventions.intervention import Kind
-from neurotrace.models.activations import Moments, Reference
-from neurotrace.models.encoding import EncodedPairs, Progress, Side
+from neurotrace.interventions.reference import Reference
+from neurotrace.models.activations import Moments
+from neurotrace.models.encoding import EncodedPairs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,7 +75,7 @@ def ablate(
     Raises:
         InputError: what was passed can't be done, or an effect is not finite; names the neuron.
     """
-    task = passes.prepare(
+    task = prepare(
         model, pairs, mode, donor, reference=reference, positions=positions, precision=precision,
         batch_size=batch_size, memory_gb=memory_gb, progress=progress,
     )  # fmt: skip
@@ -151,7 +153,7 @@ def ablation_effects(
     import numpy as np
     import pyarrow as pa
 
-    task = passes.prepare(
+    task = prepare(
         model, pairs, mode, donor, reference=reference, positions=positions, precision=precision,
         batch_size=batch_size, memory_gb=memory_gb, progress=progress,
     )  # fmt: skip

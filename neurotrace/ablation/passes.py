@@ -6,73 +6,30 @@ Neurons are *places* here: layer * d_mlp + index, in a sorted tensor.
 
 from __future__ import annotations
 
-import copy
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from neurotrace.ablation.batch import Batch, batch_for, bytes_each
+from neurotrace.ablation.batch import bytes_each
+from neurotrace.ablation.task import Task, absolute
 from neurotrace.core.errors import InputError
 from neurotrace.core.metrics import logit_difference
 from neurotrace.core.neurons import Neuron
-from neurotrace.core.pairs import PromptPair
-from neurotrace.core.scores import Direction
+from neurotrace.core.process import Progress
 from neurotrace.engine.edits import Edit, Run, affine_by_layer
-from neurotrace.interventions.intervention import Intervention, Kind, make, parse_kind
-from neurotrace.interventions.targets import Targets, direction_of, provenance, recipient_of
-from neurotrace.models.activations import Moments, Reference, moments
-from neurotrace.models.encoding import EncodedPairs, Progress, Side, encode
-from neurotrace.models.engines import engine_of
-from neurotrace.models.hooks import ModelInfo, forward, inspect_model, twin
+from neurotrace.interventions.intervention import Intervention, make, parse_kind
+from neurotrace.interventions.reference import Reference
+from neurotrace.interventions.targets import Targets, steps
+from neurotrace.models.hooks import forward
 
-Where = Literal["read", "all"] | Sequence[int]
-Precision = Literal["exact", "fast"]
 _MERGE = 128  # rows under which neighbouring layers share a pass: few rows cost what many do
 _HOOKED = 64  # rows of one hooked pass
 _SAMPLE = 4, 32  # pairs, and neurons a pair, by which `fast` is held against `exact`
-
-
-@dataclass(frozen=True)
-class Task:
-    """One kind of intervention on these pairs; made by `prepare`."""
-
-    model: Any
-    info: ModelInfo
-    encoded: EncodedPairs
-    kind: Kind
-    donor: Side
-    positions: Where
-    reference: Moments | Reference | None
-    engine: Any | None  # a copy of the shared one, so that its batch size is this task's own
-    batch: Batch
-
-    @property
-    def side(self) -> Side:
-        return recipient_of(self.donor)
-
-    @property
-    def direction(self) -> Direction:
-        return direction_of(self.donor)
-
-    @property
-    def precision(self) -> Precision:
-        return "exact" if self.engine is None else self.engine.precision
-
-    def record(self, **more: Any) -> dict[str, Any]:
-        """What was done, for a provenance."""
-        path = "hooks" if self.engine is None else self.engine.path
-        if self.engine is not None and self.positions != "read":
-            path = self.engine.early or path
-        where = self.positions if isinstance(self.positions, str) else list(self.positions)
-        return provenance(self.model, self.encoded, self.donor, self.kind) | {
-            "positions": where, "path": path, "precision": self.precision, **more,
-        }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -88,52 +45,10 @@ class Clean:
     run: Run | None
 
 
-def prepare(
-    model: Any,
-    pairs: Sequence[PromptPair] | EncodedPairs,
-    kind: Kind,
-    donor: Side,
-    *,
-    reference: Moments | Reference | None = None,
-    positions: Where = "read",
-    precision: Precision = "exact",
-    batch_size: int | Literal["auto"] = "auto",
-    memory_gb: float | None = None,
-    progress: Progress = None,
-) -> Task:
-    """Check everything that can be checked before the first pass.
-
-    Raises:
-        InputError: an unknown kind, donor, position or precision; a patch elsewhere than at the read
-            position on pairs that don't align; a batch or budget below one.
-    """
-    direction_of(donor)
-    name, _ = parse_kind(kind)
-    encoded, info = encode(model, pairs), inspect_model(model)
-    if precision not in ("exact", "fast"):
-        raise InputError(f"precision={precision!r}: wanted 'exact' or 'fast'")
-    if batch_size != "auto" and not (isinstance(batch_size, int) and batch_size >= 1):
-        raise InputError(f"batch_size={batch_size!r}: wanted 'auto' or a number of neurons a pass")
-    if memory_gb is not None and not memory_gb > 0:
-        raise InputError(f"memory_gb={memory_gb!r}: wanted a number above 0")
-    where = _checked(positions, encoded, recipient_of(donor), patching=name == "patch")
-    if name == "steer" and reference is None:
-        from neurotrace.studies.selection import reference as slopes_and_means
-
-        reference = slopes_and_means(model, encoded, progress=progress)
-    elif name == "steer" and not isinstance(reference, Reference):
-        raise InputError("steer needs slopes: pass reference=nt.reference(model, training_pairs)")
-    elif name in ("set", "mean", "shift") and reference is None:
-        reference = moments(model, encoded, progress=progress)
-    engine = _engine(model, encoded.ids(recipient_of(donor))[0], where, precision)
-    batch = batch_for(info, None if batch_size == "auto" else batch_size, memory_gb)
-    return Task(model, info, encoded, kind, donor, where, reference, engine, batch)
-
-
 def clean(task: Task, row: int) -> Clean:
     """Run the pair at `row` unchanged; its donor prompt too where the kind is a patch."""
     ids = task.encoded.ids(task.side)[row][None]
-    where = _absolute(task.positions, ids.shape[1])
+    where = absolute(task.positions, ids.shape[1])
     run, values = _values(task, ids, where)
     if run is None:
         before = task.encoded.behaviour(task.side).logit_difference[row]
@@ -143,7 +58,7 @@ def clean(task: Task, row: int) -> Clean:
     given = None
     if parse_kind(task.kind)[0] == "patch":
         other = task.encoded.ids(task.donor)[row][None]
-        given = _values(task, other, _absolute(task.positions, other.shape[1]))[1]
+        given = _values(task, other, absolute(task.positions, other.shape[1]))[1]
     return Clean(row, ids, where, values, given, float(before), run)
 
 
@@ -161,14 +76,6 @@ def changes(
         return steps(cast(Reference, task.reference), task.kind, task.direction).expand_as(values)
     means = task.reference.moments if isinstance(task.reference, Reference) else task.reference
     return Targets(task.kind, task.donor, given, means).changes(range(len(values)), values)
-
-
-def steps(reference: Reference, kind: Kind, direction: Direction) -> Float[Tensor, "layer neuron"]:
-    """`steer` of one neuron alone: the shift that is predicted to close the gap; NaN at slope 0."""
-    slope = reference.slope.mean(dim=0)
-    sign = -1.0 if direction == "to_reasoning" else 1.0
-    shift = sign * parse_kind(kind)[1] * reference.gap / slope
-    return torch.where(slope == 0, torch.nan, shift)
 
 
 def sweep(
@@ -349,45 +256,3 @@ def _values(
     with torch.no_grad():
         forward(task.model, ids, edit=keep, layers=range(task.info.n_layers))
     return None, values
-
-
-def _engine(model: Any, ids: Tensor, positions: Where, precision: Precision) -> Any | None:
-    """This task's own copy of the model's engine, proved for these positions and this precision."""
-    engine = engine_of(model)
-    if engine is None:
-        if precision == "fast":
-            warnings.warn("exact, not fast: full passes have no delta form", stacklevel=4)
-        return None
-    if precision == "fast":
-        from neurotrace.engine import engine as suffix
-
-        engine = suffix.engine(cast(Any, twin(model)), engine.path, precision="fast")
-    if positions != "read":
-        engine.clean(ids[None], _absolute(positions, len(ids)))  # proves earlier positions, once
-    return copy.copy(engine)
-
-
-def _checked(positions: Any, encoded: EncodedPairs, side: Side, *, patching: bool) -> Where:
-    if isinstance(positions, str):
-        if positions not in ("read", "all"):
-            raise InputError(f"positions={positions!r}: wanted 'read', 'all' or a list of places")
-    else:
-        shortest = min(len(ids) for ids in encoded.ids(side))
-        positions = tuple(positions)
-        if not positions or any(not -shortest <= place < shortest for place in positions):
-            raise InputError(
-                f"positions={list(positions)}: wanted places from {-shortest} (from the end) to "
-                f"{shortest - 1}, inside the shortest prompt"
-            )
-    if positions != "read" and patching and not encoded.aligned:
-        raise InputError(
-            "a patch elsewhere than at the read position needs prompts of equal length on both "
-            "sides: patch at the read position, or use 'set'"
-        )
-    return cast(Where, positions)
-
-
-def _absolute(positions: Where, length: int) -> tuple[int, ...]:
-    if isinstance(positions, str):
-        return tuple(range(length)) if positions == "all" else (length - 1,)
-    return tuple(sorted({place % length for place in positions}))

@@ -11,17 +11,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from neurotrace.ablation import passes
-from neurotrace.ablation.asked import check_direction, places_of, strength
 from neurotrace.ablation.group_sums import GroupSums, grouped
-from neurotrace.ablation.passes import Precision, Where
+from neurotrace.ablation.task import Precision, Where, check_direction, places_of, prepare, strength
 from neurotrace.core.display import Shown, View, frame_table
 from neurotrace.core.errors import InputError
 from neurotrace.core.neurons import Neuron
 from neurotrace.core.pairs import PromptPair
-from neurotrace.core.scores import Direction
+from neurotrace.core.process import Progress
+from neurotrace.core.sides import Direction, Side
 from neurotrace.interventions.intervention import Kind
-from neurotrace.models.activations import Moments, Reference
-from neurotrace.models.encoding import EncodedPairs, Progress, Side
+from neurotrace.interventions.reference import Reference
+from neurotrace.models.activations import Moments
+from neurotrace.models.encoding import EncodedPairs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,7 +92,7 @@ def ablate_sets(
     Args:
         ks: None: 1 to all of them. The other arguments are those of `ablate`.
     """
-    task = passes.prepare(
+    task = prepare(
         model, pairs, mode, donor, reference=reference, positions=positions, precision=precision,
         batch_size=batch_size, memory_gb=memory_gb, progress=progress,
     )  # fmt: skip
@@ -136,7 +137,7 @@ def greedy_set(
     Returns:
         The curve of the chosen neurons in their order, ks 1 to k.
     """
-    task = passes.prepare(
+    task = prepare(
         model, pairs, mode, donor, reference=reference, positions=positions, precision=precision,
         batch_size=batch_size, memory_gb=memory_gb, progress=progress,
     )  # fmt: skip

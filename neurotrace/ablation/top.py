@@ -31,17 +31,19 @@ from scipy import stats
 from torch import Tensor
 
 from neurotrace.ablation import passes
-from neurotrace.ablation.asked import check_direction, places_of, strength
-from neurotrace.ablation.passes import Precision, Task
+from neurotrace.ablation.task import Precision, Task, check_direction, places_of, prepare, strength
 from neurotrace.core.display import Shown, View, frame_table
 from neurotrace.core.errors import InputError
 from neurotrace.core.neurons import Neuron
 from neurotrace.core.pairs import PromptPair
-from neurotrace.core.scores import Direction, Scores
+from neurotrace.core.process import Progress
+from neurotrace.core.scores import Scores
+from neurotrace.core.sides import Direction, Side
 from neurotrace.interventions.intervention import Kind, parse_kind
-from neurotrace.models.activations import Moments, Reference, read_activations
-from neurotrace.models.encoding import EncodedPairs, Progress, Side, by_length
-from neurotrace.rankers.gradient import slopes_of
+from neurotrace.interventions.reference import Reference
+from neurotrace.models.activations import Moments, read_activations
+from neurotrace.models.encoding import EncodedPairs, by_length
+from neurotrace.models.gradients import slopes_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -140,7 +142,7 @@ def ablate_top(
     for name, value in (("confidence", confidence), ("max_share", max_share)):
         if not 0 < value <= 1 or (name == "confidence" and value == 1):
             raise InputError(f"{name}={value!r}: wanted a share between 0 and 1")
-    task = passes.prepare(
+    task = prepare(
         model, pairs, mode, donor, reference=reference, precision=precision,
         batch_size=batch_size, memory_gb=memory_gb, progress=progress,
     )  # fmt: skip

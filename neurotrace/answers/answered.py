@@ -18,9 +18,10 @@ from torch import Tensor
 from neurotrace.core import metrics
 from neurotrace.core.display import Cell, Shown, Table, View, clip
 from neurotrace.core.errors import InputError
+from neurotrace.core.process import Progress
 from neurotrace.core.prompts import Prompt
 from neurotrace.core.records import short
-from neurotrace.models.encoding import Progress, by_length, last_logits, unknown_token, unknown_word
+from neurotrace.models.encoding import by_length, last_logits, unknown_token, unknown_word
 from neurotrace.models.hooks import context_length, inspect_model, tokenizer_of
 
 if TYPE_CHECKING:

@@ -16,8 +16,9 @@ from jaxtyping import Bool, Float
 
 from neurotrace.answers.answered import Answered
 from neurotrace.core.errors import InputError
+from neurotrace.core.process import Progress
 from neurotrace.detectors.linear import LinearDetector
-from neurotrace.models.encoding import Progress, by_length
+from neurotrace.models.encoding import by_length
 from neurotrace.models.hooks import Site, inspect_model, tokenizer_of
 from neurotrace.models.sites import answer_slope, read_sites
 

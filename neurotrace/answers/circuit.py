@@ -30,13 +30,15 @@ from neurotrace.core.errors import InputError
 from neurotrace.core.files import read_tensors
 from neurotrace.core.neurons import NEURON_DEFINITION, Neuron
 from neurotrace.core.pairs import PromptPair
+from neurotrace.core.process import Progress
 from neurotrace.core.prompts import Prompt, prompts_of
-from neurotrace.core.scores import Direction, Scores
+from neurotrace.core.scores import Scores
+from neurotrace.core.sides import Direction
 from neurotrace.interventions.intervention import Intervention
 from neurotrace.interventions.targets import finite
-from neurotrace.models.encoding import Progress, by_length
+from neurotrace.models.encoding import by_length
+from neurotrace.models.gradients import slopes_of
 from neurotrace.models.hooks import inspect_model, w_out
-from neurotrace.rankers.gradient import slopes_of
 
 if TYPE_CHECKING:
     import pandas as pd

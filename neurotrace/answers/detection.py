@@ -18,12 +18,12 @@ from neurotrace.answers.margin import causal_margin
 from neurotrace.answers.views import read_views, view_names
 from neurotrace.core.display import Shown, Table, View, share
 from neurotrace.core.errors import InputError
+from neurotrace.core.process import Progress
 from neurotrace.core.prompts import Prompt, originals
 from neurotrace.detectors.base import Detector
 from neurotrace.detectors.fused import FusedDetector
 from neurotrace.detectors.linear import LinearDetector
 from neurotrace.detectors.transfer import BASELINES, OTHERS, Task, stack, transfer
-from neurotrace.models.encoding import Progress
 from neurotrace.models.hooks import SITES, inspect_model
 
 if TYPE_CHECKING:

@@ -34,10 +34,11 @@ from neurotrace.answers.margin import Margins, causal_margins
 from neurotrace.answers.trust import consistencies, parts_of
 from neurotrace.core.display import Shown, Table, View, frame_table
 from neurotrace.core.errors import InputError
+from neurotrace.core.process import Progress
 from neurotrace.core.prompts import Prompt
 from neurotrace.core.scores import Scores
 from neurotrace.models.activations import read_activations
-from neurotrace.models.encoding import Progress, by_length
+from neurotrace.models.encoding import by_length
 from neurotrace.models.hooks import inspect_model
 
 SHARES = (0.0005, 0.001, 0.002, 0.004, 0.008)  # of all neurons: the sizes to choose from

@@ -22,9 +22,10 @@ from neurotrace.answers.circuit import Circuit
 from neurotrace.core import metrics
 from neurotrace.core.display import Bar, Shown, Table, View
 from neurotrace.core.errors import InputError
+from neurotrace.core.process import Progress
 from neurotrace.core.prompts import Prompt
 from neurotrace.interventions.logits import logits_under
-from neurotrace.models.encoding import Progress, by_length
+from neurotrace.models.encoding import by_length
 
 if TYPE_CHECKING:
     import pandas as pd

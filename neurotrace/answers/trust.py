@@ -32,8 +32,8 @@ from neurotrace.answers.circuit import Circuit
 from neurotrace.answers.margin import Margins, causal_margin
 from neurotrace.core.display import Bar, Shown, Table, View, clip, rate
 from neurotrace.core.errors import InputError
+from neurotrace.core.process import Progress
 from neurotrace.core.prompts import Prompt
-from neurotrace.models.encoding import Progress
 from neurotrace.models.hooks import tokenizer_of
 
 if TYPE_CHECKING:

@@ -24,7 +24,8 @@ from neurotrace.answers.answered import Answered
 from neurotrace.answers.circuit import Circuit
 from neurotrace.answers.margin import causal_margin
 from neurotrace.core.errors import InputError
-from neurotrace.models.encoding import Progress, by_length
+from neurotrace.core.process import Progress
+from neurotrace.models.encoding import by_length
 from neurotrace.models.hooks import SITES, Site, inspect_model
 from neurotrace.models.sites import read_sites
 

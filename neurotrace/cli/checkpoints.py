@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from neurotrace.cli.console import quiet
 from neurotrace.cli.options import Device, Dtype, TrustRemoteCode
 from neurotrace.core.errors import InputError
+from neurotrace.core.process import quiet
 
 if TYPE_CHECKING:
     from neurotrace.core.pairs import PromptPair
@@ -73,7 +73,7 @@ def along(
     overwrite: bool,
 ) -> None:
     """A table and a figure in `out`, of the checkpoints `which` of one model, or of several models."""
-    from neurotrace.core.writing import prepare_folder, write_atomically
+    from neurotrace.core.files import prepare_folder, write_atomically
 
     if len(models) > 1 and which != "all":
         raise InputError(f"--which {which} of {len(models)} models: wanted one model to look in")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from neurotrace.cli.console import quiet
 from neurotrace.cli.options import Device, Dtype, Model, MoreProbes, TrustRemoteCode
+from neurotrace.core.process import quiet
 
 if TYPE_CHECKING:
     from neurotrace.answers.judging import TrustStudy
@@ -31,8 +31,8 @@ def circuit(
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """The memory and reasoning neurons of a model, calibrated, and how well they tell the two apart."""
+    from neurotrace.core.process import command_line
     from neurotrace.core.prompts import load_prompts
-    from neurotrace.results.run import command_line
     from neurotrace.results.trust import prepare_trust, save_trust
 
     # everything that can be wrong with the call is found before torch is loaded

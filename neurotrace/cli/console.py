@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import sys
-import warnings
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.text import Text
+
+    from neurotrace.sweeps.cost import Cost
 
 
 def say(message: str, code: int) -> int:
@@ -31,11 +30,32 @@ def plain(text: str) -> Text:
     return Text(printable(text))
 
 
-def quiet() -> None:
-    """Other libraries' chatter is not this command's output; our own warnings are one line."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    for name in ("transformers", "transformer_lens", "datasets"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.showwarning = lambda message, *_: print(  # type: ignore[assignment]
-        f"warning: {message}", file=sys.stderr
-    )
+def show(found: list[tuple[str, Cost]]) -> None:
+    """The table of costs."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    table.add_column("")
+    for name in ("cells", "operations", "time", "memory", "output"):
+        table.add_column(name, justify="right")
+    for name, each in found:
+        table.add_row(
+            name, f"{each.cells:.4g}", f"{each.operations:.3g}", duration(each.seconds),
+            f"{each.memory / 2**30:.3g} GiB", size(each.output),
+        )  # fmt: skip
+    Console().print(table)
+
+
+def duration(seconds: float) -> str:
+    for unit, length in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.3g} {unit}"
+    return f"{seconds:.3g} s"
+
+
+def size(count: float) -> str:
+    for unit, length in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if count >= length:
+            return f"{count / length:.3g} {unit}"
+    return f"{count / 1e3:.3g} kB"

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from neurotrace.cli.console import plain, quiet
+from neurotrace.cli.console import plain
 from neurotrace.cli.options import Device, Dtype, Model, MoreProbes, TrustRemoteCode
+from neurotrace.core.process import quiet
 
 if TYPE_CHECKING:
     from neurotrace.answers.detection import Detection
@@ -44,9 +45,9 @@ def detect(
 ) -> None:
     """Train detectors on each task, test them on every other; write detectors.parquet."""
     from neurotrace.core.errors import InputError
+    from neurotrace.core.process import command_line
     from neurotrace.core.prompts import load_prompts
     from neurotrace.results.detection import prepare_detection, save_detection
-    from neurotrace.results.run import command_line
 
     prompts = [prompt for name in [*probes, *(more_probes or [])] for prompt in load_prompts(name)]
     for name, number, least in (("depths", depths, 1), ("folds", folds, 2), ("k", k, 0)):

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from neurotrace.cli.console import quiet
 from neurotrace.cli.options import Device, Model, TrustRemoteCode
 from neurotrace.core.errors import InputError
+from neurotrace.core.process import quiet
 
 
 def inject(

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from neurotrace.cli.console import quiet
 from neurotrace.cli.options import Device, Dtype, Model, MoreProbes, Probes, TrustRemoteCode
+from neurotrace.core.process import quiet
 
 
 def locate(
@@ -28,8 +28,8 @@ def locate(
 ) -> None:
     """Patch attention, MLPs, heads, the residual stream and a direction of it on held-out pairs."""
     from neurotrace.core.errors import InputError
+    from neurotrace.core.files import prepare_folder
     from neurotrace.core.pairs import load_pairs, split_pairs
-    from neurotrace.core.writing import prepare_folder
 
     pairs = [pair for name in [*probes, *(more_probes or [])] for pair in load_pairs(name)]
     if heads < 1 or at_most < 0:
@@ -40,7 +40,8 @@ def locate(
     from rich.console import Console
 
     from neurotrace.core.process import bars
-    from neurotrace.models.encoding import SIDES, nothing_left
+    from neurotrace.core.sides import SIDES
+    from neurotrace.models.encoding import nothing_left
     from neurotrace.models.loading import load_model
     from neurotrace.plots.sites import plot_located
     from neurotrace.plots.style import save_figure

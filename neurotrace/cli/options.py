@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from neurotrace.core.pairs import PromptPair
 
 Model = Annotated[str, typer.Option(help="Built-in model, hub name, local folder or .gguf file.")]
 Probes = Annotated[
@@ -22,3 +26,10 @@ Dtype = Annotated[str | None, typer.Option(help="float32 (default), bfloat16, fl
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
 ]
+
+
+def _pairs(probes: Sequence[str], max_pairs: int, seed: int) -> list[PromptPair]:
+    from neurotrace.core.pairs import load_pairs, sample_pairs
+
+    pairs = [pair for name in probes for pair in load_pairs(name)]
+    return sample_pairs(pairs, max_pairs, seed=seed) if max_pairs else pairs

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from neurotrace.cli.console import quiet
 from neurotrace.cli.options import Device, Dtype, Model, MoreProbes, Probes, TrustRemoteCode
+from neurotrace.core.process import quiet
 
 
 def overlap(
@@ -32,8 +32,8 @@ def overlap(
 ) -> None:
     """Jaccard's index of the tops, within and across families, against chance, with an interval."""
     from neurotrace.core.errors import InputError
+    from neurotrace.core.files import prepare_file, save_file
     from neurotrace.core.pairs import load_pairs, sample_pairs
-    from neurotrace.core.writing import prepare_file, save_file
 
     pairs = [pair for name in [*probes, *(more_probes or [])] for pair in load_pairs(name)]
     if out is not None:
@@ -42,7 +42,7 @@ def overlap(
     quiet()
     from neurotrace import rankers
     from neurotrace.core.process import bars
-    from neurotrace.models.encoding import SIDES
+    from neurotrace.core.sides import SIDES
     from neurotrace.models.loading import load_model
     from neurotrace.studies.overlap import overlap as compare
     from neurotrace.studies.significance import GroupScores, group_scores

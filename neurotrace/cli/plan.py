@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from neurotrace.cli.console import show
 from neurotrace.core.errors import InputError
 
 if TYPE_CHECKING:
-    from neurotrace.sweeps.cost import Cost, Shape
+    from neurotrace.sweeps.cost import Shape
 
 _ROWS = 512  # of the multiplication that is timed: more is no faster, and takes minutes at 70B
 _NUMBER_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -87,34 +88,3 @@ def _rate_here(shape: Shape, dtype: str, batch: int) -> float:
         file=sys.stderr,
     )
     return found
-
-
-def show(found: list[tuple[str, Cost]]) -> None:
-    """The table of costs."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table()
-    table.add_column("")
-    for name in ("cells", "operations", "time", "memory", "output"):
-        table.add_column(name, justify="right")
-    for name, each in found:
-        table.add_row(
-            name, f"{each.cells:.4g}", f"{each.operations:.3g}", duration(each.seconds),
-            f"{each.memory / 2**30:.3g} GiB", size(each.output),
-        )  # fmt: skip
-    Console().print(table)
-
-
-def duration(seconds: float) -> str:
-    for unit, length in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.3g} {unit}"
-    return f"{seconds:.3g} s"
-
-
-def size(count: float) -> str:
-    for unit, length in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if count >= length:
-            return f"{count / length:.3g} {unit}"
-    return f"{count / 1e3:.3g} kB"

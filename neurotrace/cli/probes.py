@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from neurotrace.cli.console import quiet
 from neurotrace.cli.options import Device, Dtype, Model
 from neurotrace.core.errors import InputError, first_line
+from neurotrace.core.process import quiet
 
 app = typer.Typer(no_args_is_help=True, help="The sets of pairs that ship, and your own.")
 
@@ -124,8 +124,8 @@ def mine(
     as_json: _Json = False,
 ) -> None:
     """Write the pairs that this model answers both ways; `run --probes FILE` takes them."""
+    from neurotrace.core.files import prepare_file
     from neurotrace.core.pairs import load_pairs, pair_record
-    from neurotrace.core.writing import prepare_file
     from neurotrace.probe_sets.making import write_rows
 
     candidates = [pair for name in _wanted(names, every) for pair in load_pairs(name)]

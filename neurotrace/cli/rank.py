@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from neurotrace.cli.console import plain, quiet
+from neurotrace.cli.console import plain
 from neurotrace.cli.options import Device, Dtype, Model, MoreProbes, Probes, TrustRemoteCode
 from neurotrace.core.errors import InputError
+from neurotrace.core.process import quiet
 
 if TYPE_CHECKING:
     from neurotrace.studies.comparison import Comparison
@@ -53,8 +54,8 @@ def rank(
 ) -> None:
     """Hold rankers against exact effects, known neurons and held-out flips; write rankers.parquet."""
     from neurotrace.core.pairs import load_pairs, sample_pairs
+    from neurotrace.core.process import command_line
     from neurotrace.results.ranking import known_truth, prepare_tables, read_truth, save_tables
-    from neurotrace.results.run import command_line
 
     pairs = [pair for name in [*probes, *(more_probes or [])] for pair in load_pairs(name)]
     if max_pairs:

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from neurotrace.cli.console import printable, quiet
+from neurotrace.cli.console import printable
+from neurotrace.core.process import quiet
 
 
 def report(
@@ -19,7 +20,7 @@ def report(
 ) -> None:
     """Write the report again from a run's folder; the model isn't needed."""
     quiet()
-    from neurotrace.core.writing import save_file
+    from neurotrace.core.files import save_file
     from neurotrace.results.reading import load_run
     from neurotrace.results.report import write_report
 

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from neurotrace.cli.checkpoints import along
-from neurotrace.cli.console import plain, quiet
-from neurotrace.cli.options import Device, Dtype, Model, MoreProbes, Probes, TrustRemoteCode
+from neurotrace.cli.console import plain
+from neurotrace.cli.options import Device, Dtype, Model, MoreProbes, Probes, TrustRemoteCode, _pairs
 from neurotrace.core.errors import InputError
+from neurotrace.core.process import quiet
 from neurotrace.organism import NAMES
 
 if TYPE_CHECKING:
@@ -118,8 +119,9 @@ def _study(
     max_pairs: int, at_most: int, neutral: Path | None, as_json: bool, overwrite: bool, trust: bool,
     chat: str | None = None, chat_system: str | None = None, judge_trust: bool = False,
 ) -> None:  # fmt: skip
-    from neurotrace.core.writing import prepare_folder
-    from neurotrace.results.run import FILES, command_line, save_run
+    from neurotrace.core.files import prepare_folder
+    from neurotrace.core.process import command_line
+    from neurotrace.results.run import FILES, save_run
     from neurotrace.results.trust import prepare_trust, save_trust
 
     # everything that can be wrong with the call is found before torch is loaded
@@ -182,13 +184,6 @@ def _study(
         _show(summary, out, inside, found.encoded.dropped)
 
 
-def _pairs(probes: Sequence[str], max_pairs: int, seed: int) -> list[PromptPair]:
-    from neurotrace.core.pairs import load_pairs, sample_pairs
-
-    pairs = [pair for name in probes for pair in load_pairs(name)]
-    return sample_pairs(pairs, max_pairs, seed=seed) if max_pairs else pairs
-
-
 def _show(
     summary: dict[str, Any], out: Path, inside: Path | None, dropped: Sequence[Dropped]
 ) -> None:
@@ -196,7 +191,8 @@ def _show(
     from rich.console import Console
     from rich.table import Table
 
-    from neurotrace.core.display import clip, spoken
+    from neurotrace.core.display import clip
+    from neurotrace.core.sides import spoken
 
     console = Console()
     pairs = summary["pairs"]

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from neurotrace.cli.console import plain, quiet, say
+from neurotrace.cli.console import plain, say
 from neurotrace.cli.options import Device, Dtype, MoreProbes, TrustRemoteCode
 from neurotrace.core.errors import InputError
+from neurotrace.core.process import quiet
 
 if TYPE_CHECKING:
     from neurotrace.sweeps.asked import Sweep
@@ -184,7 +185,7 @@ def _table(found: list[Status]) -> None:
 
 def _estimate(asked: Sweep, shard: str, as_json: bool) -> None:
     quiet()
-    from neurotrace.cli.plan import show
+    from neurotrace.cli.console import show
     from neurotrace.sweeps.estimate import estimate
     from neurotrace.sweeps.layout import parse_shard
 

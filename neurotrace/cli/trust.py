@@ -12,10 +12,10 @@ from typing import Annotated, BinaryIO
 
 import typer
 
-from neurotrace.cli.console import quiet
 from neurotrace.cli.options import Device, Dtype, Model, TrustRemoteCode
 from neurotrace.core.errors import InputError
 from neurotrace.core.files import parse_json
+from neurotrace.core.process import quiet
 from neurotrace.core.prompts import Prompt, prompt_from
 from neurotrace.core.records import text_fields
 

@@ -83,11 +83,6 @@ class Shown:
         printer.text(page.getvalue().rstrip("\n"))
 
 
-def spoken(direction: str) -> str:
-    """A direction as people say it: "to reasoning", "to memory"."""
-    return direction.replace("_", " ").replace("memorization", "memory")
-
-
 def to_html(view: View) -> str:
     """A fragment with its styles inline: it takes a notebook's colours, light or dark."""
     parts = [f"<p style='margin:.2em 0'>{html.escape(view.what)}</p>"]

@@ -12,22 +12,20 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from neurotrace.core.display import Bar, Shown, Table, View, spoken
+from neurotrace.core.display import Bar, Shown, Table, View
 from neurotrace.core.errors import InputError
 from neurotrace.core.files import read_tensors
 from neurotrace.core.neurons import NEURON_DEFINITION, Neuron
+from neurotrace.core.sides import DIRECTIONS, Direction, spoken
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Direction = Literal["to_reasoning", "to_memorization"]
-DIRECTIONS: tuple[Direction, Direction] = ("to_reasoning", "to_memorization")
 
 
 @dataclass(frozen=True)

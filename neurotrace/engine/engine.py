@@ -15,12 +15,12 @@ the clean run. So, for C interventions on one prompt:
 
 Nothing here knows an architecture: the model's own `forward` does all of it (its norms, positions
 and masks), with a few modules' `forward` overridden for one call. What can't be known is measured:
-`engine` compares with full hooked passes before it returns, and degrades *shared → frozen → naive*
-(`suffix_attention.py`; naive = full passes) with a warning that says why.
+`proof.engine` compares with full hooked passes before it returns, and degrades *shared → frozen → naive*
+(`attention.py`; naive = full passes) with a warning that says why.
 
 Usage::
 
-    engine = suffix.engine(hf_model)                     # .path, .reason; warns where it degraded
+    engine = proof.engine(hf_model)                      # .path, .reason; warns where it degraded
     run = engine.clean(ids)                              # ids: Int[Tensor, "pos"] or "prompt pos"
     run.activations                                      # Float["prompt layer neuron"], read position
     hidden = engine.single(run, layer, index, values)    # Float["row d_model"]: a'[index[c]]=values[c]
@@ -36,7 +36,7 @@ Edits act at the last position, or at `clean(ids, positions=[...])`, or at `posi
 
 from __future__ import annotations
 
-import warnings
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any, Literal
@@ -44,19 +44,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from neurotrace.engine import proof as suffix_check
 from neurotrace.engine.attention import Prefix, PrefixError, attention_shared, spread
-from neurotrace.engine.edits import PATHS, Edit, Map, Path, Run, affine, affine_by_layer
-from neurotrace.engine.modules import Delta, Forward, bf16_missing, fused, linears
-from neurotrace.engine.parts import Parts, find_parts, hooked, overridden, write_rows
-
-__all__ = ["BATCH", "PATHS", "Edit", "Engine", "Path", "Run", "engine"]
+from neurotrace.engine.edits import Edit, Map, Path, Run, affine, affine_by_layer
+from neurotrace.engine.modules import Delta, Forward, fused
+from neurotrace.engine.parts import Parts, hooked, overridden, write_rows
 
 BATCH = 1536  # tokens a pass: beyond a thousand a matmul's rate levels off
 
 
 class Engine:
-    """Changed rows over a clean run; made by `engine`, which has proved `path` on this model.
+    """Changed rows over a clean run; made by `proof.engine`, which has proved `path` on this model.
 
     Attributes:
         path, reason: the way at the last position, and why the faster ones are not it.
@@ -73,6 +70,7 @@ class Engine:
         batch_size: int = BATCH,
         widen: bool = True,
         light: bool = True,
+        prove_early: Callable[[Engine], Path] | None = None,
     ) -> None:
         self.parts = parts
         self.path = path
@@ -84,6 +82,7 @@ class Engine:
         self.delta: Delta | None = None
         self.plain_tail = False  # True: logits are the unembedding's output, nothing behind it
         self.early: Path | None = None  # the way for earlier positions, once proved
+        self.prove_early = prove_early  # finds it; without one, only the last position is served
 
     @property
     def precision(self) -> Literal["exact", "fast"]:
@@ -115,12 +114,19 @@ class Engine:
         positions = tuple(sorted({p % length for p in positions}))
         path = self.path
         if positions != (length - 1,):
-            self.early = self.early or suffix_check.prove_early(self)
-            path = self.early
+            path = self._early()
         run = self._record(ids, positions, path)
         if not torch.isfinite(run.hidden).all():
             raise ValueError("the clean run is not finite: the model's activations hold NaN or inf")
         return run
+
+    def _early(self) -> Path:
+        """The way for edits before the last position; proved when first asked for."""
+        if self.early is None:
+            if self.prove_early is None:
+                raise ValueError("this engine was made without a proof for earlier positions")
+            self.early = self.prove_early(self)
+        return self.early
 
     def _record(self, ids: Tensor, positions: tuple[int, ...], path: Path) -> Run:
         start = 0 if path == "naive" else positions[0]
@@ -261,7 +267,7 @@ class Engine:
             residual, *rest = clean if isinstance(clean, tuple) else (clean,)
             residual = spread(residual, rows)
             constant = (residual, *rest) if isinstance(clean, tuple) else residual
-            yield block, lambda *_, __constant=constant, **___: __constant
+            yield block, _always(constant)
 
     def _forward(
         self, ids: Tensor, prefix: Prefix | None, hooks: Iterable, *, shared: bool
@@ -295,7 +301,8 @@ class Engine:
         at = 0
         while at < count:
             most = max(1, self.batch_size // tokens)
-            size = -(-(count - at) // -(-(count - at) // most))  # batches of nearly equal size
+            batches = math.ceil((count - at) / most)
+            size = math.ceil((count - at) / batches)  # of nearly equal size
             try:
                 got = rows(slice(at, min(at + size, count)))
             except RuntimeError as error:
@@ -348,50 +355,10 @@ class Engine:
         return both[:, 0] - both[:, 1]
 
 
-def engine(
-    model: nn.Module,
-    path: Path | Literal["auto"] = "auto",
-    *,
-    precision: Literal["exact", "fast"] = "exact",
-    batch_size: int = BATCH,
-    blocks: Iterable[nn.Module] | None = None,
-    projection: str | None = None,
-    unembedding: nn.Module | None = None,
-) -> Engine:
-    """Find `model`'s parts, prove the fastest way that is right on it, and return its engine.
+def _always(value: Any) -> Callable[..., Any]:
+    """A `forward` that returns the same whatever it is called with."""
 
-    Args:
-        model: a transformers causal LM in eval mode. (Not one whose blocks a hook library has
-            replaced: pass the twin made before.)
-        path: the way to try first; slower ones follow if it is disproved.
-        precision: "exact", or "fast": bf16 deltas (`suffix_modules.py`), about 1 % off the effect;
-            `single` and `sets` then take `exact=True` for the rows to measure that by.
-        batch_size: most tokens (rows times suffix positions) in one pass; halved when memory runs out.
-        blocks, projection, unembedding: see `find_parts`.
+    def constant(*_: Any, **__: Any) -> Any:
+        return value
 
-    Raises:
-        ValueError: a part is missing or ambiguous, dropout is on, or the model yields NaN.
-
-    Warns:
-        UserWarning: the way found is slower than the one asked for ("auto": than `shared`), or
-            "fast" was asked for where it can't be had: then the engine is exact.
-    """
-    if model.training:
-        raise ValueError("the model is in training mode: call model.eval() first")
-    parts = find_parts(model, blocks, projection, unembedding)
-    wanted = PATHS[0] if path == "auto" else path
-    found = suffix_check.first_proved(Engine(parts, "naive", batch_size=batch_size), wanted)
-    if found.path != wanted:
-        warnings.warn(f"suffix engine: {found.path}, not {wanted}: {found.reason}", stacklevel=2)
-    if precision == "fast":
-        plain = linears(parts.blocks)
-        why = bf16_missing(parts.device) or ("" if plain else "its weights are not float32")
-        if why or found.path == "naive":
-            why = why or "full passes have no delta form"
-            warnings.warn(f"suffix engine: exact, not fast: {why}", stacklevel=2)
-        else:
-            found.delta = Delta(plain)
-    # glibc gives freed memory back above a threshold that grows to the largest block once freed:
-    # without this, every pass would fault its activations in anew (a tenth of the time)
-    torch.empty(31 << 20, dtype=torch.uint8)
-    return found
+    return constant

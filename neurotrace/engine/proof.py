@@ -1,4 +1,4 @@
-"""Prove an engine's way on its own model: resumed rows against full hooked passes.
+"""Make an engine and prove its way on its own model: resumed rows against full hooked passes.
 
 For the first, middle and last block: a neuron at rest, one at random set to zero, the one that
 writes most, and one pushed until it writes a third of the residual stream's norm (an effect too
@@ -9,17 +9,17 @@ Every logit of every row must agree within a thousandth of that row's own effect
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from neurotrace.engine.edits import PATHS, Edit, Path, Run
-from neurotrace.engine.parts import hooked, write_rows
-
-if TYPE_CHECKING:
-    from neurotrace.engine.engine import Engine
+from neurotrace.engine.engine import BATCH, Engine
+from neurotrace.engine.modules import Delta, bf16_missing, linears
+from neurotrace.engine.parts import find_parts, hooked, write_rows
 
 # (share of the effect, units of rounding of the largest logit)
 FULL_PRECISION = (1e-3, 64)  # float64 too: models compute their norms and softmax in float32
@@ -31,7 +31,7 @@ class Disproved(Exception):
 
 
 @dataclass(frozen=True)
-class Reference:
+class FullPasses:
     """Full hooked passes on the check prompts, computed once and compared with each way."""
 
     ids: Tensor
@@ -41,6 +41,57 @@ class Reference:
     clean: Tensor  # logits [prompt, vocabulary]
     single_logits: list[Tensor]  # [c, vocabulary], first prompt
     set_logits: Tensor  # [row, vocabulary], all prompts
+
+
+def engine(
+    model: nn.Module,
+    path: Path | Literal["auto"] = "auto",
+    *,
+    precision: Literal["exact", "fast"] = "exact",
+    batch_size: int = BATCH,
+    blocks: Iterable[nn.Module] | None = None,
+    projection: str | None = None,
+    unembedding: nn.Module | None = None,
+) -> Engine:
+    """Find `model`'s parts, prove the fastest way that is right on it, and return its engine.
+
+    Args:
+        model: a transformers causal LM in eval mode. (Not one whose blocks a hook library has
+            replaced: pass the twin made before.)
+        path: the way to try first; slower ones follow if it is disproved.
+        precision: "exact", or "fast": bf16 deltas (`modules.py`), about 1 % off the effect;
+            `single` and `sets` then take `exact=True` for the rows to measure that by.
+        batch_size: most tokens (rows times suffix positions) in one pass; halved when memory runs out.
+        blocks, projection, unembedding: see `find_parts`.
+
+    Raises:
+        ValueError: a part is missing or ambiguous, dropout is on, or the model yields NaN.
+
+    Warns:
+        UserWarning: the way found is slower than the one asked for ("auto": than `shared`), or
+            "fast" was asked for where it can't be had: then the engine is exact.
+    """
+    if model.training:
+        raise ValueError("the model is in training mode: call model.eval() first")
+    parts = find_parts(model, blocks, projection, unembedding)
+    wanted = PATHS[0] if path == "auto" else path
+    found = first_proved(
+        Engine(parts, "naive", batch_size=batch_size, prove_early=prove_early), wanted
+    )
+    if found.path != wanted:
+        warnings.warn(f"suffix engine: {found.path}, not {wanted}: {found.reason}", stacklevel=2)
+    if precision == "fast":
+        plain = linears(parts.blocks)
+        why = bf16_missing(parts.device) or ("" if plain else "its weights are not float32")
+        if why or found.path == "naive":
+            why = why or "full passes have no delta form"
+            warnings.warn(f"suffix engine: exact, not fast: {why}", stacklevel=2)
+        else:
+            found.delta = Delta(plain)
+    # glibc gives freed memory back above a threshold that grows to the largest block once freed:
+    # without this, every pass would fault its activations in anew (a tenth of the time)
+    torch.empty(31 << 20, dtype=torch.uint8)
+    return found
 
 
 def check_ids(engine: Engine) -> Tensor:
@@ -55,7 +106,7 @@ def check_ids(engine: Engine) -> Tensor:
     return ids.to(engine.parts.device)
 
 
-def reference(naive: Engine, positions: tuple[int, ...] | None) -> Reference:
+def reference(naive: Engine, positions: tuple[int, ...] | None) -> FullPasses:
     """The full passes to compare with.
 
     Raises:
@@ -77,7 +128,7 @@ def reference(naive: Engine, positions: tuple[int, ...] | None) -> Reference:
     for row in range(2 * len(ids)):
         scale = (torch.arange(len(layers)) + row) % 2 * 0.5
         edits.append(Edit(layers, indices, scale, values * (1 + row) / 3))
-    return Reference(
+    return FullPasses(
         ids,
         positions,
         singles,
@@ -114,7 +165,7 @@ def _stream_norm(run: Run, layer: int) -> float:
     return float(behind[0, -1].float().norm())
 
 
-def prove(engine: Engine, truth: Reference) -> float:
+def prove(engine: Engine, truth: FullPasses) -> float:
     """The largest error of any logit, in nats.
 
     Raises:
@@ -167,8 +218,9 @@ def first_proved(
             if wide and not widen:
                 continue
             trial = type(naive)(
-                naive.parts, path, batch_size=naive.batch_size, widen=wide, light=light
-            )
+                naive.parts, path, batch_size=naive.batch_size, widen=wide, light=light,
+                prove_early=naive.prove_early,
+            )  # fmt: skip
             if light and not trial.fused:
                 continue
             trial.plain_tail, trial.early = naive.plain_tail, path

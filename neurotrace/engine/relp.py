@@ -23,7 +23,6 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from transformers.pytorch_utils import Conv1D
 
-from neurotrace.core.errors import InputError
 from neurotrace.engine.parts import Parts, overridden, write_rows
 
 _SOFTMAX = {torch.softmax, Tensor.softmax, F.softmax}
@@ -58,7 +57,7 @@ def is_gated(parts: Parts) -> bool:
     """Whether neurons are products, act(gate) * up, by what the MLP's input is mapped to.
 
     Raises:
-        InputError: the MLP is neither of the two forms that are known.
+        ValueError: the MLP is neither of the two forms that are known.
     """
     projection = parts.projections[0]
     neurons, width = write_rows(projection).shape
@@ -70,7 +69,7 @@ def is_gated(parts: Parts) -> bool:
         and write_rows(child).shape[0] == width
     ]
     if sum(inner) not in (neurons, 2 * neurons):
-        raise InputError(
+        raise ValueError(
             f"RelP: an MLP of {neurons} neurons whose input is mapped to {inner or 'nothing'} is "
             "neither plain nor gated: use gradient"
         )
@@ -82,7 +81,7 @@ def linearised(parts: Parts) -> Iterator[None]:
     """RelP's rules on the model inside the `with` (but the gated product's: that is `half`).
 
     Raises:
-        InputError: an activation or an attention that the rules don't reach; names it.
+        ValueError: an activation or an attention that the rules don't reach; names it.
     """
     rules: list[tuple[nn.Module, Callable]] = []
     for layer, (block, projection) in enumerate(zip(parts.blocks, parts.projections, strict=True)):
@@ -93,13 +92,13 @@ def linearised(parts: Parts) -> Iterator[None]:
             if not list(child.parameters()) and not isinstance(child, nn.Dropout)
         ]
         if not found:
-            raise InputError(f"RelP: block {layer} has no activation module: use gradient")
+            raise ValueError(f"RelP: block {layer} has no activation module: use gradient")
         rules += [(module, _activation(module.forward)) for module in found]
     rules += [(m, _norm(m)) for m in parts.model.modules() if "Norm" in type(m).__name__]
     with overridden(rules), _Patterns() as patterns:
         yield
     if patterns.met < len(parts.blocks):
-        raise InputError(
+        raise ValueError(
             f"RelP: {patterns.met} attention patterns in {len(parts.blocks)} blocks: this model's "
             "attention isn't a softmax that can be held; use gradient"
         )
@@ -121,7 +120,7 @@ def _norm(module: Any) -> Callable:
 
     def forward(x: Tensor, *gate: Tensor) -> Tensor:
         if gate:
-            raise InputError("RelP: no rule for a gated norm (linear attention): use gradient")
+            raise ValueError("RelP: no rule for a gated norm (linear attention): use gradient")
         with torch.no_grad():
             y = own(x)
             # LayerNorm and its kin take the mean out first, the RMS norms don't

@@ -17,26 +17,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from neurotrace.core.neurons import Neuron
+from neurotrace.core.errors import InputError
+from neurotrace.core.neurons import Neuron, by_layer
 from neurotrace.core.scores import Scores
 from neurotrace.interventions.intervention import (
+    ClassMeans,
     Intervention,
-    low_correlation,
-    norm_matched,
-    on_others,
-    other_donor,
+    _make,
+    make,
     parse_kind,
-    random_signs,
-    same_shift,
+    values_at,
 )
-from neurotrace.models.activations import Reference
-from neurotrace.models.hooks import inspect_model, w_out
+from neurotrace.interventions.reference import Reference
 
 CONTROLS = ("random", "norm", "sign", "low_rho")
 
@@ -78,7 +75,90 @@ def random_control(
     return on_others(intervention, neurons, reference, role="random")
 
 
-def write_norms(model: Any) -> Float[Tensor, "layer neuron"]:
-    """||W_out row|| of every neuron."""
-    layers = range(inspect_model(model).n_layers)
-    return torch.stack([w_out(model, layer).float().norm(dim=-1).cpu() for layer in layers])
+def random_signs(intervention: Intervention, *, seed: int) -> Intervention:
+    """The same neurons moved by as much, a random half of them the wrong way.
+
+    a' = a + s*(target - a) with s = +1 or -1: the map of the intervention where s is +1, its mirror
+    image about the neuron's own value where s is -1. The signs are balanced (of an odd number, one
+    more is wrong): free tosses would now and then be the intervention itself, with one neuron half
+    the time.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    heads = torch.zeros(len(intervention), dtype=torch.bool)
+    heads[torch.randperm(len(intervention), generator=generator)[: len(intervention) // 2]] = True
+    return replace(
+        intervention,
+        keep=torch.where(heads, intervention.keep, 2 - intervention.keep),
+        gain=torch.where(heads, intervention.gain, -intervention.gain),
+        offset=torch.where(heads, intervention.offset, -intervention.offset),
+        role="sign",
+    )
+
+
+def other_donor(intervention: Intervention) -> Intervention:
+    """The same patch, its values to be taken from another pair's donor run (see `measure`)."""
+    return replace(intervention, role="other_donor")
+
+
+def same_shift(
+    intervention: Intervention, neurons: Sequence[Neuron], reference: Reference, *, role: str
+) -> Intervention:
+    """Move other neurons so that they write as much as the intervention's own, over `reference`.
+
+    Neuron j stands in for neuron i at its place in the list: a'_j = a_j + mean(target_i - a_i) *
+    ||w_i|| / ||w_j||. Equal in the residual stream, which is where neurons act, whatever the scale
+    of their activations.
+    """
+    moments = reference.moments
+    own = values_at(moments.mean_of(intervention.recipient), intervention.neurons)
+    donor = values_at(moments.mean_of(intervention.donor), intervention.neurons)
+    moved = (intervention.keep - 1) * own + intervention.gain * donor + intervention.offset
+    written = moved * values_at(reference.norms, intervention.neurons)
+    offset = written / values_at(reference.norms, neurons).clamp(min=1e-6)
+    return _make("shift", neurons, intervention.direction, keep=1.0, offset=offset, role=role)
+
+
+def on_others(
+    intervention: Intervention, neurons: Sequence[Neuron], reference: ClassMeans, *, role: str
+) -> Intervention:
+    """The same kind of intervention on other neurons: their own donor values, means or factors."""
+    made = make(intervention.kind, neurons, reference, direction=intervention.direction)
+    return replace(made, role=role)
+
+
+def norm_matched(
+    intervention: Intervention, norms: Float[Tensor, "layer neuron"], *, seed: int
+) -> tuple[Neuron, ...]:
+    """For each neuron another of its layer with a similar ||W_out row||, drawn from the ten nearest."""
+    generator = torch.Generator().manual_seed(seed)
+    taken = set(intervention.neurons)
+    drawn: list[Neuron] = []
+    for neuron in intervention.neurons:
+        distance = (norms[neuron.layer] - norms[neuron.layer, neuron.index]).abs()
+        order = distance.argsort().tolist()
+        free = [place for place in order if Neuron(neuron.layer, place) not in taken][:10]
+        if not free:
+            raise InputError(f"layer {neuron.layer} has no neuron left to match {neuron}'s norm")
+        pick = free[int(torch.randint(len(free), (1,), generator=generator))]
+        drawn.append(Neuron(neuron.layer, pick))
+        taken.add(drawn[-1])
+    return tuple(drawn)
+
+
+def low_correlation(
+    intervention: Intervention, rho: Float[Tensor, "layer neuron"], *, seed: int
+) -> tuple[Neuron, ...]:
+    """As many neurons in each layer, drawn from the tenth with the lowest |rho|."""
+    generator = torch.Generator().manual_seed(seed)
+    taken = set(intervention.neurons)
+    drawn: list[Neuron] = []
+    for layer, places in by_layer(intervention.neurons).items():
+        order = [p for p in rho[layer].abs().argsort().tolist() if Neuron(layer, p) not in taken]
+        pool = order[: max(len(places), len(order) // 10)]
+        if len(pool) < len(places):
+            raise InputError(f"layer {layer} has too few neurons besides the selected ones")
+        picks = torch.randperm(len(pool), generator=generator)[: len(places)].tolist()
+        drawn += [Neuron(layer, pool[pick]) for pick in picks]
+    # in the order of the neurons they stand in for
+    by = {layer: [n for n in drawn if n.layer == layer] for layer in {n.layer for n in drawn}}
+    return tuple(by[neuron.layer].pop() for neuron in intervention.neurons)

@@ -11,14 +11,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from neurotrace.core import metrics, statistics
-from neurotrace.core.display import Shown, Table, View, rate, spoken
+from neurotrace.core.display import Shown, Table, View, rate
 from neurotrace.core.errors import InputError
 from neurotrace.core.pairs import PromptPair
+from neurotrace.core.process import Progress
+from neurotrace.core.sides import spoken
 from neurotrace.interventions.donors import donor_values
 from neurotrace.interventions.intervention import Intervention
 from neurotrace.interventions.logits import Positions, logits_under
 from neurotrace.models.activations import Activations
-from neurotrace.models.encoding import EncodedPairs, Progress, by_length, encode
+from neurotrace.models.encoding import EncodedPairs, by_length, encode
 from neurotrace.models.engines import engine_of
 from neurotrace.models.hooks import Site, inspect_model, tokenizer_of
 

@@ -11,22 +11,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from neurotrace.core.errors import InputError
-from neurotrace.core.scores import Direction
+from neurotrace.core.process import Progress
+from neurotrace.core.sides import Direction, Side, direction_of
 from neurotrace.interventions.intervention import Kind, parse_kind
+from neurotrace.interventions.reference import Reference
 from neurotrace.models.activations import Moments, collect, moments
-from neurotrace.models.encoding import EncodedPairs, Progress, Side
+from neurotrace.models.encoding import EncodedPairs
 from neurotrace.models.hooks import inspect_model
-
-
-def direction_of(donor: Side) -> Direction:
-    """A reasoning donor makes the memorization prompt reason; the other way, recall."""
-    if donor not in ("memorization", "reasoning"):
-        raise InputError(f"donor={donor!r}: wanted 'memorization' or 'reasoning'")
-    return "to_reasoning" if donor == "reasoning" else "to_memorization"
-
-
-def recipient_of(donor: Side) -> Side:
-    return "memorization" if direction_of(donor) == "to_reasoning" else "reasoning"
 
 
 @dataclass(frozen=True)
@@ -106,3 +97,11 @@ def finite(scores: Tensor, method: str) -> Tensor:
             "gradients overflow): load the model with dtype=float32"
         )
     return scores
+
+
+def steps(reference: Reference, kind: Kind, direction: Direction) -> Float[Tensor, "layer neuron"]:
+    """`steer` of one neuron alone: the shift that is predicted to close the gap; NaN at slope 0."""
+    slope = reference.slope.mean(dim=0)
+    sign = -1.0 if direction == "to_reasoning" else 1.0
+    shift = sign * parse_kind(kind)[1] * reference.gap / slope
+    return torch.where(slope == 0, torch.nan, shift)

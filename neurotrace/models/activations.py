@@ -18,7 +18,9 @@ from torch import Tensor
 
 from neurotrace.core.errors import InputError
 from neurotrace.core.pairs import PromptPair
-from neurotrace.models.encoding import SIDES, EncodedPairs, Progress, Side, by_length, encode
+from neurotrace.core.process import Progress
+from neurotrace.core.sides import SIDES, Side
+from neurotrace.models.encoding import EncodedPairs, by_length, encode
 from neurotrace.models.hooks import forward, inspect_model
 
 
@@ -63,26 +65,6 @@ class Moments:
         """
         total = self.variance.mean(dim=0) + (self.contrast / 2) ** 2
         return torch.where(total > 0, self.contrast / 2 / total.sqrt(), torch.nan)
-
-
-@dataclass(frozen=True)
-class Reference:
-    """What training pairs tell an intervention: class means, and which way each neuron pushes L.
-
-    Slopes are dL/da at the read position. `spread` is the standard deviation over groups of the
-    groups' mean slope: small where a neuron pushes the same way whatever the pair is about.
-    """
-
-    moments: Moments
-    slope: Float[Tensor, "side layer neuron"]  # mean over pairs, nats per activation
-    spread: Float[Tensor, "side layer neuron"]
-    norms: Float[Tensor, "layer neuron"]  # ||W_out row||
-    logit_difference: Float[Tensor, " side"]  # mean L, nats
-
-    @property
-    def gap(self) -> float:
-        """How far apart the two sides are: mean L on memorization minus mean L on reasoning."""
-        return float(self.logit_difference[0] - self.logit_difference[1])
 
 
 def collect(

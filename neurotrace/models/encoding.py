@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
@@ -20,14 +20,12 @@ from neurotrace.core import metrics
 from neurotrace.core.display import Shown, Table, View, clip
 from neurotrace.core.errors import InputError
 from neurotrace.core.pairs import PromptPair
+from neurotrace.core.process import Progress
+from neurotrace.core.sides import SIDES, Side
 from neurotrace.models.hooks import context_length, forward, inspect_model, tokenizer_of, twin
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Side = Literal["memorization", "reasoning"]
-SIDES: tuple[Side, Side] = ("memorization", "reasoning")
-Progress = Any  # a callable (iterable, total=, description=) -> iterable; see `progress.py`
 
 
 @dataclass(frozen=True)

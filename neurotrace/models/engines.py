@@ -6,7 +6,7 @@ import warnings
 import weakref
 from typing import Any
 
-from neurotrace.engine import engine as suffix
+from neurotrace.engine import proof
 from neurotrace.models.hooks import twin
 
 _engines: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
@@ -21,7 +21,7 @@ def engine_of(model: Any) -> Any | None:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             try:
-                _engines[other] = suffix.engine(other)
+                _engines[other] = proof.engine(other)
             except ValueError as error:  # parts that can't be told apart by shape
                 warnings.warn(f"suffix engine: none, full passes: {error}", stacklevel=1)
                 _engines[other] = None

@@ -339,3 +339,9 @@ def _sample_ids(info: ModelInfo) -> Int[Tensor, "1 pos"]:
 
 def _tolerance(dtype: torch.dtype) -> float:
     return 1e-3 if dtype == torch.float32 else 5e-2
+
+
+def write_norms(model: Any) -> Float[Tensor, "layer neuron"]:
+    """||W_out row|| of every neuron."""
+    layers = range(inspect_model(model).n_layers)
+    return torch.stack([w_out(model, layer).float().norm(dim=-1).cpu() for layer in layers])

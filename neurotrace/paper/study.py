@@ -29,25 +29,21 @@ from torch import Tensor
 
 from neurotrace.core.neurons import Neuron
 from neurotrace.core.pairs import split_pairs
-from neurotrace.core.scores import DIRECTIONS, Direction, Scores
-from neurotrace.interventions.controls import CONTROLS, controls_for
+from neurotrace.core.scores import Scores
+from neurotrace.core.sides import DIRECTIONS, Direction
+from neurotrace.interventions.controls import CONTROLS, controls_for, other_donor
 from neurotrace.interventions.damage import damage
 from neurotrace.interventions.effects import measure
-from neurotrace.interventions.intervention import (
-    Intervention,
-    Kind,
-    other_donor,
-    patch,
-    shift,
-    values_at,
-)
+from neurotrace.interventions.intervention import Intervention, Kind, patch, shift, values_at
 from neurotrace.interventions.logits import logits_under
-from neurotrace.models.activations import Activations, Reference
+from neurotrace.interventions.reference import Evidence, Reference
+from neurotrace.models.activations import Activations
 from neurotrace.models.encoding import EncodedPairs, by_length, encode
 from neurotrace.models.hooks import Site, inspect_model, tokenizer_of
 from neurotrace.paper.language import CUES, FAMILIES, neutral, pairs, same_items
 from neurotrace.paper.units import evidence_of
-from neurotrace.studies.selection import Evidence, flip_rates, interventions_for, rank
+from neurotrace.rankers.registry import rank
+from neurotrace.studies.selection import flip_rates, interventions_for
 
 Row = dict[str, Any]
 HARM = 0.05  # nats, at most, on the neutral prompts that ours are chosen by

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 
 from neurotrace.core.metrics import logit_difference
+from neurotrace.core.sides import SIDES
+from neurotrace.interventions.reference import Evidence, gather
 from neurotrace.models.activations import Activations
-from neurotrace.models.encoding import SIDES, EncodedPairs, by_length
+from neurotrace.models.encoding import EncodedPairs, by_length
 from neurotrace.models.hooks import Site, inspect_model
 from neurotrace.models.sites import site_slopes
-from neurotrace.studies.selection import Evidence, gather
 
 
 def evidence_of(model: Any, encoded: EncodedPairs, site: Site) -> Evidence:

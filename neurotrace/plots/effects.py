@@ -6,12 +6,9 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from neurotrace.core.display import spoken
 from neurotrace.core.errors import InputError
 from neurotrace.core.pairs import PromptPair
-from neurotrace.core.scores import DIRECTIONS, Scores
+from neurotrace.core.sides import DIRECTIONS
 from neurotrace.interventions.effects import Effects
 from neurotrace.models.encoding import EncodedPairs
 from neurotrace.plots.style import COLOURS, MEMORIZED, REASONED, clip, fade, finish
@@ -21,87 +18,6 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 _TITLES = {"to_reasoning": "memory → reasoning", "to_memorization": "reasoning → memory"}
-
-
-def plot_scores(scores: Scores, *, title: str | None = None) -> go.Figure:
-    """Layer × neuron heat map of one ranking; white is zero, blank is not measured."""
-    import plotly.graph_objects as go
-
-    values = scores.value.numpy()
-    # a few neurons carry the effect: a scale to the very largest would show nothing else
-    bound = float(np.nanquantile(np.abs(values), 0.9995)) or float(np.nanmax(np.abs(values))) or 1.0
-    figure = go.Figure(
-        go.Heatmap(
-            z=values, zmin=-bound, zmax=bound, colorscale="RdBu", colorbar={"title": "score"},
-            hovertemplate="L%{y}.N%{x}<br>%{z:.4f}<extra></extra>",
-        )
-    )  # fmt: skip
-    figure.update_xaxes(title="neuron")
-    figure.update_yaxes(title="layer", dtick=max(1, values.shape[0] // 10))
-    direction = spoken(str(scores.provenance.get("direction", "")))
-    return finish(figure, title or f"{scores.method} {direction}: {scores.unit}", height=380)
-
-
-def plot_estimates(estimate: Scores, truth: Scores, *, title: str | None = None) -> go.Figure:
-    """What a ranker predicts against the exact effect, for the neurons that have both."""
-    import plotly.graph_objects as go
-    from scipy.stats import spearmanr
-
-    both = ~(estimate.value.isnan() | truth.value.isnan())
-    if not both.any():
-        raise InputError("no neuron has both scores: measure the exact effect of some of them")
-    x, y = truth.value[both].numpy(), estimate.value[both].numpy()
-    names = [f"L{layer}.N{unit}" for layer, unit in both.nonzero().tolist()]
-    layers = both.nonzero()[:, 0].numpy()
-    bar = {"title": "layer", "dtick": max(1, len(truth.value) // 10)}
-    figure = go.Figure()
-    ends = [float(min(x.min(), y.min())), float(max(x.max(), y.max()))]
-    figure.add_scatter(
-        x=ends, y=ends, mode="lines", name="equal", line={"color": "#999999", "dash": "dot"},
-        hoverinfo="skip",
-    )  # fmt: skip
-    figure.add_scatter(
-        x=x, y=y, mode="markers", name="neuron", text=names,
-        marker={"color": layers, "colorscale": "Viridis", "size": 7, "colorbar": bar},
-        hovertemplate="%{text}<br>exact %{x:.3f}<br>estimate %{y:.3f}<extra></extra>",
-    )  # fmt: skip
-    rho = f", Spearman {spearmanr(x, y).statistic:.3f}" if len(x) > 2 else ""
-    figure.update_xaxes(title="exact effect on L, nats")
-    figure.update_yaxes(title=f"{estimate.method}'s estimate, nats")
-    figure.update_layout(showlegend=False)
-    return finish(figure, title or f"{estimate.method} against exact, {len(x)} neurons{rho}")
-
-
-def plot_volcano(scores: Scores, *, level: float = 0.05, title: str | None = None) -> go.Figure:
-    """Each neuron's score against -log10 p; what stands out of chance is coloured.
-
-    Args:
-        scores: from `nt.assess`, with the columns `p`, `q` and `kept`.
-        level: of false discoveries among the coloured ones.
-    """
-    import plotly.graph_objects as go
-
-    if not {"p", "q", "kept"} <= set(scores.columns):
-        raise InputError("no p-values in these scores: assess them with nt.assess(...) first")
-    table = scores.to_frame()
-    found = table["q"] <= level
-    figure = go.Figure()
-    for name, rows, colour in (
-        ("could be chance", table[~found], "#999999"),
-        (f"q ≤ {level:g}", table[found], REASONED),
-    ):
-        figure.add_scattergl(
-            x=rows["score"], y=-np.log10(rows["p"]), mode="markers", name=f"{name} ({len(rows)})",
-            marker={"color": colour, "size": 6, "opacity": 0.7},
-            text=[f"L{row.layer}.N{row.neuron}" for row in rows.itertuples()],
-            customdata=rows[["q", "kept"]],
-            hovertemplate="%{text}<br>score %{x:.4f}<br>q %{customdata[0]:.2g}, in the top k of "
-            "%{customdata[1]:.0%} of resamples<extra></extra>",
-        )  # fmt: skip
-    figure.update_xaxes(title=scores.unit, zeroline=True)
-    figure.update_yaxes(title="−log₁₀ p (sign-flip over groups)")
-    figure.update_layout(legend={"orientation": "h", "y": -0.18})
-    return finish(figure, title or f"{scores.method}: {int(found.sum())} of {len(table)} neurons")
 
 
 def plot_flips(effects: Effects, *, title: str | None = None) -> go.Figure:

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 from neurotrace.core import statistics
 from neurotrace.core.errors import InputError
 from neurotrace.core.pairs import PromptPair, load_pairs
+from neurotrace.core.process import Progress
 from neurotrace.core.records import Source
-from neurotrace.models.encoding import Dropped, EncodedPairs, Progress, ask, join
+from neurotrace.models.encoding import Dropped, EncodedPairs, ask, join
 
 if TYPE_CHECKING:
     import pandas as pd

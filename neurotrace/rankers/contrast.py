@@ -12,11 +12,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from neurotrace.core.pairs import PromptPair
+from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
+from neurotrace.core.sides import Side
 from neurotrace.interventions.intervention import Kind
 from neurotrace.interventions.targets import provenance
 from neurotrace.models.activations import moments
-from neurotrace.models.encoding import EncodedPairs, Progress, Side, encode
+from neurotrace.models.encoding import EncodedPairs, encode
 
 
 def contrast(

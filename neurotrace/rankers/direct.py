@@ -18,11 +18,13 @@ from torch import Tensor
 
 from neurotrace.core.metrics import logit_difference
 from neurotrace.core.pairs import PromptPair
+from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
+from neurotrace.core.sides import Side, recipient_of
 from neurotrace.interventions.intervention import Kind
-from neurotrace.interventions.targets import finite, provenance, recipient_of, targets_for
+from neurotrace.interventions.targets import finite, provenance, targets_for
 from neurotrace.models.activations import Moments
-from neurotrace.models.encoding import EncodedPairs, Progress, Side, by_length, encode
+from neurotrace.models.encoding import EncodedPairs, by_length, encode
 from neurotrace.models.hooks import inspect_model, w_out
 from neurotrace.models.sites import final_residual_slope
 

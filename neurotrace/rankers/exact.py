@@ -8,10 +8,12 @@ from typing import Any
 
 from neurotrace.core.neurons import Neuron
 from neurotrace.core.pairs import PromptPair
+from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
+from neurotrace.core.sides import Side
 from neurotrace.interventions.intervention import Kind
 from neurotrace.models.activations import Moments
-from neurotrace.models.encoding import EncodedPairs, Progress, Side
+from neurotrace.models.encoding import EncodedPairs
 
 
 def exact(

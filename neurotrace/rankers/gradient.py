@@ -10,25 +10,21 @@ than the forward passes (`suffix_slopes.py`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from neurotrace.core.metrics import logit_difference
 from neurotrace.core.pairs import PromptPair
+from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
+from neurotrace.core.sides import Side, recipient_of
 from neurotrace.interventions.intervention import Kind
-from neurotrace.interventions.targets import finite, provenance, recipient_of, targets_for
+from neurotrace.interventions.targets import finite, provenance, targets_for
 from neurotrace.models.activations import Moments
-from neurotrace.models.encoding import EncodedPairs, Progress, Side, by_length, encode
-from neurotrace.models.engines import engine_of
-from neurotrace.models.hooks import forward, inspect_model
-
-# (model, ids, memorized, reasoned) -> (activations, slopes), both Float["batch layer neuron"]
-Slopes = Callable[[Any, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+from neurotrace.models.encoding import EncodedPairs, encode
+from neurotrace.models.gradients import gradients
+from neurotrace.models.hooks import inspect_model
 
 
 def gradient(
@@ -57,72 +53,3 @@ def gradient(
         "gradient", finite(total / len(encoded), "gradient"),
         provenance=provenance(model, encoded, donor, intervention),
     )  # fmt: skip
-
-
-def gradients(
-    model: Any,
-    encoded: EncodedPairs,
-    side: Side,
-    batch_size: int = 16,
-    progress: Progress = None,
-    slopes: Slopes | None = None,
-) -> Iterator[
-    tuple[list[int], Float[Tensor, "batch layer neuron"], Float[Tensor, "batch layer neuron"]]
-]:
-    """(places of the pairs, activations, dL/da) at the read position, batch by batch.
-
-    `slopes` is the rule by which L is differentiated; None: the gradient's, `slopes_of`.
-    """
-    batches = list(by_length(encoded.ids(side), batch_size))
-    label = f"gradients ({side} prompts)"
-    for rows, ids in progress(batches, description=label) if progress else batches:
-        answers = encoded.memorized[rows], encoded.reasoned[rows]
-        yield rows, *(slopes or slopes_of)(model, ids, *answers)
-
-
-def slopes_of(
-    model: Any,
-    ids: Tensor,
-    memorized: Tensor,
-    reasoned: Tensor,
-    added: Float[Tensor, "batch layer neuron"] | None = None,
-    layers: Sequence[int] | None = None,
-) -> tuple[Float[Tensor, "batch layer neuron"], Float[Tensor, "batch layer neuron"]]:
-    """Activations and dL/da at the last position, optionally with `added` put on the activations.
-
-    A zero is added to each activation and L is differentiated by it: no parameter's gradient is
-    computed, and nothing of the model is changed. Where the suffix engine serves the model the
-    prefix is run without gradients; else the whole prompt is differentiated through its hooks.
-    """
-    engine = engine_of(model)
-    if engine is not None and engine.path != "naive":
-        from neurotrace.engine.slopes import slopes as by_suffix
-
-        values, found = by_suffix(engine, ids, memorized, reasoned, added=added, layers=layers)
-        return values.float().cpu(), found.float().cpu()
-    info = inspect_model(model)
-    chosen = list(range(info.n_layers)) if layers is None else list(layers)
-    nudges = {
-        layer: torch.zeros(
-            len(ids), info.d_mlp, device=info.device, dtype=info.dtype, requires_grad=True
-        )
-        for layer in chosen
-    }
-    values = torch.zeros(len(ids), info.n_layers, info.d_mlp)
-
-    def edit(layer: int, post: Tensor) -> Tensor:
-        values[:, layer] = post[:, -1].detach().float().cpu()
-        changed = post.clone()
-        changed[:, -1] = changed[:, -1] + nudges[layer]
-        if added is not None:
-            changed[:, -1] = changed[:, -1] + added[:, layer].to(post)
-        return changed
-
-    with torch.enable_grad():
-        logits = forward(model, ids, edit=edit, layers=chosen)
-        total = logit_difference(logits, memorized, reasoned).sum()
-        parts = torch.autograd.grad(total, [nudges[layer] for layer in chosen])
-    slopes = torch.zeros_like(values)
-    for layer, slope in zip(chosen, parts, strict=True):
-        slopes[:, layer] = slope.float().cpu()
-    return values, slopes

@@ -27,11 +27,13 @@ from torch import Tensor
 from neurotrace.core.errors import InputError
 from neurotrace.core.metrics import logit_difference
 from neurotrace.core.pairs import PromptPair
+from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
+from neurotrace.core.sides import Side, recipient_of
 from neurotrace.engine.parts import Parts, overridden, write_rows
 from neurotrace.interventions.intervention import Kind
-from neurotrace.interventions.targets import provenance, recipient_of
-from neurotrace.models.encoding import EncodedPairs, Progress, Side, encode
+from neurotrace.interventions.targets import provenance
+from neurotrace.models.encoding import EncodedPairs, encode
 from neurotrace.models.engines import engine_of
 
 _RIDGE = 1e-2  # of the mean variance, added to the covariance

@@ -17,13 +17,15 @@ import torch
 
 from neurotrace.core.errors import InputError
 from neurotrace.core.pairs import PromptPair
+from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
+from neurotrace.core.sides import Side, recipient_of
 from neurotrace.interventions.intervention import Kind
-from neurotrace.interventions.targets import finite, provenance, recipient_of, targets_for
+from neurotrace.interventions.targets import finite, provenance, targets_for
 from neurotrace.models.activations import Moments, read_activations
-from neurotrace.models.encoding import EncodedPairs, Progress, Side, by_length, encode
+from neurotrace.models.encoding import EncodedPairs, by_length, encode
+from neurotrace.models.gradients import slopes_of
 from neurotrace.models.hooks import inspect_model
-from neurotrace.rankers.gradient import slopes_of
 
 
 def integrated(

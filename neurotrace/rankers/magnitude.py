@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from neurotrace.core.pairs import PromptPair
+from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
-from neurotrace.interventions.controls import write_norms
+from neurotrace.core.sides import Side
 from neurotrace.interventions.intervention import Kind
-from neurotrace.models.encoding import EncodedPairs, Progress, Side
-from neurotrace.models.hooks import inspect_model
+from neurotrace.models.encoding import EncodedPairs
+from neurotrace.models.hooks import inspect_model, write_norms
 
 
 def magnitude(

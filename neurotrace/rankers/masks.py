@@ -28,18 +28,14 @@ from torch import Tensor
 
 from neurotrace.core.errors import InputError
 from neurotrace.core.pairs import PromptPair
+from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
+from neurotrace.core.sides import Side, direction_of, recipient_of
 from neurotrace.engine.slopes import logits_through, prefix_of
 from neurotrace.interventions.intervention import Kind
-from neurotrace.interventions.targets import (
-    direction_of,
-    finite,
-    provenance,
-    recipient_of,
-    targets_for,
-)
+from neurotrace.interventions.targets import finite, provenance, targets_for
 from neurotrace.models.activations import Moments
-from neurotrace.models.encoding import EncodedPairs, Progress, Side, by_length, encode
+from neurotrace.models.encoding import EncodedPairs, by_length, encode
 from neurotrace.models.engines import engine_of
 from neurotrace.models.hooks import forward, inspect_model
 

@@ -17,14 +17,16 @@ from torch import Tensor
 
 from neurotrace.core.errors import InputError
 from neurotrace.core.pairs import PromptPair
+from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
+from neurotrace.core.sides import Side, recipient_of
 from neurotrace.interventions.intervention import Kind
-from neurotrace.interventions.targets import finite, provenance, recipient_of, targets_for
+from neurotrace.interventions.targets import finite, provenance, targets_for
 from neurotrace.models.activations import Moments
-from neurotrace.models.encoding import EncodedPairs, Progress, Side, encode
+from neurotrace.models.encoding import EncodedPairs, encode
 from neurotrace.models.engines import engine_of
+from neurotrace.models.gradients import gradients
 from neurotrace.models.hooks import inspect_model
-from neurotrace.rankers.gradient import gradients
 
 
 def relp(

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 
 from neurotrace.core.pairs import PromptPair
+from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
+from neurotrace.core.sides import Side
 from neurotrace.interventions.intervention import Kind
 from neurotrace.models.activations import Moments
-from neurotrace.models.encoding import EncodedPairs, Progress, Side
+from neurotrace.models.encoding import EncodedPairs
 from neurotrace.models.hooks import inspect_model
 from neurotrace.rankers.masks import PRICE, Question, learn
 

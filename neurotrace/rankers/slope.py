@@ -16,14 +16,15 @@ from typing import Any
 import torch
 
 from neurotrace.core.pairs import PromptPair
+from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
-from neurotrace.interventions.controls import write_norms
+from neurotrace.core.sides import Side, recipient_of
 from neurotrace.interventions.intervention import Kind
-from neurotrace.interventions.targets import finite, provenance, recipient_of, targets_for
+from neurotrace.interventions.targets import finite, provenance, targets_for
 from neurotrace.models.activations import Moments
-from neurotrace.models.encoding import EncodedPairs, Progress, Side, encode
-from neurotrace.models.hooks import inspect_model
-from neurotrace.rankers.gradient import gradients
+from neurotrace.models.encoding import EncodedPairs, encode
+from neurotrace.models.gradients import gradients
+from neurotrace.models.hooks import inspect_model, write_norms
 
 
 def slope(

@@ -12,8 +12,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neurotrace.core.writing import filling, noted, prepare_folder, write_atomically, write_whole
-from neurotrace.results.run import whose
+from neurotrace.core.files import filling, noted, prepare_folder, write_atomically, write_whole
+from neurotrace.models.identity import whose
 
 if TYPE_CHECKING:
     from neurotrace.answers.detection import Detection

@@ -25,15 +25,16 @@ from scipy import stats
 from torch import Tensor
 
 from neurotrace.ablation.neurons import ablation_effects
-from neurotrace.core.display import spoken
 from neurotrace.core.errors import InputError
 from neurotrace.core.files import read_json
 from neurotrace.core.neurons import Neuron
 from neurotrace.core.pairs import PromptPair
-from neurotrace.core.scores import DIRECTIONS, Scores
+from neurotrace.core.process import Progress
+from neurotrace.core.scores import Scores
+from neurotrace.core.sides import DIRECTIONS, SIDES, Side, spoken
 from neurotrace.interventions.intervention import Kind
 from neurotrace.models.activations import Activations, collect
-from neurotrace.models.encoding import SIDES, EncodedPairs, Progress, Side, encode
+from neurotrace.models.encoding import EncodedPairs, encode
 from neurotrace.models.hooks import inspect_model, tokenizer_of, unembedding, w_out
 
 if TYPE_CHECKING:

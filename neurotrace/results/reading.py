@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from neurotrace.core.display import Shown, Table, View, clip, rate, spoken
+from neurotrace.core.display import Shown, Table, View, clip, rate
 from neurotrace.core.errors import InputError
 from neurotrace.core.files import read_json, read_table
 from neurotrace.core.pairs import PAIR_FIELDS, PromptPair
+from neurotrace.core.sides import spoken
 from neurotrace.interventions.effects import Effects
 
 if TYPE_CHECKING:

@@ -12,10 +12,12 @@ import gzip
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neurotrace.core.display import percent, spoken
+from neurotrace.core.display import percent
 from neurotrace.core.errors import InputError
-from neurotrace.core.scores import DIRECTIONS, Scores
-from neurotrace.plots.effects import plot_curves, plot_estimates, plot_flips, plot_pairs
+from neurotrace.core.scores import Scores
+from neurotrace.core.sides import DIRECTIONS, spoken
+from neurotrace.plots.effects import plot_curves, plot_flips, plot_pairs
+from neurotrace.plots.scores import plot_estimates
 from neurotrace.results.report_sections import detectors_section, trust_section
 
 if TYPE_CHECKING:

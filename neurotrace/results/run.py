@@ -16,16 +16,16 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import sys
 from collections.abc import Sequence
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neurotrace.core.errors import InputError
+from neurotrace.core.files import parquet, prepare_folder, write_atomically
 from neurotrace.core.neurons import NEURON_DEFINITION
-from neurotrace.core.writing import parquet, prepare_folder, write_atomically
+from neurotrace.core.process import package_versions
+from neurotrace.models.identity import weights_hash
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,7 +37,6 @@ FILES = (
     "manifest.json", "summary.json", "scores.parquet", "pairs.parquet", "effects.parquet",
     "estimates.parquet", "dropped.parquet", "explorer.json", "report.html",
 )  # fmt: skip
-_PACKAGES = ("torch", "transformers", "transformer-lens", "datasets", "numpy", "pyarrow", "scipy")
 
 
 def save_run(
@@ -183,28 +182,6 @@ def manifest(
     }
 
 
-def whose(model: Any) -> dict[str, str]:
-    """The model's name and its weights' hash, by which results in a folder know each other."""
-    from neurotrace.models.hooks import inspect_model, twin
-
-    return {
-        "model": inspect_model(model).name,
-        "weights_sha256": weights_hash(twin(model) or model),
-    }
-
-
-def weights_hash(model: Any) -> str:
-    """SHA-256 over names, shapes, types and bytes of every parameter, in order of name."""
-    import torch
-
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.named_parameters(), key=lambda item: item[0]):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        data = tensor.detach().cpu().contiguous()
-        digest.update(data.reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
 def _scores(study: Study) -> pa.Table:
     import pandas as pd
     import pyarrow as pa
@@ -251,20 +228,3 @@ def _dropped(study: Study) -> pa.Table:
 
 def _json(content: Any) -> bytes:
     return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "replace")
-
-
-def package_versions() -> dict[str, str]:
-    found = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def command_line() -> str:
-    """How this process was called, quoted for a shell."""
-    import shlex
-
-    return shlex.join(["neurotrace", *sys.argv[1:]])

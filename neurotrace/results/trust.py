@@ -19,9 +19,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neurotrace.core.errors import InputError
-from neurotrace.core.files import read_json, read_table
-from neurotrace.core.writing import filling, noted, prepare_folder, write_atomically, write_whole
-from neurotrace.results.run import package_versions, whose
+from neurotrace.core.files import (
+    filling,
+    noted,
+    prepare_folder,
+    read_json,
+    read_table,
+    write_atomically,
+    write_whole,
+)
+from neurotrace.core.process import package_versions
+from neurotrace.models.identity import whose
 
 if TYPE_CHECKING:
     import pandas as pd

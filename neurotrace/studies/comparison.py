@@ -18,14 +18,15 @@ from neurotrace.ablation.neurons import ablate
 from neurotrace.core.errors import InputError
 from neurotrace.core.neurons import Neuron
 from neurotrace.core.pairs import PromptPair, sample_pairs, split_pairs
-from neurotrace.core.scores import DIRECTIONS, Direction, Scores
+from neurotrace.core.process import Progress
+from neurotrace.core.scores import Scores
+from neurotrace.core.sides import DIRECTIONS, Direction, Side
 from neurotrace.interventions.effects import measure
 from neurotrace.interventions.intervention import Intervention, parse_kind, patch
-from neurotrace.models.encoding import EncodedPairs, Progress, Side, encode
+from neurotrace.models.encoding import EncodedPairs, encode
 from neurotrace.models.hooks import ModelInfo, inspect_model
-from neurotrace.rankers.cost import passes
+from neurotrace.rankers.registry import METHODS, passes
 from neurotrace.studies.faithfulness import area, curves, overlap_of_tops, recall, spearman
-from neurotrace.studies.selection import METHODS
 
 if TYPE_CHECKING:
     import pandas as pd

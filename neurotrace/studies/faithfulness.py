@@ -27,10 +27,10 @@ from neurotrace.ablation.sets import ablate_sets
 from neurotrace.core.errors import InputError
 from neurotrace.core.neurons import Neuron
 from neurotrace.core.pairs import PromptPair
-from neurotrace.core.scores import Direction, Scores
+from neurotrace.core.scores import Scores
+from neurotrace.core.sides import Direction, Side, direction_of
 from neurotrace.interventions.intervention import Kind
-from neurotrace.interventions.targets import direction_of
-from neurotrace.models.encoding import EncodedPairs, Side, encode
+from neurotrace.models.encoding import EncodedPairs, encode
 
 if TYPE_CHECKING:
     import pandas as pd

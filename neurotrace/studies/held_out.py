@@ -18,17 +18,21 @@ from typing import Any
 import torch
 
 from neurotrace.core import statistics
-from neurotrace.core.scores import Direction, Scores
+from neurotrace.core.process import Progress
+from neurotrace.core.scores import Scores
+from neurotrace.core.sides import Direction
 from neurotrace.interventions.controls import CONTROLS, controls_for, random_control
 from neurotrace.interventions.damage import damage, standing_in
 from neurotrace.interventions.effects import Effects, measure
 from neurotrace.interventions.generation import generate
 from neurotrace.interventions.intervention import Intervention, Kind, parse_kind
 from neurotrace.interventions.logits import logits_under
-from neurotrace.models.activations import Activations, Reference
-from neurotrace.models.encoding import EncodedPairs, Progress, by_length
+from neurotrace.interventions.reference import Evidence, Reference
+from neurotrace.models.activations import Activations
+from neurotrace.models.encoding import EncodedPairs, by_length
 from neurotrace.models.hooks import ModelInfo
-from neurotrace.studies.selection import Candidate, Evidence, choose, interventions_for, rank
+from neurotrace.rankers.registry import rank
+from neurotrace.studies.selection import Candidate, choose, interventions_for
 
 _WRITTEN = 6  # tokens of continuation in the report's examples
 

@@ -19,13 +19,14 @@ import numpy as np
 
 from neurotrace import rankers
 from neurotrace.core.errors import InputError
+from neurotrace.core.files import prepare_folder, write_atomically
+from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
 from neurotrace.core.statistics import mean_interval
-from neurotrace.core.writing import prepare_folder, write_atomically
-from neurotrace.models.encoding import EncodedPairs, Progress
+from neurotrace.models.encoding import EncodedPairs
 from neurotrace.models.hooks import ModelInfo, inspect_model
-from neurotrace.rankers.cost import passes
 from neurotrace.rankers.imprint import imprint
+from neurotrace.rankers.registry import passes
 from neurotrace.studies.faithfulness import recall
 from neurotrace.studies.injection import Fact, UnteachableError, inject
 

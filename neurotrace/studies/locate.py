@@ -26,8 +26,9 @@ from neurotrace.core.display import Shown, Table, View, rate
 from neurotrace.core.errors import InputError
 from neurotrace.core.metrics import logit_difference
 from neurotrace.core.pairs import PromptPair
-from neurotrace.interventions.targets import recipient_of
-from neurotrace.models.encoding import EncodedPairs, Progress, Side, by_length, encode
+from neurotrace.core.process import Progress
+from neurotrace.core.sides import Side, recipient_of
+from neurotrace.models.encoding import EncodedPairs, by_length, encode
 from neurotrace.models.hooks import Point, Site, inspect_model
 from neurotrace.models.sites import change_sites, read_sites, site_slopes
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from neurotrace.core.errors import InputError
-from neurotrace.interventions.targets import direction_of
+from neurotrace.core.sides import direction_of
 from neurotrace.studies.significance import GroupScores
 
 if TYPE_CHECKING:

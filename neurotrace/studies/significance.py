@@ -24,11 +24,12 @@ from torch import Tensor
 
 from neurotrace.core.errors import InputError
 from neurotrace.core.pairs import PromptPair
-from neurotrace.core.scores import Direction, Scores
+from neurotrace.core.process import Progress
+from neurotrace.core.scores import Scores
+from neurotrace.core.sides import Direction, Side, direction_of
 from neurotrace.interventions.intervention import Kind, parse_kind
-from neurotrace.interventions.targets import direction_of
 from neurotrace.models.activations import moments
-from neurotrace.models.encoding import EncodedPairs, Progress, Side, encode
+from neurotrace.models.encoding import EncodedPairs, encode
 
 Ranker = Callable[..., Scores]
 By = Literal["group", "template", "family"]

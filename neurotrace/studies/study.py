@@ -18,18 +18,22 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
-from neurotrace.core.display import Shown, Table, View, rate, spoken
+from neurotrace.core.display import Shown, Table, View, rate
 from neurotrace.core.errors import InputError
 from neurotrace.core.pairs import PromptPair, fold_pairs
-from neurotrace.core.scores import DIRECTIONS, Direction, Scores
+from neurotrace.core.process import Progress
+from neurotrace.core.scores import Scores
+from neurotrace.core.sides import DIRECTIONS, Direction, Side, spoken
 from neurotrace.interventions.damage import neutral_ids
 from neurotrace.interventions.effects import Effects
 from neurotrace.interventions.intervention import Kind, parse_kind
-from neurotrace.models.encoding import EncodedPairs, Progress, Side, encode
+from neurotrace.interventions.reference import Evidence, gather
+from neurotrace.models.encoding import EncodedPairs, encode
 from neurotrace.models.hooks import ModelInfo, inspect_model
 from neurotrace.rankers import exact
+from neurotrace.rankers.registry import METHODS, rank
 from neurotrace.studies.held_out import Example, Flip, Proof, RowFold
-from neurotrace.studies.selection import METHODS, Evidence, default_ks, gather, rank
+from neurotrace.studies.selection import default_ks
 
 if TYPE_CHECKING:
     import pandas as pd

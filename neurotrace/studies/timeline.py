@@ -25,10 +25,11 @@ import numpy as np
 from neurotrace import rankers
 from neurotrace.core.errors import InputError
 from neurotrace.core.pairs import PromptPair, split_pairs
-from neurotrace.core.scores import DIRECTIONS, Direction
+from neurotrace.core.process import Progress
+from neurotrace.core.sides import DIRECTIONS, Direction, Side
 from neurotrace.interventions.effects import measure
 from neurotrace.interventions.intervention import patch
-from neurotrace.models.encoding import Progress, Side, encode
+from neurotrace.models.encoding import encode
 from neurotrace.models.hooks import inspect_model
 from neurotrace.models.loading import load_model, split_revision
 from neurotrace.studies.faithfulness import area, curves

@@ -40,7 +40,7 @@ class Worker:
 
     def start(self) -> int:
         """Load the model and agree with the folder's manifest; returns its threads."""
-        from neurotrace.cli.console import quiet
+        from neurotrace.core.process import quiet
         from neurotrace.sweeps.work import open_work
 
         quiet()

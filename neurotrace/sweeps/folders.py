@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from neurotrace.core.errors import InputError
-from neurotrace.core.writing import write_atomically
+from neurotrace.core.files import write_atomically
 
 
 @dataclass(frozen=True)

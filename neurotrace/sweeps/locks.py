@@ -20,7 +20,7 @@ from typing import Any
 
 from neurotrace.core.errors import InputError
 from neurotrace.core.files import parse_json
-from neurotrace.results.run import command_line
+from neurotrace.core.process import command_line
 from neurotrace.sweeps.folders import Folder
 from neurotrace.sweeps.layout import Shard
 

@@ -20,13 +20,15 @@ from torch import Tensor
 
 from neurotrace import __version__
 from neurotrace.ablation import passes
-from neurotrace.ablation.asked import places_of
 from neurotrace.ablation.batch import Batch, batch_for
 from neurotrace.ablation.group_sums import grouped
+from neurotrace.ablation.task import Precision, Task, Where, places_of, prepare
 from neurotrace.core.errors import InputError
-from neurotrace.models.encoding import EncodedPairs, Progress, Side, encode
+from neurotrace.core.process import Progress, command_line, package_versions
+from neurotrace.core.sides import Side
+from neurotrace.models.encoding import EncodedPairs, encode
 from neurotrace.models.hooks import twin
-from neurotrace.results.run import command_line, package_versions, weights_hash
+from neurotrace.models.identity import weights_hash
 from neurotrace.sweeps.asked import Sweep, pairs_of
 from neurotrace.sweeps.layout import Layout
 from neurotrace.sweeps.manifest import Manifest
@@ -44,7 +46,7 @@ METRIC = "change of L = logit(memorized) - logit(reasoned) at the last token, na
 class Work:
     """A loaded model, ready for any part of the sweep that `manifest` describes."""
 
-    task: passes.Task
+    task: Task
     places: Int[Tensor, " place"]
     manifest: Manifest
 
@@ -60,9 +62,9 @@ def open_work(asked: Sweep, model: Any, *, progress: Progress = None) -> Work:
     pairs = pairs_of(asked)
     encoded = encode(model, pairs, progress=progress)
     ordered = encoded.at(grouped(encoded.pairs))  # a group's pairs stay together
-    task = passes.prepare(
-        model, ordered, asked.mode, cast(Side, asked.donor), positions=cast(passes.Where, asked.where()),
-        precision=cast(passes.Precision, asked.precision), progress=progress,
+    task = prepare(
+        model, ordered, asked.mode, cast(Side, asked.donor), positions=cast(Where, asked.where()),
+        precision=cast(Precision, asked.precision), progress=progress,
     )  # fmt: skip
     info = task.info
     tokens = asked.batch or batch_for(info, None, None).trials[0]
@@ -116,7 +118,7 @@ def compute(work: Work, part: int) -> pa.Table:
 
 
 def _one_pair(
-    task: passes.Task, row: int, places: Int[Tensor, " place"]
+    task: Task, row: int, places: Int[Tensor, " place"]
 ) -> tuple[float, np.ndarray, np.ndarray]:
     """(L before, change of L for each place, tokens in the pass that found it)."""
     try:
@@ -137,7 +139,7 @@ def _one_pair(
 
 
 def _content(
-    task: passes.Task, places: Int[Tensor, " place"], layout: Layout, asked: Sweep
+    task: Task, places: Int[Tensor, " place"], layout: Layout, asked: Sweep
 ) -> dict[str, Any]:
     real = twin(task.model) or task.model
     record = task.record()

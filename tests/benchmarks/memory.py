@@ -20,6 +20,8 @@ from typing import Annotated
 import torch
 import typer
 
+from neurotrace.models import hooks
+
 JOBS = ("collect to a file", "moments", "gradient", "run")
 
 
@@ -56,7 +58,7 @@ def main(
 
 def _measure(model: str, count: int, length: int, dtype: str, job: str) -> dict[str, float]:
     import neurotrace as nt
-    from neurotrace.studies.selection import gather
+    from neurotrace.interventions.reference import gather
     from neurotrace.sweeps.cost import needs, shape_of
 
     loaded = nt.load_model(model, device="cpu", dtype=dtype)

@@ -30,9 +30,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import neurotrace as nt
-from neurotrace.engine import engine as suffix
+from neurotrace.engine import proof
+from neurotrace.engine.engine import BATCH, Engine
 from neurotrace.engine.modules import linears
-from neurotrace.engine.parts import write_rows
+from neurotrace.engine.parts import find_parts, write_rows
 from neurotrace.models.hooks import forward, tokenizer_of, twin
 
 PROMPT = "If the capital of France were Rome, then the capital of France would be called"
@@ -51,7 +52,7 @@ def main() -> None:
     answers = [tokenizer(a, add_special_tokens=False).input_ids[0] for a in ANSWERS]
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        engine = suffix.engine(plain, precision="fast", batch_size=options.batch_size)
+        engine = proof.engine(plain, precision="fast", batch_size=options.batch_size)
     depth, widths = len(engine.parts.blocks), engine.parts.widths
     # evenly spaced layers whose mean depth is the model's: cost is linear in depth
     step = 1 if not options.sample else max(1, depth // 10)
@@ -116,7 +117,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--tokens", type=int, default=16)
-    parser.add_argument("--batch-size", type=int, default=suffix.BATCH)
+    parser.add_argument("--batch-size", type=int, default=BATCH)
     parser.add_argument("--json", action="store_true", help="last line: one JSON object")
     return parser.parse_args()
 
@@ -142,7 +143,7 @@ def sample_neurons(count: int, widths: tuple[int, ...]) -> Neurons:
 
 
 def time_ours(
-    engine: suffix.Engine,
+    engine: Engine,
     ids: Tensor,
     answers: list[int],
     layers: list[int],
@@ -199,7 +200,7 @@ def time_ours(
 
 @torch.no_grad()
 def floor(
-    engine: suffix.Engine, layer: int, neurons: int, tokens: int, clock: Callable
+    engine: Engine, layer: int, neurons: int, tokens: int, clock: Callable
 ) -> tuple[float, float]:
     """Seconds that the arithmetic alone would take for all neurons of `layer`, and the GFLOP/s."""
     above = engine.parts.blocks[layer + 1 :]
@@ -220,7 +221,7 @@ def floor(
 
 
 def compare(
-    engine: suffix.Engine, ids: Tensor, answers: list[int], neurons: Neurons, truth: Tensor
+    engine: Engine, ids: Tensor, answers: list[int], neurons: Neurons, truth: Tensor
 ) -> float:
     """Largest difference of L between ours (exact) and the peer's loop."""
     run = engine.clean(ids)
@@ -231,9 +232,7 @@ def compare(
     return float((torch.cat(got) - truth).abs().max())
 
 
-def growth(
-    engine: suffix.Engine, tokenizer: Any, answers: list[int], clock: Callable
-) -> dict[str, Any]:
+def growth(engine: Engine, tokenizer: Any, answers: list[int], clock: Callable) -> dict[str, Any]:
     """ms a neuron by prompt length (middle layer) and by layer; seconds by number of prompts."""
     depth = len(engine.parts.blocks)
     index = torch.arange(engine.parts.widths[depth // 2])
@@ -314,7 +313,7 @@ def nnsight_pass(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             traced = LanguageModel(own, tokenizer=tokenizer)
-        names = suffix.find_parts(own)
+        names = find_parts(own)
         path = next(n for n, m in own.named_modules() if m is names.projections[0])
         head, _, rest = path.partition(".0.")
 
@@ -344,7 +343,7 @@ def nnsight_pass(
 
 
 def all_positions(
-    engine: suffix.Engine,
+    engine: Engine,
     model: Any,
     ids: Tensor,
     answers: list[int],

@@ -23,7 +23,7 @@ from neurotrace.core.pairs import sample_pairs
 from neurotrace.core.process import bars
 from neurotrace.core.scores import Scores
 from neurotrace.models.encoding import EncodedPairs, by_length, last_logits
-from neurotrace.rankers.gradient import gradients
+from neurotrace.models.gradients import gradients
 
 
 def main() -> None:

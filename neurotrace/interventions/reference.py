@@ -1,0 +1,105 @@
+"""What training pairs tell an intervention: class means, slopes, norms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from neurotrace.core.errors import InputError
+from neurotrace.core.pairs import PromptPair
+from neurotrace.core.process import Progress
+from neurotrace.core.sides import SIDES
+from neurotrace.models.activations import Activations, Moments
+from neurotrace.models.encoding import EncodedPairs, encode
+from neurotrace.models.gradients import gradients
+from neurotrace.models.hooks import inspect_model, write_norms
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What training pairs tell an intervention: class means, and which way each neuron pushes L.
+
+    Slopes are dL/da at the read position. `spread` is the standard deviation over groups of the
+    groups' mean slope: small where a neuron pushes the same way whatever the pair is about.
+    """
+
+    moments: Moments
+    slope: Float[Tensor, "side layer neuron"]  # mean over pairs, nats per activation
+    spread: Float[Tensor, "side layer neuron"]
+    norms: Float[Tensor, "layer neuron"]  # ||W_out row||
+    logit_difference: Float[Tensor, " side"]  # mean L, nats
+
+    @property
+    def gap(self) -> float:
+        """How far apart the two sides are: mean L on memorization minus mean L on reasoning."""
+        return float(self.logit_difference[0] - self.logit_difference[1])
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Activations and slopes of every pair on both sides, from which folds are ranked."""
+
+    activations: Activations
+    slopes: Float[Tensor, "side pair layer neuron"]  # dL/da
+
+    norms: Float[Tensor, "layer neuron"]  # ||W_out row||
+    logit_difference: Float[Tensor, "side pair"]
+
+    def moments(self, rows: Sequence[int]) -> Moments:
+        values = self.activations.values[:, list(rows)]
+        return Moments(values.mean(dim=1), values.var(dim=1, unbiased=False), len(rows))
+
+    def reference(self, rows: Sequence[int]) -> Reference:
+        """What the pairs at `rows` tell."""
+        groups: dict[str, list[int]] = {}
+        for row in rows:
+            groups.setdefault(self.activations.pairs[row].group, []).append(row)
+        means = torch.stack([self.slopes[:, of_one].mean(dim=1) for of_one in groups.values()])
+        spread = means.std(dim=0) if len(groups) > 1 else torch.zeros_like(means[0])
+        index = list(rows)
+        return Reference(
+            self.moments(rows), self.slopes[:, index].mean(dim=1), spread, self.norms,
+            self.logit_difference[:, index].mean(dim=1),
+        )  # fmt: skip
+
+
+def gather(
+    model: Any, encoded: EncodedPairs, *, budget_gb: float = 8.0, progress: Progress = None
+) -> Evidence:
+    """Read activations and slopes once; every fold's ranking is a mean over its own pairs."""
+    info = inspect_model(model)
+    size = 4 * len(encoded) * info.n_neurons * 4 / 2**30
+    if size > budget_gb:
+        raise InputError(
+            f"activations and gradients of {len(encoded)} pairs take {size:.1f} GiB, the budget is "
+            f"{budget_gb:g}: pass fewer pairs (--max-pairs)"
+        )
+    values = torch.empty(2, len(encoded), info.n_layers, info.d_mlp)
+    slopes = torch.empty_like(values)
+    for place, side in enumerate(SIDES):
+        for rows, a, slope in gradients(model, encoded, side, progress=progress):
+            wrong = ~torch.isfinite(slope)
+            if wrong.any():
+                layer = int(wrong.nonzero()[0][1])
+                raise InputError(
+                    f"gradients in layer {layer} are not finite: load with dtype=float32"
+                )
+            values[place, rows] = a
+            slopes[place, rows] = slope
+    differences = [encoded.behaviour(side).logit_difference for side in SIDES]
+    return Evidence(
+        Activations(values, encoded.pairs), slopes, write_norms(model), torch.stack(differences)
+    )
+
+
+def reference(
+    model: Any, pairs: Sequence[PromptPair] | EncodedPairs, *, progress: Progress = None
+) -> Reference:
+    """Class means and slopes of (training) pairs, as `nt.steer` and the class means want them."""
+    encoded = encode(model, pairs)
+    return gather(model, encoded, progress=progress).reference(range(len(encoded)))

@@ -1,0 +1,28 @@
+"""Which model a result is of: its name, its origin and a hash of its weights."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+
+def whose(model: Any) -> dict[str, str]:
+    """The model's name and its weights' hash, by which results in a folder know each other."""
+    from neurotrace.models.hooks import inspect_model, twin
+
+    return {
+        "model": inspect_model(model).name,
+        "weights_sha256": weights_hash(twin(model) or model),
+    }
+
+
+def weights_hash(model: Any) -> str:
+    """SHA-256 over names, shapes, types and bytes of every parameter, in order of name."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.named_parameters(), key=lambda item: item[0]):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        data = tensor.detach().cpu().contiguous()
+        digest.update(data.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
