@@ -43,11 +43,11 @@ test-tl39: .venv-tl39/installed
 	$(MAKE) -j2 test-bridges test-hooked
 
 TL39 := HF_HUB_OFFLINE=1 .venv-tl39/bin/python -m pytest -q
-MODELS := $(addprefix tests/test_,$(addsuffix .py,hooks tokens_activations rankers effects circuits \
-	ground_truth))
+MODELS := $(addprefix tests/,models/test_hooks.py models/test_tokens_activations.py rankers/test_rankers.py \
+	rankers/test_ground_truth.py interventions/test_effects.py answers/test_circuits.py)
 
 test-bridges:
-	$(TL39) $(MODELS) tests/test_families.py tests/test_generations.py
+	$(TL39) $(MODELS) tests/models/test_families.py tests/models/test_generations.py
 
 test-hooked:
 	NEUROTRACE_MODELS=HookedTransformer $(TL39) -m "not bridge" $(MODELS)

@@ -198,7 +198,7 @@ def test_no_network_when_offline(asked, tmp_path):
 import socket, sys
 def refuse(*what, **_): print("network:", what, file=sys.stderr); raise OSError("no network")
 socket.socket.connect = socket.getaddrinfo = refuse
-from neurotrace.cli import main
+from neurotrace.cli.main import main
 main()
 """
     calls = [

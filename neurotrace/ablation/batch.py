@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
 from neurotrace.core.errors import InputError
 from neurotrace.models.hooks import ModelInfo
+from neurotrace.models.protocol import HookedModel
 
 _BUDGET_GB = 2.0
 # tokens a pass; the first is the default where there is too little work to try the others
@@ -25,7 +25,7 @@ def batch_for(info: ModelInfo, rows: int | None, memory_gb: float | None) -> Bat
     return Batch(rows, budget, _ON_GPU if cuda else _ON_CPU)
 
 
-def bytes_each(model: Any, info: ModelInfo, length: int) -> float:
+def bytes_each(model: HookedModel, info: ModelInfo, length: int) -> float:
     """Bytes that one token of a changed row takes at the widest place of a pass, about."""
     heads = int(getattr(model.cfg, "n_heads", 0) or 0)
     return 4.0 * (4 * info.d_mlp + 12 * info.d_model + 2 * heads * length)

@@ -29,6 +29,7 @@ from neurotrace.interventions.intervention import Kind
 from neurotrace.interventions.reference import Reference
 from neurotrace.models.activations import Moments
 from neurotrace.models.encoding import EncodedPairs
+from neurotrace.models.protocol import HookedModel
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +42,7 @@ _ROW_BYTES = 40  # of the table that `ablation_effects` returns
 
 
 def ablate(
-    model: Any,
+    model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
     neurons: Sequence[Neuron] | None = None,
     *,
@@ -131,7 +132,7 @@ class NeuronEffects(Shown):
 
 
 def ablation_effects(
-    model: Any,
+    model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
     neurons: Sequence[Neuron] | None = None,
     *,

@@ -20,7 +20,7 @@ from neurotrace.ablation.task import Task, absolute
 from neurotrace.core.errors import InputError
 from neurotrace.core.metrics import logit_difference
 from neurotrace.core.neurons import Neuron
-from neurotrace.core.process import Progress
+from neurotrace.core.process import Progress, over
 from neurotrace.engine.edits import Edit, Run, affine_by_layer
 from neurotrace.interventions.intervention import Intervention, make, parse_kind
 from neurotrace.interventions.reference import Reference
@@ -94,7 +94,7 @@ def sweep(
     parts = groups(places, task.info.d_mlp)
     work = [(row, part) for row in rows for part in parts]
     of: Clean | None = None
-    for row, part in progress(work, description=description) if progress else work:
+    for row, part in over(progress, work, description):
         if of is None or of.row != row:
             of = clean(task, row)
             new = of.values + changes(task, of.values, of.given)

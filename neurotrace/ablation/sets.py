@@ -17,12 +17,13 @@ from neurotrace.core.display import Shown, View, frame_table
 from neurotrace.core.errors import InputError
 from neurotrace.core.neurons import Neuron
 from neurotrace.core.pairs import PromptPair
-from neurotrace.core.process import Progress
+from neurotrace.core.process import Progress, over
 from neurotrace.core.sides import Direction, Side
 from neurotrace.interventions.intervention import Kind
 from neurotrace.interventions.reference import Reference
 from neurotrace.models.activations import Moments
 from neurotrace.models.encoding import EncodedPairs
+from neurotrace.models.protocol import HookedModel
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,7 +74,7 @@ class SetEffects(Shown):
 
 
 def ablate_sets(
-    model: Any,
+    model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
     ranking: Sequence[Neuron],
     ks: Sequence[int] | None = None,
@@ -100,19 +101,21 @@ def ablate_sets(
     places_of(neurons, task)
     wanted = tuple(range(1, len(neurons) + 1)) if ks is None else tuple(ks)
     if not wanted or any(not 1 <= k <= len(neurons) for k in wanted):
-        raise InputError(f"ks={list(wanted)}: wanted numbers from 1 to {len(neurons)}, the neurons")
+        raise InputError(
+            f"ks={list(wanted)}: expected numbers from 1 to {len(neurons)}, the neurons"
+        )
     made = [passes.made_on(task, neurons[:k]) for k in wanted]
     rows = range(len(task.encoded))
     before = torch.empty(len(rows))
     after = torch.empty(len(rows), len(wanted))
-    for row in progress(rows, description="ablating sets") if progress else rows:
+    for row in over(progress, rows, "ablating sets"):
         of = passes.clean(task, row)
         before[row], after[row] = of.before, passes.sets(task, of, made)
     return SetEffects(neurons, wanted, before, after, task.encoded.pairs, task.record())
 
 
 def greedy_set(
-    model: Any,
+    model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
     candidates: Sequence[Neuron],
     k: int,
@@ -144,13 +147,13 @@ def greedy_set(
     left = sorted(set(candidates))
     places_of(left, task)
     if not 1 <= k <= len(left):
-        raise InputError(f"k={k}: wanted 1 to {len(left)}, the number of candidates")
+        raise InputError(f"k={k}: expected 1 to {len(left)}, the number of candidates")
     check_direction(direction)
     chosen: list[Neuron] = []
     curve: list[Tensor] = []
     before = torch.empty(len(task.encoded))
     work = [(step, row) for step in range(k) for row in range(len(task.encoded))]
-    for _, row in progress(work, description="choosing neurons") if progress else work:
+    for _, row in over(progress, work, "choosing neurons"):
         if row == 0:
             made = [passes.made_on(task, [*chosen, one]) for one in left]
             after = torch.empty(len(task.encoded), len(left))

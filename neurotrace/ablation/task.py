@@ -25,6 +25,7 @@ from neurotrace.models.activations import Moments, moments
 from neurotrace.models.encoding import EncodedPairs, encode
 from neurotrace.models.engines import engine_of
 from neurotrace.models.hooks import ModelInfo, inspect_model, twin
+from neurotrace.models.protocol import HookedModel
 
 Where = Literal["read", "all"] | Sequence[int]
 
@@ -35,7 +36,7 @@ Precision = Literal["exact", "fast"]
 class Task:
     """One kind of intervention on these pairs; made by `prepare`."""
 
-    model: Any
+    model: HookedModel
     info: ModelInfo
     encoded: EncodedPairs
     kind: Kind
@@ -69,7 +70,7 @@ class Task:
 
 
 def prepare(
-    model: Any,
+    model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
     kind: Kind,
     donor: Side,
@@ -91,11 +92,13 @@ def prepare(
     name, _ = parse_kind(kind)
     encoded, info = encode(model, pairs), inspect_model(model)
     if precision not in ("exact", "fast"):
-        raise InputError(f"precision={precision!r}: wanted 'exact' or 'fast'")
+        raise InputError(f"precision={precision!r}: expected 'exact' or 'fast'")
     if batch_size != "auto" and not (isinstance(batch_size, int) and batch_size >= 1):
-        raise InputError(f"batch_size={batch_size!r}: wanted 'auto' or a number of neurons a pass")
+        raise InputError(
+            f"batch_size={batch_size!r}: expected 'auto' or a number of neurons a pass"
+        )
     if memory_gb is not None and not memory_gb > 0:
-        raise InputError(f"memory_gb={memory_gb!r}: wanted a number above 0")
+        raise InputError(f"memory_gb={memory_gb!r}: expected a number above 0")
     where = _checked(positions, encoded, recipient_of(donor), patching=name == "patch")
     if name == "steer" and reference is None:
         from neurotrace.interventions.reference import reference as slopes_and_means
@@ -110,7 +113,7 @@ def prepare(
     return Task(model, info, encoded, kind, donor, where, reference, engine, batch)
 
 
-def _engine(model: Any, ids: Tensor, positions: Where, precision: Precision) -> Any | None:
+def _engine(model: HookedModel, ids: Tensor, positions: Where, precision: Precision) -> Any | None:
     """This task's own copy of the model's engine, proved for these positions and this precision."""
     engine = engine_of(model)
     if engine is None:
@@ -129,13 +132,13 @@ def _engine(model: Any, ids: Tensor, positions: Where, precision: Precision) -> 
 def _checked(positions: Any, encoded: EncodedPairs, side: Side, *, patching: bool) -> Where:
     if isinstance(positions, str):
         if positions not in ("read", "all"):
-            raise InputError(f"positions={positions!r}: wanted 'read', 'all' or a list of places")
+            raise InputError(f"positions={positions!r}: expected 'read', 'all' or a list of places")
     else:
         shortest = min(len(ids) for ids in encoded.ids(side))
         positions = tuple(positions)
         if not positions or any(not -shortest <= place < shortest for place in positions):
             raise InputError(
-                f"positions={list(positions)}: wanted places from {-shortest} (from the end) to "
+                f"positions={list(positions)}: expected places from {-shortest} (from the end) to "
                 f"{shortest - 1}, inside the shortest prompt"
             )
     if positions != "read" and patching and not encoded.aligned:
@@ -161,7 +164,7 @@ def strength(effect: Tensor, direction: Direction | None) -> Tensor:
 
 def check_direction(direction: Direction | None) -> None:
     if direction is not None and direction not in DIRECTIONS:
-        raise InputError(f"direction={direction!r}: wanted {' or '.join(DIRECTIONS)}, or None")
+        raise InputError(f"direction={direction!r}: expected {' or '.join(DIRECTIONS)}, or None")
 
 
 def places_of(neurons: Sequence[Neuron] | None, task: Task) -> Int[Tensor, " place"]:

@@ -23,7 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -36,7 +36,7 @@ from neurotrace.core.display import Shown, View, frame_table
 from neurotrace.core.errors import InputError
 from neurotrace.core.neurons import Neuron
 from neurotrace.core.pairs import PromptPair
-from neurotrace.core.process import Progress
+from neurotrace.core.process import Progress, over
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import Direction, Side
 from neurotrace.interventions.intervention import Kind, parse_kind
@@ -44,6 +44,7 @@ from neurotrace.interventions.reference import Reference
 from neurotrace.models.activations import Moments, read_activations
 from neurotrace.models.encoding import EncodedPairs, by_length
 from neurotrace.models.gradients import slopes_of
+from neurotrace.models.protocol import HookedModel
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -108,7 +109,7 @@ class Top(Shown):
 
 
 def ablate_top(
-    model: Any,
+    model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
     k: int,
     *,
@@ -141,14 +142,14 @@ def ablate_top(
     check_direction(direction)
     for name, value in (("confidence", confidence), ("max_share", max_share)):
         if not 0 < value <= 1 or (name == "confidence" and value == 1):
-            raise InputError(f"{name}={value!r}: wanted a share between 0 and 1")
+            raise InputError(f"{name}={value!r}: expected a share between 0 and 1")
     task = prepare(
         model, pairs, mode, donor, reference=reference, precision=precision,
         batch_size=batch_size, memory_gb=memory_gb, progress=progress,
     )  # fmt: skip
     places = places_of(None, task)
     if not 1 <= k <= len(places):
-        raise InputError(f"k={k}: wanted 1 to {len(places)}, the neurons that it can be done to")
+        raise InputError(f"k={k}: expected 1 to {len(places)}, the neurons that it can be done to")
     size = len(task.encoded) * task.info.n_neurons * 4 / 2**30
     if size > predictions_gb:
         raise InputError(
@@ -304,7 +305,7 @@ def _predictions(task: Task, progress: Progress) -> Float[Tensor, "pair place"]:
     encoded, info = task.encoded, task.info
     found = torch.empty(len(encoded), info.n_neurons)
     batches = list(by_length(encoded.ids(task.side), 16))
-    for rows, ids in progress(batches, description="screening") if progress else batches:
+    for rows, ids in over(progress, batches, "screening"):
         values, slopes = slopes_of(task.model, ids, encoded.memorized[rows], encoded.reasoned[rows])
         given = None
         if parse_kind(task.kind)[0] == "patch":

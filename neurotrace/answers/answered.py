@@ -18,11 +18,12 @@ from torch import Tensor
 from neurotrace.core import metrics
 from neurotrace.core.display import Cell, Shown, Table, View, clip
 from neurotrace.core.errors import InputError
-from neurotrace.core.process import Progress
+from neurotrace.core.process import Progress, over
 from neurotrace.core.prompts import Prompt
 from neurotrace.core.records import short
 from neurotrace.models.encoding import by_length, last_logits, unknown_token, unknown_word
 from neurotrace.models.hooks import context_length, inspect_model, tokenizer_of
+from neurotrace.models.protocol import HookedModel
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -118,7 +119,11 @@ class Answered(Shown):
 
 
 def answer(
-    model: Any, prompts: Sequence[Prompt], *, batch_size: int = 32, progress: Progress = None
+    model: HookedModel,
+    prompts: Sequence[Prompt],
+    *,
+    batch_size: int = 32,
+    progress: Progress = None,
 ) -> Answered:
     """Ask the model every prompt.
 
@@ -131,7 +136,7 @@ def answer(
     for number, prompt in enumerate(prompts, 1):
         if not isinstance(prompt, Prompt):
             raise InputError(
-                f"prompt {number} is a {type(prompt).__name__}, wanted nt.Prompt, with its two answers "
+                f"prompt {number} is a {type(prompt).__name__}, expected nt.Prompt, with its two answers "
                 "named: nt.load_prompts makes them of a file or of dicts (nt.trust takes plain text)"
             )
     ids = prompt_ids(model, [prompt.prompt for prompt in prompts])
@@ -163,7 +168,7 @@ def answer(
     )  # fmt: skip
 
 
-def prompt_ids(model: Any, texts: Sequence[str]) -> list[Int[Tensor, " pos"]]:
+def prompt_ids(model: HookedModel, texts: Sequence[str]) -> list[Int[Tensor, " pos"]]:
     """Token ids of each text; InputError names one that is empty, too long or not all in the vocabulary."""
     inspect_model(model)
     tokenizer = tokenizer_of(model)
@@ -172,7 +177,7 @@ def prompt_ids(model: Any, texts: Sequence[str]) -> list[Int[Tensor, " pos"]]:
     for text in texts:
         ids = tokenizer(text).input_ids if text.strip() else []
         if not ids:
-            raise InputError(f"prompt {len(found) + 1} is empty: wanted at least one token")
+            raise InputError(f"prompt {len(found) + 1} is empty: expected at least one token")
         if limit and len(ids) > limit:
             raise InputError(
                 f"prompt {len(found) + 1} ({short(text, 40)}) has {len(ids)} tokens, the model takes "
@@ -194,12 +199,12 @@ def entropy_of(logits: Float[Tensor, "row vocab"]) -> Float[Tensor, " row"]:
 
 
 def _ask(
-    model: Any, ids: Sequence[Tensor], batch_size: int, progress: Progress
+    model: HookedModel, ids: Sequence[Tensor], batch_size: int, progress: Progress
 ) -> tuple[Tensor, Tensor, Tensor]:
     top = torch.zeros(len(ids), dtype=torch.long)
     found = torch.zeros(2, len(ids))
     batches = list(by_length(ids, batch_size))
-    for rows, batch in progress(batches, description="asking the model") if progress else batches:
+    for rows, batch in over(progress, batches, "asking the model"):
         logits = last_logits(model, batch).float().cpu()
         if not torch.isfinite(logits).all():
             raise InputError(

@@ -8,18 +8,17 @@ write · d log p(answer) / d residual behind the last block, two numbers a layer
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 
 from neurotrace.answers.answered import Answered
 from neurotrace.core.errors import InputError
-from neurotrace.core.process import Progress
+from neurotrace.core.process import Progress, over
 from neurotrace.detectors.linear import LinearDetector
 from neurotrace.models.encoding import by_length
 from neurotrace.models.hooks import Site, inspect_model, tokenizer_of
+from neurotrace.models.protocol import HookedModel
 from neurotrace.models.sites import answer_slope, read_sites
 
 Array = np.ndarray
@@ -29,7 +28,7 @@ PLAIN = (
 )  # fmt: skip
 
 
-def plain_signals(model: Any, asked: Answered) -> dict[str, Float[Array, " prompt"]]:
+def plain_signals(model: HookedModel, asked: Answered) -> dict[str, Float[Array, " prompt"]]:
     """Signals that nothing was fitted for; their sign is arbitrary."""
     tokenizer = tokenizer_of(model)
     answers = [tokenizer.decode([token]).strip() for token in asked.top.tolist()]
@@ -46,7 +45,7 @@ def plain_signals(model: Any, asked: Answered) -> dict[str, Float[Array, " promp
 
 
 def inside_features(
-    model: Any, asked: Answered, *, depths: int = 4, progress: Progress = None
+    model: HookedModel, asked: Answered, *, depths: int = 4, progress: Progress = None
 ) -> dict[str, Float[Array, "prompt feature"]]:
     """The writes, and the residual stream behind `depths` blocks spread evenly, the last among them.
 
@@ -64,7 +63,7 @@ def inside_features(
         for layer in places
     }
     batches = list(by_length(asked.ids, 32))
-    for rows, ids in progress(batches, description="reading baselines") if progress else batches:
+    for rows, ids in over(progress, batches, "reading baselines"):
         points = [*writes, *(("residual", layer) for layer in places)]
         try:
             read = read_sites(model, ids, points)  # type: ignore[arg-type]

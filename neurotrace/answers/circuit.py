@@ -30,7 +30,7 @@ from neurotrace.core.errors import InputError
 from neurotrace.core.files import read_tensors
 from neurotrace.core.neurons import NEURON_DEFINITION, Neuron
 from neurotrace.core.pairs import PromptPair
-from neurotrace.core.process import Progress
+from neurotrace.core.process import Progress, over
 from neurotrace.core.prompts import Prompt, prompts_of
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import Direction
@@ -39,6 +39,7 @@ from neurotrace.interventions.targets import finite
 from neurotrace.models.encoding import by_length
 from neurotrace.models.gradients import slopes_of
 from neurotrace.models.hooks import inspect_model, w_out
+from neurotrace.models.protocol import HookedModel
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,7 +79,7 @@ class Circuit(Shown):
             _off(self.reasoning, self.reasoning_off, "to_memorization"),
         )
 
-    def check(self, model: Any) -> None:
+    def check(self, model: HookedModel) -> None:
         """InputError unless the model has these very neurons."""
         info = inspect_model(model)
         every = (*self.memory, *self.reasoning)
@@ -87,8 +88,8 @@ class Circuit(Shown):
         # a model in half precision has the same rows but for rounding
         if found is None or not torch.allclose(found, self.norms, rtol=5e-3):
             raise InputError(
-                f"this circuit is of another model ({self.provenance.get('model', 'unknown')}), "
-                f"came {info.name}: find one with nt.find_circuit(model, pairs)"
+                f"this circuit is of another model: expected {self.provenance.get('model', 'unknown')}, "
+                f"got {info.name}: find one with nt.find_circuit(model, pairs)"
             )
 
     def save(self, path: str | Path) -> None:
@@ -207,7 +208,7 @@ class Slopes:
 
 
 def find_circuit(
-    model: Any,
+    model: HookedModel,
     pairs: Sequence[PromptPair | Prompt],
     *,
     k: int | None = None,
@@ -230,7 +231,7 @@ def find_circuit(
 
 
 def slopes(
-    model: Any, answered: Answered, *, batch_size: int = 16, progress: Progress = None
+    model: HookedModel, answered: Answered, *, batch_size: int = 16, progress: Progress = None
 ) -> Slopes:
     """One pass over the prompts; each must be answered with a named answer (`Answered.decided`)."""
     outcome = answered.outcome
@@ -244,7 +245,7 @@ def slopes(
         {cell: torch.zeros(info.n_layers, info.d_mlp) for cell in counts} for _ in range(3)
     )
     batches = list(by_length(answered.ids, batch_size))
-    for rows, ids in progress(batches, description="finding a circuit") if progress else batches:
+    for rows, ids in over(progress, batches, "finding a circuit"):
         values, found = slopes_of(model, ids, answered.memorized[rows], answered.reasoned[rows])
         for place, row in enumerate(rows):
             own = values[place] * found[place], found[place], values[place]
@@ -253,10 +254,12 @@ def slopes(
     return Slopes(counts, *sums)
 
 
-def circuit_from(model: Any, found: Slopes, *, k: int | None = None, off: Off = "zero") -> Circuit:
+def circuit_from(
+    model: HookedModel, found: Slopes, *, k: int | None = None, off: Off = "zero"
+) -> Circuit:
     """The two ends of the ranking by the predicted effect of switching off."""
     if off not in OFFS:
-        raise InputError(f"off={off!r}: wanted one of {', '.join(OFFS)}")
+        raise InputError(f"off={off!r}: expected one of {', '.join(OFFS)}")
     outcomes = {outcome for _, _, outcome in found.counts}
     if outcomes != {"memory", "reasoning"}:
         raise InputError(
@@ -298,7 +301,7 @@ def circuit_from(model: Any, found: Slopes, *, k: int | None = None, off: Off = 
     )  # fmt: skip
 
 
-def norms_of(model: Any, neurons: Sequence[Neuron]) -> Float[Tensor, " neuron"]:
+def norms_of(model: HookedModel, neurons: Sequence[Neuron]) -> Float[Tensor, " neuron"]:
     """||W_out row|| of each neuron."""
     rows = {layer: w_out(model, layer) for layer in {neuron.layer for neuron in neurons}}
     return torch.stack([rows[n.layer][n.index].float().norm().cpu() for n in neurons])

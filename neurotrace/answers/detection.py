@@ -25,6 +25,7 @@ from neurotrace.detectors.fused import FusedDetector
 from neurotrace.detectors.linear import LinearDetector
 from neurotrace.detectors.transfer import BASELINES, OTHERS, Task, stack, transfer
 from neurotrace.models.hooks import SITES, inspect_model
+from neurotrace.models.protocol import HookedModel
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,7 +72,7 @@ class Detection(Shown):
 
 
 def detect(
-    model: Any,
+    model: HookedModel,
     prompts: Sequence[Prompt],
     *,
     by: str = "family",
@@ -98,7 +99,7 @@ def detect(
         InputError: an outcome is missing.
     """
     if by not in ("family", "template"):
-        raise InputError(f"by={by!r}: wanted 'family' or 'template'")
+        raise InputError(f"by={by!r}: expected 'family' or 'template'")
     asked = originals(prompts)
     if max_prompts:
         asked = _some(asked, by, ASK_MORE * max_prompts, seed)
@@ -191,7 +192,7 @@ def _fit(
     return LinearDetector(seed=seed).fit(views[view], task.y, groups=task.groups), [view]
 
 
-def _parts(model: Any, answered: Answered, circuit: Circuit) -> np.ndarray:
+def _parts(model: HookedModel, answered: Answered, circuit: Circuit) -> np.ndarray:
     found = causal_margin(model, answered, circuit)
     return np.stack([found.memory_fall.numpy(), found.reasoning_fall.numpy()], axis=1)
 

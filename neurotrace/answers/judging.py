@@ -40,6 +40,7 @@ from neurotrace.core.scores import Scores
 from neurotrace.models.activations import read_activations
 from neurotrace.models.encoding import by_length
 from neurotrace.models.hooks import inspect_model
+from neurotrace.models.protocol import HookedModel
 
 SHARES = (0.0005, 0.001, 0.002, 0.004, 0.008)  # of all neurons: the sizes to choose from
 Keep = Callable[[str, str], bool]  # (family, template) -> whether its prompts find the circuit
@@ -83,7 +84,7 @@ class TrustStudy(Shown):
 
 
 def trust_study(
-    model: Any,
+    model: HookedModel,
     prompts: Sequence[Prompt],
     *,
     k: int | None = None,
@@ -168,7 +169,7 @@ class _Data:
         return {key: own[[each == key for each in keys]] for key in dict.fromkeys(keys)}
 
 
-def _maker(model: Any, found: Slopes, k: int, off: str) -> Callable[[Keep], Circuit | None]:
+def _maker(model: HookedModel, found: Slopes, k: int, off: str) -> Callable[[Keep], Circuit | None]:
     """Keep -> the circuit of those prompts; None where they show one outcome only, or too little."""
 
     def make(keep: Keep) -> Circuit | None:
@@ -181,7 +182,12 @@ def _maker(model: Any, found: Slopes, k: int, off: str) -> Callable[[Keep], Circ
 
 
 def _choose(
-    model: Any, data: _Data, found: Slopes, k: int | None, off: str | None, progress: Progress
+    model: HookedModel,
+    data: _Data,
+    found: Slopes,
+    k: int | None,
+    off: str | None,
+    progress: Progress,
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """Candidates with their AUROC on the first half, and every prompt's activations (first half)."""
     total = inspect_model(model).n_neurons
@@ -220,7 +226,7 @@ def _choose(
 
 
 def _falls(
-    model: Any, data: _Data, make: Callable[[Keep], Circuit | None], circuit: Circuit,
+    model: HookedModel, data: _Data, make: Callable[[Keep], Circuit | None], circuit: Circuit,
     values: np.ndarray, seed: int, progress: Progress,
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """Memory and reasoning falls on the second half, [prompt, 2], by the circuit of everything, those
@@ -244,7 +250,7 @@ def _falls(
     return found
 
 
-def _random_like(model: Any, circuit: Circuit, seed: int) -> Circuit:
+def _random_like(model: HookedModel, circuit: Circuit, seed: int) -> Circuit:
     """As many other neurons in each layer, dealt at random to memory and reasoning."""
     info = inspect_model(model)
     blank = Scores("random", torch.zeros(info.n_layers, info.d_mlp))
@@ -257,7 +263,7 @@ def _random_like(model: Any, circuit: Circuit, seed: int) -> Circuit:
 
 
 def _ask(
-    model: Any, asked: Answered, rows: np.ndarray, circuits: Sequence[Circuit],
+    model: HookedModel, asked: Answered, rows: np.ndarray, circuits: Sequence[Circuit],
     values: np.ndarray, progress: Progress,
 ) -> Iterator[Margins]:  # fmt: skip
     """Margins by each circuit; the prompts' activations go into `values`."""

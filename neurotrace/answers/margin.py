@@ -22,10 +22,11 @@ from neurotrace.answers.circuit import Circuit
 from neurotrace.core import metrics
 from neurotrace.core.display import Bar, Shown, Table, View
 from neurotrace.core.errors import InputError
-from neurotrace.core.process import Progress
+from neurotrace.core.process import Progress, over
 from neurotrace.core.prompts import Prompt
 from neurotrace.interventions.logits import logits_under
 from neurotrace.models.encoding import by_length
+from neurotrace.models.protocol import HookedModel
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,7 +77,7 @@ class Margins(Shown):
 
 
 def causal_margin(
-    model: Any,
+    model: HookedModel,
     prompts: Sequence[str | Prompt] | Answered,
     circuit: Circuit,
     *,
@@ -93,7 +94,7 @@ def causal_margin(
 
 
 def causal_margins(
-    model: Any,
+    model: HookedModel,
     prompts: Sequence[str | Prompt] | Answered,
     circuits: Sequence[Circuit],
     *,
@@ -117,7 +118,7 @@ def causal_margins(
     found = torch.zeros(2 + 2 * len(circuits), len(ids))
     off = [each for circuit in circuits for each in circuit.interventions()]
     batches = list(by_length(ids, batch_size))
-    for rows, batch in progress(batches, description="switching off") if progress else batches:
+    for rows, batch in over(progress, batches, "switching off"):
         clean, changed = logits_under(model, batch, off, [None] * len(off), cleans=cleans)
         top = clean.argmax(dim=-1)
         before = metrics.log_probability(clean, top)

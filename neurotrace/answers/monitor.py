@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from neurotrace.core import metrics
 from neurotrace.core.errors import InputError
 from neurotrace.interventions.logits import logits_under
 from neurotrace.models.hooks import context_length, tokenizer_of
+from neurotrace.models.protocol import HookedModel
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Token:
 
 
 def monitor(
-    model: Any, prompt: str, circuit: Circuit, *, max_new_tokens: int = 16
+    model: HookedModel, prompt: str, circuit: Circuit, *, max_new_tokens: int = 16
 ) -> Iterator[Token]:
     """The model's greedy continuation, token by token, each with its score.
 
@@ -60,7 +60,7 @@ def monitor(
 
 
 def _write(
-    model: Any, ids: torch.Tensor, circuit: Circuit, most: int, limit: int
+    model: HookedModel, ids: torch.Tensor, circuit: Circuit, most: int, limit: int
 ) -> Iterator[Token]:
     tokenizer = tokenizer_of(model)
     end = getattr(tokenizer, "eos_token_id", None)

@@ -35,6 +35,7 @@ from neurotrace.core.errors import InputError
 from neurotrace.core.process import Progress
 from neurotrace.core.prompts import Prompt
 from neurotrace.models.hooks import tokenizer_of
+from neurotrace.models.protocol import HookedModel
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,7 +85,7 @@ class Trust(Shown):
 
 
 def trust(
-    model: Any,
+    model: HookedModel,
     prompts: Sequence[str | Prompt],
     circuit: Circuit,
     detector: Any = None,
@@ -114,7 +115,7 @@ def trust(
         )
     scored = [p for p in prompts if isinstance(p, str) or p.perturbs is None]
     if not scored:
-        raise InputError("no prompts to score: wanted at least one that is not a changed version")
+        raise InputError("no prompts to score: expected at least one that is not a changed version")
     margins = causal_margin(model, scored, circuit, batch_size=batch_size, progress=progress)
     parts = parts_of(margins)
     tokenizer = tokenizer_of(model)
@@ -149,7 +150,7 @@ def trust(
 
 
 def calibrate(
-    model: Any, prompts: Sequence[Prompt], circuit: Circuit, *, progress: Progress = None
+    model: HookedModel, prompts: Sequence[Prompt], circuit: Circuit, *, progress: Progress = None
 ) -> Circuit:
     """The circuit with its calibration, from prompts that had no part in finding it.
 
@@ -209,7 +210,7 @@ def _detected(detector: Any, parts: np.ndarray) -> np.ndarray:
         ) from None
     except AttributeError:
         raise InputError(
-            f"came a {type(detector).__name__}, wanted a classifier with predict_proba over "
-            f"{' and '.join(FEATURES)}"
+            f"expected a classifier with predict_proba over {' and '.join(FEATURES)}, "
+            f"got a {type(detector).__name__}"
         ) from None
     return found[:, 1]

@@ -14,7 +14,6 @@ The last three need no look inside: a detector that doesn't beat them has found 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,15 +23,16 @@ from neurotrace.answers.answered import Answered
 from neurotrace.answers.circuit import Circuit
 from neurotrace.answers.margin import causal_margin
 from neurotrace.core.errors import InputError
-from neurotrace.core.process import Progress
+from neurotrace.core.process import Progress, over
 from neurotrace.models.encoding import by_length
 from neurotrace.models.hooks import SITES, Site, inspect_model
+from neurotrace.models.protocol import HookedModel
 from neurotrace.models.sites import read_sites
 
 Array = np.ndarray
 
 
-def view_names(model: Any, *, depths: int = 8) -> list[str]:
+def view_names(model: HookedModel, *, depths: int = 8) -> list[str]:
     """All neurons, and each site at `depths` blocks spread evenly (all of them where there are fewer)."""
     count = inspect_model(model).n_layers
     places = np.linspace(0, count - 1, min(depths, count)).round().astype(int)
@@ -40,7 +40,7 @@ def view_names(model: Any, *, depths: int = 8) -> list[str]:
 
 
 def read_views(
-    model: Any,
+    model: HookedModel,
     answered: Answered,
     names: Sequence[str],
     *,
@@ -58,7 +58,7 @@ def read_views(
     parts: dict[tuple[Site, int], list[Array]] = {point: [] for point in wanted}
     order: list[int] = []
     batches = list(by_length(answered.ids, batch_size)) if wanted else []
-    for rows, ids in progress(batches, description="reading views") if progress else batches:
+    for rows, ids in over(progress, batches, "reading views"):
         order += rows
         for point, values in read_sites(model, ids, wanted).items():
             parts[point].append(values.numpy())
@@ -91,7 +91,7 @@ def _outside(answered: Answered, name: str) -> Float[Array, "prompt feature"]:
     ])  # fmt: skip
 
 
-def _points(model: Any, name: str) -> list[tuple[Site, int]]:
+def _points(model: HookedModel, name: str) -> list[tuple[Site, int]]:
     if name in ("margin", "confidence", "length", "occurs"):
         return []
     count = inspect_model(model).n_layers
@@ -100,7 +100,8 @@ def _points(model: Any, name: str) -> list[tuple[Site, int]]:
     site, at, layer = name.partition("@")
     if site not in SITES or not at or not layer.isdigit() or int(layer) >= count:
         raise InputError(
-            f"{name!r} is no view of this model: wanted neurons, {', '.join(f'{s}@LAYER' for s in SITES)} "
-            f"with a layer below {count}, margin, confidence, length or occurs"
+            f"{name!r} is no view of this model: expected neurons, "
+            f"{', '.join(f'{s}@LAYER' for s in SITES)} with a layer below {count}, margin, confidence, "
+            "length or occurs"
         )
     return [(site, int(layer))]

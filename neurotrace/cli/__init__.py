@@ -1,1 +1,9 @@
-"""The commands, a file each; `cli.py` puts them together. None loads torch before it must."""
+"""The command line: a file a command, put together by main.py. No command loads torch before it must.
+
+main     the app; errors as one line; exit codes
+console  tables and one-line errors
+options  options that commands share
+
+May import: everything.
+To add a command: a file with one function, a line in main.py, a test in tests/cli.
+"""

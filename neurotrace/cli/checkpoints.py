@@ -76,7 +76,7 @@ def along(
     from neurotrace.core.files import prepare_folder, write_atomically
 
     if len(models) > 1 and which != "all":
-        raise InputError(f"--which {which} of {len(models)} models: wanted one model to look in")
+        raise InputError(f"--which {which} of {len(models)} models: expected one model to look in")
     prepare_folder(out, FILES, overwrite=overwrite)
     quiet()
     from neurotrace.core.process import bars

@@ -52,9 +52,9 @@ def detect(
     prompts = [prompt for name in [*probes, *(more_probes or [])] for prompt in load_prompts(name)]
     for name, number, least in (("depths", depths, 1), ("folds", folds, 2), ("k", k, 0)):
         if number < least:
-            raise InputError(f"--{name} {number}: wanted at least {least}")
+            raise InputError(f"--{name} {number}: expected at least {least}")
     if by not in ("family", "template"):
-        raise InputError(f"--by {by}: wanted family or template")
+        raise InputError(f"--by {by}: expected family or template")
     prepare_detection(out, overwrite=overwrite)
     quiet()
     from neurotrace.answers.detection import detect as run

@@ -39,9 +39,9 @@ def inject(
     from neurotrace.studies.injection_study import METHODS, injection_study
 
     if max_facts < 0:
-        raise InputError(f"--max-facts {max_facts}: wanted 0 (all) or more")
+        raise InputError(f"--max-facts {max_facts}: expected 0 (all) or more")
     if steps < 1:
-        raise InputError(f"--steps {steps}: wanted at least 1")
+        raise InputError(f"--steps {steps}: expected at least 1")
     taught = load_facts(facts)[: max_facts or None]
     loaded = load_model(model, device=device, trust_remote_code=trust_remote_code)
     found = injection_study(

@@ -33,7 +33,7 @@ def locate(
 
     pairs = [pair for name in [*probes, *(more_probes or [])] for pair in load_pairs(name)]
     if heads < 1 or at_most < 0:
-        raise InputError(f"--heads {heads} --at-most {at_most}: wanted 1 or more, and 0 or more")
+        raise InputError(f"--heads {heads} --at-most {at_most}: expected 1 or more, and 0 or more")
     prepare_folder(out, ["sites.csv"], overwrite=overwrite)
     quiet()
     import pandas as pd

@@ -76,7 +76,7 @@ def main() -> None:
         kind = type(error).__name__
         sys.exit(
             say(
-                f"our own fault, please report it: {kind}: {error} "
+                f"internal error, please report it: {kind}: {error} "
                 "(NEUROTRACE_DEBUG=1 shows the traceback)",
                 1,
             )

@@ -48,7 +48,7 @@ def overlap(
     from neurotrace.studies.significance import GroupScores, group_scores
 
     if method not in rankers.__all__:
-        raise InputError(f"--method {method}: wanted one of {', '.join(rankers.__all__)}")
+        raise InputError(f"--method {method}: expected one of {', '.join(rankers.__all__)}")
     loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     # zeroed on the memorization prompt, what holds the memorized answer up lowers L
     held = intervention in ("zero", "mean")

@@ -42,15 +42,15 @@ def plan(
     """
     for name, value in (("pairs", pairs), ("length", length), ("batch", batch)):
         if not 0 < value < 1e12:
-            raise InputError(f"--{name} {value}: wanted a number above 0")
+            raise InputError(f"--{name} {value}: expected a number above 0")
     if not 0 <= gflops < 1e12:
-        raise InputError(f"--gflops {gflops}: wanted a number above 0, or 0 to measure it")
+        raise InputError(f"--gflops {gflops}: expected a number above 0, or 0 to measure it")
     if pairs * length > 10**9 or pairs > 10**6:
         raise InputError(f"--pairs {pairs} --length {length}: more than can be reckoned with")
     if positions not in ("read", "all"):
-        raise InputError(f"--positions {positions}: wanted read or all")
+        raise InputError(f"--positions {positions}: expected read or all")
     if dtype not in _NUMBER_BYTES:
-        raise InputError(f"--dtype {dtype}: wanted {', '.join(_NUMBER_BYTES)}")
+        raise InputError(f"--dtype {dtype}: expected {', '.join(_NUMBER_BYTES)}")
     from neurotrace.sweeps.cost import config_from_file, growth, needs, shape_of
 
     shape = shape_of(config_from_file(config), config)

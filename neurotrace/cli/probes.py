@@ -197,7 +197,7 @@ def import_(
             source, clean=clean, family=family, tokenizer=tokenizer and _tokenizer(tokenizer)
         )
     else:
-        raise InputError(f"--format {form}: wanted clean-corrupt or counterfact")
+        raise InputError(f"--format {form}: expected clean-corrupt or counterfact")
     write_rows(out, [pair_record(pair) for pair in pairs])
     print(f"{out}: {len(pairs)} pairs")
 

@@ -63,7 +63,7 @@ def rank(
     known = read_truth(truth) if truth else known_truth(model)
     for name, number in (("train-pairs", train_pairs), ("exact-neurons", exact_neurons)):
         if number < 1:
-            raise InputError(f"--{name} {number}: wanted at least 1")
+            raise InputError(f"--{name} {number}: expected at least 1")
     prepare_tables(out, overwrite=overwrite)
     quiet()
     from neurotrace.core.process import bars

@@ -128,13 +128,13 @@ def _study(
     pairs = _pairs(probes, max_pairs, seed)
     texts = _texts(neutral) if neutral else None
     if folds < 2:
-        raise InputError(f"--folds {folds}: wanted at least 2")
+        raise InputError(f"--folds {folds}: expected at least 2")
     if at_most < 0:
-        raise InputError(f"--at-most {at_most}: wanted 0, for all, or more")
+        raise InputError(f"--at-most {at_most}: expected 0, for all, or more")
     if chat_system is not None and chat is None:
         raise InputError("--chat-system goes with --chat user or --chat assistant")
     if chat not in (None, "user", "assistant"):
-        raise InputError(f"--chat {chat}: wanted user or assistant")
+        raise InputError(f"--chat {chat}: expected user or assistant")
     prepare_folder(out, FILES, overwrite=overwrite)
     inside = prepare_trust(out / "trust") if judge_trust else None
     quiet()
@@ -252,5 +252,5 @@ def _texts(path: Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--neutral {path}: can't be read as UTF-8 text ({error})") from None
     if not lines:
-        raise InputError(f"--neutral {path}: no text in it; wanted one text a line")
+        raise InputError(f"--neutral {path}: no text in it; expected one text a line")
     return lines

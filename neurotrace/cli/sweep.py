@@ -204,7 +204,7 @@ def _asked(named: dict[str, Any]) -> Sweep:
     for name in ("model", "probes"):
         if name not in named:
             raise InputError(
-                f"--{name} is missing: wanted --model, --probes and --out, or --resume"
+                f"--{name} is missing: expected --model, --probes and --out, or --resume"
             )
     return Sweep(**named)
 

@@ -38,9 +38,11 @@ def trust(
 ) -> None:
     """Does the model's own answer rest on memory or on reasoning? JSON lines in, JSON lines out."""
     if batch < 1 or write < 0:
-        raise InputError(f"--batch {batch} --write {write}: wanted at least 1, and at least 0")
+        raise InputError(f"--batch {batch} --write {write}: expected at least 1, and at least 0")
     if str(prompts) != "-" and not os.path.isfile(prompts):
-        raise InputError(f"no file at {str(prompts)!r}: wanted JSON lines, or - for standard input")
+        raise InputError(
+            f"no file at {str(prompts)!r}: expected JSON lines, or - for standard input"
+        )
     quiet()
     from neurotrace.answers.answered import prompt_ids
     from neurotrace.answers.circuit import Circuit
@@ -99,7 +101,7 @@ def _prompt(line: bytes, number: int) -> Prompt:
         record = parse_json(line)
     except ValueError as error:
         raise InputError(
-            f"line {number}: not JSON ({error}); wanted an object with a field `prompt`. What is "
+            f"line {number}: not JSON ({error}); expected an object with a field `prompt`. What is "
             "written above holds"
         ) from None
     wanted = ("id", "prompt")

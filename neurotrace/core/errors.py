@@ -1,15 +1,15 @@
 """The one exception for what a user can mend.
 
 Everything that a caller did (a malformed file, a name that isn't there, a model we can't read)
-raises `InputError` with a sentence that says what came, what was wanted and what to do. The command
-line prints that sentence and exits with 2; any other exception is our own fault and exits with 1.
+raises `InputError` with a sentence that says what was expected, what was given and what to do. The command
+line prints that sentence and exits with 2; any other exception is an internal error and exits with 1.
 """
 
 from __future__ import annotations
 
 
 class InputError(ValueError):
-    """What came, what was wanted, what to do: one line, for the person who called."""
+    """What was expected, what was given, what to do: one line, for the person who called."""
 
 
 def first_line(error: BaseException) -> str:

@@ -82,7 +82,7 @@ def read_table(
     for name in (*words, *numbers):
         if name not in kinds or (name in numbers and kinds[name] not in "iufb"):
             what = f"{kinds[name]!r}" if name in kinds else "no such column"
-            raise InputError(f"{path}: wanted the column {name!r}, came {what}")
+            raise InputError(f"{path}: expected the column {name!r}, got {what}")
     return frame, note if isinstance(note, dict) else {}
 
 

@@ -72,7 +72,7 @@ def split_pairs(
         InputError: when a side would be empty.
     """
     if by not in ("group", "template", "family"):
-        raise InputError(f"by={by!r}: wanted 'group', 'template' or 'family'")
+        raise InputError(f"by={by!r}: expected 'group', 'template' or 'family'")
     values: dict[str, list[str]] = {}
     for pair in pairs:
         key = "" if by == "family" else pair.family
@@ -109,7 +109,7 @@ def fold_pairs(
     every fold where it has groups enough.
     """
     if split not in ("group", "group+template"):
-        raise InputError(f"split={split!r}: wanted 'group' or 'group+template'")
+        raise InputError(f"split={split!r}: expected 'group' or 'group+template'")
     groups = _deal([(pair.family, pair.group) for pair in pairs], folds, seed)
     cells: list[tuple[int, int]]
     if split == "group":
@@ -149,7 +149,7 @@ def fold_pairs(
 def sample_pairs(pairs: Sequence[PromptPair], count: int, *, seed: int = 0) -> list[PromptPair]:
     """At most `count` pairs, drawn at random, in their old order."""
     if count < 1:
-        raise InputError(f"{count} pairs asked for: wanted at least 1")
+        raise InputError(f"{count} pairs asked for: expected at least 1")
     drawn = random.Random(seed).sample(range(len(pairs)), min(count, len(pairs)))
     return [pairs[place] for place in sorted(drawn)]
 

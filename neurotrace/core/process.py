@@ -1,4 +1,4 @@
-"""Progress bars on standard error, only where somebody is looking."""
+"""This process: its progress bars, its versions and command line, other libraries kept quiet."""
 
 from __future__ import annotations
 
@@ -6,28 +6,41 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Protocol, TypeVar
+
+Item = TypeVar("Item")
 
 
-def bars(iterable: Sequence[Any], description: str = "") -> Iterable[Any]:
+class _Shows(Protocol):
+    """Passes `iterable` on and shows how far it is, `bars` or tqdm's `tqdm` say."""
+
+    def __call__(self, iterable: Iterable[Item], description: str = "") -> Iterable[Item]: ...
+
+
+Progress = _Shows | None
+
+
+def over(progress: Progress, items: Sequence[Item], description: str) -> Iterable[Item]:
+    """`items`, shown by `progress` as they go by; None shows nothing."""
+    return items if progress is None else progress(items, description=description)
+
+
+def bars(iterable: Iterable[Item], description: str = "") -> Iterable[Item]:
     """`iterable`, with a bar (rate, time left) on a terminal and nothing elsewhere."""
-    if not sys.stderr.isatty() or len(iterable) < 2:
+    if not sys.stderr.isatty() or (isinstance(iterable, Sized) and len(iterable) < 2):
         return iterable
     return _bars(iterable, description)
 
 
-def _bars(iterable: Sequence[Any], description: str) -> Iterator[Any]:
+def _bars(iterable: Iterable[Item], description: str) -> Iterator[Item]:
     from rich.console import Console
     from rich.progress import track
 
     yield from track(
         iterable, description=f"{description:<38}", console=Console(stderr=True), transient=True
     )
-
-
-Progress = Any  # a callable (iterable, total=, description=) -> iterable; see `progress.py`
 
 
 def quiet() -> None:

@@ -52,7 +52,7 @@ def read_records(
         name = f"the given {what}"
     records = [make(record, f"{name}, {where}") for where, record in lines]
     if not records:
-        raise InputError(f"{name}: no {what} in it; wanted at least one JSON line with {wanted}")
+        raise InputError(f"{name}: no {what} in it; expected at least one JSON line with {wanted}")
     seen: set[str] = set()
     for record in records:
         if record.id in seen:
@@ -67,20 +67,20 @@ def text_fields(
     """The record's fields, each checked to be text that is not empty (`optional` ones: or null)."""
     wanted = "the fields " + ", ".join(fields)
     if not isinstance(record, Mapping):
-        raise InputError(f"{where}: came {short(record)}, wanted a JSON object with {wanted}")
+        raise InputError(f"{where}: expected a JSON object with {wanted}, got {short(record)}")
     missing = [name for name in fields if name not in record and name not in optional]
     if missing:
-        raise InputError(f"{where}: field {missing[0]!r} is missing; wanted {wanted}")
+        raise InputError(f"{where}: field {missing[0]!r} is missing; expected {wanted}")
     unknown = sorted(str(name) for name in record if name not in fields)
     if unknown:
-        raise InputError(f"{where}: field {short(unknown[0])} is unknown; wanted {wanted}")
+        raise InputError(f"{where}: field {short(unknown[0])} is unknown; expected {wanted}")
     found = {name: record.get(name) for name in fields}
     for name, value in found.items():
         if value is None and name in optional:
             continue
         if not isinstance(value, str) or not value.strip():
             raise InputError(
-                f"{where}: field {name!r} is {short(value)}; wanted text that is not empty"
+                f"{where}: field {name!r} is {short(value)}; expected text that is not empty"
             )
         if any("\ud800" <= char <= "\udfff" for char in value):
             raise InputError(f"{where}: field {name!r} holds half a surrogate pair; remove it")
@@ -112,7 +112,7 @@ def _file(source: str | Path, what: str) -> Path:
     if isinstance(source, str) and os.path.isfile(packaged):
         return packaged
     raise InputError(
-        f"no {what} at {short(str(source), 200)}: wanted a .jsonl file, a folder with {what}.jsonl, "
+        f"no {what} at {short(str(source), 200)}: expected a .jsonl file, a folder with {what}.jsonl, "
         f"or one of the packaged sets {', '.join(probe_names(what))}"
     )
 
@@ -133,5 +133,5 @@ def _lines(path: Path, wanted: str) -> Iterator[tuple[str, Any]]:
                 yield f"line {number}", parse_json(line)
             except ValueError as error:
                 raise InputError(
-                    f"{path}, line {number}: not JSON ({error}); wanted one object a line with {wanted}"
+                    f"{path}, line {number}: not JSON ({error}); expected one object a line with {wanted}"
                 ) from None

@@ -42,13 +42,13 @@ class Scores(Shown):
 
     def __post_init__(self) -> None:
         if self.value.ndim != 2:
-            raise InputError(f"scores of shape {tuple(self.value.shape)}, wanted [layer, neuron]")
+            raise InputError(f"scores of shape {tuple(self.value.shape)}, expected [layer, neuron]")
         if torch.isinf(self.value).any() or torch.isnan(self.value).all():
             raise InputError(f"{self.method}: scores are infinite or all NaN; nothing to rank")
         for name, column in self.columns.items():
             if column.shape != self.value.shape:
                 raise InputError(
-                    f"column {name!r} has shape {tuple(column.shape)}, wanted that of the value, "
+                    f"column {name!r} has shape {tuple(column.shape)}, expected that of the value, "
                     f"{tuple(self.value.shape)}"
                 )
 
@@ -63,7 +63,7 @@ class Scores(Shown):
     def strength(self, direction: Direction) -> Float[Tensor, "layer neuron"]:
         """How strongly each neuron pushes in `direction`: larger is more, NaN stays NaN."""
         if direction not in DIRECTIONS:
-            raise InputError(f"direction={direction!r}: wanted {' or '.join(DIRECTIONS)}")
+            raise InputError(f"direction={direction!r}: expected {' or '.join(DIRECTIONS)}")
         if not self.signed:
             return self.value.abs()
         return -self.value if direction == "to_reasoning" else self.value
@@ -72,7 +72,7 @@ class Scores(Shown):
         """The k neurons that push hardest in `direction`, strongest first (ties: lower first)."""
         measured = int((~self.value.isnan()).sum())
         if not 1 <= k <= measured:
-            raise InputError(f"k={k}: wanted 1 to {measured}, the number of neurons with a score")
+            raise InputError(f"k={k}: expected 1 to {measured}, the number of neurons with a score")
         strength = self.strength(direction).nan_to_num(nan=-torch.inf).flatten()
         order = torch.sort(strength, descending=True, stable=True).indices[:k]
         width = self.value.shape[1]

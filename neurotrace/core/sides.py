@@ -18,7 +18,7 @@ DIRECTIONS: tuple[Direction, Direction] = ("to_reasoning", "to_memorization")
 def direction_of(donor: Side) -> Direction:
     """A reasoning donor makes the memorization prompt reason; the other way, recall."""
     if donor not in ("memorization", "reasoning"):
-        raise InputError(f"donor={donor!r}: wanted 'memorization' or 'reasoning'")
+        raise InputError(f"donor={donor!r}: expected 'memorization' or 'reasoning'")
     return "to_reasoning" if donor == "reasoning" else "to_memorization"
 
 

@@ -1,7 +1,10 @@
 """Detectors: from an array of features to P(the model answers from memory).
 
-`linear.py`, `invariant.py` and `fused.py` hold the three, with scikit-learn's contract; `judging.py`
-says how good one is, `proofs.py` shows each idea where it must work. They know nothing of models.
+`linear`, `invariant` and `fused` hold the three, with scikit-learn's contract; `judging` says how good
+one is, `transfer` where it holds, `proofs` shows each idea where it must work. They know no model.
+
+May import: core.
+To add one: a file with a subclass of `base.Detector`; tests/detectors holds its contract.
 """
 
 from neurotrace.detectors.fused import FusedDetector

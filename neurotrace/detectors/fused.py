@@ -64,7 +64,7 @@ class FusedDetector(Detector):
         """Learn the experts and the posterior of their weights."""
         X, y = self._read(X, y)
         if self.kind not in ("product", "mixture"):
-            raise InputError(f"kind={self.kind!r}: wanted 'product' or 'mixture'")
+            raise InputError(f"kind={self.kind!r}: expected 'product' or 'mixture'")
         views = {"all": (0, X.shape[1])} if self.views is None else dict(self.views)
         self.names_ = list(views)
         self.columns_ = np.array([_columns(name, ends, X.shape[1]) for name, ends in views.items()])
@@ -72,7 +72,7 @@ class FusedDetector(Detector):
         if not parts:
             raise InputError(
                 f"{int(min(y.sum(), (1 - y).sum()))} rows of the rarer class are too few to weigh "
-                "views: wanted at least 2, in different groups"
+                "views: expected at least 2, in different groups"
             )
         expert = LinearDetector(seed=self.seed) if self.expert is None else self.expert
         self.experts_ = [_fit(clone(expert), X[:, a:b], y, groups) for a, b in self.columns_]
@@ -181,6 +181,6 @@ def _columns(name: str, ends: Sequence[int], width: int) -> Columns:
     first, last = ends
     if not 0 <= first < last <= width:
         raise InputError(
-            f"view {name!r} is columns {first} to {last} of {width}: wanted 0 <= first < last <= {width}"
+            f"view {name!r} is columns {first} to {last} of {width}: expected 0 <= first < last <= {width}"
         )
     return int(first), int(last)

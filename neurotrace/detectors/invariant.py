@@ -86,7 +86,7 @@ class InvariantDetector(Detector):
         After it `environments_` holds the number of each row's environment, -1 for plain ERM.
         """
         if self.penalty not in PENALTIES:
-            raise InputError(f"penalty={self.penalty!r}: wanted one of {', '.join(PENALTIES)}")
+            raise InputError(f"penalty={self.penalty!r}: expected one of {', '.join(PENALTIES)}")
         X, outcome = self._read(X, y)
         basis = Basis(X)
         # unit variance a feature, which is what Adam's step size is for
@@ -210,7 +210,7 @@ def _numbers(environment: Any, rows: int) -> Array:
     given = np.asarray(environment)
     if given.shape != (rows,):
         raise InputError(
-            f"environment has shape {given.shape}, wanted a label for each of {rows} rows"
+            f"environment has shape {given.shape}, expected a label for each of {rows} rows"
         )
     return np.unique(given, return_inverse=True)[1]
 

@@ -21,6 +21,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 
 from neurotrace.core.errors import InputError
+from neurotrace.core.process import over
 from neurotrace.detectors.base import Detector
 from neurotrace.detectors.fused import FusedDetector
 from neurotrace.detectors.invariant import InvariantDetector
@@ -90,9 +91,7 @@ def transfer(
     ]
     found: dict[tuple[str, str, str, str], list[tuple[Array, Array]]] = {}
     weights = []
-    for fold, train, test, unit, others in (
-        progress(jobs, description="training detectors") if progress else jobs
-    ):
+    for fold, train, test, unit, others in over(progress, jobs, "training detectors"):
         own = train[(task.units[train] == unit) != others]
         asked = test[task.units[test] == unit] if others else test
         if min(np.bincount(task.y[own], minlength=2)) < LEAST or not len(asked):

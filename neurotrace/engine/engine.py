@@ -291,7 +291,7 @@ class Engine:
                 self.parts.model(ids, past_key_values=prefix, use_cache=True)
                 prefix.finish()
         if len(seen) != 1:
-            raise PrefixError(f"the unembedding was called {len(seen)} times, wanted once")
+            raise PrefixError(f"the unembedding was called {len(seen)} times, expected once")
         return seen[0]
 
     def _chunks(self, run: Run, count: int, rows: Callable[[slice], Tensor]) -> Tensor:

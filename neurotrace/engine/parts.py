@@ -100,7 +100,7 @@ def _find_blocks(model: nn.Module, config: Any) -> nn.ModuleList:
     outer = [m for m in found if not any(m is not o and _inside(m, o) for o in found)]
     if len(outer) != 1:
         raise ValueError(
-            f"{type(model).__name__} has {len(outer)} lists of {depth} blocks, wanted one: "
+            f"{type(model).__name__} has {len(outer)} lists of {depth} blocks, expected one: "
             "pass blocks="
         )
     return outer[0]
@@ -124,7 +124,7 @@ def _find_projection(block: nn.Module, config: Any, layer: int) -> nn.Module:
     if len(candidates) != 1:
         raise ValueError(
             f"block {layer} ({type(block).__name__}) has {len(candidates)} modules that map "
-            f"d_mlp to d_model ({', '.join(candidates) or 'none'}), wanted one (a sparse mixture "
+            f"d_mlp to d_model ({', '.join(candidates) or 'none'}), expected one (a sparse mixture "
             "of experts has no one hidden layer): pass projection="
         )
     return next(iter(candidates.values()))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -16,9 +15,10 @@ from neurotrace.interventions.intervention import Intervention, values_at
 from neurotrace.interventions.logits import logits_under
 from neurotrace.models.encoding import by_length
 from neurotrace.models.hooks import Site, context_length, tokenizer_of
+from neurotrace.models.protocol import HookedModel
 
 
-def neutral_texts(model: Any) -> list[str]:
+def neutral_texts(model: HookedModel) -> list[str]:
     """The neutral texts that ship with the probes, those of the language that the model speaks.
 
     That is the file with the smallest share of unknown tokens: English, or the organisms' language.
@@ -39,7 +39,7 @@ def neutral_texts(model: Any) -> list[str]:
     return min(found, key=share)
 
 
-def neutral_ids(model: Any, texts: Sequence[str]) -> list[Int[Tensor, " token"]]:
+def neutral_ids(model: HookedModel, texts: Sequence[str]) -> list[Int[Tensor, " token"]]:
     """The texts' tokens.
 
     Raises:
@@ -53,12 +53,12 @@ def neutral_ids(model: Any, texts: Sequence[str]) -> list[Int[Tensor, " token"]]
     for number, ids in enumerate(found, 1):
         if not 0 < len(ids) <= (limit or len(ids)):
             wanted = f"1 to {limit}" if limit else "at least 1"
-            raise InputError(f"neutral text {number} has {len(ids)} tokens: wanted {wanted}")
+            raise InputError(f"neutral text {number} has {len(ids)} tokens: expected {wanted}")
     return found
 
 
 def damage(
-    model: Any,
+    model: HookedModel,
     texts: Sequence[str],
     interventions: Sequence[Intervention],
     *,

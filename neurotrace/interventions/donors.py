@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,10 +15,11 @@ from neurotrace.models.activations import Activations, read_activations
 from neurotrace.models.encoding import EncodedPairs, by_length
 from neurotrace.models.engines import engine_of
 from neurotrace.models.hooks import forward, inspect_model
+from neurotrace.models.protocol import HookedModel
 
 
 def donor_values(
-    model: Any,
+    model: HookedModel,
     encoded: EncodedPairs,
     interventions: Sequence[Intervention],
     places: Sequence[int],
@@ -49,7 +49,9 @@ def donor_values(
     return found
 
 
-def _clean_activations(model: Any, prompts: Sequence[Tensor], positions: Positions) -> Tensor:
+def _clean_activations(
+    model: HookedModel, prompts: Sequence[Tensor], positions: Positions
+) -> Tensor:
     """Float[Tensor, "prompt layer neuron"], or "prompt pos layer neuron" at all positions."""
     info = inspect_model(model)
     engine = engine_of(model) if positions == "read" else None

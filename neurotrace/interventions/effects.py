@@ -14,7 +14,7 @@ from neurotrace.core import metrics, statistics
 from neurotrace.core.display import Shown, Table, View, rate
 from neurotrace.core.errors import InputError
 from neurotrace.core.pairs import PromptPair
-from neurotrace.core.process import Progress
+from neurotrace.core.process import Progress, over
 from neurotrace.core.sides import spoken
 from neurotrace.interventions.donors import donor_values
 from neurotrace.interventions.intervention import Intervention
@@ -23,6 +23,7 @@ from neurotrace.models.activations import Activations
 from neurotrace.models.encoding import EncodedPairs, by_length, encode
 from neurotrace.models.engines import engine_of
 from neurotrace.models.hooks import Site, inspect_model, tokenizer_of
+from neurotrace.models.protocol import HookedModel
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -120,7 +121,7 @@ class Effects(Shown):
 
 
 def measure(
-    model: Any,
+    model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
     interventions: Sequence[Intervention],
     *,
@@ -166,7 +167,7 @@ def measure(
     if site != "neurons" and activations is None and any(i.needs_donor for i in interventions):
         raise InputError(f"a patch at site={site!r} wants activations= to take its values from")
     if positions not in ("read", "all"):
-        raise InputError(f"positions={positions!r}: wanted 'read' or 'all'")
+        raise InputError(f"positions={positions!r}: expected 'read' or 'all'")
     if positions == "all" and not encoded.aligned and any(i.needs_donor for i in interventions):
         raise InputError(
             "a patch at all positions needs prompts of equal length on both sides; "
@@ -182,7 +183,7 @@ def measure(
         rows = max(64, _LOGITS_AT_ONCE // info.d_vocab)
         batches = list(by_length(encoded.ids(side), max(1, min(32, rows // len(own)))))
         label = f"intervening ({spoken(direction)})"
-        for places, ids in progress(batches, description=label) if progress else batches:
+        for places, ids in over(progress, batches, label):
             donors = donor_values(model, encoded, own, places, positions, activations)
             clean, changed = logits_under(
                 model, ids, own, donors, positions=positions, site=site, cleans=cleans

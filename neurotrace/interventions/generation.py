@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,10 +12,11 @@ from neurotrace.core.neurons import by_layer
 from neurotrace.interventions.intervention import Intervention
 from neurotrace.models.activations import read_activations
 from neurotrace.models.hooks import context_length, forward, inspect_model, tokenizer_of
+from neurotrace.models.protocol import HookedModel
 
 
 def generate(
-    model: Any,
+    model: HookedModel,
     prompt: str,
     intervention: Intervention | None = None,
     *,
@@ -38,7 +39,7 @@ def generate(
     ids = torch.tensor(tokenizer(prompt).input_ids, dtype=torch.long)[None]
     limit = context_length(model)
     if ids.shape[1] == 0:
-        raise InputError("the prompt is empty: wanted at least one token")
+        raise InputError("the prompt is empty: expected at least one token")
     if limit and ids.shape[1] >= limit:
         raise InputError(f"the prompt has {ids.shape[1]} tokens, the model takes {limit}")
     donor: Tensor | None = None

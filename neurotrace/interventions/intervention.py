@@ -58,7 +58,7 @@ class Intervention:
 
     def __post_init__(self) -> None:
         if len(set(self.neurons)) != len(self.neurons) or not self.neurons:
-            raise InputError(f"{self.kind}: wanted one or more neurons, each once")
+            raise InputError(f"{self.kind}: expected one or more neurons, each once")
         for name in ("keep", "gain", "offset"):
             column = getattr(self, name)
             if column.shape != (len(self.neurons),) or not torch.isfinite(column).all():
@@ -95,7 +95,7 @@ def parse_kind(kind: Kind) -> tuple[str, float]:
         strength = math.nan
     if name not in KINDS or not math.isfinite(strength) or (number and name not in _STRENGTHS):
         raise InputError(
-            f"intervention {kind!r}: wanted one of {', '.join(KINDS)}; "
+            f"intervention {kind!r}: expected one of {', '.join(KINDS)}; "
             f"{', '.join(_STRENGTHS)} may be followed by a strength, shift:2 say"
         )
     return name, strength

@@ -2,7 +2,7 @@
 
 At the read position they run on the suffix engine where one was proved for the model (`engine`);
 else, and at all positions, as full forward passes with hooks. Both ways give the same numbers within
-rounding; `tests/test_effects.py` holds one against the other.
+rounding; `tests/interventions/test_effects.py` holds one against the other.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from neurotrace.interventions.intervention import Intervention
 from neurotrace.models.encoding import last_logits
 from neurotrace.models.engines import engine_of
 from neurotrace.models.hooks import Site, forward
+from neurotrace.models.protocol import HookedModel
 
 Positions = Literal["read", "all"]
 
 
 def logits_under(
-    model: Any,
+    model: HookedModel,
     ids: Int[Tensor, "prompt pos"],
     interventions: Sequence[Intervention],
     donors: Sequence[Tensor | None],
@@ -65,7 +66,7 @@ def logits_under(
 
 
 def _hooked_logits(
-    model: Any,
+    model: HookedModel,
     ids: Tensor,
     intervention: Intervention,
     donor: Tensor | None,

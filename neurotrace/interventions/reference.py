@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -18,6 +17,7 @@ from neurotrace.models.activations import Activations, Moments
 from neurotrace.models.encoding import EncodedPairs, encode
 from neurotrace.models.gradients import gradients
 from neurotrace.models.hooks import inspect_model, write_norms
+from neurotrace.models.protocol import HookedModel
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Evidence:
 
 
 def gather(
-    model: Any, encoded: EncodedPairs, *, budget_gb: float = 8.0, progress: Progress = None
+    model: HookedModel, encoded: EncodedPairs, *, budget_gb: float = 8.0, progress: Progress = None
 ) -> Evidence:
     """Read activations and slopes once; every fold's ranking is a mean over its own pairs."""
     info = inspect_model(model)
@@ -98,7 +98,7 @@ def gather(
 
 
 def reference(
-    model: Any, pairs: Sequence[PromptPair] | EncodedPairs, *, progress: Progress = None
+    model: HookedModel, pairs: Sequence[PromptPair] | EncodedPairs, *, progress: Progress = None
 ) -> Reference:
     """Class means and slopes of (training) pairs, as `nt.steer` and the class means want them."""
     encoded = encode(model, pairs)

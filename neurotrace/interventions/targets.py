@@ -18,6 +18,7 @@ from neurotrace.interventions.reference import Reference
 from neurotrace.models.activations import Moments, collect, moments
 from neurotrace.models.encoding import EncodedPairs
 from neurotrace.models.hooks import inspect_model
+from neurotrace.models.protocol import HookedModel
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Targets:
 
 
 def targets_for(
-    model: Any,
+    model: HookedModel,
     encoded: EncodedPairs,
     donor: Side,
     kind: Kind,
@@ -78,7 +79,7 @@ def targets_for(
 
 
 def provenance(
-    model: Any, encoded: EncodedPairs, donor: Side, intervention: Kind, **more: Any
+    model: HookedModel, encoded: EncodedPairs, donor: Side, intervention: Kind, **more: Any
 ) -> dict[str, Any]:
     """What a ranking was made from, for its record."""
     families = sorted({pair.family for pair in encoded.pairs})

@@ -1,0 +1,15 @@
+"""A model loaded, hooked and asked: logits, activations, slopes.
+
+protocol     `HookedModel`: what is asked of a TransformerLens model
+hooks        TransformerLens' classes and hook names; a model's hooks checked once
+sites        other sites than neurons: read, changed, differentiated
+loading      `load_model`, `hook`
+identity     a model's name and the hash of its weights
+engines      the engine that serves a model, or None
+encoding     pairs as token ids, and what the model answers to them
+activations  `collect`, `moments`
+gradients    slopes of L
+
+May import: core, engine, organism. Only `hooks` and `sites` know TransformerLens.
+To add a quantity read from the model: a function here that chooses between engine and hooks.
+"""

@@ -10,7 +10,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -18,10 +17,11 @@ from torch import Tensor
 
 from neurotrace.core.errors import InputError
 from neurotrace.core.pairs import PromptPair
-from neurotrace.core.process import Progress
+from neurotrace.core.process import Progress, over
 from neurotrace.core.sides import SIDES, Side
 from neurotrace.models.encoding import EncodedPairs, by_length, encode
 from neurotrace.models.hooks import forward, inspect_model
+from neurotrace.models.protocol import HookedModel
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Moments:
 
 
 def collect(
-    model: Any,
+    model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
     *,
     batch_size: int = 32,
@@ -108,7 +108,7 @@ def collect(
 
 def _collect_into(
     path: Path,
-    model: Any,
+    model: HookedModel,
     encoded: EncodedPairs,
     shape: tuple[int, ...],
     batch_size: int,
@@ -119,7 +119,7 @@ def _collect_into(
     try:
         file = path.open("xb")
     except OSError as error:
-        raise InputError(f"into={str(path)!r}: wanted a new file in a folder ({error})") from None
+        raise InputError(f"into={str(path)!r}: expected a new file in a folder ({error})") from None
     try:
         with file:
             for place, side in enumerate(SIDES):
@@ -135,7 +135,7 @@ def _collect_into(
 
 
 def moments(
-    model: Any,
+    model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
     *,
     batch_size: int = 32,
@@ -160,7 +160,7 @@ def moments(
 
 
 def stream(
-    model: Any,
+    model: HookedModel,
     encoded: EncodedPairs,
     side: Side,
     *,
@@ -171,12 +171,12 @@ def stream(
     info = inspect_model(model)
     batches = list(by_length(encoded.ids(side), batch_size))
     label = f"reading neurons ({side} prompts)"
-    for rows, ids in progress(batches, description=label) if progress else batches:
+    for rows, ids in over(progress, batches, label):
         yield rows, read_activations(model, ids, info.n_layers, info.d_mlp)
 
 
 def read_activations(
-    model: Any, ids: Tensor, n_layers: int, d_mlp: int
+    model: HookedModel, ids: Tensor, n_layers: int, d_mlp: int
 ) -> Float[Tensor, "batch layer neuron"]:
     """Activations of every neuron at the last position of a batch of equal-length prompts."""
     found = torch.empty(len(ids), n_layers, d_mlp)

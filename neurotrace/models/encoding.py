@@ -20,9 +20,10 @@ from neurotrace.core import metrics
 from neurotrace.core.display import Shown, Table, View, clip
 from neurotrace.core.errors import InputError
 from neurotrace.core.pairs import PromptPair
-from neurotrace.core.process import Progress
+from neurotrace.core.process import Progress, over
 from neurotrace.core.sides import SIDES, Side
 from neurotrace.models.hooks import context_length, forward, inspect_model, tokenizer_of, twin
+from neurotrace.models.protocol import HookedModel
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -152,7 +153,7 @@ class EncodedPairs(Shown):
 
 
 def encode(
-    model: Any,
+    model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
     *,
     check: bool = True,
@@ -177,7 +178,7 @@ def encode(
 
 
 def ask(
-    model: Any,
+    model: HookedModel,
     pairs: Sequence[PromptPair],
     *,
     check: bool = True,
@@ -245,7 +246,7 @@ def by_length(
             yield batch, torch.stack([ids[row] for row in batch])
 
 
-def last_logits(model: Any, ids: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch vocab"]:
+def last_logits(model: HookedModel, ids: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch vocab"]:
     """Logits at the last position; by the twin where there is one, which needn't unembed the rest."""
     other = twin(model)
     with torch.no_grad():
@@ -305,7 +306,7 @@ def _tokens(tokenizer: Any, pair: PromptPair, limit: int) -> Dropped | _Tokens:
 
 
 def _behaviour(
-    model: Any,
+    model: HookedModel,
     ids: Sequence[Tensor],
     memorized: Tensor,
     reasoned: Tensor,
@@ -317,7 +318,7 @@ def _behaviour(
     top = torch.zeros(len(ids), dtype=torch.long)
     batches = list(by_length(ids, batch_size))
     label = f"asking the model ({side} prompts)"
-    for rows, batch in progress(batches, description=label) if progress else batches:
+    for rows, batch in over(progress, batches, label):
         logits = last_logits(model, batch).float().cpu()
         if not torch.isfinite(logits).all():
             raise InputError(
@@ -346,7 +347,7 @@ def _drop_unbehaved(tokenizer: Any, encoded: EncodedPairs) -> EncodedPairs:
         reason = "does not recall" if side == "memorization" else "does not reason"
         if not recalls[row] and not reasons[row]:
             reason = "does neither"
-        dropped.append(Dropped(pair, reason, f"{side}: says {said!r}, wanted {wanted!r}"))
+        dropped.append(Dropped(pair, reason, f"{side}: says {said!r}, expected {wanted!r}"))
     return replace(encoded.at(kept), dropped=tuple(dropped))
 
 

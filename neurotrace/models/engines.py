@@ -8,11 +8,12 @@ from typing import Any
 
 from neurotrace.engine import proof
 from neurotrace.models.hooks import twin
+from neurotrace.models.protocol import HookedModel
 
 _engines: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
 
-def engine_of(model: Any) -> Any | None:
+def engine_of(model: HookedModel) -> Any | None:
     """The suffix engine of this model, made and proved on first use; None where there is none."""
     other = twin(model)
     if other is None:

@@ -10,18 +10,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from neurotrace.core.metrics import logit_difference
-from neurotrace.core.process import Progress
+from neurotrace.core.process import Progress, over
 from neurotrace.core.sides import Side
 from neurotrace.models.encoding import EncodedPairs, by_length
 from neurotrace.models.engines import engine_of
 from neurotrace.models.hooks import forward, inspect_model
+from neurotrace.models.protocol import HookedModel
 
 # (model, ids, memorized, reasoned) -> (activations, slopes), both Float["batch layer neuron"]
 Slopes = Callable[[Any, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def gradients(
-    model: Any,
+    model: HookedModel,
     encoded: EncodedPairs,
     side: Side,
     batch_size: int = 16,
@@ -36,13 +37,13 @@ def gradients(
     """
     batches = list(by_length(encoded.ids(side), batch_size))
     label = f"gradients ({side} prompts)"
-    for rows, ids in progress(batches, description=label) if progress else batches:
+    for rows, ids in over(progress, batches, label):
         answers = encoded.memorized[rows], encoded.reasoned[rows]
         yield rows, *(slopes or slopes_of)(model, ids, *answers)
 
 
 def slopes_of(
-    model: Any,
+    model: HookedModel,
     ids: Tensor,
     memorized: Tensor,
     reasoned: Tensor,

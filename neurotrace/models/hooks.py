@@ -23,6 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from neurotrace.core.errors import InputError
+from neurotrace.models.protocol import HookedModel
 
 # (layer, activations [batch pos neuron]) -> the activations to go on with, or None to leave them
 Edit = Callable[[int, Tensor], "Tensor | None"]
@@ -69,7 +70,9 @@ _origins: weakref.WeakKeyDictionary[Any, _Origin] = weakref.WeakKeyDictionary()
 _checked: weakref.WeakKeyDictionary[Any, ModelInfo] = weakref.WeakKeyDictionary()
 
 
-def remember_origin(model: Any, *, name: str, tokenizer: Any, twin: torch.nn.Module | None) -> None:
+def remember_origin(
+    model: HookedModel, *, name: str, tokenizer: Any, twin: torch.nn.Module | None
+) -> None:
     """Note where a loaded model came from: its name, its own tokenizer, its unhooked twin.
 
     TransformerLens makes the tokenizer prepend BOS even where the model's own doesn't; the original
@@ -80,7 +83,7 @@ def remember_origin(model: Any, *, name: str, tokenizer: Any, twin: torch.nn.Mod
     _origins[model] = _Origin(name, tokenizer, twin, points, _count_hooks(points))
 
 
-def twin(model: Any) -> torch.nn.Module | None:
+def twin(model: HookedModel) -> torch.nn.Module | None:
     """The untouched transformers model over the same weights, where `load_model` made one.
 
     None while the user has hooks of their own on the model: the twin would not see them.
@@ -91,7 +94,7 @@ def twin(model: Any) -> torch.nn.Module | None:
     return origin.twin
 
 
-def tokenizer_of(model: Any) -> Any:
+def tokenizer_of(model: HookedModel) -> Any:
     """The tokenizer as the model's makers set it up, else the one on the hooked model."""
     origin = _origins.get(model)
     tokenizer = origin.tokenizer if origin else getattr(model, "tokenizer", None)
@@ -100,12 +103,12 @@ def tokenizer_of(model: Any) -> Any:
     return tokenizer
 
 
-def context_length(model: Any) -> int:
+def context_length(model: HookedModel) -> int:
     """The most tokens that the model takes; 0: it names no such number."""
     return int(getattr(model.cfg, "n_ctx", 0) or 0)
 
 
-def inspect_model(model: Any) -> ModelInfo:
+def inspect_model(model: HookedModel) -> ModelInfo:
     """Check, once, that the model's neuron hooks are what they claim; return what was found.
 
     Raises:
@@ -117,8 +120,8 @@ def inspect_model(model: Any) -> ModelInfo:
         return _checked[model]
     if not (hasattr(model, "cfg") and hasattr(model, "hook_dict") and hasattr(model, "hooks")):
         raise InputError(
-            f"came a {type(model).__name__}, wanted a TransformerLens model (TransformerBridge or "
-            "HookedTransformer): load it with nt.load_model(name or folder)"
+            "expected a TransformerLens model (TransformerBridge or HookedTransformer), "
+            f"got a {type(model).__name__}: load one with nt.load_model(name or folder)"
         )
     cfg = model.cfg
     name = _origins[model].name if model in _origins else str(getattr(cfg, "model_name", "model"))
@@ -158,14 +161,14 @@ def site_name(site: Site, layer: int) -> str:
     return f"blocks.{layer}.{_SITES[site]}"
 
 
-def w_out(model: Any, layer: int) -> Float[Tensor, "neuron d_model"]:
+def w_out(model: HookedModel, layer: int) -> Float[Tensor, "neuron d_model"]:
     """Rows that the neurons of `layer` write to the residual stream."""
     with _fetched(model.blocks[layer].mlp) as mlp:
         rows: Tensor = mlp.W_out.detach()
     return rows
 
 
-def unembedding(model: Any) -> Float[Tensor, "d_model vocab"]:
+def unembedding(model: HookedModel) -> Float[Tensor, "d_model vocab"]:
     """What turns the normed residual stream into logits."""
     with _fetched(model.unembed) as unembed:
         w_u: Tensor = unembed.W_U.detach()
@@ -187,7 +190,7 @@ def _fetched(module: Any) -> Iterator[Any]:
 
 
 def forward(
-    model: Any,
+    model: HookedModel,
     ids: Int[Tensor, "batch pos"],
     *,
     edit: Edit | None = None,
@@ -202,7 +205,7 @@ def forward(
     logits, fired = run_hooked(model, ids, edits)
     for point, count in fired.items():
         if count != 1:
-            raise RuntimeError(f"{site_name(*point)} fired {count} times; wanted once")
+            raise RuntimeError(f"{site_name(*point)} fired {count} times; expected once")
     return logits[:, -1]
 
 
@@ -211,7 +214,7 @@ def _leave(layer: int, value: Tensor) -> None:
 
 
 def run_hooked(
-    model: Any,
+    model: HookedModel,
     ids: Int[Tensor, "batch pos"],
     edits: Mapping[Point, Callable[[Float[Tensor, "batch pos unit"]], Tensor | None]],
 ) -> tuple[Float[Tensor, "batch pos vocab"], dict[Point, int]]:
@@ -238,7 +241,7 @@ def _count_hooks(points: Iterable[Any]) -> int:
     return sum(len(point.fwd_hooks) for point in points)
 
 
-def _width(model: Any, name: str) -> int:
+def _width(model: HookedModel, name: str) -> int:
     """Rows of W_out, the same in every layer. (The config's d_mlp is wrong for some families.)"""
     try:
         widths = {w_out(model, layer).shape[0] for layer in range(int(model.cfg.n_layers))}
@@ -252,7 +255,7 @@ def _width(model: Any, name: str) -> int:
     return widths.pop()
 
 
-def _check_neurons(model: Any, info: ModelInfo) -> None:
+def _check_neurons(model: HookedModel, info: ModelInfo) -> None:
     """Width, firing, and hook_post @ W_out + b against what the down projection returned."""
     ids = _sample_ids(info)
     names = [post_name(layer) for layer in range(info.n_layers)]
@@ -310,7 +313,7 @@ def _check_neurons(model: Any, info: ModelInfo) -> None:
             )
 
 
-def _check_logits(model: Any, info: ModelInfo) -> None:
+def _check_logits(model: HookedModel, info: ModelInfo) -> None:
     """The hooked model's log-probabilities against its twin's, where there is one."""
     other = twin(model)
     if other is None:
@@ -328,7 +331,7 @@ def _check_logits(model: Any, info: ModelInfo) -> None:
         )
 
 
-def _device(model: Any) -> torch.device:
+def _device(model: HookedModel) -> torch.device:
     """Where the ids go: the first block's device, of a model that is spread over several."""
     return next((p.device for p in model.parameters() if not p.is_meta), torch.device("cpu"))
 
@@ -341,7 +344,7 @@ def _tolerance(dtype: torch.dtype) -> float:
     return 1e-3 if dtype == torch.float32 else 5e-2
 
 
-def write_norms(model: Any) -> Float[Tensor, "layer neuron"]:
+def write_norms(model: HookedModel) -> Float[Tensor, "layer neuron"]:
     """||W_out row|| of every neuron."""
     layers = range(inspect_model(model).n_layers)
     return torch.stack([w_out(model, layer).float().norm(dim=-1).cpu() for layer in layers])

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import TYPE_CHECKING
+
+from neurotrace.models.protocol import HookedModel
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
-def whose(model: Any) -> dict[str, str]:
+def model_identity(model: HookedModel) -> dict[str, str]:
     """The model's name and its weights' hash, by which results in a folder know each other."""
     from neurotrace.models.hooks import inspect_model, twin
 
@@ -16,7 +21,7 @@ def whose(model: Any) -> dict[str, str]:
     }
 
 
-def weights_hash(model: Any) -> str:
+def weights_hash(model: HookedModel | nn.Module) -> str:
     """SHA-256 over names, shapes, types and bytes of every parameter, in order of name."""
     import torch
 
@@ -24,5 +29,5 @@ def weights_hash(model: Any) -> str:
     for name, tensor in sorted(model.named_parameters(), key=lambda item: item[0]):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         data = tensor.detach().cpu().contiguous()
-        digest.update(data.reshape(-1).view(torch.uint8).numpy())
+        digest.update(data.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

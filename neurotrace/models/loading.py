@@ -119,7 +119,9 @@ def _read(
     if os.path.isdir(path):
         _refuse_pickle(Path(path))
     elif os.sep in path and not _looks_like_hub_name(path):
-        raise InputError(f"no model at {path!r}: wanted a folder with config.json and safetensors")
+        raise InputError(
+            f"no model at {path!r}: expected a folder with config.json and safetensors"
+        )
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
@@ -159,7 +161,7 @@ def _read_gguf(path: Path, dtype: torch.dtype) -> tuple[str, torch.nn.Module, An
     the same class and a config without that mark behave like any other.
     """
     if not os.path.isfile(path):
-        raise InputError(f"no file at {str(path)!r}: wanted a .gguf file")
+        raise InputError(f"no file at {str(path)!r}: expected a .gguf file")
     try:
         import gguf  # noqa: F401
     except ImportError:
@@ -192,7 +194,7 @@ def _read_gguf(path: Path, dtype: torch.dtype) -> tuple[str, torch.nn.Module, An
 
 def _refuse_pickle(folder: Path) -> None:
     if not (folder / "config.json").is_file():
-        raise InputError(f"{folder}: no config.json in it; wanted a transformers model folder")
+        raise InputError(f"{folder}: no config.json in it; expected a transformers model folder")
     pickles = sorted([*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")])
     if pickles and not list(folder.glob("*.safetensors")):
         raise InputError(
@@ -213,7 +215,7 @@ def parse_device(device: str | torch.device | None) -> torch.device:
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(
-            f"device={str(device)!r}: wanted auto, cpu, or an accelerator that torch sees here "
+            f"device={str(device)!r}: expected auto, cpu, or an accelerator that torch sees here "
             f"({first_line(error)})"
         ) from None
     return place
@@ -225,5 +227,5 @@ def parse_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
     names = {None: "float32", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
     found = getattr(torch, str(names.get(dtype, dtype)), None)
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise InputError(f"dtype={dtype!r}: wanted float32, bfloat16 or float16")
+        raise InputError(f"dtype={dtype!r}: expected float32, bfloat16 or float16")
     return found

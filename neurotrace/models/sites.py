@@ -18,10 +18,11 @@ from neurotrace.models.hooks import (
     site_name,
     unembedding,
 )
+from neurotrace.models.protocol import HookedModel
 
 
 def read_sites(
-    model: Any, ids: Int[Tensor, "batch pos"], points: Sequence[Point]
+    model: HookedModel, ids: Int[Tensor, "batch pos"], points: Sequence[Point]
 ) -> dict[Point, Float[Tensor, "batch unit"]]:
     """What passes the last position at each (site, layer), in float32 on the CPU.
 
@@ -46,7 +47,7 @@ def read_sites(
 
 
 def change_sites(
-    model: Any,
+    model: HookedModel,
     ids: Int[Tensor, "batch pos"],
     changes: Mapping[Point, Callable[[Float[Tensor, "batch unit"]], Tensor]],
 ) -> Float[Tensor, "batch vocab"]:
@@ -70,12 +71,12 @@ def change_sites(
     logits, fired = run_hooked(model, ids, {point: make(point) for point in changes})
     for point, count in fired.items():
         if count != 1:
-            raise InputError(f"{site_name(*point)} fired {count} times; wanted once")
+            raise InputError(f"{site_name(*point)} fired {count} times; expected once")
     return logits[:, -1]
 
 
 def site_slopes(
-    model: Any,
+    model: HookedModel,
     ids: Int[Tensor, "batch pos"],
     points: Sequence[Point],
     metric: Callable[[Float[Tensor, "batch vocab"]], Float[Tensor, " batch"]],
@@ -102,7 +103,7 @@ def site_slopes(
     return values, slopes
 
 
-def _want(model: Any, points: Iterable[Point]) -> None:
+def _want(model: HookedModel, points: Iterable[Point]) -> None:
     for point in points:
         if site_name(*point) not in model.hook_dict:
             raise InputError(
@@ -111,7 +112,7 @@ def _want(model: Any, points: Iterable[Point]) -> None:
 
 
 def final_residual_slope(
-    model: Any, ids: Int[Tensor, "batch pos"], metric: Callable[[Tensor], Tensor]
+    model: HookedModel, ids: Int[Tensor, "batch pos"], metric: Callable[[Tensor], Tensor]
 ) -> tuple[Float[Tensor, "batch layer neuron"], Float[Tensor, "batch d_model"]]:
     """Activations at the last position, and d metric / d residual behind the last block there.
 
@@ -142,7 +143,7 @@ def final_residual_slope(
 
 
 def residuals(
-    model: Any, ids: Int[Tensor, "batch pos"]
+    model: HookedModel, ids: Int[Tensor, "batch pos"]
 ) -> tuple[Float[Tensor, "batch layer neuron"], Float[Tensor, "batch layer d_model"]]:
     """Activations at the last position, and the residual stream that enters each block there."""
     info = inspect_model(model)
@@ -171,7 +172,7 @@ def residuals(
 
 
 def answer_slope(
-    model: Any, residual: Float[Tensor, "row d_model"], answer: Int[Tensor, " row"]
+    model: HookedModel, residual: Float[Tensor, "row d_model"], answer: Int[Tensor, " row"]
 ) -> Float[Tensor, "row d_model"]:
     """d log p(answer) / d residual behind the last block, through the final norm and the unembedding.
 
@@ -187,7 +188,7 @@ def answer_slope(
 
 
 def lens(
-    model: Any, residual: Float[Tensor, "row d_model"], plus: int, minus: int
+    model: HookedModel, residual: Float[Tensor, "row d_model"], plus: int, minus: int
 ) -> Float[Tensor, " row"]:
     """logit(plus) - logit(minus) as if `residual` left the last block: final norm and unembedding.
 
@@ -197,7 +198,7 @@ def lens(
     return (_final_norm(model, residual.to(w_u)) @ (w_u[:, plus] - w_u[:, minus])).float().cpu()
 
 
-def _unembedding_of(model: Any, residual: Tensor) -> Tensor:
+def _unembedding_of(model: HookedModel, residual: Tensor) -> Tensor:
     w_u = unembedding(model)
     if len(w_u) != residual.shape[-1]:
         raise InputError(
@@ -207,5 +208,7 @@ def _unembedding_of(model: Any, residual: Tensor) -> Tensor:
     return w_u
 
 
-def _final_norm(model: Any, rows: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_model"]:
+def _final_norm(
+    model: HookedModel, rows: Float[Tensor, "row d_model"]
+) -> Float[Tensor, "row d_model"]:
     return model.ln_final(rows[:, None])[:, 0] if hasattr(model, "ln_final") else rows

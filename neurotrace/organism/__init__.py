@@ -1,6 +1,8 @@
 """The built-in organism models: small transformers whose two behaviours are known.
 
 Importing this package loads no torch. `language` generates the text, `training` the weights.
+
+May import: nothing of ours.
 """
 
 from pathlib import Path

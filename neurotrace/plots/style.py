@@ -68,7 +68,7 @@ def save_figure(figure: go.Figure, path: str | Path, *, scale: float = 2.0) -> P
         figure.write_html(target, include_plotlyjs=True)
         return target
     if suffix not in _IMAGES:
-        raise InputError(f"{target}: wanted a name that ends in .html, {', '.join(_IMAGES)}")
+        raise InputError(f"{target}: expected a name that ends in .html, {', '.join(_IMAGES)}")
     try:
         import kaleido  # noqa: F401
     except ImportError:

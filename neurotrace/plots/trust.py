@@ -29,7 +29,7 @@ def plot_coverage(coverage: pd.DataFrame, *, title: str | None = None) -> go.Fig
 
     if coverage.empty:
         raise InputError(
-            "no prompt has a changed version: wanted some that name another in `perturbs`"
+            "no prompt has a changed version: expected some that name another in `perturbs`"
         )
     figure = go.Figure()
     for name, line in coverage.groupby("signal", sort=False):

@@ -1,9 +1,12 @@
-"""The probe library: sets of pairs that ship, and the user's own.
+"""Prompt sets: those that ship, and the user's own.
 
-making      what a set's `build.py` needs: templates with two sides, rows, writing
-cards       the figures in a set's card, written by a command
-checking    does a set keep its promises: valid, rebuilt bit for bit, card true
-importing   the field's formats: clean/corrupt tables, CounterFact, any table with other columns
-mining      the pairs that a given model answers both ways, and the share of each template
-chat        pairs as a chat model reads them
+making     what a set's `build.py` needs: templates with two sides, rows, writing
+cards      the figures in a set's card, written by a command
+checking   a set is valid, rebuilt bit for bit, its card true
+importing  the field's formats: clean/corrupt tables, CounterFact, tables with other columns
+mining     the pairs that a given model answers both ways
+chat       pairs as a chat model reads them
+
+May import: models and core.
+To add a set: a folder in probes/ with build.py and README.md.
 """

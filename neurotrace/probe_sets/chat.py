@@ -14,12 +14,13 @@ from typing import Any
 from neurotrace.core.errors import InputError
 from neurotrace.core.pairs import PromptPair
 from neurotrace.models.hooks import tokenizer_of
+from neurotrace.models.protocol import HookedModel
 
 REQUEST = "Continue the text that I begin, with one word."
 
 
 def chat_pairs(
-    model: Any,
+    model: HookedModel,
     pairs: Sequence[PromptPair],
     *,
     role: str = "user",
@@ -50,7 +51,7 @@ def chat_pairs(
 
 
 def chat_record(
-    model: Any, *, role: str = "user", system: str | None = None, request: str = REQUEST
+    model: HookedModel, *, role: str = "user", system: str | None = None, request: str = REQUEST
 ) -> dict[str, Any]:
     """What a manifest says about the rendering: enough to do it again with another tokenizer."""
     return {
@@ -63,9 +64,9 @@ def chat_record(
 
 
 class _Renderer:
-    def __init__(self, model: Any, role: str, system: str | None, request: str):
+    def __init__(self, model: HookedModel, role: str, system: str | None, request: str):
         if role not in ("user", "assistant"):
-            raise InputError(f"role={role!r}: wanted 'user' or 'assistant'")
+            raise InputError(f"role={role!r}: expected 'user' or 'assistant'")
         self.tokenizer = tokenizer_of(model)
         if not getattr(self.tokenizer, "chat_template", None):
             raise InputError(

@@ -24,7 +24,7 @@ _SAID = ("Licence", "Source", "memorized", "Known shortcuts", "Regenerate")
 def set_folder(name: str) -> Path:
     """The folder of a set that ships."""
     if name not in probe_names():
-        raise InputError(f"no set {name!r}: wanted one of {', '.join(probe_names())}")
+        raise InputError(f"no set {name!r}: expected one of {', '.join(probe_names())}")
     return probes_folder() / name
 
 
@@ -78,7 +78,7 @@ def check_pairs(pairs: Sequence[PromptPair]) -> list[str]:
 def _check_card(folder: Path) -> list[str]:
     path = folder / "README.md"
     if not path.is_file():
-        return [f"no card: wanted {path}"]
+        return [f"no card: expected {path}"]
     card = path.read_text("utf-8")
     wrong = [
         f"the card says nothing of {word!r}" for word in _SAID if word.lower() not in card.lower()

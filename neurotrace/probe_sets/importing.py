@@ -48,7 +48,7 @@ def import_table(
     columns, constants = dict(columns or {}), dict(constants or {})
     for name in (*columns, *constants):
         if name not in PAIR_FIELDS:
-            raise InputError(f"field {name!r} is unknown; wanted one of {', '.join(PAIR_FIELDS)}")
+            raise InputError(f"field {name!r} is unknown; expected one of {', '.join(PAIR_FIELDS)}")
     made = []
     for number, row in enumerate(source, 1):
         record: dict[str, Any] = {"id": f"row-{number}", "group": f"row-{number}"}
@@ -84,7 +84,7 @@ def import_clean_corrupt(
         counterfactual: for MIB's rows, the column that holds the corrupted prompt.
     """
     if clean not in ("memorization", "reasoning"):
-        raise InputError(f"clean={clean!r}: wanted the side, 'memorization' or 'reasoning'")
+        raise InputError(f"clean={clean!r}: expected the side, 'memorization' or 'reasoning'")
     made = []
     for number, row in enumerate(_csv(source) if isinstance(source, (str, Path)) else source, 1):
         where = f"row {number}"
@@ -126,7 +126,7 @@ def import_counterfact(
             true, new = (_target(rewrite[name]) for name in ("target_true", "target_new"))
         except (KeyError, TypeError) as error:
             raise InputError(
-                f"record {number}: no {error}; wanted requested_rewrite with subject, prompt, "
+                f"record {number}: no {error}; expected requested_rewrite with subject, prompt, "
                 "target_true and target_new"
             ) from None
         item = Item(
@@ -154,7 +154,7 @@ def _sides(
             answers = tuple(str(each["choices"][int(each["answerKey"])]) for each in both)
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise InputError(
-                f"{where}: not a row of MIB's ({type(error).__name__}: {error}); wanted prompt, "
+                f"{where}: not a row of MIB's ({type(error).__name__}: {error}); expected prompt, "
                 f"choices, answerKey, and the same three in {counterfactual!r}"
             ) from None
         return (prompts[0], prompts[1]), (answers[0], answers[1])
@@ -167,7 +167,7 @@ def _sides(
         return prompts, (str(row["clean_answer"]), str(row["corrupted_answer"]))
     if "correct_idx" not in row or "incorrect_idx" not in row:
         raise InputError(
-            f"{where}: no named answers; wanted columns clean_answer and corrupted_answer (text) or "
+            f"{where}: no named answers; expected columns clean_answer and corrupted_answer (text) or "
             "correct_idx and incorrect_idx (token ids)"
         )
     if tokenizer is None:
@@ -197,5 +197,5 @@ def _csv(path: str | Path) -> Sequence[Mapping[str, str]]:
 def _json(path: str | Path) -> Sequence[Mapping[str, Any]]:
     found = read_json(path)
     if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
-        raise InputError(f"{path}: wanted a JSON list of objects, as CounterFact's")
+        raise InputError(f"{path}: expected a JSON list of objects, as CounterFact's")
     return found

@@ -21,6 +21,7 @@ from neurotrace.core.pairs import PromptPair, load_pairs
 from neurotrace.core.process import Progress
 from neurotrace.core.records import Source
 from neurotrace.models.encoding import Dropped, EncodedPairs, ask, join
+from neurotrace.models.protocol import HookedModel
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,7 +76,7 @@ class Mined:
 
 
 def mine_pairs(
-    model: Any,
+    model: HookedModel,
     candidates: Source | Sequence[PromptPair],
     *,
     at_most: int | None = None,
@@ -93,7 +94,7 @@ def mine_pairs(
         batch_size: prompts of equal length that run together; changes no result.
     """
     if at_most is not None and at_most < 1:
-        raise InputError(f"at_most={at_most}: wanted at least 1, or None for all that behave")
+        raise InputError(f"at_most={at_most}: expected at least 1, or None for all that behave")
     pairs = _as_pairs(candidates)
     place = {pair.id: number for number, pair in enumerate(pairs)}
     waiting = list(pairs)

@@ -2,6 +2,9 @@
 
 What a ranking predicts is the intervention named in it: the effect on L of doing it to one neuron of
 the recipient run. The random ranking is a ranker too: whatever is claimed stands beside it.
+
+May import: ablation and below; never sweeps.
+To add one: a file with its function, and a row of `RANKERS` in registry.py.
 """
 
 from neurotrace.rankers.contrast import contrast, pearson

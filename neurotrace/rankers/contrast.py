@@ -9,7 +9,6 @@ paper ranks by them, and unsigned, since their sign is that of a difference and 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress
@@ -19,10 +18,11 @@ from neurotrace.interventions.intervention import Kind
 from neurotrace.interventions.targets import provenance
 from neurotrace.models.activations import moments
 from neurotrace.models.encoding import EncodedPairs, encode
+from neurotrace.models.protocol import HookedModel
 
 
 def contrast(
-    model: Any,
+    model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
     *,
     donor: Side = "reasoning",
@@ -40,7 +40,7 @@ def contrast(
 
 
 def pearson(
-    model: Any,
+    model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
     *,
     donor: Side = "reasoning",

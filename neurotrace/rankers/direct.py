@@ -11,14 +11,13 @@ with a norm behind the MLP the written row is taken before that norm.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from neurotrace.core.metrics import logit_difference
 from neurotrace.core.pairs import PromptPair
-from neurotrace.core.process import Progress
+from neurotrace.core.process import Progress, over
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import Side, recipient_of
 from neurotrace.interventions.intervention import Kind
@@ -26,11 +25,12 @@ from neurotrace.interventions.targets import finite, provenance, targets_for
 from neurotrace.models.activations import Moments
 from neurotrace.models.encoding import EncodedPairs, by_length, encode
 from neurotrace.models.hooks import inspect_model, w_out
+from neurotrace.models.protocol import HookedModel
 from neurotrace.models.sites import final_residual_slope
 
 
 def direct(
-    model: Any,
+    model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
     *,
     donor: Side = "reasoning",
@@ -45,7 +45,7 @@ def direct(
     targets = targets_for(model, encoded, donor, intervention, reference, progress)
     total = torch.zeros(info.n_layers, info.d_mlp)
     batches = list(by_length(encoded.ids(recipient_of(donor)), batch_size))
-    for rows, ids in progress(batches, description="direct effects") if progress else batches:
+    for rows, ids in over(progress, batches, "direct effects"):
         answers = encoded.memorized[rows], encoded.reasoned[rows]
 
         def metric(logits: Tensor, answers: tuple[Tensor, Tensor] = answers) -> Tensor:

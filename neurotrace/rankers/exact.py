@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from neurotrace.core.neurons import Neuron
 from neurotrace.core.pairs import PromptPair
@@ -14,10 +13,11 @@ from neurotrace.core.sides import Side
 from neurotrace.interventions.intervention import Kind
 from neurotrace.models.activations import Moments
 from neurotrace.models.encoding import EncodedPairs
+from neurotrace.models.protocol import HookedModel
 
 
 def exact(
-    model: Any,
+    model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
     *,
     donor: Side = "reasoning",

@@ -11,7 +11,6 @@ than the forward passes (`suffix_slopes.py`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
@@ -25,10 +24,11 @@ from neurotrace.models.activations import Moments
 from neurotrace.models.encoding import EncodedPairs, encode
 from neurotrace.models.gradients import gradients
 from neurotrace.models.hooks import inspect_model
+from neurotrace.models.protocol import HookedModel
 
 
 def gradient(
-    model: Any,
+    model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
     *,
     donor: Side = "reasoning",

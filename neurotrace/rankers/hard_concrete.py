@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +23,7 @@ from neurotrace.interventions.intervention import Kind
 from neurotrace.models.activations import Moments
 from neurotrace.models.encoding import EncodedPairs
 from neurotrace.models.hooks import inspect_model
+from neurotrace.models.protocol import HookedModel
 from neurotrace.rankers.masks import PRICE, Question, learn
 
 _BETA = 0.33
@@ -32,7 +32,7 @@ _START = 2.0  # theta: a gate that is all but surely shut ("flip") or open ("kee
 
 
 def hard_concrete(
-    model: Any,
+    model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
     *,
     donor: Side = "reasoning",

@@ -27,7 +27,7 @@ from torch import Tensor
 from neurotrace.core.errors import InputError
 from neurotrace.core.metrics import logit_difference
 from neurotrace.core.pairs import PromptPair
-from neurotrace.core.process import Progress
+from neurotrace.core.process import Progress, over
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import Side, recipient_of
 from neurotrace.engine.parts import Parts, overridden, write_rows
@@ -35,12 +35,13 @@ from neurotrace.interventions.intervention import Kind
 from neurotrace.interventions.targets import provenance
 from neurotrace.models.encoding import EncodedPairs, encode
 from neurotrace.models.engines import engine_of
+from neurotrace.models.protocol import HookedModel
 
 _RIDGE = 1e-2  # of the mean variance, added to the covariance
 
 
 def imprint(
-    model: Any,
+    model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
     *,
     donor: Side = "reasoning",
@@ -64,7 +65,7 @@ def imprint(
     parts: Parts = engine.parts
     side = recipient_of(donor)
     prompts = list(encoded.ids(side))
-    order = progress(prompts, description="imprint") if progress else prompts
+    order = over(progress, prompts, "imprint")
     with torch.no_grad():
         backgrounds = [_background(write_rows(p).float()) for p in parts.projections]
     total: Tensor | None = None

@@ -11,13 +11,12 @@ forward and backward passes a pair: for small models, or few layers.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
 from neurotrace.core.errors import InputError
 from neurotrace.core.pairs import PromptPair
-from neurotrace.core.process import Progress
+from neurotrace.core.process import Progress, over
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import Side, recipient_of
 from neurotrace.interventions.intervention import Kind
@@ -26,10 +25,11 @@ from neurotrace.models.activations import Moments, read_activations
 from neurotrace.models.encoding import EncodedPairs, by_length, encode
 from neurotrace.models.gradients import slopes_of
 from neurotrace.models.hooks import inspect_model
+from neurotrace.models.protocol import HookedModel
 
 
 def integrated(
-    model: Any,
+    model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
     *,
     donor: Side = "reasoning",
@@ -42,7 +42,7 @@ def integrated(
 ) -> Scores:
     """Predicted change of L (nats), `steps` midpoints a layer; layers not asked for are NaN."""
     if steps < 1:
-        raise InputError(f"steps={steps}: wanted at least 1 (5 to 20 are usual)")
+        raise InputError(f"steps={steps}: expected at least 1 (5 to 20 are usual)")
     encoded = encode(model, pairs)
     info = inspect_model(model)
     chosen = list(range(info.n_layers)) if layers is None else sorted(set(layers))
@@ -50,7 +50,7 @@ def integrated(
     total = torch.full((info.n_layers, info.d_mlp), torch.nan)
     total[chosen] = 0.0
     batches = list(by_length(encoded.ids(recipient_of(donor)), batch_size))
-    for rows, ids in progress(batches, description="integrating") if progress else batches:
+    for rows, ids in over(progress, batches, "integrating"):
         values = read_activations(model, ids, info.n_layers, info.d_mlp)
         changes = targets.changes(rows, values)
         answers = encoded.memorized[rows], encoded.reasoned[rows]

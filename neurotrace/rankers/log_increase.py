@@ -15,12 +15,11 @@ unit of all other scores here. Blind to neurons that act through later layers. O
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
 from neurotrace.core.pairs import PromptPair
-from neurotrace.core.process import Progress
+from neurotrace.core.process import Progress, over
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import Side, recipient_of
 from neurotrace.interventions.intervention import Kind
@@ -28,11 +27,12 @@ from neurotrace.interventions.targets import finite, provenance, targets_for
 from neurotrace.models.activations import Moments
 from neurotrace.models.encoding import EncodedPairs, by_length, encode
 from neurotrace.models.hooks import inspect_model, w_out
+from neurotrace.models.protocol import HookedModel
 from neurotrace.models.sites import lens, residuals
 
 
 def log_increase(
-    model: Any,
+    model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
     *,
     donor: Side = "reasoning",
@@ -47,7 +47,7 @@ def log_increase(
     targets = targets_for(model, encoded, donor, intervention, reference, progress)
     total = torch.zeros(info.n_layers, info.d_mlp)
     batches = list(by_length(encoded.ids(recipient_of(donor)), batch_size))
-    for rows, ids in progress(batches, description="log p increase") if progress else batches:
+    for rows, ids in over(progress, batches, "log p increase"):
         values, entering = residuals(model, ids)
         changes = targets.changes(rows, values)
         for place, row in enumerate(rows):

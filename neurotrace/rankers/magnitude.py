@@ -6,7 +6,6 @@ A ranking that does no better has found which neurons are large.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress
@@ -15,10 +14,11 @@ from neurotrace.core.sides import Side
 from neurotrace.interventions.intervention import Kind
 from neurotrace.models.encoding import EncodedPairs
 from neurotrace.models.hooks import inspect_model, write_norms
+from neurotrace.models.protocol import HookedModel
 
 
 def magnitude(
-    model: Any,
+    model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs = (),
     *,
     donor: Side = "reasoning",

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from neurotrace.core.errors import InputError
 from neurotrace.core.pairs import PromptPair
-from neurotrace.core.process import Progress
+from neurotrace.core.process import Progress, over
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import Side, direction_of, recipient_of
 from neurotrace.engine.slopes import logits_through, prefix_of
@@ -38,6 +38,7 @@ from neurotrace.models.activations import Moments
 from neurotrace.models.encoding import EncodedPairs, by_length, encode
 from neurotrace.models.engines import engine_of
 from neurotrace.models.hooks import forward, inspect_model
+from neurotrace.models.protocol import HookedModel
 
 Question = Literal["flip", "keep"]
 # nats that a neuron costs: the 1000 of Chang et al. over GPT-2's 36,864 neurons
@@ -46,7 +47,7 @@ PRICE = 0.027
 
 def learn(
     method: str,
-    model: Any,
+    model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
     parameters: Float[Tensor, "layer neuron"],
     amounts: Callable[[Tensor], Tensor],
@@ -74,9 +75,9 @@ def learn(
         settle: called after each step, to put parameters back into their range.
     """
     if question not in ("flip", "keep"):
-        raise InputError(f"question={question!r}: wanted 'flip' or 'keep'")
+        raise InputError(f"question={question!r}: expected 'flip' or 'keep'")
     if steps < 1 or not price > 0:
-        raise InputError(f"steps={steps}, price={price}: wanted at least 1, and more than 0")
+        raise InputError(f"steps={steps}, price={price}: expected at least 1, and more than 0")
     encoded = encode(model, pairs)
     targets = targets_for(model, encoded, donor, intervention, reference, progress)
     info = inspect_model(model)
@@ -95,7 +96,7 @@ def learn(
     parameters.requires_grad_()
     optimizer = torch.optim.Adam([parameters], lr=rate)
     work = list(islice(cycle(batches), steps))
-    for rows, ids, base, slope, prefix in progress(work, description=method) if progress else work:
+    for rows, ids, base, slope, prefix in over(progress, work, method):
         with torch.enable_grad():
             mask = amounts(parameters)
             done = (mask if question == "flip" else 1 - mask).to(info.device)
@@ -128,7 +129,7 @@ def learn(
 
 
 def _hooked(
-    model: Any, ids: Tensor, change: Callable[[int, Tensor], Tensor], n_layers: int
+    model: HookedModel, ids: Tensor, change: Callable[[int, Tensor], Tensor], n_layers: int
 ) -> Tensor:
     """The whole prompt through hooks, where no engine serves the model."""
 

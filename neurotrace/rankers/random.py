@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
@@ -14,10 +13,11 @@ from neurotrace.core.sides import Side
 from neurotrace.interventions.intervention import Kind
 from neurotrace.models.encoding import EncodedPairs
 from neurotrace.models.hooks import inspect_model
+from neurotrace.models.protocol import HookedModel
 
 
 def random_scores(
-    model: Any,
+    model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs = (),
     *,
     donor: Side = "reasoning",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
@@ -16,6 +15,7 @@ from neurotrace.interventions.reference import Evidence, Reference
 from neurotrace.interventions.targets import Targets, provenance
 from neurotrace.models.encoding import EncodedPairs
 from neurotrace.models.hooks import ModelInfo
+from neurotrace.models.protocol import HookedModel
 
 _STEPS = {"slimming": 200, "hard_concrete": 400}  # their defaults
 
@@ -55,7 +55,7 @@ _EXACT_CANDIDATES = 200  # neurons, per direction, that `exact` measures: the gr
 
 
 def rank(
-    model: Any,
+    model: HookedModel,
     encoded: EncodedPairs,
     evidence: Evidence,
     rows: Sequence[int],
@@ -116,4 +116,4 @@ def rank(
         count = min(_EXACT_CANDIDATES, screen.n_neurons)
         few = screen.top(count, direction=direction)
         return rankers.exact(model, part, donor=donor, intervention=kind, neurons=few)
-    raise InputError(f"method {method!r}: wanted one of {', '.join(METHODS)}")
+    raise InputError(f"method {method!r}: expected one of {', '.join(METHODS)}")

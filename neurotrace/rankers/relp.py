@@ -10,7 +10,6 @@ that is there. Same cost as the gradient: 2 forward passes and 1 backward pass a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,10 +26,11 @@ from neurotrace.models.encoding import EncodedPairs, encode
 from neurotrace.models.engines import engine_of
 from neurotrace.models.gradients import gradients
 from neurotrace.models.hooks import inspect_model
+from neurotrace.models.protocol import HookedModel
 
 
 def relp(
-    model: Any,
+    model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
     *,
     donor: Side = "reasoning",
@@ -58,7 +58,9 @@ def relp(
     )  # fmt: skip
 
 
-def _slopes(model: Any, ids: Tensor, memorized: Tensor, reasoned: Tensor) -> tuple[Tensor, Tensor]:
+def _slopes(
+    model: HookedModel, ids: Tensor, memorized: Tensor, reasoned: Tensor
+) -> tuple[Tensor, Tensor]:
     from neurotrace.engine.relp import half, is_gated, linearised
     from neurotrace.engine.slopes import slopes
 
@@ -68,7 +70,10 @@ def _slopes(model: Any, ids: Tensor, memorized: Tensor, reasoned: Tensor) -> tup
             "RelP changes the rules by which a transformers model is differentiated: load it with "
             "nt.load_model, and take hooks of your own off"
         )
-    before = half if is_gated(engine.parts) else None
-    with linearised(engine.parts):
-        values, found = slopes(engine, ids, memorized, reasoned, before=before)
+    try:
+        before = half if is_gated(engine.parts) else None
+        with linearised(engine.parts):
+            values, found = slopes(engine, ids, memorized, reasoned, before=before)
+    except ValueError as error:
+        raise InputError(str(error)) from None
     return values.float().cpu(), found.float().cpu()

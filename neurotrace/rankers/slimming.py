@@ -5,7 +5,6 @@ neurons that hold a text Chang et al., NAACL 2024). What is asked and how it is 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
@@ -17,11 +16,12 @@ from neurotrace.interventions.intervention import Kind
 from neurotrace.models.activations import Moments
 from neurotrace.models.encoding import EncodedPairs
 from neurotrace.models.hooks import inspect_model
+from neurotrace.models.protocol import HookedModel
 from neurotrace.rankers.masks import PRICE, Question, learn
 
 
 def slimming(
-    model: Any,
+    model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
     *,
     donor: Side = "reasoning",

@@ -11,7 +11,6 @@ the distance counts, and `gradient` is the one to use. 2 forward passes and 1 ba
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
@@ -25,10 +24,11 @@ from neurotrace.models.activations import Moments
 from neurotrace.models.encoding import EncodedPairs, encode
 from neurotrace.models.gradients import gradients
 from neurotrace.models.hooks import inspect_model, write_norms
+from neurotrace.models.protocol import HookedModel
 
 
 def slope(
-    model: Any,
+    model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
     *,
     donor: Side = "reasoning",

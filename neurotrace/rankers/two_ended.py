@@ -13,12 +13,11 @@ ends are real runs, no point in between that the model never visits.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
 from neurotrace.core.pairs import PromptPair
-from neurotrace.core.process import Progress
+from neurotrace.core.process import Progress, over
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import Side, recipient_of
 from neurotrace.interventions.intervention import Kind
@@ -27,10 +26,11 @@ from neurotrace.models.activations import Moments
 from neurotrace.models.encoding import EncodedPairs, by_length, encode
 from neurotrace.models.gradients import slopes_of
 from neurotrace.models.hooks import inspect_model
+from neurotrace.models.protocol import HookedModel
 
 
 def two_ended(
-    model: Any,
+    model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
     *,
     donor: Side = "reasoning",
@@ -46,7 +46,7 @@ def two_ended(
     total = torch.zeros(info.n_layers, info.d_mlp)
     recipient = recipient_of(donor)
     batches = list(by_length(encoded.ids(recipient), batch_size))
-    for rows, ids in progress(batches, description="two-ended") if progress else batches:
+    for rows, ids in over(progress, batches, "two-ended"):
         answers = encoded.memorized[rows], encoded.reasoned[rows]
         values, slopes = slopes_of(model, ids, *answers)
         part = encoded.at(rows)

@@ -1,0 +1,13 @@
+"""Folders and pages: what a command writes, read back and shown.
+
+run              `save_run`: a run's folder
+reading          `load_run`
+trust            the folder of `neurotrace circuit`
+detection        the folder of `neurotrace detect`
+ranking          the folder of `neurotrace rank`
+report           the page
+report_sections  its sections on trust and detectors
+explorer         the neuron explorer
+
+May import: everything but cli. Text of others is escaped by the templates.
+"""

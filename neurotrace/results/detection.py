@@ -10,10 +10,11 @@ transfer.html, sites.html, weights.html
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from neurotrace.core.files import filling, noted, prepare_folder, write_atomically, write_whole
-from neurotrace.models.identity import whose
+from neurotrace.models.identity import model_identity
+from neurotrace.models.protocol import HookedModel
 
 if TYPE_CHECKING:
     from neurotrace.answers.detection import Detection
@@ -29,13 +30,13 @@ def prepare_detection(out: Path, *, overwrite: bool) -> Path:
     return prepare_folder(out, FILES, overwrite=overwrite)
 
 
-def save_detection(found: Detection, out: Path, *, model: Any, command: str) -> None:
+def save_detection(found: Detection, out: Path, *, model: HookedModel, command: str) -> None:
     """Write the folder; every file whole or not at all."""
     from neurotrace import __version__
     from neurotrace.detectors import save_detector
     from neurotrace.plots.detectors import plot_sites, plot_transfer, plot_weights
 
-    about = found.about | whose(model)
+    about = found.about | model_identity(model)
     about |= {"command": command, "neurotrace": __version__, "outcomes": found.outcomes}
     figures = {
         "transfer.html": plot_transfer(found.table), "sites.html": plot_sites(found.table),

@@ -36,6 +36,7 @@ from neurotrace.interventions.intervention import Kind
 from neurotrace.models.activations import Activations, collect
 from neurotrace.models.encoding import EncodedPairs, encode
 from neurotrace.models.hooks import inspect_model, tokenizer_of, unembedding, w_out
+from neurotrace.models.protocol import HookedModel
 
 if TYPE_CHECKING:
     from neurotrace.studies.study import Study
@@ -99,7 +100,7 @@ class Explorer:
 
 
 def explore(
-    model: Any,
+    model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
     scores: Study | Scores | Sequence[Scores],
     *,
@@ -219,7 +220,7 @@ def _rankings(scores: Study | Scores | Sequence[Scores]) -> list[tuple[str, str,
 
 
 def _effects(
-    model: Any, encoded: EncodedPairs, top: Sequence[Neuron], each: int, mode: Kind,
+    model: HookedModel, encoded: EncodedPairs, top: Sequence[Neuron], each: int, mode: Kind,
     progress: Progress,
 ) -> Any:  # fmt: skip
     """For each family and direction: every top neuron's exact effect on a few pairs."""
@@ -262,7 +263,7 @@ def _histogram(activations: Activations, neuron: Neuron) -> dict[str, Any]:
     return dict(zip(SIDES, counts, strict=True)) | {"low": _digits(low), "high": _digits(ends[1])}
 
 
-def _tokens(model: Any, top: Sequence[Neuron]) -> list[dict[str, list[tuple[str, float]]]]:
+def _tokens(model: HookedModel, top: Sequence[Neuron]) -> list[dict[str, list[tuple[str, float]]]]:
     """What each neuron writes straight into the logits, around their mean, before the last norm."""
     words, tokenizer = unembedding(model).float(), tokenizer_of(model)
     if len(words) != inspect_model(model).d_model:  # a projection stands between
@@ -288,7 +289,7 @@ def _tokens(model: Any, top: Sequence[Neuron]) -> list[dict[str, list[tuple[str,
     return found
 
 
-def _neighbours(model: Any, top: Sequence[Neuron]) -> list[list[tuple[int, float]]]:
+def _neighbours(model: HookedModel, top: Sequence[Neuron]) -> list[list[tuple[int, float]]]:
     """Places of the neurons whose W_out rows point most the same way, with the cosine."""
     info = inspect_model(model)
     rows = torch.stack([w_out(model, n.layer)[n.index].float() for n in top])

@@ -47,7 +47,7 @@ def read_truth(path: Path) -> tuple[Neuron, ...]:
         content = [n for names in live.values() for n in names] if isinstance(live, dict) else None
     if not isinstance(content, list) or not all(isinstance(name, str) for name in content):
         raise InputError(
-            f'--truth {path}: wanted a list of neurons, ["L2.N12", …], or an organism\'s truth.json'
+            f'--truth {path}: expected a list of neurons, ["L2.N12", …], or an organism\'s truth.json'
         )
     if not content:
         raise InputError(f"--truth {path}: no neuron in it")

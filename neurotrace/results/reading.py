@@ -84,7 +84,7 @@ def load_run(folder: str | Path) -> Run:
     manifest = _json(place / "manifest.json")
     if manifest.get("format") != FORMAT:
         raise InputError(
-            f"{place}: its manifest says {manifest.get('format')!r}, wanted {FORMAT!r}: "
+            f"{place}: its manifest says {manifest.get('format')!r}, expected {FORMAT!r}: "
             "this reads the folders of `neurotrace run` (nt.open_run reads sweeps)"
         )
     explorer = place / "explorer.json"
@@ -158,7 +158,7 @@ def _pairs(path: Path) -> tuple[PromptPair, ...]:
         return ()
     table = _table(path)
     if set(table.column_names) != set(PAIR_FIELDS):
-        raise InputError(f"{path}: wanted the columns {', '.join(PAIR_FIELDS)}")
+        raise InputError(f"{path}: expected the columns {', '.join(PAIR_FIELDS)}")
     return tuple(PromptPair(**row) for row in table.to_pylist())
 
 
@@ -170,7 +170,7 @@ def _json(path: Path) -> dict[str, Any]:
             f"no run in {path.parent}: {error}; `neurotrace run --out` makes one"
         ) from None
     if not isinstance(found, dict):
-        raise InputError(f"{path}: wanted a JSON object")
+        raise InputError(f"{path}: expected a JSON object")
     return found
 
 

@@ -26,6 +26,7 @@ from neurotrace.core.files import parquet, prepare_folder, write_atomically
 from neurotrace.core.neurons import NEURON_DEFINITION
 from neurotrace.core.process import package_versions
 from neurotrace.models.identity import weights_hash
+from neurotrace.models.protocol import HookedModel
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,7 +44,7 @@ def save_run(
     study: Study,
     out: str | Path,
     *,
-    model: Any,
+    model: HookedModel,
     probes: Sequence[str],
     command: str = "",
     chat: dict[str, Any] | None = None,
@@ -128,7 +129,7 @@ def summarise(study: Study, probes: Sequence[str]) -> dict[str, Any]:
 def manifest(
     study: Study,
     *,
-    model: Any,
+    model: HookedModel,
     probes: Sequence[str],
     command: str = "",
     chat: dict[str, Any] | None = None,

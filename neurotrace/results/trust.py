@@ -29,7 +29,8 @@ from neurotrace.core.files import (
     write_whole,
 )
 from neurotrace.core.process import package_versions
-from neurotrace.models.identity import whose
+from neurotrace.models.identity import model_identity
+from neurotrace.models.protocol import HookedModel
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,7 +89,7 @@ def prepare_trust(out: str | Path) -> Path:
 
 
 def save_trust(
-    study: TrustStudy, folder: Path, *, model: Any, probes: Sequence[str], command: str = ""
+    study: TrustStudy, folder: Path, *, model: HookedModel, probes: Sequence[str], command: str = ""
 ) -> None:
     """Write into a folder from `prepare_trust`. A write that fails leaves no folder that can be read.
 
@@ -98,7 +99,7 @@ def save_trust(
     from neurotrace import __version__
 
     manifest = {
-        "format": FORMAT, **whose(model), "probes": list(probes), "seed": study.summary["seed"],
+        "format": FORMAT, **model_identity(model), "probes": list(probes), "seed": study.summary["seed"],
         "command": command, "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "neurotrace": __version__, "versions": package_versions(),
     }  # fmt: skip
@@ -127,7 +128,7 @@ def read_trust(folder: Path) -> JudgedTrust:
         raise InputError(f"{folder}: not written by `neurotrace circuit` of this version")
     said = summary if isinstance(summary, dict) else {}
     if any(not isinstance(said.get(name), (int, float)) for name in _SAID):
-        raise InputError(f"{folder / 'summary.json'}: wanted the numbers {', '.join(_SAID)}")
+        raise InputError(f"{folder / 'summary.json'}: expected the numbers {', '.join(_SAID)}")
     tables = {
         name: read_table(folder / f"{name}.parquet", words=_WORDS[name], numbers=_NUMBERS[name])[0]
         for name in _NUMBERS

@@ -25,6 +25,7 @@ from neurotrace.interventions.effects import measure
 from neurotrace.interventions.intervention import Intervention, parse_kind, patch
 from neurotrace.models.encoding import EncodedPairs, encode
 from neurotrace.models.hooks import ModelInfo, inspect_model
+from neurotrace.models.protocol import HookedModel
 from neurotrace.rankers.registry import METHODS, passes
 from neurotrace.studies.faithfulness import area, curves, overlap_of_tops, recall, spearman
 
@@ -70,7 +71,7 @@ class Comparison:
 
 
 def compare(
-    model: Any,
+    model: HookedModel,
     pairs: Sequence[PromptPair],
     methods: Sequence[str] = ALL,
     *,
@@ -105,10 +106,12 @@ def compare(
     info = inspect_model(model)
     outside = [n for n in truth if n.layer >= info.n_layers or n.index >= info.d_mlp]
     if outside:
-        raise InputError(f"truth: {outside[0]} is not in {info.name}: wanted neurons of this model")
+        raise InputError(
+            f"truth: {outside[0]} is not in {info.name}: expected neurons of this model"
+        )
     sizes = tuple(ks) or (len(truth) or max(1, min(64, info.n_neurons // 100)),)
     if any(not 1 <= k <= info.n_neurons for k in sizes):
-        raise InputError(f"k={list(sizes)}: wanted 1 to {info.n_neurons}, the model's neurons")
+        raise InputError(f"k={list(sizes)}: expected 1 to {info.n_neurons}, the model's neurons")
     encoded = encode(model, pairs, progress=progress)
     table: list[dict[str, Any]] = []
     flips, drawn = [], []
@@ -173,13 +176,15 @@ def compare(
 def _parse(method: str) -> tuple[str, str]:
     name, _, kind = method.partition(":")
     if name not in METHODS:
-        raise InputError(f"method {method!r}: wanted {', '.join(METHODS)}, or ranker:intervention")
+        raise InputError(
+            f"method {method!r}: expected {', '.join(METHODS)}, or ranker:intervention"
+        )
     parse_kind(kind or "patch")
     return name, kind or "patch"
 
 
 def _exact(
-    model: Any, train: EncodedPairs, kind: str, donor: Side, most: int, seed: int,
+    model: HookedModel, train: EncodedPairs, kind: str, donor: Side, most: int, seed: int,
     progress: Progress,
 ) -> tuple[Scores, float]:  # fmt: skip
     info = inspect_model(model)
@@ -217,7 +222,7 @@ def _mean(values: Any) -> float:
 
 
 def _curves(
-    model: Any, pairs: EncodedPairs, found: Mapping[Direction, Scores]
+    model: HookedModel, pairs: EncodedPairs, found: Mapping[Direction, Scores]
 ) -> list[pd.DataFrame]:
     if any(scores.value.isnan().any() for scores in found.values()):
         # Pearson of a constant neuron, neurons that `exact` left out: no ranking of all of them
@@ -232,7 +237,7 @@ def _curves(
 
 
 def _flips(
-    model: Any,
+    model: HookedModel,
     test: EncodedPairs,
     found: Mapping[tuple[str, str, Direction], Scores],
     ks: Sequence[int],

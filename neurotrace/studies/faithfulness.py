@@ -31,6 +31,7 @@ from neurotrace.core.scores import Scores
 from neurotrace.core.sides import Direction, Side, direction_of
 from neurotrace.interventions.intervention import Kind
 from neurotrace.models.encoding import EncodedPairs, encode
+from neurotrace.models.protocol import HookedModel
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,7 +82,7 @@ def recall(scores: Scores, truth: Sequence[Neuron], *, direction: Direction) -> 
 
 
 def curves(
-    model: Any,
+    model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
     scores: Scores,
     *,

@@ -31,6 +31,7 @@ from neurotrace.interventions.reference import Evidence, Reference
 from neurotrace.models.activations import Activations
 from neurotrace.models.encoding import EncodedPairs, by_length
 from neurotrace.models.hooks import ModelInfo
+from neurotrace.models.protocol import HookedModel
 from neurotrace.rankers.registry import rank
 from neurotrace.studies.selection import Candidate, choose, interventions_for
 
@@ -89,7 +90,7 @@ class Proof:
     """One family and direction: fills `chosen`, `applied` and held-out frames by fold."""
 
     def __init__(
-        self, model: Any, own: EncodedPairs, others: EncodedPairs, evidence: Evidence,
+        self, model: HookedModel, own: EncodedPairs, others: EncodedPairs, evidence: Evidence,
         direction: Direction, methods: Sequence[str], kinds: Sequence[Kind], ks: Sequence[int],
         neutral: Sequence[str], tried_on: int, seed: int, progress: Progress,
     ):  # fmt: skip
@@ -264,7 +265,7 @@ def _rates(part: Any) -> dict[str, Any]:
 
 
 def _kept(
-    model: Any, others: EncodedPairs, applied: Sequence[Intervention],
+    model: HookedModel, others: EncodedPairs, applied: Sequence[Intervention],
     donor_means: Sequence[torch.Tensor],
 ) -> float | None:  # fmt: skip
     """Share of other families' prompts, of the kind flipped *to*, still answered as before.

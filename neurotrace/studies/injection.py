@@ -30,6 +30,7 @@ from neurotrace.engine.parts import Parts, overridden, write_rows
 from neurotrace.models.encoding import EncodedPairs, encode
 from neurotrace.models.engines import engine_of
 from neurotrace.models.hooks import inspect_model, tokenizer_of
+from neurotrace.models.protocol import HookedModel
 
 
 class UnteachableError(InputError):
@@ -79,7 +80,7 @@ def load_facts(source: str | Path) -> list[Fact]:
 
 @contextmanager
 def inject(
-    model: Any,
+    model: HookedModel,
     fact: Fact,
     *,
     fraction: float = 0.01,
@@ -108,7 +109,7 @@ def inject(
             "hooks of your own off"
         )
     if not 0 < fraction <= 1 or round(fraction * info.n_neurons) < 1:
-        raise InputError(f"fraction={fraction}: wanted a share of {info.n_neurons} neurons")
+        raise InputError(f"fraction={fraction}: expected a share of {info.n_neurons} neurons")
     ids, count, said = _tokens(model, fact)
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randperm(info.n_neurons, generator=generator)[: round(fraction * info.n_neurons)]
@@ -125,7 +126,7 @@ def inject(
     if not losses[-1] < limit:
         raise UnteachableError(
             f"fact {fact.id}: the loss is {losses[-1]:.2f} nats after {steps} steps with "
-            f"{len(neurons)} neurons, wanted {limit}: raise fraction or steps"
+            f"{len(neurons)} neurons, expected {limit}: raise fraction or steps"
         )
     try:
         with torch.no_grad():
@@ -146,7 +147,7 @@ def inject(
                 row[unit] = own
 
 
-def _tokens(model: Any, fact: Fact) -> tuple[Tensor, int, str]:
+def _tokens(model: HookedModel, fact: Fact) -> tuple[Tensor, int, str]:
     """(ids of prompt and answer, how many of them are the answer's, what the model says instead)."""
     tokenizer = tokenizer_of(model)
     prompt = tokenizer(fact.prompt).input_ids

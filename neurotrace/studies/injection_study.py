@@ -20,11 +20,12 @@ import numpy as np
 from neurotrace import rankers
 from neurotrace.core.errors import InputError
 from neurotrace.core.files import prepare_folder, write_atomically
-from neurotrace.core.process import Progress
+from neurotrace.core.process import Progress, over
 from neurotrace.core.scores import Scores
 from neurotrace.core.statistics import mean_interval
 from neurotrace.models.encoding import EncodedPairs
 from neurotrace.models.hooks import ModelInfo, inspect_model
+from neurotrace.models.protocol import HookedModel
 from neurotrace.rankers.imprint import imprint
 from neurotrace.rankers.registry import passes
 from neurotrace.studies.faithfulness import recall
@@ -40,7 +41,7 @@ METHODS = (
 
 
 def injection_study(
-    model: Any,
+    model: HookedModel,
     facts: Sequence[Fact],
     out: str | Path,
     *,
@@ -70,7 +71,7 @@ def injection_study(
     """
     unknown = [name for name in methods if name not in METHODS]
     if unknown or not methods:
-        raise InputError(f"methods {unknown}: wanted one or more of {', '.join(METHODS)}")
+        raise InputError(f"methods {unknown}: expected one or more of {', '.join(METHODS)}")
     folder = prepare_folder(out, ())
     (folder / "parts").mkdir(exist_ok=True)
     _same_settings(
@@ -78,7 +79,7 @@ def injection_study(
     )
     work = [(place, fact, fraction) for place, fact in enumerate(facts) for fraction in fractions]
     rows: list[dict[str, Any]] = []
-    for place, fact, fraction in progress(work, description="injecting") if progress else work:
+    for place, fact, fraction in over(progress, work, "injecting"):
         path = folder / "parts" / f"{fact.id}-{fraction:g}.json"
         part = json.loads(path.read_text("utf-8")) if path.is_file() else []
         if not part or part[0].get("skipped_after", steps) < steps:
@@ -92,7 +93,7 @@ def injection_study(
     if not found["facts"].any():
         raise UnteachableError(
             f"none of {len(facts)} facts could be taught; {rows[0]['skipped']}"
-            if rows else "no facts: wanted one or more"
+            if rows else "no facts: expected one or more"
         )  # fmt: skip
     return found
 
@@ -127,7 +128,7 @@ def _summary(
 
 
 def _part(
-    model: Any, fact: Fact, fraction: float, methods: Sequence[str], seed: int, steps: int
+    model: HookedModel, fact: Fact, fraction: float, methods: Sequence[str], seed: int, steps: int
 ) -> list[dict[str, Any]]:
     """A row a ranker; a single row that says why and after how many steps, if it can't be taught."""
     rows = []
@@ -150,7 +151,7 @@ def _part(
     return rows
 
 
-def _rank(name: str, model: Any, pairs: EncodedPairs, seed: int) -> Scores:
+def _rank(name: str, model: HookedModel, pairs: EncodedPairs, seed: int) -> Scores:
     """The ranking of the neurons that hold the memorized answer on the memorization prompt."""
     options: dict[str, Any] = {"donor": "reasoning", "intervention": "zero"}
     if name == "random":

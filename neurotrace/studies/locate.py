@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -26,10 +26,11 @@ from neurotrace.core.display import Shown, Table, View, rate
 from neurotrace.core.errors import InputError
 from neurotrace.core.metrics import logit_difference
 from neurotrace.core.pairs import PromptPair
-from neurotrace.core.process import Progress
+from neurotrace.core.process import Progress, over
 from neurotrace.core.sides import Side, recipient_of
 from neurotrace.models.encoding import EncodedPairs, by_length, encode
 from neurotrace.models.hooks import Point, Site, inspect_model
+from neurotrace.models.protocol import HookedModel
 from neurotrace.models.sites import change_sites, read_sites, site_slopes
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class Located(Shown):
 
 
 def locate(
-    model: Any,
+    model: HookedModel,
     train: Sequence[PromptPair] | EncodedPairs,
     test: Sequence[PromptPair] | EncodedPairs,
     *,
@@ -111,7 +112,7 @@ def locate(
     tried = _tried(work, int(model.cfg.n_heads), heads, seed, progress)
     sign = -1.0 if donor == "reasoning" else 1.0  # L falls towards reasoning
     rows = []
-    for each in progress(tried, description="patching sites") if progress else tried:
+    for each in over(progress, tried, "patching sites"):
         effect, flipped = work.measure(each.change)
         low, high = statistics.rate_interval(flipped.numpy(), work.groups)
         rows.append(
@@ -240,7 +241,12 @@ class _Work:
     """Reads and patches the two sets of pairs."""
 
     def __init__(
-        self, model: Any, train: EncodedPairs, test: EncodedPairs, donor: Side, batch_size: int
+        self,
+        model: HookedModel,
+        train: EncodedPairs,
+        test: EncodedPairs,
+        donor: Side,
+        batch_size: int,
     ):
         self.model, self.train, self.test, self.donor = model, train, test, donor
         self.batch_size = batch_size
@@ -265,7 +271,7 @@ class _Work:
         slopes = {point: torch.empty_like(values) for point, values in other.items()}
         batches = list(by_length(self.train.ids(self.recipient), self.batch_size))
         label = "gradients of sites"
-        for rows, ids in progress(batches, description=label) if progress else batches:
+        for rows, ids in over(progress, batches, label):
             answers = {
                 "memorized": self.train.memorized[rows],
                 "reasoned": self.train.reasoned[rows],

@@ -38,13 +38,13 @@ def overlap(
     import pandas as pd
 
     if len(grouped) < 2:
-        raise InputError(f"{len(grouped)} rankings: wanted two or more to compare")
+        raise InputError(f"{len(grouped)} rankings: expected two or more to compare")
     shapes = {own.scores.value.shape for own in grouped.values()}
     if len(shapes) != 1:
         raise InputError("rankings of different models have no neurons in common")
     layers, width = shapes.pop()
     if not 1 <= k <= layers * width:
-        raise InputError(f"k={k}: wanted 1 to {layers * width}, the model's neurons")
+        raise InputError(f"k={k}: expected 1 to {layers * width}, the model's neurons")
     whole, drawn = {}, {}
     for name, own in grouped.items():
         direction = direction_of(own.scores.provenance["donor"])

@@ -24,12 +24,13 @@ from torch import Tensor
 
 from neurotrace.core.errors import InputError
 from neurotrace.core.pairs import PromptPair
-from neurotrace.core.process import Progress
+from neurotrace.core.process import Progress, over
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import Direction, Side, direction_of
 from neurotrace.interventions.intervention import Kind, parse_kind
 from neurotrace.models.activations import moments
 from neurotrace.models.encoding import EncodedPairs, encode
+from neurotrace.models.protocol import HookedModel
 
 Ranker = Callable[..., Scores]
 By = Literal["group", "template", "family"]
@@ -74,7 +75,7 @@ class GroupScores:
 
 def group_scores(
     ranker: Ranker,
-    model: Any,
+    model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
     *,
     donor: Side = "reasoning",
@@ -94,7 +95,7 @@ def group_scores(
             random); more numbers than `budget_gb` holds.
     """
     if by not in ("group", "template", "family"):
-        raise InputError(f"by={by!r}: wanted 'group', 'template' or 'family'")
+        raise InputError(f"by={by!r}: expected 'group', 'template' or 'family'")
     encoded = encode(model, pairs)
     rows: dict[str, list[int]] = {}
     for row, pair in enumerate(encoded.pairs):
@@ -106,7 +107,7 @@ def group_scores(
     if "reference" in takes and parse_kind(intervention)[0] in ("set", "mean", "shift"):
         options["reference"] = moments(model, encoded, progress=progress)  # of all pairs, for each
     named = list(rows.values())
-    work = progress(named, description="ranking by groups") if progress else named
+    work = over(progress, named, "ranking by groups")
     parts: list[Scores] = []
     for places in work:
         parts.append(ranker(model, encoded.at(places), **options))
@@ -144,7 +145,7 @@ def assess(
     scores = grouped.scores
     measured = ~scores.value.flatten().isnan()
     if not 1 <= k <= int(measured.sum()):
-        raise InputError(f"k={k}: wanted 1 to {int(measured.sum())}, the neurons with a score")
+        raise InputError(f"k={k}: expected 1 to {int(measured.sum())}, the neurons with a score")
     direction: Direction = direction_of(scores.provenance["donor"])
     boot = grouped.resampled(resamples, seed=seed)
     full = set(grouped.tops(torch.ones(1, len(grouped.sizes)), k, direction=direction)[0])
@@ -187,7 +188,7 @@ def _signs(groups: int, flips: int, seed: int) -> Float[Tensor, "draw group"]:
 
 
 def _refuse_no_mean(
-    ranker: Ranker, model: Any, encoded: EncodedPairs, rows: list[list[int]], parts: list[Scores],
+    ranker: Ranker, model: HookedModel, encoded: EncodedPairs, rows: list[list[int]], parts: list[Scores],
     options: dict[str, Any],
 ) -> None:  # fmt: skip
     """On two groups together the scores must be the mean of those on each."""

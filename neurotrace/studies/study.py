@@ -30,6 +30,7 @@ from neurotrace.interventions.intervention import Kind, parse_kind
 from neurotrace.interventions.reference import Evidence, gather
 from neurotrace.models.encoding import EncodedPairs, encode
 from neurotrace.models.hooks import ModelInfo, inspect_model
+from neurotrace.models.protocol import HookedModel
 from neurotrace.rankers import exact
 from neurotrace.rankers.registry import METHODS, rank
 from neurotrace.studies.held_out import Example, Flip, Proof, RowFold
@@ -122,7 +123,7 @@ class Study(Shown):
 
 
 def study(
-    model: Any,
+    model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
     *,
     methods: Sequence[str] = DEFAULT_METHODS,
@@ -198,7 +199,7 @@ def study(
 
 
 def _estimates(
-    model: Any,
+    model: HookedModel,
     own: EncodedPairs,
     evidence: Evidence,
     direction: Direction,
@@ -256,13 +257,13 @@ def _check(
 ) -> None:
     for method in methods:
         if method not in METHODS:
-            raise InputError(f"method {method!r}: wanted one of {', '.join(METHODS)}")
+            raise InputError(f"method {method!r}: expected one of {', '.join(METHODS)}")
     for kind in kinds:
         parse_kind(kind)
     if not methods or not kinds:
-        raise InputError("wanted at least one method and one intervention")
+        raise InputError("expected at least one method and one intervention")
     if min(ks) < 1 or max(ks) > info.n_neurons // 2:
         wrong = next(k for k in ks if k < 1 or k > info.n_neurons // 2)
         raise InputError(
-            f"k={wrong}: wanted 1 to {info.n_neurons // 2}, half of the model's neurons"
+            f"k={wrong}: expected 1 to {info.n_neurons // 2}, half of the model's neurons"
         )

@@ -25,13 +25,14 @@ import numpy as np
 from neurotrace import rankers
 from neurotrace.core.errors import InputError
 from neurotrace.core.pairs import PromptPair, split_pairs
-from neurotrace.core.process import Progress
+from neurotrace.core.process import Progress, over
 from neurotrace.core.sides import DIRECTIONS, Direction, Side
 from neurotrace.interventions.effects import measure
 from neurotrace.interventions.intervention import patch
 from neurotrace.models.encoding import encode
 from neurotrace.models.hooks import inspect_model
 from neurotrace.models.loading import load_model, split_revision
+from neurotrace.models.protocol import HookedModel
 from neurotrace.studies.faithfulness import area, curves
 from neurotrace.studies.overlap import jaccard
 from neurotrace.studies.significance import assess, group_scores
@@ -69,7 +70,7 @@ def checkpoints_of(model: str | Path, which: str = "all") -> list[str]:
     missing = [name for name in names if not (folder / name / "config.json").is_file()]
     if missing:
         raise InputError(
-            f"{folder} holds no model in {missing[0]!r}: wanted its sub-folders' names"
+            f"{folder} holds no model in {missing[0]!r}: expected its sub-folders' names"
         )
     return [str(folder / name) for name in names]
 
@@ -100,9 +101,9 @@ def timeline(
 
     names = [str(source) for source in checkpoints]
     if len(set(names)) < 2:
-        raise InputError(f"{len(set(names))} checkpoints: wanted two or more of one model")
+        raise InputError(f"{len(set(names))} checkpoints: expected two or more of one model")
     if method not in rankers.__all__:
-        raise InputError(f"method {method!r}: wanted one of {', '.join(rankers.__all__)}")
+        raise InputError(f"method {method!r}: expected one of {', '.join(rankers.__all__)}")
     rows: list[dict[str, Any]] = []
     tops: list[dict[Direction, set[int]]] = []
     labels = [_label(name) for name in names]
@@ -110,13 +111,13 @@ def timeline(
         labels = names
     shapes: dict[tuple[int, int], str] = {}
     work = list(zip(names, labels, strict=True))
-    for name, label in progress(work, description="checkpoints") if progress else work:
+    for name, label in over(progress, work, "checkpoints"):
         model = load_model(name, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
         info = inspect_model(model)
         shapes.setdefault((info.n_layers, info.d_mlp), name)
         if len(shapes) > 1:
             raise InputError(
-                f"{' and '.join(shapes.values())} differ in shape: wanted checkpoints of one model"
+                f"{' and '.join(shapes.values())} differ in shape: expected checkpoints of one model"
             )
         for family in dict.fromkeys(pair.family for pair in pairs):
             own = [pair for pair in pairs if pair.family == family]
@@ -140,7 +141,7 @@ def _label(source: str) -> str:
 
 
 def _measured(
-    model: Any, pairs: Sequence[PromptPair], method: str, k: int, seed: int
+    model: HookedModel, pairs: Sequence[PromptPair], method: str, k: int, seed: int
 ) -> tuple[dict[str, Any], dict[Direction, set[int]]]:
     """(columns, the top k in each direction) of one family on one checkpoint."""
     every = encode(model, pairs, check=False)

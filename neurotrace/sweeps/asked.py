@@ -52,23 +52,23 @@ class Sweep:
                 value = (value,) if isinstance(value, str) else value
                 if not isinstance(value, (list, tuple)) or not value:
                     raise InputError(
-                        f"probes is {short(value)}: wanted one name of pairs or several"
+                        f"probes is {short(value)}: expected one name of pairs or several"
                     )
                 object.__setattr__(self, "probes", tuple(value))
                 value = value[0] if all(isinstance(one, str) for one in value) else None
             if not isinstance(value, wanted) or isinstance(value, bool):
-                raise InputError(f"{field.name} is {short(value)}: wanted {_NAMED[wanted]}")
+                raise InputError(f"{field.name} is {short(value)}: expected {_NAMED[wanted]}")
             if isinstance(value, (int, float)) and not 0 <= value < 2**53:
-                raise InputError(f"{field.name} is {short(value)}: wanted a number from 0")
+                raise InputError(f"{field.name} is {short(value)}: expected a number from 0")
         if not self.model:
             raise InputError("model is empty: name a model")
         for name, known in _CHOICES.items():
             if getattr(self, name) not in known:
                 raise InputError(
-                    f"{name} is {short(getattr(self, name))}: wanted {' or '.join(map(repr, known))}"
+                    f"{name} is {short(getattr(self, name))}: expected {' or '.join(map(repr, known))}"
                 )
         if self.part_rows < 1:
-            raise InputError("part_rows is 0: wanted at least one row a part")
+            raise InputError("part_rows is 0: expected at least one row a part")
         self.where()
         if self.layers != "all":
             ranges(self.layers)
@@ -81,7 +81,7 @@ class Sweep:
             return tuple(int(place) for place in self.positions.split(","))
         except ValueError:
             raise InputError(
-                f"positions is {short(self.positions)}: wanted read, all, or places, -2,-1 say"
+                f"positions is {short(self.positions)}: expected read, all, or places, -2,-1 say"
             ) from None
 
     def chosen(self, n_layers: int, d_mlp: int) -> list[Neuron] | None:
@@ -115,11 +115,11 @@ _CHOICES = {"donor": ("reasoning", "memorization"), "precision": ("exact", "fast
 def asked_of(record: Any, where: str) -> Sweep:
     """The `Sweep` that `record` describes; `InputError` says `where` it is wrong."""
     if not isinstance(record, dict):
-        raise InputError(f"{where}: came {type(record).__name__}, wanted names and values")
+        raise InputError(f"{where}: expected names and values, got {type(record).__name__}")
     known = [field.name for field in fields(Sweep)]
     unknown = sorted(str(name) for name in record if name not in known)
     if unknown:
-        raise InputError(f"{where}: {short(unknown[0])} is unknown; wanted {', '.join(known)}")
+        raise InputError(f"{where}: {short(unknown[0])} is unknown; expected {', '.join(known)}")
     missing = [name for name in ("model", "probes") if name not in record]
     if missing:
         raise InputError(f"{where}: {missing[0]} is missing")
@@ -136,7 +136,7 @@ def read_neurons(path: str) -> list[Neuron]:
     except (OSError, ValueError) as error:
         raise InputError(f"neurons {path!r}: can't be read as UTF-8 text ({error})") from None
     if not words:
-        raise InputError(f"neurons {path!r}: no neuron in it; wanted one a line, L3.N771 say")
+        raise InputError(f"neurons {path!r}: no neuron in it; expected one a line, L3.N771 say")
     try:
         return [Neuron.parse(word) for word in words]
     except InputError as error:
@@ -149,7 +149,7 @@ def ranges(text: str) -> list[int]:
     for piece in text.split(","):
         match = re.fullmatch(r"\s*(\d{1,5})(?:-(\d{1,5}))?\s*", piece)
         if match is None or int(match[2] or match[1]) < int(match[1]):
-            raise InputError(f"layers is {short(text)}: wanted numbers and ranges, 0-5,8 say")
+            raise InputError(f"layers is {short(text)}: expected numbers and ranges, 0-5,8 say")
         found |= set(range(int(match[1]), int(match[2] or match[1]) + 1))
     return sorted(found)
 
@@ -168,6 +168,6 @@ def pairs_of(asked: Sweep) -> Sequence[Any]:
             if len(getattr(pair, name)) > _LONGEST:
                 raise InputError(
                     f"pair {short(pair.id)}: its {name} has {len(getattr(pair, name))} characters; "
-                    f"wanted at most {_LONGEST}"
+                    f"expected at most {_LONGEST}"
                 )
     return sample_pairs(pairs, asked.max_pairs, seed=asked.seed) if asked.max_pairs else pairs

@@ -64,18 +64,18 @@ def read_cells(path: str | Path) -> list[Cell]:
     """
     record = _yaml(path)
     if not isinstance(record, dict):
-        raise InputError(f"{path}: came {short(record)}, wanted names and values, models: [...]")
+        raise InputError(f"{path}: expected names and values, models: [...], got {short(record)}")
     settings = [field.name for field in fields(Sweep) if field.name not in AXES.values()]
     for name in record:
         if name not in AXES and name not in settings:
             raise InputError(
-                f"{path}: {short(name)} is unknown; wanted {', '.join([*AXES, *settings])}"
+                f"{path}: {short(name)} is unknown; expected {', '.join([*AXES, *settings])}"
             )
     axes = {}
     for axis, default in (("models", None), ("probes", None), ("modes", ["zero"]), ("seeds", [0])):
         values = record.get(axis, default)
         if not isinstance(values, list) or not values:
-            raise InputError(f"{path}: {axis} is {short(values)}; wanted a list, [organism] say")
+            raise InputError(f"{path}: {axis} is {short(values)}; expected a list, [organism] say")
         axes[axis] = values
     if len(axes["seeds"]) > 1 and not record.get("max_pairs"):
         raise InputError(f"{path}: seeds draw max_pairs of the pairs: name max_pairs, or one seed")
@@ -83,7 +83,7 @@ def read_cells(path: str | Path) -> list[Cell]:
     for values in axes.values():
         count *= len(values)
     if count > _MOST_CELLS:
-        raise InputError(f"{path}: {count} cells; wanted at most {_MOST_CELLS}")
+        raise InputError(f"{path}: {count} cells; expected at most {_MOST_CELLS}")
     common = {name: value for name, value in record.items() if name not in AXES}
     cells: dict[str, Cell] = {}
     for values in product(*axes.values()):
@@ -185,7 +185,7 @@ def _yaml(path: str | Path) -> Any:
     try:
         raw = Path(path).read_bytes()
         if len(raw) > _MOST_BYTES:
-            raise ValueError(f"{len(raw)} bytes, wanted at most {_MOST_BYTES}")
+            raise ValueError(f"{len(raw)} bytes, expected at most {_MOST_BYTES}")
         text = raw.decode("utf-8")
         depth = 0
         for event in yaml.parse(text):

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from neurotrace.core.errors import InputError, first_line
+from neurotrace.core.process import over
 from neurotrace.sweeps.asked import Sweep
 from neurotrace.sweeps.driver import Outcome, Stop, agree, do_part, load, what_is_missing
 from neurotrace.sweeps.folders import Folder, open_folder
@@ -121,7 +122,7 @@ def sweep_on_ray(
     """
     mine = parse_shard(shard)
     if workers < 0:
-        raise InputError(f"workers is {workers}: wanted a number from 0")
+        raise InputError(f"workers is {workers}: expected a number from 0")
     folder = open_folder(out)
     if folder.local:  # workers start elsewhere
         folder = open_folder(folder.path)
@@ -147,7 +148,7 @@ def sweep_on_ray(
             marked: list[str] = []
             short, computed = False, 0
             finished = _finished(crew, folder, missing, stop)
-            bar = progress(missing, description="sweeping parts") if progress else missing
+            bar = over(progress, missing, "sweeping parts")
             for _, (cells, less) in zip(bar, finished, strict=False):
                 marked, short, computed = marked + cells, short or less, computed + 1
                 alive()
@@ -254,7 +255,7 @@ def _connect(address: str, processors: int) -> Any:
                 ) from None
             else:
                 raise InputError(
-                    f"no Ray cluster at {address!r} ({line}): wanted local, auto, or host:port"
+                    f"no Ray cluster at {address!r} ({line}): expected local, auto, or host:port"
                 ) from None
     return ray
 

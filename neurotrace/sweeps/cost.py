@@ -74,7 +74,7 @@ def shape_of(config: Any, name: str) -> Shape:
     try:
         text = config.get_text_config()
         if not 1 <= int(text.num_hidden_layers) <= _MOST_LAYERS:
-            raise ValueError(f"{text.num_hidden_layers} layers, wanted 1 to {_MOST_LAYERS}")
+            raise ValueError(f"{text.num_hidden_layers} layers, expected 1 to {_MOST_LAYERS}")
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         parts = find_parts(model)
@@ -107,7 +107,7 @@ def config_from_file(path: str) -> Any:
         path = os.path.join(path, "config.json")
     settings = read_json(path)
     if not isinstance(settings, dict) or "model_type" not in settings:
-        raise InputError(f"{path}: no model_type in it; wanted a model's config.json")
+        raise InputError(f"{path}: no model_type in it; expected a model's config.json")
     try:
         return AutoConfig.for_model(**settings)
     except Exception as error:

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neurotrace.core.errors import InputError
+from neurotrace.core.process import over
+from neurotrace.models.protocol import HookedModel
 from neurotrace.sweeps.asked import Sweep, pairs_of
 from neurotrace.sweeps.folders import Folder, open_folder
 from neurotrace.sweeps.layout import Shard, parse_shard
@@ -55,7 +57,7 @@ def sweep(
     out: str | Path,
     *,
     shard: str = "1/1",
-    model: Any = None,
+    model: HookedModel | None = None,
     trust_remote_code: bool = False,
     progress: Any = None,
     stop: Stop = lambda: False,
@@ -137,7 +139,7 @@ def _compute(
 ) -> Outcome:
     marked: list[str] = []
     computed = 0
-    for part in progress(missing, description="sweeping parts") if progress else missing:
+    for part in over(progress, missing, "sweeping parts"):
         if stop():
             break
         marked += do_part(work, folder, part)

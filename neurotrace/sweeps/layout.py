@@ -72,5 +72,5 @@ def parse_shard(text: str) -> Shard:
     """``"2/8"``: the second of eight; `InputError` for anything else."""
     match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise InputError(f"shard {text!r}: wanted i/n with i from 1 to n, 2/8 say")
+        raise InputError(f"shard {text!r}: expected i/n with i from 1 to n, 2/8 say")
     return Shard(int(match[1]), int(match[2]))

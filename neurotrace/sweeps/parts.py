@@ -62,7 +62,7 @@ def write_part(
 
     first, last = manifest.layout.bounds(part)
     if table.num_rows != last - first:
-        raise RuntimeError(f"part {part} has {table.num_rows} rows, wanted {last - first}")
+        raise RuntimeError(f"part {part} has {table.num_rows} rows, expected {last - first}")
     note = {
         "content_sha256": manifest.hash, "part": part, "host": socket.gethostname(),
         "pid": os.getpid(), "seconds": round(seconds, 3), "finished": time.time(),
@@ -169,5 +169,5 @@ def _check(folder: Folder, manifest: Manifest, name: str) -> dict[str, Any] | st
         return "of another sweep"
     first, last = manifest.layout.bounds(part)
     if rows != last - first or not found.equals(schema()):
-        return f"{rows} rows or other columns, wanted {last - first}"
+        return f"{rows} rows or other columns, expected {last - first}"
     return {**note, "part": part}

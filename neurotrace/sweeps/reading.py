@@ -247,6 +247,8 @@ def scores(run: SweepRun) -> Scores:
     """
     import torch
 
+    from neurotrace.core.scores import Scores
+
     if not run.complete:
         raise InputError(
             f"{len(run.missing)} of {run.layout.parts} parts are missing: means over some of the "

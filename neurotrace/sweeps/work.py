@@ -29,6 +29,7 @@ from neurotrace.core.sides import Side
 from neurotrace.models.encoding import EncodedPairs, encode
 from neurotrace.models.hooks import twin
 from neurotrace.models.identity import weights_hash
+from neurotrace.models.protocol import HookedModel
 from neurotrace.sweeps.asked import Sweep, pairs_of
 from neurotrace.sweeps.layout import Layout
 from neurotrace.sweeps.manifest import Manifest
@@ -51,7 +52,7 @@ class Work:
     manifest: Manifest
 
 
-def open_work(asked: Sweep, model: Any, *, progress: Progress = None) -> Work:
+def open_work(asked: Sweep, model: HookedModel, *, progress: Progress = None) -> Work:
     """Encode the pairs, prove the engine, and write down what all that is.
 
     Raises:

@@ -38,7 +38,8 @@ from neurotrace.core.errors import InputError
 from neurotrace.sweeps.manifest import content_hash
 from neurotrace.sweeps.parts import sealed
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from benchmarks.open_million import made_up
 
 SECONDS = 120  # of wall time, on a machine that may be busy

@@ -29,7 +29,8 @@ import transformer_lens.model_bridge  # noqa: F401
 import neurotrace as nt
 from neurotrace.cli import main as cli
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 PART_ROWS = 1536  # a pair of the organism
 MOST_DELAY = 0.03  # seconds; a part takes about half of that

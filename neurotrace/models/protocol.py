@@ -1,0 +1,33 @@
+"""What this package asks of a model: the part of TransformerLens' classes that it relies on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+
+class HookedModel(Protocol):
+    """A TransformerLens model: a `TransformerBridge`, or a `HookedTransformer` of 3.9.
+
+    `nt.load_model` and `nt.hook` return one; one that you hooked yourself does as well.
+    `nt.inspect_model` checks what a Protocol can't: that the hooks are what their names say.
+    """
+
+    cfg: Any
+    training: bool
+    blocks: Any
+    unembed: Any
+
+    @property
+    def hook_dict(self) -> Mapping[str, nn.Module]: ...
+
+    def hooks(self, *args: Any, **kwargs: Any) -> AbstractContextManager[Any]: ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor: ...

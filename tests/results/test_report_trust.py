@@ -1,0 +1,209 @@
+"""Trust and detectors in the report: shown where they are of the run's model, words from their tables."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shutil
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import neurotrace as nt
+from neurotrace.cli import main as cli
+from neurotrace.core import files
+from neurotrace.core.errors import InputError
+from neurotrace.results.report_sections import trust_section
+from neurotrace.results.trust import FILES, prepare_trust, read_trust, save_trust
+
+EVIL = "<script>alert(1)</script>"
+
+
+@pytest.fixture(scope="module")
+def judged(organism):
+    prompts = [p for name in ("arithmetic", "inference") for p in nt.load_prompts(name)]
+    return nt.trust_study(organism, prompts, k=4, off="zero")
+
+
+@pytest.fixture(scope="module")
+def made(organism, judged, tmp_path_factory):
+    """A run of the organism with its trust score inside."""
+    folder = tmp_path_factory.mktemp("run")
+    pairs = nt.load_pairs("arithmetic")[:20]
+    study = nt.study(organism, pairs, interventions=["patch"], folds=2, ks=[8], exact_neurons=0)
+    save_trust(judged, prepare_trust(folder / "trust"), model=organism, probes=["a"], command="x")
+    nt.save_run(study, folder, model=organism, probes=["arithmetic"])
+    return folder
+
+
+@pytest.fixture
+def run(made, tmp_path):
+    """A copy to spoil."""
+    shutil.copytree(made, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def told(page: str) -> str:
+    """The section on trust, without its figures."""
+    section = page[page.index('id="trust"') : page.index("Every intervention")]
+    return re.sub(r"<script.*?</script>|<[^>]+>", " ", section, flags=re.S)
+
+
+def test_the_report_says_what_the_study_found(made, judged):
+    page = (made / "report.html").read_text()
+    text = " ".join(told(page).split())
+    said = judged.summary
+    assert 'href="#trust"' in page
+    assert f"{100 * said['ece']:.1f} points off (ECE)" in text
+    assert all(f"on unseen {kind}" in text for kind in ("items", "templates", "families"))
+    assert f"abstains on {said['abstains']:.1%}" in text
+    assert f"{said['held_out']} prompts of the other judge them" in text
+    for name in ("Reliability of the probabilities", "Risk against coverage"):
+        assert f'aria-label="{name}"' in page
+    # the organism has few ways to differ, and inference names one answer in the prompt
+    assert "“all neurons”" in text
+    assert "In inference a string match tells" in text
+    assert page.count('id="plotly"') == 1
+    again = nt.load_run(made)
+    assert nt.write_report(again) == page
+    assert again.left_out == ()
+
+
+def test_caveats_follow_the_tables(made):
+    trust = read_trust(made / "trust")
+    signals = trust.signals
+    worse = signals.assign(auroc=signals["auroc"].where(signals["signal"] == "causal margin", 0.6))
+    found = trust_section(replace(trust, signals=worse))
+    assert not any("correlation is enough" in caveat for caveat in found["caveats"])
+    assert not any("string match" in caveat for caveat in found["caveats"])
+    assert any("random neurons" in caveat for caveat in trust_section(
+        replace(trust, signals=signals.assign(auroc_lo=0.55)))["caveats"])  # fmt: skip
+    p = trust.circuit.calibration.p_memory(np.zeros((1, 2)))[0]
+    assert abs(p - 0.5) > 0.1
+    zero = f"at a margin of 0, it says {p:.1%}"
+    assert not any("margin of 0" in caveat for caveat in trust_section(trust)["caveats"])
+    blind = replace(trust.circuit, calibration=replace(trust.circuit.calibration, least=0.0))
+    assert any(zero in caveat for caveat in trust_section(
+        replace(trust, circuit=blind))["caveats"])  # fmt: skip
+    few = trust.scores.head(40).assign(survived=1.0)
+    assert any("few to judge from" in each for each in trust_section(
+        replace(trust, scores=few))["caveats"])  # fmt: skip
+    none = replace(
+        trust, scores=trust.scores.assign(survived=float("nan")), coverage=trust.coverage.head(0)
+    )
+    found = trust_section(none)
+    assert found["kept_half"] is None
+    assert any("No prompt has a changed version" in caveat for caveat in found["caveats"])
+    assert len(found["figures"]) == 2
+
+
+def test_what_is_of_another_model_is_left_out_and_named(run, model, judged):
+    page = (run / "report.html").read_text()
+    shutil.rmtree(run / "trust")
+    save_trust(judged, prepare_trust(run / "trust"), model=model, probes=[], command="")
+    found = nt.load_run(run)
+    assert found.trust is None
+    assert "is of planted, the run is of organism" in found.left_out[0]
+    again = nt.write_report(found)
+    assert 'id="trust"' in page
+    assert 'id="trust"' not in again
+    assert "Not shown: " in again
+    manifest = json.loads((run / "trust" / "manifest.json").read_text())
+    manifest["model"] = "organism"  # the name alone is no proof
+    (run / "trust" / "manifest.json").write_text(json.dumps(manifest))
+    assert "of other weights than organism's" in nt.load_run(run).left_out[0]
+
+
+@pytest.mark.parametrize("name", ["signals.parquet", "circuit.safetensors", "summary.json"])
+@pytest.mark.parametrize("raw", [b"", b"PAR1", b"{}"])
+def test_a_part_of_it_is_left_out(run, name, raw):
+    (run / "trust" / name).write_bytes(raw)
+    (reason,) = nt.load_run(run).left_out
+    assert name in reason
+
+
+def test_columns_are_checked(run):
+    table = pd.read_parquet(run / "trust" / "signals.parquet")
+    table.assign(auroc="high").to_parquet(run / "trust" / "signals.parquet")
+    assert "expected the column 'auroc'" in nt.load_run(run).left_out[0]
+
+
+def test_names_are_text_in_the_section(run):
+    path = run / "trust" / "signals.parquet"
+    table = pd.read_parquet(path)
+    for name in ("signal", "of"):
+        evil = table[name].replace({"all neurons": f"all {EVIL}", "inference": EVIL})
+        table[name] = evil
+    table.to_parquet(path)
+    page = nt.write_report(nt.load_run(run))
+    assert "&lt;script&gt;alert" in told(page)
+    assert EVIL not in page
+    figures = nt.plot_signals(table).to_json().replace("\\u003c", "<").replace("\\u003e", ">")
+    assert EVIL not in figures
+
+
+def test_a_circuit_does_not_replace_a_runs_files(run, monkeypatch, capsys):
+    before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    words = ["neurotrace", "circuit", "--model", "organism", "--probes", "arithmetic", "--out"]
+    monkeypatch.setattr(sys, "argv", [*words, str(run)])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 2
+    assert f"--out {run / 'trust'} say" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
+    prepare_trust(run / "trust")  # its own may be replaced
+
+
+def test_nor_a_detectors_circuit(tmp_path):
+    (tmp_path / "circuit.safetensors").write_bytes(b"")
+    with pytest.raises(InputError, match=r"holds the circuit\.safetensors of something else"):
+        prepare_trust(tmp_path)
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing_that_reads(
+    made, judged, organism, tmp_path, monkeypatch
+):
+    shutil.copytree(made / "trust", tmp_path / "trust")
+    real, written = os.replace, []
+
+    def full(source, target):
+        if len(written) == 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(target)
+        real(source, target)
+
+    monkeypatch.setattr(files.os, "replace", full)
+    folder = prepare_trust(tmp_path / "trust")
+    written.clear()
+    with pytest.raises(InputError, match="No space left"):
+        save_trust(judged, folder, model=organism, probes=[])
+    assert len(os.listdir(folder)) == 4  # no half-written one
+    with pytest.raises(InputError):
+        read_trust(folder)
+    monkeypatch.setattr(files.os, "replace", real)
+    save_trust(judged, prepare_trust(folder), model=organism, probes=[])
+    assert set(os.listdir(folder)) == set(FILES)
+
+
+def test_hover_shows_the_prompts(made):
+    from neurotrace.results.report import figures
+
+    run = nt.load_run(made)
+    assert len(run.pairs) == run.summary["pairs"]["kept"]
+    (name, figure), *_ = figures(run)
+    hover = figure.data[-1].text[0]
+    assert "single pairs" in name
+    assert "recall" in hover
+    assert "think" in hover
+    evil = tuple(replace(pair, memorization=EVIL) for pair in run.pairs)
+    (_, figure), *_ = figures(replace(run, pairs=evil))
+    assert "&lt;script" in figure.data[-1].text[0]
+    assert "<script" not in figure.data[-1].text[0]
+    (made / "pairs.parquet").rename(made / "gone")  # a run of an earlier version
+    assert nt.load_run(made).pairs == ()
+    (made / "gone").rename(made / "pairs.parquet")

@@ -1,0 +1,68 @@
+"""Overlaps: the same ranking is the same, noise is chance, and both have an interval."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+import torch
+from commands import neurotrace
+
+import neurotrace as nt
+from neurotrace.core.errors import InputError
+from neurotrace.core.scores import Scores
+from neurotrace.studies.significance import GroupScores
+
+
+def grouped(seed: int, donor: str = "reasoning", *, shared: int = 0) -> GroupScores:
+    """Noise of 30 groups over 2 × 200 neurons; the first `shared` neurons push by 3 with the donor."""
+    generator = torch.Generator().manual_seed(seed)
+    value = torch.randn(30, 400, generator=generator)
+    value[:, :shared] += -3.0 if donor == "reasoning" else 3.0
+    scores = Scores("noise", value.mean(dim=0).view(2, 200), provenance={"donor": donor})
+    return GroupScores(scores, value, torch.ones(30))
+
+
+def test_a_ranking_overlaps_with_itself_and_noise_by_chance():
+    table = nt.overlap({"a": grouped(0), "b": grouped(1), "again": grouped(0)}, k=40)
+    one = table.set_index(["first", "second"])
+    assert one.loc[("a", "again"), "jaccard"] == 1
+    assert one.loc[("a", "again"), "p"] < 0.01
+    noise = one.loc[("a", "b")]
+    assert noise["chance"] == pytest.approx(4 / 76, abs=0.02)
+    assert noise["jaccard"] == pytest.approx(noise["chance"], abs=0.06)
+    assert noise["p"] > 0.05
+    assert noise["low"] <= noise["jaccard"] + 0.05
+
+
+def test_what_is_shared_is_found_whatever_the_direction():
+    table = nt.overlap(
+        {"a": grouped(0, shared=20), "b": grouped(1, "memorization", shared=20)}, k=20
+    )
+    row = table.iloc[0]
+    assert row["shared"] == 20
+    assert row["low"] > 0.9
+    # chance is matched by layer: all twenty lie in layer 0
+    assert row["chance"] == pytest.approx(2 / 38, abs=0.02)
+
+
+def test_what_cannot_be_compared_is_refused():
+    with pytest.raises(InputError, match="two or more"):
+        nt.overlap({"a": grouped(0)}, k=3)
+    with pytest.raises(InputError, match="expected 1 to 400"):
+        nt.overlap({"a": grouped(0), "b": grouped(1)}, k=401)
+    small = Scores("noise", torch.ones(1, 2), provenance={"donor": "reasoning"})
+    other = GroupScores(small, torch.ones(3, 2), torch.ones(3))
+    with pytest.raises(InputError, match="different models"):
+        nt.overlap({"a": grouped(0), "b": other}, k=1)
+
+
+def test_the_organism_has_one_set_for_both_ways(tmp_path):
+    done = neurotrace(
+        "overlap", "--model", "organism", "--probes", "letters", "--max-pairs", "40", "--k", "8",
+        "--intervention", "patch", "--out", str(tmp_path / "o.csv"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (row,) = pd.read_csv(tmp_path / "o.csv").to_dict("records")
+    assert (row["first"], row["second"]) == ("letters: to reasoning", "letters: to memory")
+    assert row["jaccard"] == 1.0
+    assert row["chance"] < 0.05

@@ -1,0 +1,309 @@
+"""The main job on the planted model, its run folder, its figures, its report."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import replace
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from planted import PLANTED
+
+import neurotrace as nt
+from neurotrace.core import files
+from neurotrace.core.errors import InputError
+from neurotrace.interventions import intervention as interventions
+from neurotrace.models.encoding import Dropped
+from neurotrace.models.identity import model_identity
+from neurotrace.results import run as runs
+from neurotrace.results.report import figures
+from neurotrace.studies.held_out import _kept
+from neurotrace.studies.selection import Candidate, choose, default_ks
+
+
+@pytest.fixture(scope="module")
+def study(model, encoded):
+    return nt.study(model, encoded, ks=[1, 2], neutral=["the item1", "item2 item3"])
+
+
+def test_it_finds_the_planted_neuron_and_flips_everything(study):
+    for flip in study.selected():
+        assert (flip.k, flip.answers, flip.n, flip.groups) == (1, 1.0, 12, 12)
+        assert flip.control_answers == 0.0
+        assert flip.controls["other_donor"] == 1.0  # the behaviour is copied, not the item
+        assert flip.damage_kl >= 0
+        assert 0.7 < flip.answers_ci[0] < flip.answers_ci[1] <= 1
+    for (_, method, direction), scores in study.scores.items():
+        assert scores.top(1, direction=direction) == (PLANTED,), method
+    assert {flip.direction for flip in study.selected()} == {"to_reasoning", "to_memorization"}
+
+
+def test_the_verdict_follows_the_rule(study, monkeypatch):
+    # 1 of 48 neurons is more than 1 %: the rule must say no, and yes where that is allowed
+    assert study.verdicts() == {"planted": False}
+    from neurotrace.studies import study as studies
+
+    monkeypatch.setitem(studies.VERDICT, "fraction", 0.05)
+    assert study.verdicts() == {"planted": True}
+    monkeypatch.setitem(studies.VERDICT, "control_answers", -1.0)
+    assert study.verdicts() == {"planted": False}
+
+
+def test_effects_are_of_held_out_pairs_once(study):
+    frame = study.effects.to_frame()
+    chosen = frame[frame["chosen"] & (frame["role"] == "selected")]
+    for _, part in chosen.groupby("direction"):
+        assert sorted(part["pair"]) == sorted(pair.id for pair in study.encoded.pairs)
+    assert set(frame["role"]) == {"selected", "random", "norm", "sign", "low_rho", "other_donor"}
+
+
+def test_random_neurons_get_no_verdict(model, encoded):
+    found = nt.study(model, encoded, methods=["random"], ks=[1], exact_neurons=0)
+    assert all(flip.answers < 0.5 for flip in found.selected())
+
+
+@pytest.mark.parametrize("method", ["contrast", "pearson", "direct", "integrated", "exact"])
+def test_other_rankers_run(model, encoded, method):
+    found = nt.study(
+        model, encoded, methods=[method], interventions=["set"], ks=[1], folds=2, exact_neurons=0
+    )
+    assert {flip.method for flip in found.flips} == {method}
+    assert all(flip.answers == 1.0 for flip in found.selected())
+
+
+def test_what_other_families_keep_is_under_the_intervention_as_it_was_done(model, encoded):
+    """Its strength included: recall's value, written whole, breaks reasoning; a tenth of it doesn't."""
+    means = nt.moments(model, encoded).mean_of("memorization")
+
+    def kept(strength):
+        done = interventions.patch([PLANTED], donor="reasoning", strength=strength)
+        return _kept(model, encoded, [done], [means])
+
+    assert kept(1.0) == 0.0
+    assert kept(0.1) == 1.0
+
+
+def test_split_by_template_too(model, encoded):
+    found = nt.study(
+        model, encoded, split="group+template", ks=[1], interventions=["patch"], exact_neurons=0
+    )
+    assert found.split == "group+template"
+    assert all(flip.answers == 1.0 and flip.n == 12 for flip in found.selected())
+
+
+def test_choice_prefers_quiet_controls_then_few_neurons(model, encoded):
+    """Flip and control rates are made up here: the rule is what is tested."""
+    import pyarrow as pa
+
+    reference = nt.reference(model, encoded)
+    rates = {  # kind, k: share flipped, share that its controls flip
+        ("shift:9", 8): (1.0, 0.5), ("patch", 8): (0.97, 0.0), ("patch", 4): (0.968, 0.0),
+        ("patch", 2): (0.9, 0.0), ("zero", 8): (0.2, 0.0),
+    }  # fmt: skip
+    made = {
+        Candidate("gradient", kind, k): replace(
+            interventions.make(
+                kind, [nt.Neuron(1, i) for i in range(k)], reference, direction="to_reasoning"
+            ),
+            label="gradient",
+        )
+        for kind, k in rates
+    }
+
+    def measured(some):
+        # a sign control keeps its intervention's kind: it tells whose controls these are
+        kinds = {each.label: each.kind for each in some if each.role == "sign"}
+        rows = []
+        for each in some:
+            kind = kinds.get(each.label, each.kind)
+            flipped = rates[kind, len(each)][each.role != "selected"]
+            rows += [
+                {"label": each.label, "intervention": each.kind, "role": each.role,
+                 "k": len(each), "answers": place < flipped * 1000}
+                for place in range(1000)
+            ]  # fmt: skip
+        return nt.Effects(pa.Table.from_pylist(rows))
+
+    assert choose(made, reference, measured) == Candidate("gradient", "patch", 4)
+    for key in rates:
+        rates[key] = (rates[key][0], 0.5)
+    # nobody is quiet: what flips most beyond its controls
+    assert choose(made, reference, measured) == Candidate("gradient", "shift:9", 8)
+
+
+def test_default_sizes_are_at_most_one_percent_and_64():
+    assert default_ks(1536) == (1, 2, 4, 8)
+    assert default_ks(46080) == (8, 16, 32, 64)
+    assert default_ks(250) == (1, 2)
+    assert default_ks(50) == (1,)
+
+
+def test_run_folder(study, model, tmp_path):
+    out = tmp_path / "run"
+    summary = nt.save_run(study, out, model=model, probes=["planted"], command="neurotrace test")
+    assert {*os.listdir(out), "explorer.json"} == set(runs.FILES)
+    assert json.loads((out / "summary.json").read_text()) == json.loads(json.dumps(summary))
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert re.fullmatch("[0-9a-f]{64}", manifest["model"]["weights_sha256"])
+    assert manifest["command"] == "neurotrace test"
+    assert manifest["dtype"] == "float32"
+    scores = pd.read_parquet(out / "scores.parquet")
+    assert {"layer", "neuron", "method", "score"} <= set(scores.columns)
+    assert pq.read_table(out / "effects.parquet").num_rows == len(study.effects)
+    assert pq.read_table(out / "dropped.parquet").num_rows == 0
+    assert summary["pairs"] == {"read": 12, "kept": 12, "train": 9, "test": 12, "dropped": {}}
+    wanted = {
+        "family", "method", "direction", "intervention", "k", "fraction", "answers", "answers_ci",
+        "prefers", "n", "groups", "split", "selected", "controls", "control_answers", "damage_kl",
+    }  # fmt: skip
+    assert all(wanted <= set(flip) for flip in summary["flips"])
+    assert sum(flip["selected"] for flip in summary["flips"]) == 2
+    with pytest.raises(InputError, match="--overwrite"):
+        nt.save_run(study, out, model=model, probes=["planted"])
+    nt.save_run(study, out, model=model, probes=["planted"], overwrite=True)
+
+
+def test_a_failed_write_leaves_nothing_behind(study, model, tmp_path, monkeypatch):
+    import errno
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    out = tmp_path / "run"
+    files.prepare_folder(out, runs.FILES)
+    monkeypatch.setattr(files.os, "replace", full)
+    with pytest.raises(InputError, match="No space left"):
+        runs.save_run(study, out, model=model, probes=["planted"])
+    assert os.listdir(out) == []
+
+
+def saved(study, model, folder, probes=("planted",), **options):
+    nt.save_run(study, folder, model=model, probes=list(probes), **options)
+    return nt.load_run(folder)
+
+
+def test_prompts_are_data_in_the_report(study, model, tmp_path):
+    evil = "<script>alert(1)</script>"
+    pairs = tuple(
+        replace(pair, id=f"{evil}{pair.id}", memorization=pair.memorization + evil)
+        for pair in study.encoded.pairs
+    )
+    examples = tuple(replace(example, prompt=evil, after=evil) for example in study.examples)
+    encoded = replace(study.encoded, pairs=pairs, dropped=(Dropped(pairs[0], evil, evil),))
+    effects = nt.Effects(
+        study.effects.table.set_column(
+            0, "pair", [[evil + name for name in study.effects.table["pair"].to_pylist()]]
+        )
+    )
+    dangerous = replace(study, encoded=encoded, examples=examples, effects=effects)
+    explorer = nt.explore(model, encoded, study, neurons=4, pairs_each=2)
+    run = saved(dangerous, model, tmp_path, [evil], command=evil, explorer=explorer)
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("&lt;script&gt;alert") >= 6
+    for shown in (page, run._repr_html_(), run.explorer._repr_html_()):
+        assert evil not in shown
+
+
+def test_a_run_reads_back_and_its_report_is_written_again(study, model, tmp_path):
+    explorer = nt.explore(model, study.encoded, study, neurons=4, pairs_each=2)
+    run = saved(study, model, tmp_path, explorer=explorer)
+    assert run.summary["model"] == "planted"
+    assert run.explorer == explorer
+    assert run.effects.table.equals(study.effects.table)
+    assert len(run.to_frame()) == len(study.flips)
+    assert "planted" in run._repr_html_()
+    exact = study.estimates[0][3]
+    part = run.estimates[run.estimates["direction"] == "to_reasoning"]
+    assert len(part) == int((~exact.value.isnan()).sum())
+    first = (tmp_path / "report.html").read_text()
+    assert nt.write_report(run) == first
+    for section in ("#curves", "#controls", "#explorer", "#rankers", "#again"):
+        assert f'href="{section}"' in first
+    assert "#detectors" not in first  # no detectors were run
+    saved(study, model, tmp_path, overwrite=True)  # without an explorer the old one must go
+    assert nt.load_run(tmp_path).explorer is None
+    assert "#explorer" not in (tmp_path / "report.html").read_text()
+
+
+def test_detectors_show_where_a_run_has_them(study, model, tmp_path):
+    saved(study, model, tmp_path)
+    row = {
+        "detector": "linear", "view": "<b>neurons", "train_family": "a", "test_family": "b",
+        "auroc": 0.75, "auroc_lo": 0.7, "auroc_hi": 0.8, "accuracy": float("nan"), "ece": 0.05, "n": 40,
+    }  # fmt: skip
+    rows = [row, row | {"view": "neurons", "train_family": "others", "test_family": "<b>a"}]
+    path, about = tmp_path / "detectors.parquet", model_identity(model)
+    path.write_bytes(files.noted(pd.DataFrame(rows), about | {"command": "neurotrace detect"}))
+    page = nt.write_report(nt.load_run(tmp_path))
+    assert 'id="detectors"' in page
+    section = page[page.index('id="detectors"') : page.index("Every intervention")]
+    assert "&lt;b&gt;neurons" in section
+    assert "<b>neurons" not in section
+    assert "0.750" in section
+    assert "neurotrace detect" in section
+    assert 'aria-label="Where detectors hold"' in section
+    assert "nan" not in section
+    for note, reason in (
+        (about | {"model": "x", "weights_sha256": "0"}, "is of x, the run is of planted"),
+        ({}, "is of an unknown model"),
+    ):
+        path.write_bytes(files.noted(pd.DataFrame(rows), note))
+        page = nt.write_report(nt.load_run(tmp_path))
+        assert 'id="detectors"' not in page
+        assert reason in page
+
+
+def test_what_is_no_run_is_refused(study, model, tmp_path):
+    with pytest.raises(InputError, match=r"no run in .*manifest.json"):
+        nt.load_run(tmp_path)
+    saved(study, model, tmp_path)
+    (tmp_path / "effects.parquet").write_bytes(b"PAR1")
+    with pytest.raises(InputError, match=r"can't read .*effects.parquet"):
+        nt.load_run(tmp_path)
+    (tmp_path / "manifest.json").write_text('{"format": "other/9"}')
+    with pytest.raises(InputError, match=r"expected 'neurotrace.run/1'"):
+        nt.load_run(tmp_path)
+
+
+def test_the_report_says_how_many_neurons_each_fold_chose(study, model, tmp_path):
+    run = saved(study, model, tmp_path)
+    chosen = run.effects.where(role="selected", chosen=True).to_frame()
+    flip = run.selected()[0]
+    own = chosen[chosen["direction"] == flip["direction"]]["k"]
+    page = " ".join((run.folder / "report.html").read_text().split())
+    assert f"of {' or '.join(map(str, sorted(set(own))))} neuron" in page
+
+
+def test_figures_are_labelled_and_returned(study, model, tmp_path):
+    made = [("curves", nt.plot_flips(study.effects)), *figures(saved(study, model, tmp_path))]
+    assert len(made) >= 5
+    for name, figure in made:
+        assert figure.layout.title.text
+        assert any(axis.title.text for axis in figure.select_xaxes()), name
+    import plotly.io as pio
+
+    assert pio.templates.default == "plotly"  # no global template of ours
+
+
+def test_plot_pairs_wants_one_intervention(study):
+    with pytest.raises(InputError, match="pick one"):
+        nt.plot_pairs(study.effects)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"methods": ["magic"]}, "expected one of gradient"),
+        ({"interventions": ["resample"]}, "expected one of patch"),
+        ({"ks": [0]}, "expected 1 to 24"),
+        ({"ks": [400]}, "expected 1 to 24"),
+        ({"split": "family"}, "expected 'group'"),
+        ({"methods": []}, "at least one method"),
+    ],
+)
+def test_bad_options_are_named(model, encoded, options, words):
+    with pytest.raises(InputError, match=words):
+        nt.study(model, encoded, **options)

@@ -1,0 +1,246 @@
+"""Every family through everything; `python tests/support/families_table.py > docs/families.md`.
+
+`examine` is the suite: `test_families.py` runs it on each family and requires the row that the page
+holds, so the page can't say what the code no longer does.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import tempfile
+import warnings
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from families import FAMILIES, OTHER_LOGITS, WORDS, build, random_pairs
+from planted import word_tokenizer
+from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+import neurotrace as nt
+from neurotrace import rankers
+from neurotrace.core.errors import InputError
+from neurotrace.core.sides import DIRECTIONS, SIDES
+from neurotrace.engine.parts import find_parts, hooked
+from neurotrace.interventions.controls import random_signs
+from neurotrace.interventions.intervention import KINDS, make
+from neurotrace.models.encoding import encode
+from neurotrace.models.engines import engine_of
+from neurotrace.models.hooks import forward, inspect_model, twin
+
+QUICK = {  # the costliest rankers, shortened
+    "integrated": {"steps": 2, "layers": [1]},
+    "slimming": {"steps": 3, "price": 1e-3},
+    "hard_concrete": {"steps": 3, "price": 1e-3},
+}
+SOME = [nt.Neuron(0, 1), nt.Neuron(0, 9), nt.Neuron(1, 33), nt.Neuron(3, 60)]
+
+
+@dataclass(frozen=True)
+class Row:
+    family: str
+    model_class: str
+    outcome: str
+    path: str = ""
+    bf16: str = ""
+
+    def __str__(self) -> str:
+        cells = (self.family, f"`{self.model_class}`", self.outcome, self.path, self.bf16)
+        return f"| {' | '.join(cells)} |"
+
+
+def boot(name: str, folder: Path, device: str, dtype: torch.dtype = torch.float32):
+    return nt.hook(build(name).to(device, dtype), word_tokenizer(folder, WORDS), name=name)
+
+
+def examine(name: str, folder: Path, device: str = "cpu") -> Row:
+    """A family's row of the table; an AssertionError where it is taken and something is wrong."""
+    kind = type(build(name)).__name__
+    try:
+        model = boot(name, folder, device)
+    except InputError as error:
+        return Row(name, kind, f"refused: {reason(name, error)}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about the path, which the table names
+        engine = engine_of(model)
+    path = engine.path if engine else "none"
+    encoded = encode(model, random_pairs(4), check=False)
+    logits_are_the_twins(model)
+    collected_is_what_the_projections_receive(model, encoded)
+    without = every_ranker_ranks(model, encoded)
+    engine_equals_hooks(model, encoded)
+    small_steps_are_predicted(model, encoded)
+    outcome = "works" if path in ("shared", "frozen") else "works by the slow path"
+    half = half_precision(name, folder, device, nt.gradient(model, encoded))
+    return Row(name, kind, "; ".join([outcome, *without]), path, half)
+
+
+def reason(name: str, error: InputError) -> str:
+    """What was wrong, without the advice behind it."""
+    said = str(error).removeprefix(f"{name}: ").removeprefix(f"{name} ")
+    return re.split(r": use |: hooks on it |: which neuron |: rank by |: load it ", said)[0]
+
+
+def logits_are_the_twins(model) -> None:
+    ids = torch.tensor([[1, 7, 9, 2], [3, 8, 4, 1]], device=inspect_model(model).device)
+    with torch.no_grad():
+        ours, theirs = forward(model, ids), twin(model)(ids, use_cache=False).logits[:, -1]
+    ours, theirs = ours - ours.mean(-1, keepdim=True), theirs - theirs.mean(-1, keepdim=True)
+    assert torch.allclose(ours, theirs, atol=2e-4 * float(theirs.abs().max()))
+
+
+def collected_is_what_the_projections_receive(model, encoded) -> None:
+    """Through TransformerLens' hooks, and on transformers' own modules."""
+    values = nt.collect(model, encoded).values
+    assert torch.allclose(nt.moments(model, encoded).mean, values.mean(dim=1), atol=1e-5)
+    try:
+        parts = find_parts(twin(model))
+    except ValueError:  # no engine either: TransformerLens' word stands alone
+        return
+    for side, of_side in zip(SIDES, values, strict=True):
+        for ids, expected in zip(encoded.ids(side), of_side, strict=True):
+            seen: list[torch.Tensor] = []
+
+            def see(_, args, __, seen=seen) -> None:
+                seen.append(args[0].reshape(-1, args[0].shape[-1])[-1].cpu())
+
+            with torch.no_grad(), hooked([(p, "input", see) for p in parts.projections]):
+                parts.model(ids[None].to(parts.device), use_cache=False)
+            found = torch.stack(seen)
+            assert torch.allclose(found, expected, atol=2e-4 * float(expected.abs().max()))
+
+
+def every_ranker_ranks(model, encoded) -> list[str]:
+    """Which rankers this family does without, and why."""
+    without = []
+    for name in rankers.__all__:
+        try:
+            scores = getattr(rankers, name)(model, encoded, **QUICK.get(name, {}))
+        except InputError as error:
+            without.append(f"no `{name}`: {reason(inspect_model(model).name, error)}")
+            continue
+        measured = scores.value[~scores.value.isnan()]
+        assert torch.isfinite(measured).all(), name
+        assert (measured != 0).any(), name
+    return without
+
+
+def engine_equals_hooks(model, encoded) -> None:
+    """Every intervention, slopes and exact effects: by the engine, and by full passes with hooks."""
+    reference = nt.reference(model, encoded)
+    interventions = [
+        make(kind, SOME, reference, direction=direction)
+        for kind in (*KINDS, "patch:1.5", "shift:3", "scale:-1")
+        for direction in DIRECTIONS
+    ]
+    interventions += [random_signs(interventions[0], seed=3)]
+
+    def both() -> tuple:
+        return (
+            nt.measure(model, encoded, interventions).to_frame(),
+            nt.gradient(model, encoded).value,
+            nt.exact(model, encoded.at([0, 1]), neurons=SOME).value,
+        )
+
+    fast = both()
+    with model.hooks(fwd_hooks=[("blocks.0.mlp.hook_post", lambda value, hook: None)]):
+        assert twin(model) is None  # a user's hook: the engine would not see it, and steps back
+        slow = both()
+    moved = (fast[0]["L_after"] - fast[0]["L_before"]).abs().max()
+    assert moved > 0.1  # or the comparison would be of zeros
+    assert (fast[0]["L_after"] - slow[0]["L_after"]).abs().max() < 2e-4 * max(1.0, moved)
+    assert (fast[0]["top_after"] == slow[0]["top_after"]).all()
+    for one, other in zip(fast[1:], slow[1:], strict=True):
+        size = float(other.nan_to_num().abs().max())
+        assert size > 1e-3
+        assert torch.allclose(one, other, atol=2e-4 * size + 1e-5, equal_nan=True)
+
+
+def small_steps_are_predicted(model, encoded) -> None:
+    """A small part of the way to the donor: first order must agree with doing it."""
+    kind = "patch:0.002"
+    estimate = nt.gradient(model, encoded, intervention=kind)
+    neurons = [n for direction in DIRECTIONS for n in estimate.top(6, direction=direction)]
+    done = nt.exact(model, encoded, intervention=kind, neurons=neurons)
+    for neuron in neurons:
+        place = neuron.layer, neuron.index
+        difference = abs(float(done.value[place] - estimate.value[place]))
+        assert difference < 0.1 * abs(float(done.value[place])) + 5e-5, str(neuron)
+
+
+def half_precision(name: str, folder: Path, device: str, full: nt.Scores) -> str:
+    """Whether bf16 passes the self-check and ranks as float32 does."""
+    try:
+        model = boot(name, folder, device, torch.bfloat16)
+    except InputError as error:
+        return f"refused: {reason(name, error)}"
+    assert inspect_model(model).dtype == torch.bfloat16
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scores = nt.gradient(model, encode(model, random_pairs(4), check=False))
+    both = torch.stack([scores.value.flatten(), full.value.flatten()])
+    assert torch.corrcoef(both)[0, 1] > 0.95
+    return "yes"
+
+
+HEAD = """# Model families
+
+Tiny random models, one for each family, built from transformers' configs
+(`tests/support/families.py`) and booted by TransformerLens {version} with transformers
+{transformers}. *works* means: the hooks pass the self-check at load and the logits are
+transformers' own; `collect` gives what transformers' down projections receive; every ranker ranks;
+the gradient predicts a small patch that is then done; every intervention, slope and exact effect is
+the same by the suffix engine as by full passes with hooks. *path* is the engine's way
+(`neurotrace/engine`): shared and frozen are fast; naive and none are full passes. *bf16*: the same
+model in bfloat16 passes the self-check, and its gradient scores correlate with those in float32 by
+over 0.95.
+
+`tests/models/test_families.py` does all of it again and requires this very page;
+`python tests/support/families_table.py > docs/families.md` writes this page.
+
+{works} work ({slow} of them by the slow path), {refused} are refused. Sparse mixtures of experts are
+refused by name: which neuron is which changes there from token to token.
+
+| family | class | outcome | path | bf16 |
+|---|---|---|---|---|
+{rows}
+
+transformer-lens 3.9 (`make test-tl39`) boots some more with logits that aren't theirs, and they are refused
+there: {before_4}. On it a `HookedTransformer` and a bridge of the same weights give the same scores
+within 1e-4 (`tests/models/test_generations.py`).
+
+Causal language models that both libraries know and that were not tried: {untried}.
+"""
+
+
+def main() -> None:
+    rows = []
+    for name in FAMILIES:
+        with tempfile.TemporaryDirectory() as folder:
+            rows.append(examine(name, Path(folder)))
+        print(rows[-1], file=sys.stderr)
+    print(page(rows), end="")
+
+
+def page(rows: list[Row]) -> str:
+    """`docs/families.md`, all of it."""
+    outcomes = [row.outcome for row in rows]
+    known = {name for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() if isinstance(name, str)}
+    untried = known & set(SUPPORTED_ARCHITECTURES) - {row.model_class for row in rows}
+    return HEAD.format(
+        version=version("transformer-lens"),
+        transformers=version("transformers"),
+        works=sum(outcome.startswith("works") for outcome in outcomes),
+        slow=sum("slow path" in outcome for outcome in outcomes),
+        refused=sum(outcome.startswith("refused") for outcome in outcomes),
+        rows="\n".join(str(row) for row in rows),
+        before_4=", ".join(n for n in FAMILIES if FAMILIES[n].before_4 == OTHER_LOGITS),
+        untried=", ".join(f"`{name}`" for name in sorted(untried)),
+    )
+
+
+if __name__ == "__main__":
+    main()

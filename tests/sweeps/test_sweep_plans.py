@@ -1,0 +1,223 @@
+"""What a sweep would take, and many of them from one file."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import neurotrace as nt
+from neurotrace.cli.plan import plan
+from neurotrace.core.errors import InputError
+from neurotrace.organism import folder as organism_folder
+from neurotrace.sweeps.cells import read_cells, run_cells, status
+from neurotrace.sweeps.cost import config_from_file, cost, growth, shape_of
+from neurotrace.sweeps.folders import open_folder
+from neurotrace.sweeps.layout import Shard
+from neurotrace.sweeps.locks import LOCKS, locked
+
+LLAMA_70B = {
+    "model_type": "llama", "hidden_size": 8192, "intermediate_size": 28672,
+    "num_hidden_layers": 80, "num_attention_heads": 64, "num_key_value_heads": 8,
+    "vocab_size": 128256, "tie_word_embeddings": False,
+}  # fmt: skip
+
+
+def config_file(folder: Path, **changes) -> str:
+    path = folder / "config.json"
+    path.write_text(json.dumps(LLAMA_70B | changes))
+    return str(path)
+
+
+def test_cost_of_a_model_that_is_not_here(tmp_path):
+    shape = shape_of(config_from_file(config_file(tmp_path)), "llama")
+    assert (shape.layers, shape.d_mlp, shape.parameters) == (80, 28672, 70553706496)
+    # by hand: q and o, k and v, gate, up and down
+    block = 2 * 8192 * 8192 + 2 * 8192 * 1024 + 3 * 8192 * 28672
+    each = 2 * block + 4 * 32 * 8192
+    one = cost(shape, [32], gflops=1e6, number_bytes=2)
+    assert one.cells == 80 * 28672
+    assert one.operations == 28672 * sum(range(80)) * each + 32 * 80 * each
+    named = dict(growth(shape, 10, 32, everywhere=False, gflops=1e6, number_bytes=2, batch=4096))
+    here = named["this model"]
+    for name, operations, cells in [
+        ("twice the layers", 4, 2), ("twice the width", 8, 2), ("twice the pairs", 2, 2),
+        ("twice the length", 1, 1),
+    ]:  # fmt: skip
+        assert named[name].operations / here.operations == pytest.approx(operations, rel=0.02)
+        assert named[name].cells == cells * here.cells
+    everywhere = cost(shape, [32], gflops=1e6, tokens=[32])
+    assert everywhere.operations / one.operations == pytest.approx(32, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_type": "nothing"}, "not a model's config.json"),
+        ({"model_type": "mixtral"}, "mixture of experts"),
+        ({"num_hidden_layers": 10**9}, "expected 1 to 1000"),
+        ({"hidden_size": "wide"}, "config.json"),
+        ({"num_attention_heads": 0}, "config.json"),
+    ],
+)
+def test_configurations_that_cannot_be_reckoned_with(tmp_path, change, message):
+    path = config_file(tmp_path, **change)
+    with pytest.raises(InputError, match=message):
+        shape_of(config_from_file(path), path)
+
+
+def command(*arguments: str) -> tuple[str, str, int, int]:
+    """(stdout, stderr, exit code, peak memory in bytes) of `neurotrace …` in its own process."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "neurotrace.cli", *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    out, err = process.stdout.read(), process.stderr.read()
+    _, code, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(code)
+    return out, err, process.returncode, used.ru_maxrss * 1024
+
+
+def test_plan_on_the_command_line(tmp_path):
+    path = config_file(tmp_path)
+    out, _, code, _ = command("plan", "--config", path, "--gflops", "400000", "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert found["this model"]["cells"] == 100 * 80 * 28672
+    # 70.6 billion weights of two bytes, and for a run four numbers a neuron and pair
+    assert found["jobs"]["collect to a file"] == pytest.approx(2 * 70.6e9, rel=0.02)
+    beside = found["jobs"]["run"] - found["jobs"]["gradient"]
+    assert beside == pytest.approx(100 * 80 * 28672 * 4 * 4, rel=0.05)
+    with pytest.raises(InputError, match="--gflops -1: expected a number above 0"):
+        plan(path, -1)
+    out, err, code, _ = command("plan", "--model", "organism", "--json")
+    assert code == 0
+    assert "measured on this CPU" in err
+    assert json.loads(out)["this model"]["cells"] == 100 * 1536
+
+
+def test_memory_is_what_was_planned_and_does_not_grow(tmp_path):
+    """±10 % of the budget that --dry-run states; forty times the cells, the same peak."""
+
+    def words(pairs: int) -> list[str]:
+        return [
+            "sweep", "--model", "organism", "--probes", "arithmetic", "--max-pairs", str(pairs),
+            "--threads", "1", "--part-rows", "1536", "--out", str(tmp_path / str(pairs)), "--json",
+        ]  # fmt: skip
+
+    out, err, code, _ = command(*words(80), "--dry-run")
+    assert code == 0, err
+    planned = json.loads(out)["cost"]
+    assert planned["cells"] == 80 * 1536
+    assert not (tmp_path / "80").exists()
+    peaks = []
+    for pairs in (2, 80):
+        _, err, code, peak = command(*words(pairs))
+        assert code == 0, err
+        peaks.append(peak)
+    assert peaks == pytest.approx([planned["memory"]] * 2, rel=0.1)
+    assert peaks[1] < 1.05 * peaks[0]
+
+
+def spec(folder: Path, text: str) -> str:
+    path = folder / "sweep.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+CELLS = """
+models: [organism, /nowhere/model]
+probes: [inference, [letters, inference]]
+modes: [zero, "scale:0.5"]
+max_pairs: 3
+threads: 1
+"""
+
+
+def test_cells_are_folders_that_fail_alone(tmp_path, organism, monkeypatch):
+    cells = read_cells(spec(tmp_path, CELLS))
+    assert len(cells) == 8
+    assert all(cell.name == Path(cell.name).name for cell in cells)
+    assert cells[2].asked.probes == ("letters", "inference")
+    out = str(tmp_path / "out")
+    assert {status(cell, out).state for cell in cells} == {"waiting"}
+    folder = open_folder(f"{out}/{cells[0].name}")
+    folder.make(LOCKS)
+    with locked(folder, Shard()):
+        found = run_cells(cells, out, stop=lambda: False)
+        assert [one.state for one in found] == ["running", *["done"] * 3, *["failed"] * 4]
+    assert str(os.getpid()) in found[0].note
+    assert "no model at '/nowhere/model'" in found[-1].note
+    done = [nt.open_run(f"{out}/{cell.name}") for cell in cells[1:4]]
+    assert all(run.complete for run in done)
+    assert [run.manifest.asked.mode for run in done] == ["scale:0.5", "zero", "scale:0.5"]
+    text, err, code, _ = command(
+        "sweep", "--spec", spec(tmp_path, CELLS), "--out", out, "--dry-run"
+    )
+    assert (code, text.count("failed")) == (2, 4)
+    assert text.count("no model at") == 4
+    assert "4 of 8 failed" in err
+    path = spec(tmp_path, CELLS.replace(", /nowhere/model", ""))
+    again = [run.to_frame() for run in done]
+    text, err, code, _ = command("sweep", "--spec", path, "--out", out, "--json")
+    assert code == 0, err
+    assert [one["state"] for one in json.loads(text)] == ["done"] * 4
+    assert all(one.equals(run.to_frame()) for one, run in zip(again, done, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("models: organism\nprobes: [letters]", "models is 'organism'; expected a list"),
+        ("probes: [letters]", "models is None"),
+        ("models: [organism]\nprobes: [letters]\nmods: [zero]", "'mods' is unknown"),
+        ("models: [organism]\nprobes: [letters]\nmodes: [yes]", "mode is True: expected text"),
+        ("models: [organism]\nprobes: [letters]\nseeds: [0, 1]", "name max_pairs"),
+        ("models: [organism, organism]\nprobes: [letters]", "in it twice"),
+        ("models: [organism]\nprobes: [letters]\nlayers: 3", "layers is 3: expected text"),
+        ("- 1", "expected names and values"),
+        ("a: &a [x]\nb: *a", "uses aliases"),
+        ("models: !!python/object/apply:os.system [ls]", "can't be read as YAML"),
+        ("[" * 5000, "can't be read as YAML"),
+        ("models: [\0]", "can't be read as YAML"),
+        (f"models: {list(range(101))}\nprobes: {list(range(100))}", "10100 cells"),
+    ],
+)
+def test_specs_that_are_refused(tmp_path, text, message):
+    with pytest.raises(InputError, match=message):
+        read_cells(spec(tmp_path, text))
+
+
+def test_names_of_cells_stay_in_the_folder(tmp_path):
+    text = 'models: ["../../x/..", "/", "a\\u202eb"]\nprobes: ["..", "C:\\\\x"]'
+    for cell in read_cells(spec(tmp_path, text)):
+        assert Path("/out", cell.name).resolve().parent == Path("/out")
+        assert cell.name.isascii()
+
+
+def test_estimate_counts_what_is_asked(tmp_path):
+    from neurotrace.sweeps.estimate import estimate
+
+    asked = nt.Sweep("organism", ("letters",), mode="patch", layers="2-3", max_pairs=10, threads=1)
+    found = estimate(asked, Shard(1, 2))
+    assert (found.pairs, found.neurons, found.parts) == (10, 768, 1)
+    assert found.cost.cells == 10 * 768
+    (tmp_path / "n.txt").write_text("L9.N0")
+    with pytest.raises(InputError, match=r"L9\.N0 is outside"):
+        estimate(replace(asked, layers="all", neurons=str(tmp_path / "n.txt")), Shard())
+    places = replace(asked, positions="-2,-1")  # two tokens of each row where there was one
+    more = estimate(places, Shard(1, 2)).cost.operations - found.cost.operations
+    assert 0.5 < more / found.cost.operations < 1
+    with pytest.raises(InputError, match="longest prompt has"):
+        estimate(replace(asked, positions="99"), Shard())
+    for device in ("auto", "cpu"):
+        assert estimate(replace(asked, device=device), Shard()).gflops > 0
+    with pytest.raises(InputError, match="device='nonsense'"):
+        estimate(replace(asked, device="nonsense"), Shard())
+    with pytest.raises(InputError, match="can't read the configuration"):
+        estimate(replace(asked, model=str(organism_folder("organism").parent)), Shard())
