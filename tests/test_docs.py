@@ -5,6 +5,7 @@ Blocks of a page share their names and one folder. A block under `<!-- not run: 
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import shlex
@@ -54,6 +55,43 @@ def test_links_lead_somewhere():
         for target in re.findall(r"\]\(([^)#\s]+)", path.read_text("utf-8")):
             if "://" not in target:
                 assert (DOCS / target).exists(), f"{path.name}: {target}"
+
+
+def test_every_page_is_in_the_contents():
+    contents = (DOCS.parent / ".mkdocs.yml").read_text("utf-8")
+    for path in DOCS.glob("*.md"):
+        assert f": {path.name}\n" in contents, path.name
+
+
+def glossary() -> tuple[set[str], set[str]]:
+    """The glossary's first column: public names, and the other words."""
+    rows = re.findall(r"^\| (.+?) \| .+ \|$", (DOCS / "glossary.md").read_text("utf-8"), re.M)
+    words = {word.strip("` ") for row in rows[1:] for word in row.split(",")}
+    names = {word.removeprefix("nt.") for word in words if word.startswith("nt.")}
+    return names, words - {f"nt.{name}" for name in names}
+
+
+def test_the_glossary_translates_every_public_word():
+    """Every class, ranker and kind of intervention of the public page; and nothing that isn't there."""
+    import neurotrace as nt
+
+    public = {name: getattr(nt, name) for name in nt.__all__}
+    nouns = {name for name, value in public.items() if inspect.isclass(value)}
+    verbs = {name: value for name, value in public.items() if inspect.isfunction(value)}
+    rankers = {
+        name for name, do in verbs.items() if do.__module__.startswith("neurotrace.rankers.")
+    }
+    kinds = {
+        name for name, do in verbs.items()
+        if inspect.signature(do).return_annotation in ("Intervention", nt.Intervention)
+    }  # fmt: skip
+    assert len(nouns) > 30
+    assert {"gradient", "random_scores"} <= rankers
+    assert {"patch", "steer", "random_signs"} <= kinds
+    names, others = glossary()
+    assert nouns | rankers | kinds <= names, "public words that the glossary lacks"
+    assert names <= set(public), "the glossary names what isn't public"
+    assert {"L", "donor", "recipient", "group", "damage", "suffix engine", "organism"} <= others
 
 
 def test_no_function_is_called_as_its_module_is():

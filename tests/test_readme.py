@@ -1,4 +1,4 @@
-"""The README's program runs and prints what the README says."""
+"""The README's program runs and prints what the README says; its first screen leads to a figure."""
 
 from __future__ import annotations
 
@@ -37,6 +37,17 @@ def test_own_pairs_come_to_a_figure(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "kept; dropped" in done.stdout
     assert (tmp_path / "mine.html").stat().st_size > 1e6
+
+
+def test_the_first_screen_leads_from_clone_to_figure():
+    """What it is, how to install, a program and its output come first, and need no other page."""
+    headings = re.findall(r"^## (.+)$", README, re.M)
+    assert headings[:3] == ["Installation", "Quick example", "How to read the output"]
+    start = README[: README.index("<!-- program -->")]
+    for word in ("Python 3.10", "git clone", "make demo", "report.html"):
+        assert word in start, word
+    pages = re.findall(r"(?<!!)\[[^\]]*\]\(([^)]+)\)", start)
+    assert pages == [], "the first screen sends its reader to another page"
 
 
 def test_files_that_are_named_exist():

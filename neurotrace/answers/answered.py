@@ -150,7 +150,9 @@ def answer(
             for named in (prompt.memorized_answer, prompt.reasoned_answer)
         ]
         if None in own or own[0] == own[1]:
-            dropped.append((prompt, "answer merges" if None in own else "same first token"))
+            dropped.append(
+                (prompt, "answer merges with the prompt" if None in own else "same first token")
+            )
             continue
         kept.append(row)
         firsts.append((int(own[0] or 0), int(own[1] or 0)))

@@ -199,8 +199,8 @@ def _show(
     reasons = ", ".join(f"{count} {reason}" for reason, count in pairs["dropped"].items())
     console.print(
         plain(
-            f"{summary['model']}: {pairs['kept']} of {pairs['read']} pairs behave"
-            + (f" (dropped: {reasons})" if reasons else "")
+            f"{summary['model']}: {pairs['kept']} of {pairs['read']} pairs "
+            "answered correctly on both prompts" + (f" (dropped: {reasons})" if reasons else "")
         )
     )
     for first in {each.reason: each for each in reversed(dropped)}.values():
@@ -226,8 +226,8 @@ def _show(
     console.print(table)
     console.print(
         plain(
-            f"k: at most, of {summary['neurons']:,} neurons; controls: the most that any of four flips; "
-            "KL: nats, on neutral text"
+            f"k: at most, of {summary['neurons']:,} neurons; controls: the largest flip rate of four "
+            "controls; KL: nats, on neutral text"
         )
     )
     for family, yes in summary["verdict"]["small_set_decides"].items():

@@ -34,7 +34,7 @@ class Dropped:
     """A pair that the model can't be studied on, and why."""
 
     pair: PromptPair
-    reason: str  # "same first token" | "answer merges" | "too long" | "does not recall" | ...
+    reason: str  # "same first token" | "too long" | "no memorized answer" | ...
     detail: str
 
 
@@ -290,7 +290,7 @@ def _tokens(tokenizer: Any, pair: PromptPair, limit: int) -> Dropped | _Tokens:
         joined = tokenizer(getattr(pair, side) + answer).input_ids
         if joined[: len(prompt)] != prompt or len(joined) == len(prompt):
             return Dropped(
-                pair, "answer merges",
+                pair, "answer merges with the prompt",
                 f"{side}: {answer!r} changes the tokens of the prompt before it",
             )  # fmt: skip
         if unknown is not None and unknown in joined:
@@ -344,9 +344,9 @@ def _drop_unbehaved(tokenizer: Any, encoded: EncodedPairs) -> EncodedPairs:
         side: Side = "reasoning" if recalls[row] else "memorization"
         said = tokenizer.decode([int(encoded.behaviour(side).top[row])])
         wanted = pair.memorized_answer if side == "memorization" else pair.reasoned_answer
-        reason = "does not recall" if side == "memorization" else "does not reason"
+        reason = "no memorized answer" if side == "memorization" else "no reasoned answer"
         if not recalls[row] and not reasons[row]:
-            reason = "does neither"
+            reason = "neither answer"
         dropped.append(Dropped(pair, reason, f"{side}: says {said!r}, expected {wanted!r}"))
     return replace(encoded.at(kept), dropped=tuple(dropped))
 

@@ -30,11 +30,12 @@ def behaviour_table(mined: Mined, *, model: str, dtype: str, of: str) -> str:
     """The block for a card, marks included; `of` is the digest of the pairs."""
     lines = [
         BEGIN,
-        f"{model}, {dtype}, all pairs of `pairs.jsonl` (sha256 {of}). *Recalls*: the top-1 token "
-        "after the memorization prompt begins the memorized answer; *reasons*: likewise; *behaves*: "
-        "both, with a 95 % interval clustered by group.",
+        f"{model}, {dtype}, all pairs of `pairs.jsonl` (sha256 {of}). *Memory*: the share of pairs for "
+        "which the top-1 token after the memorization prompt begins the memorized answer; *reasoning*: "
+        "the same for the reasoning prompt and the reasoned answer; *both*: both, with a 95 % interval "
+        "clustered by group.",
         "",
-        "| family | template | pairs | recalls | reasons | behaves | 95 % |",
+        "| family | template | pairs | memory | reasoning | both | 95 % |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in mined.shares().itertuples():
@@ -44,7 +45,11 @@ def behaviour_table(mined: Mined, *, model: str, dtype: str, of: str) -> str:
         )
     total = len(mined.pairs) + len(mined.dropped)
     why = ", ".join(f"{count} {reason}" for reason, count in mined.reasons().items()) or "none"
-    lines += ["", f"{len(mined.pairs)} of {total} pairs behave; the others: {why}.", END]
+    lines += [
+        "",
+        f"{len(mined.pairs)} of {total} pairs are answered correctly on both prompts; the others: {why}.",
+        END,
+    ]
     return "\n".join(lines)
 
 

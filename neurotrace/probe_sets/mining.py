@@ -57,7 +57,7 @@ class Mined:
 
         told = [(pair, True, True) for pair in self.pairs]
         told += [
-            (each.pair, each.reason == "does not reason", each.reason == "does not recall")
+            (each.pair, each.reason == "no reasoned answer", each.reason == "no memorized answer")
             for each in self.dropped
         ]
         table = pd.DataFrame(

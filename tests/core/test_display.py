@@ -67,10 +67,10 @@ def test_effects_show_rates_with_intervals(model, encoded):
 
 
 def test_pairs_show_prompts_and_what_was_dropped(model, encoded):
-    dropped = (Dropped(encoded.pairs[0], "does not recall", "why"),)
+    dropped = (Dropped(encoded.pairs[0], "no memorized answer", "why"),)
     shown = replace(encoded, dropped=dropped)
     assert "12 of 13 pairs" in shown._repr_html_()
-    assert "1 does not recall" in terminal(shown)
+    assert "1 no memorized answer" in terminal(shown)
     assert encoded.pairs[0].memorization in shown._repr_html_()
     table = encoded.to_frame()
     assert table["L_on_memorization"].min() > 0 > table["L_on_reasoning"].max()

@@ -26,19 +26,19 @@ def test_kept_pairs_behave(encoded):
 def test_each_drop_has_its_reason(model, pairs):
     good = pairs[0]
     bad = {
-        "does not recall": replace(good, id="1", memorized_answer=" other"),
-        "does not reason": replace(good, id="2", reasoned_answer=" other"),
-        "does neither": replace(good, id="3", memorized_answer=" rea", reasoned_answer=" mem"),
+        "no memorized answer": replace(good, id="1", memorized_answer=" other"),
+        "no reasoned answer": replace(good, id="2", reasoned_answer=" other"),
+        "neither answer": replace(good, id="3", memorized_answer=" rea", reasoned_answer=" mem"),
         "same first token": replace(good, id="4", reasoned_answer=" mem other"),
-        "answer merges": replace(good, id="5", memorized_answer="mem"),
+        "answer merges with the prompt": replace(good, id="5", memorized_answer="mem"),
         "too long": replace(good, id="6", memorization="the " * 20 + "recall"),
     }
     encoded = nt.encode(model, [good, *bad.values()])
     assert [pair.id for pair in encoded.pairs] == [good.id]
     assert {d.pair.id: d.reason for d in encoded.dropped} == {p.id: r for r, p in bad.items()}
     assert "says 'mem', expected ' other'" in {d.pair.id: d.detail for d in encoded.dropped}["1"]
-    with pytest.raises(InputError, match="1 does not recall"):
-        nt.encode(model, [bad["does not recall"]])
+    with pytest.raises(InputError, match="1 no memorized answer"):
+        nt.encode(model, [bad["no memorized answer"]])
 
 
 def test_a_word_without_a_token_is_not_studied_as_if_it_had_one(organism):

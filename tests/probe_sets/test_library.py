@@ -108,7 +108,7 @@ def test_mining_finds_what_the_model_answers_both_ways(model):
     mined = mine_pairs(model, candidates())
     assert list(mined.pairs) == planted_pairs()
     assert mined.reasons() == {
-        "does neither": 1, "does not reason": 1, "same first token": 1,
+        "neither answer": 1, "no reasoned answer": 1, "same first token": 1,
     }  # fmt: skip
     shares = mined.shares().set_index("template")
     assert shares.loc["bad", ["pairs", "behaves"]].tolist() == [3, 0.0]
@@ -143,7 +143,10 @@ def test_the_card_gets_its_figures(model, tmp_path):
     assert "old" not in card
     assert card.endswith(f"{END}\n\nend\n")
     assert "| planted | bad | 3 | 33% | 0% | 0% | 0%–" in card
-    assert "12 of 15 pairs behave; the others: 1 does neither" in card
+    assert (
+        "12 of 15 pairs are answered correctly on both prompts; the others: 1 neither answer"
+        in card
+    )
     (tmp_path / "README.md").write_text("# a\n")
     with pytest.raises(InputError, match="no place"):
         write_behaviour(tmp_path, table)
