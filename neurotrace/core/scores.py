@@ -174,7 +174,8 @@ class Scores(Shown):
             f"Scores by {self.method} of {some}{self.n_neurons:,} neurons ({layers} layers × {width:,}), "
             f"in {self.unit}; {meant}.",
             tuple(tables),
-            "All of it: .to_frame(); the map: nt.plot_scores(scores).",
+            "All of it: .to_frame(); the map: nt.plot_scores(scores)."
+            + (f" {self.provenance['resolution']}." if "resolution" in self.provenance else ""),
         )
 
     def __repr__(self) -> str:

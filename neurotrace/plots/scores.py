@@ -9,7 +9,7 @@ import numpy as np
 from neurotrace.core.errors import InputError
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import spoken
-from neurotrace.plots.style import REASONED, finish
+from neurotrace.plots.style import MEMORIZED, REASONED, finish
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -68,29 +68,37 @@ def plot_volcano(scores: Scores, *, level: float = 0.05, title: str | None = Non
     """Each neuron's score against -log10 p; what stands out of chance is coloured.
 
     Args:
-        scores: from `nt.assess`, with the columns `p`, `q` and `kept`.
-        level: of false discoveries among the coloured ones.
+        scores: from `nt.assess`, with the columns `p`, `q`, `p_family` and `kept`.
+        level: of false discoveries among the neurons with q below it; of one false neuron anywhere
+            among those with p_family below it.
+
+    Raises:
+        InputError: scores without these columns.
     """
     import plotly.graph_objects as go
 
-    if not {"p", "q", "kept"} <= set(scores.columns):
+    if not {"p", "q", "p_family", "kept"} <= set(scores.columns):
         raise InputError("no p-values in these scores: assess them with nt.assess(...) first")
     table = scores.to_frame()
-    found = table["q"] <= level
+    sure, found = table["p_family"] <= level, table["q"] <= level
     figure = go.Figure()
-    for name, rows, colour in (
-        ("could be chance", table[~found], "#999999"),
-        (f"q ≤ {level:g}", table[found], REASONED),
+    for name, rows, colour, mark in (
+        ("could be chance", table[~found & ~sure], "#999999", "circle"),
+        (f"q ≤ {level:g}", table[found & ~sure], REASONED, "circle"),
+        (f"p_family ≤ {level:g}", table[sure], MEMORIZED, "diamond"),
     ):
         figure.add_scattergl(
             x=rows["score"], y=-np.log10(rows["p"]), mode="markers", name=f"{name} ({len(rows)})",
-            marker={"color": colour, "size": 6, "opacity": 0.7},
+            marker={"color": colour, "size": 6, "opacity": 0.7, "symbol": mark},
             text=[f"L{row.layer}.N{row.neuron}" for row in rows.itertuples()],
-            customdata=rows[["q", "kept"]],
-            hovertemplate="%{text}<br>score %{x:.4f}<br>q %{customdata[0]:.2g}, in the top k of "
-            "%{customdata[1]:.0%} of resamples<extra></extra>",
+            customdata=rows[["q", "kept", "p_family"]],
+            hovertemplate="%{text}<br>score %{x:.4f}<br>q %{customdata[0]:.2g}, p_family "
+            "%{customdata[2]:.2g}, in the top k of %{customdata[1]:.0%} of resamples<extra></extra>",
         )  # fmt: skip
     figure.update_xaxes(title=scores.unit, zeroline=True)
     figure.update_yaxes(title="−log₁₀ p (sign-flip over groups)")
     figure.update_layout(legend={"orientation": "h", "y": -0.18})
-    return finish(figure, title or f"{scores.method}: {int(found.sum())} of {len(table)} neurons")
+    told = f"{scores.method}: {int((found | sure).sum())} of {len(table)} neurons"
+    finish(figure, title or told)
+    figure.update_layout(title={"subtitle": {"text": str(scores.provenance.get("resolution", ""))}})
+    return figure

@@ -4,15 +4,22 @@ A score that is a mean over pairs (gradient, RelP, exact, contrast, ...) is a me
 pairs of one group (one country, one sum) are not independent. So groups are what is resampled:
 
     p      sign-flip: under "no effect" a group's score is as likely to have either sign; how often a
-           random choice of signs gives a mean at least as far from 0 (all choices where they are few)
-    q      p under false-discovery control (Benjamini and Hochberg, by scipy)
+           choice of signs gives a mean at least as far from 0 (`core.statistics.sign_flip_p`)
+    q      p under false-discovery control (Benjamini and Hochberg, by scipy): of the neurons with
+           q at most .05, one in twenty is expected to be chance
+    p_family   family-wise (Westfall and Young): how often a choice of signs gives *any* neuron a mean
+           that far from 0. It asks for large scores, q for steady ones
     low, high   percentile bootstrap of the mean over groups, 95 %
     kept   in which share of the bootstrap's resamples the neuron is among the top k
+
+With G groups there are 2^G choices of signs, so no p is below 2 / 2^G, and q only where enough neurons
+share that p. `provenance["resolution"]` says what cannot be found with the groups at hand.
 """
 
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -22,6 +29,7 @@ from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
 
+from neurotrace.core import statistics
 from neurotrace.core.errors import InputError
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress, over
@@ -34,6 +42,7 @@ from neurotrace.models.protocol import HookedModel
 
 Ranker = Callable[..., Scores]
 By = Literal["group", "template", "family"]
+LEVEL = 0.05  # at which p_family and q are said to be significant
 _AT_ONCE = 2**25  # numbers of one product that are held
 
 
@@ -134,57 +143,77 @@ def group_scores(
 def assess(
     grouped: GroupScores, *, k: int, resamples: int = 1000, flips: int = 9999, seed: int = 0
 ) -> Scores:
-    """The scores with the columns `low, high, p, q, kept, n`; see the module's docstring.
+    """The scores with the columns `low, high, p, q, p_family, kept, n`; see the module's docstring.
 
     The provenance says how stable the top k is: `jaccard`, the mean overlap of the top k of a
     resample with the top k of all pairs, as Jaccard's index.
 
     Args:
         k: how many neurons a choice would take.
+        flips: random choices of signs, where all of them are more.
+
+    Example:
+        scores = nt.assess(nt.group_scores(nt.gradient, model, pairs), k=8)
+        scores.to_frame().query("p_family <= 0.05")
     """
-    scores = grouped.scores
+    scores, count = grouped.scores, len(grouped.sizes)
     measured = ~scores.value.flatten().isnan()
-    if not 1 <= k <= int(measured.sum()):
-        raise InputError(f"k={k}: expected 1 to {int(measured.sum())}, the neurons with a score")
-    direction: Direction = direction_of(scores.provenance["donor"])
+    kept, jaccard = stability(grouped, k=k, resamples=resamples, seed=seed)
     boot = grouped.resampled(resamples, seed=seed)
-    full = set(grouped.tops(torch.ones(1, len(grouped.sizes)), k, direction=direction)[0])
-    kept = torch.zeros(scores.n_neurons)
-    overlap = 0.0
-    for top in grouped.tops(boot, k, direction=direction):
-        kept[list(top)] += 1
-        overlap += len(top & full) / len(top | full)
-    columns = torch.full((6, scores.n_neurons), torch.nan)
-    columns[4] = kept / resamples
-    columns[5] = grouped.sizes.sum()
-    signs = _signs(len(grouped.sizes), flips, seed)
-    step = max(1, _AT_ONCE // max(resamples, len(signs)))
-    for places in measured.nonzero()[:, 0].split(step):
-        part = replace(grouped, value=grouped.value[:, places])
-        ends = part.means(boot).quantile(torch.tensor([0.025, 0.975]), dim=0)
-        own = scores.value.flatten()[places].abs()
-        far = part.means(signs).abs() >= own * (1 - 1e-5)
-        columns[:2, places] = ends
-        columns[2, places] = far.float().mean(dim=0)
-    p = columns[2, measured].double().clamp(max=1.0)
-    columns[3, measured] = torch.from_numpy(stats.false_discovery_control(p.numpy())).float()
+    signs = statistics.sign_choices(count, flips, seed=seed)
+    columns = torch.full((7, scores.n_neurons), torch.nan)
+    for places in measured.nonzero()[:, 0].split(max(1, _AT_ONCE // resamples)):
+        means = replace(grouped, value=grouped.value[:, places]).means(boot)
+        columns[:2, places] = means.quantile(torch.tensor([0.025, 0.975]), dim=0)
+    p, p_family = statistics.sign_flip_p(grouped.sizes[:, None] * grouped.value[:, measured], signs)
+    q = torch.from_numpy(stats.false_discovery_control(p.numpy()))
+    columns[2:5, measured] = torch.stack([p, q, p_family]).float()
+    columns[5] = kept
+    columns[6] = grouped.sizes.sum()
     columns[:, ~measured] = torch.nan
-    names = ("low", "high", "p", "q", "kept", "n")
+    names = ("low", "high", "p", "q", "p_family", "kept", "n")
     shaped = (column.view_as(scores.value) for column in columns)
     record = dict(scores.provenance) | {
-        "k": k, "jaccard": round(overlap / resamples, 4), "resamples": resamples, "sign_flips": len(signs),
+        "k": k, "jaccard": jaccard, "resamples": resamples, "sign_flips": len(signs),
+        "resolution": _resolution(count, len(p), len(signs)),
     }  # fmt: skip
     return replace(scores, columns=dict(zip(names, shaped, strict=True)), provenance=record)
 
 
-def _signs(groups: int, flips: int, seed: int) -> Float[Tensor, "draw group"]:
-    """Signs for each group, the observed ones (all +) first; every choice once where they are few."""
-    if 2**groups <= flips + 1:
-        every = torch.arange(2**groups)[:, None] >> torch.arange(groups) & 1
-        return 1.0 - 2.0 * every
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(2, (flips, groups), generator=generator)
-    return torch.cat([torch.ones(1, groups), 1.0 - 2.0 * drawn])
+def stability(
+    grouped: GroupScores, *, k: int, resamples: int = 1000, seed: int = 0
+) -> tuple[Float[Tensor, " neuron"], float]:
+    """In which share of the bootstrap's resamples each neuron is among the top k; their overlap.
+
+    The overlap is Jaccard's index of a resample's top k with that of all pairs, as a mean.
+
+    Raises:
+        InputError: k is not a number of neurons that have a score.
+    """
+    scores = grouped.scores
+    measured = int((~scores.value.isnan()).sum())
+    if not 1 <= k <= measured:
+        raise InputError(f"k={k}: expected 1 to {measured}, the neurons with a score")
+    direction: Direction = direction_of(scores.provenance["donor"])
+    full = set(grouped.tops(torch.ones(1, len(grouped.sizes)), k, direction=direction)[0])
+    kept = torch.zeros(scores.n_neurons)
+    overlap = 0.0
+    for top in grouped.tops(grouped.resampled(resamples, seed=seed), k, direction=direction):
+        kept[list(top)] += 1
+        overlap += len(top & full) / len(top | full)
+    return kept / resamples, round(overlap / resamples, 4)
+
+
+def _resolution(groups: int, neurons: int, choices: int) -> str:
+    """What cannot be found with so few groups, in a sentence."""
+    least, family = 2.0 ** (1 - groups), max(2.0 ** (1 - groups), 1 / choices)
+    alike = math.ceil(neurons * least / LEVEL)  # neurons at the least p that make q so
+    found = f"{groups} groups: no p is below {least:.2g}, no p_family below {family:.2g}"
+    if least > LEVEL:
+        return f"{found}: nothing can be told from chance at {LEVEL:g}; add groups"
+    if alike > 1:
+        return f"{found}; q ≤ {LEVEL:g} takes {alike:,} neurons or more at the smallest p"
+    return f"{found}; a single neuron can reach q ≤ {LEVEL:g}"
 
 
 def _refuse_no_mean(

@@ -35,7 +35,7 @@ from neurotrace.models.loading import load_model, split_revision
 from neurotrace.models.protocol import HookedModel
 from neurotrace.studies.faithfulness import area, curves
 from neurotrace.studies.overlap import jaccard
-from neurotrace.studies.significance import assess, group_scores
+from neurotrace.studies.significance import group_scores, stability
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -172,7 +172,7 @@ def _measured(
         row[f"flips_{way}"], row[f"random_{way}"] = rates.loc[["selected", "random"], "answers"]
         for end in ENDS:
             row[f"flips_{way}_{end}"] = rates.loc["selected", f"answers_{end}"]
-        row[f"stable_{way}"] = assess(grouped, k=k, resamples=200, flips=1).provenance["jaccard"]
+        row[f"stable_{way}"] = stability(grouped, k=k, resamples=200)[1]
         few = train.at(range(min(_CURVE_PAIRS, len(train))))
         curve = curves(model, few, scores, donor=donor)
         row[f"concentrated_{way}"] = area(curve["k"], curve["necessity"])

@@ -10,9 +10,16 @@ from planted import PLANTED
 from scipy import stats
 
 import neurotrace as nt
+from neurotrace.core import statistics
 from neurotrace.core.errors import InputError
 from neurotrace.core.scores import Scores
-from neurotrace.core.statistics import mean_interval
+from neurotrace.core.statistics import (
+    _saddlepoint,
+    mean_interval,
+    sign_choices,
+    sign_flip_p,
+    sign_flip_tail,
+)
 from neurotrace.studies.significance import GroupScores, assess, group_scores
 
 
@@ -56,6 +63,113 @@ def test_p_equals_scipys_sign_flips():
         own = grouped.value[:, place].double().numpy()
         scipys = stats.permutation_test((own,), np.mean, permutation_type="samples")
         assert float(p[place]) == pytest.approx(scipys.pvalue, abs=1e-6)
+
+
+def study_of(mean: torch.Tensor, groups: int, *, neurons: int, seed: int) -> Scores:
+    """Assessed scores of noise; the first neurons' means are `mean` times their standard error."""
+    generator = torch.Generator().manual_seed(seed)
+    value = torch.randn(groups, neurons, generator=generator)
+    own = value[:, : len(mean)]
+    own = (own - own.mean(dim=0)) / own.std(dim=0)
+    value[:, : len(mean)] = own + mean / groups**0.5
+    scores = Scores("noise", value.mean(dim=0)[None], provenance={"donor": "reasoning"})
+    return assess(GroupScores(scores, value, torch.ones(groups)), k=8, resamples=20)
+
+
+def test_eight_of_8192_neurons_at_six_standard_errors_are_found():
+    found = study_of(torch.full((8,), 6.0), 20, neurons=8192, seed=0)
+    for name in ("p_family", "q"):
+        below = found.columns[name][0] <= 0.05
+        assert below[:8].all()
+        assert int(below[8:].sum()) <= 1
+    assert float(found.columns["p"][0, :8].max()) < 5e-5  # 9,999 flips alone end at 1e-4
+
+
+def test_of_noise_little_is_called_a_finding():
+    generator = torch.Generator().manual_seed(0)
+    groups, neurons = 20, 8192
+    signs = sign_choices(groups, 999, seed=1)
+    rejected = discovered = 0
+    for _ in range(30):
+        # half of the neurons in blocks of eight that move together, and of very unlike sizes
+        own = torch.randn(groups, neurons, generator=generator)
+        own[:, : neurons // 2] += own[:, -neurons // 16 :].repeat(1, 8)
+        own *= torch.rand(neurons, generator=generator) ** 3
+        p, p_family = sign_flip_p(own, signs)
+        rejected += bool((p_family <= 0.05).any())
+        discovered += bool((stats.false_discovery_control(p.numpy()) <= 0.05).any())
+    # where nothing is real the false discovery rate is the family-wise error: 1.5 expected, sd 1.2
+    assert rejected <= 5
+    assert discovered <= 5
+
+
+def test_the_family_wise_error_is_not_far_below_its_level():
+    generator = torch.Generator().manual_seed(1)
+    signs = sign_choices(20, 199, seed=1)
+    rejected = sum(
+        bool((sign_flip_p(torch.randn(20, 100, generator=generator), signs)[1] <= 0.1).any())
+        for _ in range(400)
+    )
+    assert 0.06 < rejected / 400 < 0.14
+
+
+def test_the_step_down_equals_its_definition(monkeypatch):
+    monkeypatch.setattr(statistics, "_AT_ONCE", 256)  # two columns at once
+    generator = torch.Generator().manual_seed(2)
+    values = torch.randn(7, 5, generator=generator).double()
+    values[:, 2] += 2
+    signs = sign_choices(7, 9999)
+    assert signs.unique(dim=0).shape == (2**7, 7)
+    _, p_family = sign_flip_p(values.float(), signs)
+    sums = (signs.double() @ values).abs()
+    own, order = sums[0], sums[0].argsort(descending=True).tolist()
+    expected, before = {}, 0.0
+    for place, test in enumerate(order):
+        largest = sums[:, order[place:]].amax(dim=1)
+        before = max(before, float((largest >= own[test] - 1e-4).double().mean()))
+        expected[test] = before
+    assert p_family.tolist() == pytest.approx([expected[test] for test in range(5)], abs=1e-6)
+
+
+@pytest.mark.parametrize("groups", [13, 14, 19])
+def test_the_tail_equals_all_choices_of_signs(groups):
+    generator = torch.Generator().manual_seed(groups)
+    values = torch.randn(groups, 40, generator=generator) + torch.linspace(0, 2, 40)
+    every = torch.arange(2**groups)[:, None] >> torch.arange(groups) & 1
+    sums = ((1.0 - 2 * every).double() @ values.double()).abs()
+    exact = (sums >= sums[0] * (1 - 1e-7)).double().mean(dim=0)
+    assert sign_flip_tail(values).tolist() == pytest.approx(exact.tolist(), rel=1e-4)
+
+
+def test_the_saddlepoint_is_near_the_exact_tail_and_goes_on_where_none_can_be_had():
+    generator = torch.Generator().manual_seed(3)
+    values = torch.randn(24, 300, generator=generator) + torch.linspace(0.3, 1.8, 300)
+    exact, near = sign_flip_tail(values), _saddlepoint(values.double())
+    off = (near / exact).log()[(exact < 0.01) & (exact > 1e-5)].abs()
+    assert len(off) > 100
+    assert float(off.max()) < 0.25
+    assert float((near / exact).log().abs().max()) < 1.2  # of the last few choices of signs too
+    certain = sign_flip_tail(torch.rand(200, 3, generator=generator) + 0.5)
+    assert (certain > 0).all()
+    assert (certain < 1e-20).all()
+
+
+def test_with_few_groups_it_is_said_what_cannot_be_found():
+    few = study_of(torch.full((8,), 20.0), 8, neurons=8192, seed=0)
+    sure, steady = (few.columns[name][0] <= 0.05 for name in ("p_family", "q"))
+    assert sure[:8].all()
+    assert not sure[8:].any()
+    assert not steady.any()  # p is 2/256 at least, of 8,192 neurons
+    said = few.provenance["resolution"]
+    assert said.startswith("8 groups: no p is below 0.0078, no p_family below 0.0078")
+    assert "takes 1,280 neurons or more" in said
+    assert said in few._repr_html_()
+    assert float(few.columns["p"].min()) == 2 / 256
+    fewer = study_of(torch.full((8,), 8.0), 5, neurons=64, seed=0)
+    assert "nothing can be told from chance" in fewer.provenance["resolution"]
+    assert not (fewer.columns["p_family"] <= 0.05).any()
+    many = study_of(torch.full((8,), 8.0), 40, neurons=64, seed=0)
+    assert "a single neuron can reach q" in many.provenance["resolution"]
 
 
 def test_the_interval_equals_the_other_routes():
@@ -123,8 +237,9 @@ def test_too_few_groups_are_refused(model, encoded):
 def test_the_volcano_shows_what_stands_out(model, encoded):
     found = assess(group_scores(nt.gradient, model, encoded), k=1)
     figure = nt.plot_volcano(found)
-    chance, real = figure.data
-    assert len(chance.x) + len(real.x) == found.n_neurons
-    assert str(PLANTED) in list(real.text)
+    chance, steady, sure = figure.data
+    assert len(chance.x) + len(steady.x) + len(sure.x) == found.n_neurons
+    assert str(PLANTED) in list(sure.text)
+    assert found.provenance["resolution"] in figure.layout.title.subtitle.text
     with pytest.raises(InputError, match="no p-values"):
         nt.plot_volcano(nt.gradient(model, encoded))
