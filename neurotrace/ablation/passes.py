@@ -22,9 +22,8 @@ from neurotrace.core.metrics import logit_difference
 from neurotrace.core.neurons import Neuron
 from neurotrace.core.process import Progress, over
 from neurotrace.engine.edits import Edit, Run, affine_by_layer
-from neurotrace.interventions.intervention import Intervention, make, parse_kind
-from neurotrace.interventions.reference import Reference
-from neurotrace.interventions.targets import Targets, steps
+from neurotrace.interventions.intervention import Intervention, make
+from neurotrace.interventions.targets import Targets
 from neurotrace.models.hooks import forward
 
 _MERGE = 128  # rows under which neighbouring layers share a pass: few rows cost what many do
@@ -56,7 +55,7 @@ def clean(task: Task, row: int) -> Clean:
         both = task.encoded.memorized[row], task.encoded.reasoned[row]
         before = cast(Any, task.engine).logit_difference(run.hidden, *both)[0]
     given = None
-    if parse_kind(task.kind)[0] == "patch":
+    if task.needs_donor:
         other = task.encoded.ids(task.donor)[row][None]
         given = _values(task, other, absolute(task.positions, other.shape[1]))[1]
     return Clean(row, ids, where, values, given, float(before), run)
@@ -72,10 +71,8 @@ def changes(
     Args:
         values, given: the recipient's activations, and the donor's where the kind is a patch.
     """
-    if parse_kind(task.kind)[0] == "steer":
-        return steps(cast(Reference, task.reference), task.kind, task.direction).expand_as(values)
-    means = task.reference.moments if isinstance(task.reference, Reference) else task.reference
-    return Targets(task.kind, task.donor, given, means).changes(range(len(values)), values)
+    targets = Targets(task.kind, task.donor, given, task.reference)
+    return targets.changes(range(len(values)), values)
 
 
 def sweep(

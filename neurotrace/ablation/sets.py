@@ -19,7 +19,7 @@ from neurotrace.core.neurons import Neuron
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress, over
 from neurotrace.core.sides import Direction, Side
-from neurotrace.interventions.intervention import Kind
+from neurotrace.interventions.kinds import Kind
 from neurotrace.interventions.reference import Reference
 from neurotrace.models.activations import Moments
 from neurotrace.models.encoding import EncodedPairs
@@ -120,7 +120,7 @@ def greedy_set(
     candidates: Sequence[Neuron],
     k: int,
     *,
-    direction: Direction | None = None,
+    direction: Direction | str | None = None,
     mode: Kind = "zero",
     donor: Side = "reasoning",
     reference: Moments | Reference | None = None,
@@ -148,7 +148,7 @@ def greedy_set(
     places_of(left, task)
     if not 1 <= k <= len(left):
         raise InputError(f"k={k}: expected 1 to {len(left)}, the number of candidates")
-    check_direction(direction)
+    direction = check_direction(direction)
     chosen: list[Neuron] = []
     curve: list[Tensor] = []
     before = torch.empty(len(task.encoded))

@@ -17,10 +17,11 @@ from neurotrace.core.errors import InputError
 from neurotrace.core.neurons import Neuron
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress
-from neurotrace.core.sides import DIRECTIONS, Direction, Side, direction_of, recipient_of
-from neurotrace.interventions.intervention import Kind, parse_kind
+from neurotrace.core.sides import DIRECTIONS, Direction, Side
+from neurotrace.interventions.kinds import KINDS, Affine, Kind, form_of, parse_kind
 from neurotrace.interventions.reference import Reference
-from neurotrace.interventions.targets import provenance, steps
+from neurotrace.interventions.reference import reference as slopes_and_means
+from neurotrace.interventions.targets import provenance
 from neurotrace.models.activations import Moments, moments
 from neurotrace.models.encoding import EncodedPairs, encode
 from neurotrace.models.engines import engine_of
@@ -48,15 +49,24 @@ class Task:
 
     @property
     def side(self) -> Side:
-        return recipient_of(self.donor)
+        return Direction.from_donor(self.donor).recipient
 
     @property
     def direction(self) -> Direction:
-        return direction_of(self.donor)
+        return Direction.from_donor(self.donor)
 
     @property
     def precision(self) -> Precision:
         return "exact" if self.engine is None else self.engine.precision
+
+    def rows(self) -> Affine:
+        """The map of each neuron when it alone is changed."""
+        name, strength = parse_kind(self.kind)
+        return KINDS[name].rows(self.reference, self.direction, strength)
+
+    @property
+    def needs_donor(self) -> bool:
+        return form_of(self.kind).needs == "donor"
 
     def record(self, **more: Any) -> dict[str, Any]:
         """What was done, for a provenance."""
@@ -88,8 +98,8 @@ def prepare(
         InputError: an unknown kind, donor, position or precision; a patch elsewhere than at the read
             position on pairs that don't align; a batch or budget below one.
     """
-    direction_of(donor)
-    name, _ = parse_kind(kind)
+    Direction.from_donor(donor)
+    form = form_of(kind)
     encoded, info = encode(model, pairs), inspect_model(model)
     if precision not in ("exact", "fast"):
         raise InputError(f"precision={precision!r}: expected 'exact' or 'fast'")
@@ -99,16 +109,14 @@ def prepare(
         )
     if memory_gb is not None and not memory_gb > 0:
         raise InputError(f"memory_gb={memory_gb!r}: expected a number above 0")
-    where = _checked(positions, encoded, recipient_of(donor), patching=name == "patch")
-    if name == "steer" and reference is None:
-        from neurotrace.interventions.reference import reference as slopes_and_means
-
+    side = Direction.from_donor(donor).recipient
+    where = _checked(positions, encoded, side, patching=form.needs == "donor")
+    if form.needs == "slopes" and reference is None:
         reference = slopes_and_means(model, encoded, progress=progress)
-    elif name == "steer" and not isinstance(reference, Reference):
-        raise InputError("steer needs slopes: pass reference=nt.reference(model, training_pairs)")
-    elif name in ("set", "mean", "shift") and reference is None:
+    elif form.needs == "means" and reference is None:
         reference = moments(model, encoded, progress=progress)
-    engine = _engine(model, encoded.ids(recipient_of(donor))[0], where, precision)
+    form.reference(reference, parse_kind(kind)[0])
+    engine = _engine(model, encoded.ids(side)[0], where, precision)
     batch = batch_for(info, None if batch_size == "auto" else batch_size, memory_gb)
     return Task(model, info, encoded, kind, donor, where, reference, engine, batch)
 
@@ -159,12 +167,14 @@ def strength(effect: Tensor, direction: Direction | None) -> Tensor:
     """How far an effect goes the wanted way; None: how far it goes."""
     if direction is None:
         return effect.abs()
-    return -effect if direction == "to_reasoning" else effect
+    return direction.sign * effect
 
 
-def check_direction(direction: Direction | None) -> None:
+def check_direction(direction: Direction | str | None) -> Direction | None:
+    """The direction itself; None stays None; `InputError` for another word."""
     if direction is not None and direction not in DIRECTIONS:
         raise InputError(f"direction={direction!r}: expected {' or '.join(DIRECTIONS)}, or None")
+    return None if direction is None else Direction(direction)
 
 
 def places_of(neurons: Sequence[Neuron] | None, task: Task) -> Int[Tensor, " place"]:
@@ -185,9 +195,9 @@ def places_of(neurons: Sequence[Neuron] | None, task: Task) -> Int[Tensor, " pla
                     f"{one} is outside the model's {info.n_layers} layers × {info.d_mlp} neurons"
                 )
         places = torch.tensor(sorted({one.layer * info.d_mlp + one.index for one in neurons}))
-    if isinstance(task.reference, Reference) and task.kind.startswith("steer"):
-        can = ~steps(task.reference, task.kind, task.direction).isnan().flatten()
-        places = places[can[places]]
+    offset = task.rows().offset
+    if isinstance(offset, Tensor):
+        places = places[~offset.isnan().flatten()[places]]
         if not len(places):
-            raise InputError("steer: none of these neurons has a slope to move along")
+            raise InputError(f"{task.kind}: none of these neurons has a slope to move along")
     return places

@@ -39,7 +39,7 @@ from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress, over
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import Direction, Side
-from neurotrace.interventions.intervention import Kind, parse_kind
+from neurotrace.interventions.kinds import Kind
 from neurotrace.interventions.reference import Reference
 from neurotrace.models.activations import Moments, read_activations
 from neurotrace.models.encoding import EncodedPairs, by_length
@@ -113,7 +113,7 @@ def ablate_top(
     pairs: Sequence[PromptPair] | EncodedPairs,
     k: int,
     *,
-    direction: Direction | None = None,
+    direction: Direction | str | None = None,
     mode: Kind = "zero",
     donor: Side = "reasoning",
     reference: Moments | Reference | None = None,
@@ -139,7 +139,7 @@ def ablate_top(
         InputError: as `ablate`; k, confidence or max_share out of range; `max_share` too small for
             one round; predictions beyond their budget, or not finite.
     """
-    check_direction(direction)
+    direction = check_direction(direction)
     for name, value in (("confidence", confidence), ("max_share", max_share)):
         if not 0 < value <= 1 or (name == "confidence" and value == 1):
             raise InputError(f"{name}={value!r}: expected a share between 0 and 1")
@@ -297,7 +297,7 @@ class _Search:
                 self.passes += _evaluation_passes(self.task, of, part)
             self.count[some] += len(rows)
             self.evaluations += len(rows) * len(some)
-            self.passes += len(rows) * (2 if parse_kind(self.task.kind)[0] == "patch" else 1)
+            self.passes += len(rows) * (2 if self.task.needs_donor else 1)
 
 
 def _predictions(task: Task, progress: Progress) -> Float[Tensor, "pair place"]:
@@ -308,7 +308,7 @@ def _predictions(task: Task, progress: Progress) -> Float[Tensor, "pair place"]:
     for rows, ids in over(progress, batches, "screening"):
         values, slopes = slopes_of(task.model, ids, encoded.memorized[rows], encoded.reasoned[rows])
         given = None
-        if parse_kind(task.kind)[0] == "patch":
+        if task.needs_donor:
             given = torch.empty_like(values)
             for own, others in by_length(encoded.at(rows).ids(task.donor), len(rows)):
                 given[own] = read_activations(task.model, others, info.n_layers, info.d_mlp)
@@ -324,7 +324,7 @@ def _screening_passes(task: Task) -> float:
     resumed = task.engine is not None and task.engine.path != "naive"
     tokens = [len(ids) for ids in task.encoded.ids(task.side)]
     slopes = sum(1 + 2 / n if resumed else 3 for n in tokens)
-    return slopes + (len(tokens) if parse_kind(task.kind)[0] == "patch" else 0)
+    return slopes + (len(tokens) if task.needs_donor else 0)
 
 
 def _evaluation_passes(task: Task, of: passes.Clean, part: Tensor) -> float:

@@ -75,8 +75,8 @@ class Circuit(Shown):
     def interventions(self) -> tuple[Intervention, Intervention]:
         """Memory off, reasoning off."""
         return (
-            _off(self.memory, self.memory_off, "to_reasoning"),
-            _off(self.reasoning, self.reasoning_off, "to_memorization"),
+            _off(self.memory, self.memory_off, Direction.TO_REASONING),
+            _off(self.reasoning, self.reasoning_off, Direction.TO_MEMORIZATION),
         )
 
     def check(self, model: HookedModel) -> None:

@@ -31,7 +31,6 @@ def overlap(
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Jaccard's index of the tops, within and across families, against chance, with an interval."""
-    from neurotrace.core.errors import InputError
     from neurotrace.core.files import prepare_file, save_file
     from neurotrace.core.pairs import load_pairs, sample_pairs
 
@@ -40,15 +39,14 @@ def overlap(
         prepare_file(out)
     families = list(dict.fromkeys(pair.family for pair in pairs))
     quiet()
-    from neurotrace import rankers
     from neurotrace.core.process import bars
     from neurotrace.core.sides import SIDES
     from neurotrace.models.loading import load_model
+    from neurotrace.rankers.registry import ranker_of
     from neurotrace.studies.overlap import overlap as compare
     from neurotrace.studies.significance import GroupScores, group_scores
 
-    if method not in rankers.__all__:
-        raise InputError(f"--method {method}: expected one of {', '.join(rankers.__all__)}")
+    ranker = ranker_of(method)
     loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     # zeroed on the memorization prompt, what holds the memorized answer up lowers L
     held = intervention in ("zero", "mean")
@@ -59,7 +57,7 @@ def overlap(
         own = sample_pairs(own, max_pairs, seed=seed) if max_pairs else own
         for name, donor in zip(names, SIDES[::-1], strict=True):
             grouped[f"{family}: {name}"] = group_scores(
-                getattr(rankers, method), loaded, own, donor=donor, intervention=intervention,
+                ranker.function, loaded, own, donor=donor, intervention=intervention,
                 progress=bars,
             )  # fmt: skip
     neurons = next(iter(grouped.values())).scores.n_neurons

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from neurotrace.core.errors import InputError
+from neurotrace.core.sides import Direction, spoken
 
 NEURON_DEFINITION = (
     "A neuron is one unit of an MLP's hidden layer after its activation function "
@@ -36,6 +39,34 @@ class Neuron:
                 f"{text!r} is not a neuron: write it as L<layer>.N<index>, L3.N771 say"
             )
         return cls(int(match[1]), int(match[2]))
+
+
+class NeuronSet(tuple[Neuron, ...]):
+    """Neurons in order, and the direction that they were picked for; otherwise a tuple.
+
+    `scores.top(8)` returns one, so that `nt.patch(scores.top(8))` knows which way.
+    """
+
+    direction: Direction | None
+
+    def __new__(
+        cls, neurons: Iterable[Neuron] = (), direction: Direction | str | None = None
+    ) -> NeuronSet:
+        made = super().__new__(cls, neurons)
+        made.direction = None if direction is None else Direction(direction)
+        return made
+
+    def __getitem__(self, key: Any) -> Any:
+        found = super().__getitem__(key)
+        return NeuronSet(found, self.direction) if isinstance(key, slice) else found
+
+    def __getnewargs__(self) -> tuple[tuple[Neuron, ...], Direction | None]:
+        return tuple(self), self.direction
+
+    def __repr__(self) -> str:
+        named = " ".join(str(neuron) for neuron in tuple(self)[:8])
+        more = f" … ({len(self)} neurons)" if len(self) > 8 else ""
+        return f"<{named}{more}{f', {spoken(self.direction)}' if self.direction else ''}>"
 
 
 def by_layer(neurons: tuple[Neuron, ...]) -> dict[int, list[int]]:

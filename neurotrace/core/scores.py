@@ -21,7 +21,7 @@ from torch import Tensor
 from neurotrace.core.display import Bar, Shown, Table, View
 from neurotrace.core.errors import InputError
 from neurotrace.core.files import read_tensors
-from neurotrace.core.neurons import NEURON_DEFINITION, Neuron
+from neurotrace.core.neurons import NEURON_DEFINITION, Neuron, NeuronSet
 from neurotrace.core.sides import DIRECTIONS, Direction, spoken
 
 if TYPE_CHECKING:
@@ -60,26 +60,44 @@ class Scores(Shown):
     def n_neurons(self) -> int:
         return self.value.numel()
 
-    def strength(self, direction: Direction) -> Float[Tensor, "layer neuron"]:
-        """How strongly each neuron pushes in `direction`: larger is more, NaN stays NaN."""
-        if direction not in DIRECTIONS:
-            raise InputError(f"direction={direction!r}: expected {' or '.join(DIRECTIONS)}")
-        if not self.signed:
-            return self.value.abs()
-        return -self.value if direction == "to_reasoning" else self.value
+    @property
+    def direction(self) -> Direction | None:
+        """The direction that the ranker was asked for; None where it was asked for none."""
+        asked = self.provenance.get("direction")
+        return None if asked is None else Direction(asked)
 
-    def top(self, k: int, *, direction: Direction) -> tuple[Neuron, ...]:
+    def _way(self, direction: Direction | str | None) -> Direction:
+        if direction is not None:
+            return Direction(direction)
+        if self.direction is None:
+            raise InputError(
+                f"these scores by {self.method} have no direction of their own: pass "
+                f"direction={' or '.join(map(repr, DIRECTIONS))}"
+            )
+        return self.direction
+
+    def strength(self, direction: Direction | str | None = None) -> Float[Tensor, "layer neuron"]:
+        """How strongly each neuron pushes in `direction`: larger is more, NaN stays NaN.
+
+        `direction` is the scores' own where none is named, here and below.
+        """
+        to = self._way(direction)
+        return to.sign * self.value if self.signed else self.value.abs()
+
+    def top(self, k: int, *, direction: Direction | str | None = None) -> NeuronSet:
         """The k neurons that push hardest in `direction`, strongest first (ties: lower first)."""
         measured = int((~self.value.isnan()).sum())
         if not 1 <= k <= measured:
             raise InputError(f"k={k}: expected 1 to {measured}, the number of neurons with a score")
-        strength = self.strength(direction).nan_to_num(nan=-torch.inf).flatten()
+        to = self._way(direction)
+        strength = self.strength(to).nan_to_num(nan=-torch.inf).flatten()
         order = torch.sort(strength, descending=True, stable=True).indices[:k]
         width = self.value.shape[1]
-        return tuple(Neuron(int(place) // width, int(place) % width) for place in order)
+        return NeuronSet((Neuron(int(place) // width, int(place) % width) for place in order), to)
 
-    def random_like(self, neurons: Iterable[Neuron], *, seed: int) -> tuple[Neuron, ...]:
-        """Other neurons, as many in each layer, drawn without replacement."""
+    def random_like(self, neurons: Iterable[Neuron], *, seed: int) -> NeuronSet:
+        """Other neurons, as many in each layer, drawn without replacement; their direction, too."""
+        direction = getattr(neurons, "direction", None)
         chosen = tuple(neurons)
         generator = torch.Generator().manual_seed(seed)
         drawn: list[Neuron] = []
@@ -92,9 +110,9 @@ class Scores(Shown):
                 raise InputError(f"layer {layer} has too few other neurons to draw {len(taken)}")
             order = torch.randperm(len(places), generator=generator)[: len(taken)]
             drawn += [Neuron(layer, int(places[place])) for place in order]
-        return tuple(drawn)
+        return NeuronSet(drawn, direction)
 
-    def rank_of(self, neuron: Neuron, *, direction: Direction) -> int:
+    def rank_of(self, neuron: Neuron, *, direction: Direction | str | None = None) -> int:
         """Place of a neuron in the ranking, 1 for the strongest."""
         strength = self.strength(direction)
         own = strength[neuron.layer, neuron.index]

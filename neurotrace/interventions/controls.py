@@ -25,14 +25,8 @@ from torch import Tensor
 from neurotrace.core.errors import InputError
 from neurotrace.core.neurons import Neuron, by_layer
 from neurotrace.core.scores import Scores
-from neurotrace.interventions.intervention import (
-    ClassMeans,
-    Intervention,
-    _make,
-    make,
-    parse_kind,
-    values_at,
-)
+from neurotrace.interventions.intervention import Intervention, make
+from neurotrace.interventions.kinds import ClassMeans, form_of, values_at
 from neurotrace.interventions.reference import Reference
 
 CONTROLS = ("random", "norm", "sign", "low_rho")
@@ -67,10 +61,10 @@ def random_control(
 ) -> Intervention:
     """The same kind of intervention on other neurons.
 
-    `steer` would push them, too, along their slopes and as far as the gap asks: they are moved to
-    write as much instead.
+    A kind that sets a whole set's offsets together (`steer`) would push them, too, as far as the gap
+    asks: they are moved to write as much instead.
     """
-    if parse_kind(intervention.kind)[0] == "steer":
+    if form_of(intervention.kind).together is not None:
         return same_shift(intervention, neurons, reference, role="random")
     return on_others(intervention, neurons, reference, role="random")
 
@@ -115,15 +109,16 @@ def same_shift(
     moved = (intervention.keep - 1) * own + intervention.gain * donor + intervention.offset
     written = moved * values_at(reference.norms, intervention.neurons)
     offset = written / values_at(reference.norms, neurons).clamp(min=1e-6)
-    return _make("shift", neurons, intervention.direction, keep=1.0, offset=offset, role=role)
+    keep, gain = torch.ones(len(neurons)), torch.zeros(len(neurons))
+    direction = intervention.direction
+    return Intervention("shift", tuple(neurons), direction, keep, gain, offset, role)
 
 
 def on_others(
     intervention: Intervention, neurons: Sequence[Neuron], reference: ClassMeans, *, role: str
 ) -> Intervention:
     """The same kind of intervention on other neurons: their own donor values, means or factors."""
-    made = make(intervention.kind, neurons, reference, direction=intervention.direction)
-    return replace(made, role=role)
+    return make(intervention.kind, neurons, reference, direction=intervention.direction, role=role)
 
 
 def norm_matched(

@@ -11,7 +11,8 @@ from torch import Tensor
 from neurotrace.core import metrics
 from neurotrace.core.errors import InputError
 from neurotrace.core.records import probes_folder
-from neurotrace.interventions.intervention import Intervention, values_at
+from neurotrace.interventions.intervention import Intervention
+from neurotrace.interventions.kinds import values_at
 from neurotrace.interventions.logits import logits_under
 from neurotrace.models.encoding import by_length
 from neurotrace.models.hooks import Site, context_length, tokenizer_of

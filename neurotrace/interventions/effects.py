@@ -15,7 +15,7 @@ from neurotrace.core.display import Shown, Table, View, rate
 from neurotrace.core.errors import InputError
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress, over
-from neurotrace.core.sides import spoken
+from neurotrace.core.sides import Direction, spoken
 from neurotrace.interventions.donors import donor_values
 from neurotrace.interventions.intervention import Intervention
 from neurotrace.interventions.logits import Positions, logits_under
@@ -235,7 +235,7 @@ def _rows(
             raise InputError(f"{intervention}: the logits it leaves are not finite")
         log_p = logits.log_softmax(dim=-1)
         after = _readout(words, logits, log_p, part, "after")
-        to_reasoning = intervention.direction == "to_reasoning"
+        to_reasoning = intervention.direction is Direction.TO_REASONING
         wanted = part.reasoned if to_reasoning else part.memorized
         moved = after["L_after"] < 0 if to_reasoning else after["L_after"] > 0
         made = {

@@ -12,10 +12,9 @@ from torch import Tensor
 
 from neurotrace.core.errors import InputError
 from neurotrace.core.process import Progress
-from neurotrace.core.sides import Direction, Side, direction_of
-from neurotrace.interventions.intervention import Kind, parse_kind
-from neurotrace.interventions.reference import Reference
-from neurotrace.models.activations import Moments, collect, moments
+from neurotrace.core.sides import Direction, Side
+from neurotrace.interventions.kinds import KINDS, ClassMeans, Kind, form_of, parse_kind
+from neurotrace.models.activations import collect, moments
 from neurotrace.models.encoding import EncodedPairs
 from neurotrace.models.hooks import inspect_model
 from neurotrace.models.protocol import HookedModel
@@ -23,40 +22,36 @@ from neurotrace.models.protocol import HookedModel
 
 @dataclass(frozen=True)
 class Targets:
-    """The value that an intervention would give each neuron.
+    """Where an intervention on one neuron alone would take it.
 
-    `patch` needs the donor activations of every pair, the others class means at most.
+    `patch` needs the donor activations of every pair, the others class means or slopes at most.
     """
 
     kind: Kind
     donor: Side
     donors: Float[Tensor, "pair layer neuron"] | None = None
-    reference: Moments | None = None
+    reference: ClassMeans | None = None
 
     def changes(
         self, rows: Sequence[int], values: Float[Tensor, "batch layer neuron"]
     ) -> Float[Tensor, "batch layer neuron"]:
-        """target - a, for the pairs at `rows` whose recipient activations are `values`."""
+        """target - a, for the pairs at `rows` whose recipient activations are `values`.
+
+        NaN where the intervention can't be done to a neuron.
+        """
         name, strength = parse_kind(self.kind)
-        if name == "zero":
-            return -values
-        if name == "scale":
-            return (strength - 1) * values
-        if name == "patch":
+        form = KINDS[name]
+        direction = Direction.from_donor(self.donor)
+        made = form.rows(form.reference(self.reference, name), direction, strength)
+        # keep*a + gain*d + offset - a, so that a plain patch is d - a to the last bit
+        change = torch.zeros_like(values)
+        if form.needs == "donor":
             assert self.donors is not None
-            return strength * (self.donors[list(rows)] - values)
-        if name == "steer":
-            raise InputError(
-                "steer moves neurons along the slope that ranks them: rank for it with "
-                "nt.study(..., interventions=['steer']), or by 'patch'"
-            )
-        assert self.reference is not None
-        if name == "set":
-            return self.reference.mean_of(self.donor) - values
-        if name == "mean":
-            return self.reference.mean.mean(dim=0) - values
-        sign = 1.0 if direction_of(self.donor) == "to_reasoning" else -1.0
-        return (sign * strength * self.reference.contrast).expand_as(values)
+            change = made.gain * (self.donors[list(rows)] - values)
+        rest = made.keep - 1 + made.gain
+        if isinstance(rest, Tensor) or abs(rest) > 1e-9:
+            change = change + rest * values
+        return change + made.offset
 
 
 def targets_for(
@@ -64,16 +59,21 @@ def targets_for(
     encoded: EncodedPairs,
     donor: Side,
     kind: Kind,
-    reference: Moments | None = None,
+    reference: ClassMeans | None = None,
     progress: Progress = None,
 ) -> Targets:
-    """Targets of these pairs, with what they need read off the model."""
-    direction_of(donor)  # refuses other words
-    name, _ = parse_kind(kind)
+    """Targets of these pairs, for a ranking, with what they need read off the model."""
+    Direction.from_donor(donor)  # refuses other words
+    form = form_of(kind)
+    if form.together is not None:
+        raise InputError(
+            f"{kind} moves neurons along the slope that ranks them: rank for it with "
+            f"nt.study(..., interventions=[{kind!r}]), or by 'patch'"
+        )
     donors = None
-    if name == "patch":
+    if form.needs == "donor":
         donors = collect(model, encoded, progress=progress).side(donor)
-    elif name in ("set", "mean", "shift") and reference is None:
+    elif form.needs == "means" and reference is None:
         reference = moments(model, encoded, progress=progress)
     return Targets(kind, donor, donors, reference)
 
@@ -85,7 +85,7 @@ def provenance(
     families = sorted({pair.family for pair in encoded.pairs})
     return {
         "model": inspect_model(model).name, "pairs": len(encoded), "families": families,
-        "donor": donor, "intervention": intervention, "direction": direction_of(donor),
+        "donor": donor, "intervention": intervention, "direction": Direction.from_donor(donor).value,
     } | more  # fmt: skip
 
 
@@ -98,11 +98,3 @@ def finite(scores: Tensor, method: str) -> Tensor:
             "gradients overflow): load the model with dtype=float32"
         )
     return scores
-
-
-def steps(reference: Reference, kind: Kind, direction: Direction) -> Float[Tensor, "layer neuron"]:
-    """`steer` of one neuron alone: the shift that is predicted to close the gap; NaN at slope 0."""
-    slope = reference.slope.mean(dim=0)
-    sign = -1.0 if direction == "to_reasoning" else 1.0
-    shift = sign * parse_kind(kind)[1] * reference.gap / slope
-    return torch.where(slope == 0, torch.nan, shift)

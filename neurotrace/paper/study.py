@@ -34,7 +34,8 @@ from neurotrace.core.sides import DIRECTIONS, Direction
 from neurotrace.interventions.controls import CONTROLS, controls_for, other_donor
 from neurotrace.interventions.damage import damage
 from neurotrace.interventions.effects import measure
-from neurotrace.interventions.intervention import Intervention, Kind, patch, shift, values_at
+from neurotrace.interventions.intervention import Intervention, patch, shift
+from neurotrace.interventions.kinds import Kind, values_at
 from neurotrace.interventions.logits import logits_under
 from neurotrace.interventions.reference import Evidence, Reference
 from neurotrace.models.activations import Activations
@@ -43,6 +44,7 @@ from neurotrace.models.hooks import Site, inspect_model, tokenizer_of
 from neurotrace.paper.language import CUES, FAMILIES, neutral, pairs, same_items
 from neurotrace.paper.units import evidence_of
 from neurotrace.rankers.registry import rank
+from neurotrace.rankers.training import Training
 from neurotrace.studies.selection import flip_rates, interventions_for
 
 Row = dict[str, Any]
@@ -161,9 +163,7 @@ def _where(model: Any, family: Family) -> Iterator[Row]:
         for layer in range(layers):
             units = [Neuron(layer, unit) for unit in range(width)]
             for direction in DIRECTIONS:
-                copied = patch(
-                    units, donor="reasoning" if direction == "to_reasoning" else "memorization"
-                )
+                copied = patch(units, donor=Direction(direction).donor)
                 every = [shift(units, reference, direction=direction), copied, other_donor(copied)]
                 table = measure(
                     model, test, every, site=site, activations=family.values(site, family.test)
@@ -181,10 +181,8 @@ def _rankings(
     reference = family.references[arm.site] if rows == family.train else evidence.reference(rows)
     for method in arm.methods:
         for kind in arm.kinds:
-            yield kind, rank(
-                model, family.encoded, evidence, rows, method=method, kind=kind,
-                direction=direction, reference=reference,
-            )  # fmt: skip
+            training = Training(model, family.encoded, evidence, rows, kind, direction, reference)
+            yield kind, rank(training, method)
 
 
 def _arm(

@@ -9,16 +9,18 @@ paper ranks by them, and unsigned, since their sign is that of a difference and 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import Side
-from neurotrace.interventions.intervention import Kind
+from neurotrace.interventions.kinds import Kind
 from neurotrace.interventions.targets import provenance
-from neurotrace.models.activations import moments
+from neurotrace.models.activations import Moments, moments
 from neurotrace.models.encoding import EncodedPairs, encode
 from neurotrace.models.protocol import HookedModel
+from neurotrace.rankers.training import Training
 
 
 def contrast(
@@ -32,11 +34,12 @@ def contrast(
     """NMD as `value`, |NMD| ranks. `donor` and `intervention` are recorded and change nothing."""
     encoded = encode(model, pairs)
     found = moments(model, encoded, progress=progress)
-    return Scores(
-        "contrast", found.contrast, "activation, reasoning minus memorization", signed=False,
-        columns={"mean_memorization": found.mean[0], "mean_reasoning": found.mean[1]},
-        provenance=provenance(model, encoded, donor, intervention),
-    )  # fmt: skip
+    return _contrast(found, provenance(model, encoded, donor, intervention))
+
+
+def contrast_from_evidence(training: Training) -> Scores:
+    """`contrast` from what a study has read."""
+    return _contrast(training.means, training.record())
 
 
 def pearson(
@@ -50,7 +53,22 @@ def pearson(
     """rho as `value`, |rho| ranks; NaN for neurons that are constant over all prompts."""
     encoded = encode(model, pairs)
     found = moments(model, encoded, progress=progress)
+    return _pearson(found, provenance(model, encoded, donor, intervention))
+
+
+def pearson_from_evidence(training: Training) -> Scores:
+    """`pearson` from what a study has read."""
+    return _pearson(training.means, training.record())
+
+
+def _contrast(means: Moments, record: dict[str, Any]) -> Scores:
     return Scores(
-        "pearson", found.pearson, "correlation with the reasoning side", signed=False,
-        provenance=provenance(model, encoded, donor, intervention),
+        "contrast", means.contrast, "activation, reasoning minus memorization", signed=False,
+        columns={"mean_memorization": means.mean[0], "mean_reasoning": means.mean[1]},
+        provenance=record,
     )  # fmt: skip
+
+
+def _pearson(means: Moments, record: dict[str, Any]) -> Scores:
+    unit = "correlation with the reasoning side"
+    return Scores("pearson", means.pearson, unit, signed=False, provenance=record)

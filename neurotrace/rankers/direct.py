@@ -19,8 +19,8 @@ from neurotrace.core.metrics import logit_difference
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress, over
 from neurotrace.core.scores import Scores
-from neurotrace.core.sides import Side, recipient_of
-from neurotrace.interventions.intervention import Kind
+from neurotrace.core.sides import Direction, Side
+from neurotrace.interventions.kinds import Kind
 from neurotrace.interventions.targets import finite, provenance, targets_for
 from neurotrace.models.activations import Moments
 from neurotrace.models.encoding import EncodedPairs, by_length, encode
@@ -44,7 +44,7 @@ def direct(
     info = inspect_model(model)
     targets = targets_for(model, encoded, donor, intervention, reference, progress)
     total = torch.zeros(info.n_layers, info.d_mlp)
-    batches = list(by_length(encoded.ids(recipient_of(donor)), batch_size))
+    batches = list(by_length(encoded.ids(Direction.from_donor(donor).recipient), batch_size))
     for rows, ids in over(progress, batches, "direct effects"):
         answers = encoded.memorized[rows], encoded.reasoned[rows]
 

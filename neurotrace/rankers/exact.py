@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from neurotrace.ablation.neurons import ablate
 from neurotrace.core.neurons import Neuron
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import Side
-from neurotrace.interventions.intervention import Kind
+from neurotrace.interventions.kinds import Kind
 from neurotrace.models.activations import Moments
 from neurotrace.models.encoding import EncodedPairs
 from neurotrace.models.protocol import HookedModel
+from neurotrace.rankers.gradient import from_evidence as gradient_from_evidence
+from neurotrace.rankers.training import Training
+
+CANDIDATES = 200  # neurons, per direction, that a study measures
 
 
 def exact(
@@ -31,10 +36,18 @@ def exact(
     Args:
         neurons: those to measure; None: all of them. The others' scores are NaN.
     """
-    from neurotrace.ablation.neurons import ablate  # which imports this package's targets
-
     scores = ablate(
         model, pairs, neurons, mode=intervention, donor=donor, reference=reference,
         progress=progress,
     )  # fmt: skip
     return replace(scores, method="exact")
+
+
+def from_evidence(training: Training) -> Scores:
+    """`exact`, of the `CANDIDATES` neurons that the gradient puts first; the others' scores are NaN."""
+    screen = gradient_from_evidence(training)
+    few = screen.top(min(CANDIDATES, screen.n_neurons), direction=training.direction)
+    return exact(
+        training.model, training.pairs, donor=training.direction.donor, intervention=training.kind,
+        neurons=few,
+    )  # fmt: skip

@@ -5,7 +5,7 @@
 at the recipient's read position, where target_i is what the intervention would set the neuron to:
 the donor's value (`patch`, AtP: Nanda 2023; Kramár et al. 2024), a mean (`set`, `mean`) or 0. All
 neurons for two forward passes and one backward pass a pair, and with the suffix engine for little more
-than the forward passes (`suffix_slopes.py`).
+than the forward passes (`engine.slopes`).
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ import torch
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
-from neurotrace.core.sides import Side, recipient_of
-from neurotrace.interventions.intervention import Kind
-from neurotrace.interventions.targets import finite, provenance, targets_for
+from neurotrace.core.sides import SIDES, Direction, Side
+from neurotrace.interventions.kinds import Kind, form_of
+from neurotrace.interventions.targets import Targets, finite, provenance, targets_for
 from neurotrace.models.activations import Moments
 from neurotrace.models.encoding import EncodedPairs, encode
 from neurotrace.models.gradients import gradients
 from neurotrace.models.hooks import inspect_model
 from neurotrace.models.protocol import HookedModel
+from neurotrace.rankers.training import Training
 
 
 def gradient(
@@ -46,10 +47,46 @@ def gradient(
     encoded = encode(model, pairs)
     targets = targets_for(model, encoded, donor, intervention, reference, progress)
     total = torch.zeros(inspect_model(model).n_layers, inspect_model(model).d_mlp)
-    batches = gradients(model, encoded, recipient_of(donor), batch_size, progress)
+    batches = gradients(model, encoded, Direction.from_donor(donor).recipient, batch_size, progress)
     for rows, values, slopes in batches:
         total += (targets.changes(rows, values) * slopes).sum(dim=0)
     return Scores(
         "gradient", finite(total / len(encoded), "gradient"),
         provenance=provenance(model, encoded, donor, intervention),
     )  # fmt: skip
+
+
+def from_evidence(training: Training) -> Scores:
+    """`gradient` from what a study has read."""
+    return from_slopes(training, "gradient", both=False)
+
+
+def from_slopes(training: Training, method: str, *, both: bool) -> Scores:
+    """The score from the slopes at the recipient, or (`both`) from their mean over both runs."""
+    evidence, direction = training.evidence, training.direction
+    place = SIDES.index(direction.recipient)
+    if form_of(training.kind).together is not None:  # a set moves together, along the slope
+        found = training.reference or evidence.reference(training.rows)
+        slope = found.slope.mean(dim=0) if both else found.slope[place]
+        spread = found.spread.mean(dim=0) if both else found.spread[place]
+        # a neuron that pushes the same way in most groups, for little written
+        pull = (slope.abs() - spread / 2) / found.norms
+        return Scores(
+            method,
+            direction.sign * pull,
+            "nats of L per unit written",
+            provenance=training.record(),
+        )
+    targets = Targets(
+        training.kind, direction.donor, evidence.activations.side(direction.donor), training.means
+    )
+    index = list(training.rows)
+    total = torch.zeros(evidence.slopes.shape[2:])
+    for start in range(0, len(index), 64):  # bounds the memory of the products
+        some = index[start : start + 64]
+        changes = targets.changes(some, evidence.activations.values[place, some])
+        slopes = evidence.slopes[place, some]
+        if both:
+            slopes = (slopes + evidence.slopes[1 - place, some]) / 2
+        total += (changes * slopes).sum(dim=0)
+    return Scores(method, total / len(index), provenance=training.record())

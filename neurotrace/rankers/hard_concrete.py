@@ -19,7 +19,7 @@ from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import Side
-from neurotrace.interventions.intervention import Kind
+from neurotrace.interventions.kinds import Kind
 from neurotrace.models.activations import Moments
 from neurotrace.models.encoding import EncodedPairs
 from neurotrace.models.hooks import inspect_model

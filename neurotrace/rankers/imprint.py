@@ -29,9 +29,9 @@ from neurotrace.core.metrics import logit_difference
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress, over
 from neurotrace.core.scores import Scores
-from neurotrace.core.sides import Side, recipient_of
+from neurotrace.core.sides import Direction, Side
 from neurotrace.engine.parts import Parts, overridden, write_rows
-from neurotrace.interventions.intervention import Kind
+from neurotrace.interventions.kinds import Kind
 from neurotrace.interventions.targets import provenance
 from neurotrace.models.encoding import EncodedPairs, encode
 from neurotrace.models.engines import engine_of
@@ -63,7 +63,7 @@ def imprint(
             "imprint reads the rows of a transformers model: load it with nt.load_model"
         )
     parts: Parts = engine.parts
-    side = recipient_of(donor)
+    side = Direction.from_donor(donor).recipient
     prompts = list(encoded.ids(side))
     order = over(progress, prompts, "imprint")
     with torch.no_grad():

@@ -18,8 +18,8 @@ from neurotrace.core.errors import InputError
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress, over
 from neurotrace.core.scores import Scores
-from neurotrace.core.sides import Side, recipient_of
-from neurotrace.interventions.intervention import Kind
+from neurotrace.core.sides import Direction, Side
+from neurotrace.interventions.kinds import Kind
 from neurotrace.interventions.targets import finite, provenance, targets_for
 from neurotrace.models.activations import Moments, read_activations
 from neurotrace.models.encoding import EncodedPairs, by_length, encode
@@ -49,7 +49,7 @@ def integrated(
     targets = targets_for(model, encoded, donor, intervention, reference, progress)
     total = torch.full((info.n_layers, info.d_mlp), torch.nan)
     total[chosen] = 0.0
-    batches = list(by_length(encoded.ids(recipient_of(donor)), batch_size))
+    batches = list(by_length(encoded.ids(Direction.from_donor(donor).recipient), batch_size))
     for rows, ids in over(progress, batches, "integrating"):
         values = read_activations(model, ids, info.n_layers, info.d_mlp)
         changes = targets.changes(rows, values)

@@ -30,9 +30,9 @@ from neurotrace.core.errors import InputError
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress, over
 from neurotrace.core.scores import Scores
-from neurotrace.core.sides import Side, direction_of, recipient_of
+from neurotrace.core.sides import Direction, Side
 from neurotrace.engine.slopes import logits_through, prefix_of
-from neurotrace.interventions.intervention import Kind
+from neurotrace.interventions.kinds import Kind
 from neurotrace.interventions.targets import finite, provenance, targets_for
 from neurotrace.models.activations import Moments
 from neurotrace.models.encoding import EncodedPairs, by_length, encode
@@ -81,8 +81,8 @@ def learn(
     encoded = encode(model, pairs)
     targets = targets_for(model, encoded, donor, intervention, reference, progress)
     info = inspect_model(model)
-    recipient = recipient_of(donor)
-    wanted = encoded.reasoned if direction_of(donor) == "to_reasoning" else encoded.memorized
+    recipient = Direction.from_donor(donor).recipient
+    wanted = encoded.reasoned if donor == "reasoning" else encoded.memorized
     if question == "keep":
         wanted = encoded.memorized if recipient == "memorization" else encoded.reasoned
     engine = engine_of(model)
@@ -120,7 +120,7 @@ def learn(
         with torch.no_grad():
             settle(parameters)
     score = cost(parameters.detach()).clone()
-    sign = -1.0 if direction_of(donor) == "to_reasoning" else 1.0
+    sign = Direction.from_donor(donor).sign
     return Scores(
         method, sign * finite(score, method), "share of a neuron's mask, signed by direction",
         provenance=provenance(model, encoded, donor, intervention)

@@ -9,8 +9,8 @@ import torch
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
-from neurotrace.core.sides import Side
-from neurotrace.interventions.intervention import Kind
+from neurotrace.core.sides import Direction, Side
+from neurotrace.interventions.kinds import Kind
 from neurotrace.models.encoding import EncodedPairs
 from neurotrace.models.hooks import inspect_model
 from neurotrace.models.protocol import HookedModel
@@ -30,5 +30,8 @@ def random_scores(
     generator = torch.Generator().manual_seed(seed)
     return Scores(
         "random", torch.randn(info.n_layers, info.d_mlp, generator=generator), "none",
-        provenance={"seed": seed, "donor": donor, "intervention": intervention},
+        provenance={
+            "model": info.name, "seed": seed, "donor": donor, "intervention": intervention,
+            "direction": Direction.from_donor(donor).value,
+        },
     )  # fmt: skip

@@ -1,119 +1,142 @@
-"""What a ranking costs in forward and backward passes: a number that no machine changes."""
+"""Every ranker by its name: what it costs, and how it ranks from what a study has read already.
+
+All lists of rankers are queries of `RANKERS`: those that `run`, `rank`, `inject` and `overlap` take.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
-import torch
-
-from neurotrace import rankers
 from neurotrace.core.errors import InputError
 from neurotrace.core.scores import Scores
-from neurotrace.core.sides import SIDES, Direction, Side
-from neurotrace.interventions.intervention import Kind, parse_kind
-from neurotrace.interventions.reference import Evidence, Reference
-from neurotrace.interventions.targets import Targets, provenance
-from neurotrace.models.encoding import EncodedPairs
 from neurotrace.models.hooks import ModelInfo
-from neurotrace.models.protocol import HookedModel
+from neurotrace.rankers import exact as exactly
+from neurotrace.rankers import gradient as gradients
+from neurotrace.rankers import two_ended as ends
+from neurotrace.rankers.contrast import (
+    contrast,
+    contrast_from_evidence,
+    pearson,
+    pearson_from_evidence,
+)
+from neurotrace.rankers.direct import direct
+from neurotrace.rankers.hard_concrete import hard_concrete
+from neurotrace.rankers.imprint import imprint
+from neurotrace.rankers.integrated import integrated
+from neurotrace.rankers.log_increase import log_increase
+from neurotrace.rankers.magnitude import magnitude
+from neurotrace.rankers.random import random_scores
+from neurotrace.rankers.relp import relp
+from neurotrace.rankers.slimming import slimming
+from neurotrace.rankers.slope import slope
+from neurotrace.rankers.training import Training
 
-_STEPS = {"slimming": 200, "hard_concrete": 400}  # their defaults
+
+def _unknown(info: ModelInfo, pairs: int, reads: int) -> float:
+    return math.nan
+
+
+def _learning(steps: int) -> Callable[[ModelInfo, int, int], float]:
+    """A step is a pass each way over a batch of at most 32 pairs."""
+    return lambda info, pairs, reads: round(2 * steps * min(32, pairs) / pairs, 1)
+
+
+@dataclass(frozen=True)
+class Ranker:
+    """A method.
+
+    Attributes:
+        function: ``(model, pairs, *, donor, intervention, progress) -> Scores``.
+        passes: (model, pairs, 1 if the donor run is read else 0) -> forward and backward passes a
+            pair for one direction. No machine changes this number.
+        from_evidence: the same scores from what a study has read; None: `function` is called.
+        mean_over_pairs: whether a score is a mean over pairs, so that groups of pairs can be resampled.
+        learned: whether it is found by gradient descent over all neurons at once.
+        compared: whether ``rank --methods all`` and ``inject --methods all`` have it.
+        kinds: interventions that ``rank --methods all`` ranks for beside `patch`.
+    """
+
+    function: Callable[..., Scores]
+    passes: Callable[[ModelInfo, int, int], float] = _unknown
+    from_evidence: Callable[[Training], Scores] | None = None
+    mean_over_pairs: bool = True
+    learned: bool = False
+    compared: tuple[str, ...] = ("rank", "inject")
+    kinds: tuple[str, ...] = ()
+
+
+RANKERS: dict[str, Ranker] = {
+    "gradient": Ranker(
+        gradients.gradient, lambda m, n, reads: 2 + reads, gradients.from_evidence, kinds=("mean",)
+    ),
+    "two_ended": Ranker(
+        ends.two_ended, lambda m, n, reads: 4 + reads, ends.from_evidence,
+        compared=("rank",),
+    ),
+    "contrast": Ranker(contrast, lambda m, n, reads: 2, contrast_from_evidence),
+    "pearson": Ranker(
+        pearson, lambda m, n, reads: 2, pearson_from_evidence,
+        mean_over_pairs=False, compared=("rank",),
+    ),
+    "direct": Ranker(direct, lambda m, n, reads: 1 + reads),
+    "integrated": Ranker(integrated, lambda m, n, reads: 2 * 5 * m.n_layers + 1 + reads),
+    "relp": Ranker(relp, lambda m, n, reads: 2 + reads),
+    "log_increase": Ranker(log_increase, lambda m, n, reads: 1 + reads),
+    "slimming": Ranker(slimming, _learning(200), mean_over_pairs=False, learned=True),
+    "hard_concrete": Ranker(hard_concrete, _learning(400), mean_over_pairs=False, learned=True),
+    "magnitude": Ranker(magnitude, lambda m, n, reads: 0),
+    "exact": Ranker(
+        exactly.exact, lambda m, n, reads: m.n_neurons + 1 + reads, exactly.from_evidence, kinds=("mean",)
+    ),
+    "slope": Ranker(slope, lambda m, n, reads: 2 + reads, compared=("inject",)),
+    "imprint": Ranker(imprint, lambda m, n, reads: 2, compared=("inject",)),
+    "random": Ranker(
+        random_scores, lambda m, n, reads: 0, mean_over_pairs=False
+    ),
+}  # fmt: skip
+
+
+def register_ranker(name: str, ranker: Ranker) -> None:
+    """Add a ranker, so that `nt.study`, `nt.compare` and ``--method`` know it.
+
+    Example::
+
+        register_ranker("mine", Ranker(my_function))
+
+    Raises:
+        InputError: the name is taken, or has a colon or a comma in it.
+    """
+    if name in RANKERS or not name or set(name) & set(":,"):
+        raise InputError(f"ranker {name!r}: expected a new name without a colon or comma")
+    RANKERS[name] = ranker
+
+
+def ranker_of(name: str) -> Ranker:
+    """The ranker of this name; `InputError` for an unknown one."""
+    if name not in RANKERS:
+        raise InputError(f"method {name!r}: expected one of {', '.join(RANKERS)}")
+    return RANKERS[name]
+
+
+def compared_by(command: str) -> tuple[str, ...]:
+    """The rankers that ``--methods all`` stands for; after their names, those for other kinds."""
+    names = [name for name, ranker in RANKERS.items() if command in ranker.compared]
+    more = [f"{name}:{kind}" for name in names for kind in RANKERS[name].kinds]
+    return (*names, *(more if command == "rank" else ()))
 
 
 def passes(name: str, kind: str, info: ModelInfo, pairs: int) -> float:
     """Forward and backward passes a pair for one direction; reading the donor counts one."""
-    reads = 0 if kind == "zero" else 1
-    counts: dict[str, float] = {
-        "random": 0, "magnitude": 0, "contrast": 2, "pearson": 2, "imprint": 2, "gradient": 2 + reads,
-        "relp": 2 + reads, "slope": 2 + reads, "two_ended": 4 + reads, "direct": 1 + reads,
-        "log_increase": 1 + reads, "integrated": 2 * 5 * info.n_layers + 1 + reads,
-        "exact": info.n_neurons + 1 + reads,
-    }  # fmt: skip
-    if name in _STEPS:
-        # a step is a pass each way over a batch of at most 32 pairs
-        return round(2 * _STEPS[name] * min(32, pairs) / pairs, 1)
-    return counts[name]
+    return ranker_of(name).passes(info, pairs, 0 if kind == "zero" else 1)
 
 
-METHODS = (
-    "gradient",
-    "two_ended",
-    "contrast",
-    "pearson",
-    "direct",
-    "integrated",
-    "relp",
-    "log_increase",
-    "slimming",
-    "hard_concrete",
-    "magnitude",
-    "exact",
-    "random",
-)
-
-_EXACT_CANDIDATES = 200  # neurons, per direction, that `exact` measures: the gradient's strongest
-
-
-def rank(
-    model: HookedModel,
-    encoded: EncodedPairs,
-    evidence: Evidence,
-    rows: Sequence[int],
-    *,
-    method: str,
-    kind: Kind,
-    direction: Direction,
-    reference: Reference | None = None,
-) -> Scores:
-    """The ranking of `method` for this intervention, from the pairs at `rows` alone.
-
-    `reference` is theirs, if it has been computed already.
-    """
-    donor: Side = "reasoning" if direction == "to_reasoning" else "memorization"
-    place = SIDES.index("memorization" if donor == "reasoning" else "reasoning")
-    record = provenance(model, encoded.at(rows), donor, kind)
-    if method in ("gradient", "two_ended") and parse_kind(kind)[0] == "steer":
-        found = reference or evidence.reference(rows)
-        both = method == "two_ended"
-        slope = found.slope.mean(dim=0) if both else found.slope[place]
-        spread = found.spread.mean(dim=0) if both else found.spread[place]
-        # a neuron that pushes the same way in most groups, for little written
-        pull = (slope.abs() - spread / 2) / found.norms
-        sign = -1.0 if direction == "to_reasoning" else 1.0
-        return Scores(method, sign * pull, "nats of L per unit written", provenance=record)
-    if method in ("gradient", "two_ended"):
-        donors = evidence.activations.side(donor)
-        means = reference.moments if reference else evidence.moments(rows)
-        targets = Targets(kind, donor, donors, means)
-        index = list(rows)
-        total = torch.zeros(evidence.slopes.shape[2:])
-        for start in range(0, len(index), 64):  # bounds the memory of the products
-            some = index[start : start + 64]
-            changes = targets.changes(some, evidence.activations.values[place, some])
-            slopes = evidence.slopes[place, some]
-            if method == "two_ended":
-                slopes = (slopes + evidence.slopes[1 - place, some]) / 2
-            total += (changes * slopes).sum(dim=0)
-        return Scores(method, total / len(index), provenance=record)
-    if method == "contrast":
-        means = reference.moments if reference else evidence.moments(rows)
-        unit = "activation, reasoning minus memorization"
-        return Scores(method, means.contrast, unit, signed=False, provenance=record)
-    if method == "pearson":
-        means = reference.moments if reference else evidence.moments(rows)
-        unit = "correlation with the reasoning side"
-        return Scores(method, means.pearson, unit, signed=False, provenance=record)
-    part = encoded.at(rows)
-    if method == "random":
-        return rankers.random_scores(model, part, donor=donor, intervention=kind)
-    if method in METHODS and method != "exact":
-        ranker = getattr(rankers, method)
-        return ranker(model, part, donor=donor, intervention=kind)  # type: ignore[no-any-return]
-    if method == "exact":
-        screen = rank(
-            model, encoded, evidence, rows, method="gradient", kind=kind, direction=direction
-        )
-        count = min(_EXACT_CANDIDATES, screen.n_neurons)
-        few = screen.top(count, direction=direction)
-        return rankers.exact(model, part, donor=donor, intervention=kind, neurons=few)
-    raise InputError(f"method {method!r}: expected one of {', '.join(METHODS)}")
+def rank(training: Training, method: str) -> Scores:
+    """The ranking of `method` from training pairs."""
+    ranker = ranker_of(method)
+    if ranker.from_evidence is not None:
+        return ranker.from_evidence(training)
+    return ranker.function(
+        training.model, training.pairs, donor=training.direction.donor, intervention=training.kind
+    )

@@ -18,8 +18,8 @@ from neurotrace.core.errors import InputError
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
-from neurotrace.core.sides import Side, recipient_of
-from neurotrace.interventions.intervention import Kind
+from neurotrace.core.sides import Direction, Side
+from neurotrace.interventions.kinds import Kind
 from neurotrace.interventions.targets import finite, provenance, targets_for
 from neurotrace.models.activations import Moments
 from neurotrace.models.encoding import EncodedPairs, encode
@@ -49,7 +49,7 @@ def relp(
     info = inspect_model(model)
     targets = targets_for(model, encoded, donor, intervention, reference, progress)
     total = torch.zeros(info.n_layers, info.d_mlp)
-    side = recipient_of(donor)
+    side = Direction.from_donor(donor).recipient
     for rows, values, slopes in gradients(model, encoded, side, batch_size, progress, _slopes):
         total += (targets.changes(rows, values) * slopes).sum(dim=0)
     return Scores(

@@ -19,14 +19,16 @@ import torch
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress, over
 from neurotrace.core.scores import Scores
-from neurotrace.core.sides import Side, recipient_of
-from neurotrace.interventions.intervention import Kind
+from neurotrace.core.sides import Direction, Side
+from neurotrace.interventions.kinds import Kind
 from neurotrace.interventions.targets import finite, provenance, targets_for
 from neurotrace.models.activations import Moments
 from neurotrace.models.encoding import EncodedPairs, by_length, encode
 from neurotrace.models.gradients import slopes_of
 from neurotrace.models.hooks import inspect_model
 from neurotrace.models.protocol import HookedModel
+from neurotrace.rankers.gradient import from_slopes
+from neurotrace.rankers.training import Training
 
 
 def two_ended(
@@ -44,7 +46,7 @@ def two_ended(
     info = inspect_model(model)
     targets = targets_for(model, encoded, donor, intervention, reference, progress)
     total = torch.zeros(info.n_layers, info.d_mlp)
-    recipient = recipient_of(donor)
+    recipient = Direction.from_donor(donor).recipient
     batches = list(by_length(encoded.ids(recipient), batch_size))
     for rows, ids in over(progress, batches, "two-ended"):
         answers = encoded.memorized[rows], encoded.reasoned[rows]
@@ -58,3 +60,8 @@ def two_ended(
         "two_ended", finite(total / len(encoded), "two_ended"),
         provenance=provenance(model, encoded, donor, intervention),
     )  # fmt: skip
+
+
+def from_evidence(training: Training) -> Scores:
+    """`two_ended` from what a study has read."""
+    return from_slopes(training, "two_ended", both=True)

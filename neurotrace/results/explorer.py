@@ -31,8 +31,8 @@ from neurotrace.core.neurons import Neuron
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
-from neurotrace.core.sides import DIRECTIONS, SIDES, Side, spoken
-from neurotrace.interventions.intervention import Kind
+from neurotrace.core.sides import DIRECTIONS, SIDES, spoken
+from neurotrace.interventions.kinds import Kind
 from neurotrace.models.activations import Activations, collect
 from neurotrace.models.encoding import EncodedPairs, encode
 from neurotrace.models.hooks import inspect_model, tokenizer_of, unembedding, w_out
@@ -234,7 +234,7 @@ def _effects(
         every = list(first_of.values())
         rows = every[:: max(1, len(every) // each)][:each]
         for direction in DIRECTIONS:
-            donor: Side = "reasoning" if direction == "to_reasoning" else "memorization"
+            donor = direction.donor
             table = ablation_effects(
                 model, encoded.at(rows), top, mode=mode, donor=donor, progress=progress
             ).table

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from neurotrace import rankers
 from neurotrace.ablation.neurons import ablate
 from neurotrace.core.errors import InputError
 from neurotrace.core.neurons import Neuron
@@ -22,21 +21,18 @@ from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import DIRECTIONS, Direction, Side
 from neurotrace.interventions.effects import measure
-from neurotrace.interventions.intervention import Intervention, parse_kind, patch
+from neurotrace.interventions.intervention import Intervention, patch
+from neurotrace.interventions.kinds import parse_kind
 from neurotrace.models.encoding import EncodedPairs, encode
 from neurotrace.models.hooks import ModelInfo, inspect_model
 from neurotrace.models.protocol import HookedModel
-from neurotrace.rankers.registry import METHODS, passes
+from neurotrace.rankers.registry import RANKERS, compared_by, passes, ranker_of
 from neurotrace.studies.faithfulness import area, curves, overlap_of_tops, recall, spearman
 
 if TYPE_CHECKING:
     import pandas as pd
 
-ALL = (
-    *METHODS[:6], "gradient:mean", "exact:mean", *(m for m in METHODS[6:] if m != "random"),
-    "random",
-)  # fmt: skip
-DONORS: dict[Direction, Side] = {"to_reasoning": "reasoning", "to_memorization": "memorization"}
+ALL = compared_by("rank")
 Positions = Literal["read", "all"]
 
 
@@ -124,24 +120,24 @@ def compare(
         test = encoded.of(second)
         counts[family] = len(train), len(test)
         exact = {
-            (kind, way): _exact(model, train, kind, donor, exact_neurons, seed, progress)
+            (kind, way): _exact(model, train, kind, way.donor, exact_neurons, seed, progress)
             for kind in ("patch", "mean")
-            for way, donor in DONORS.items()
+            for way in DIRECTIONS
         }
         rows = []
         for name, kind in asked:
             label = name if kind == "patch" else f"{name}:{kind}"
             found: dict[Direction, Scores] = {}
             seconds = 0.0
-            for way, donor in DONORS.items():
+            for way in DIRECTIONS:
                 if name == "exact" and (kind, way) in exact:
                     found[way], spent = exact[kind, way]
                 else:
                     start = time.perf_counter()
-                    ranker = getattr(rankers, "random_scores" if name == "random" else name)
-                    found[way] = ranker(model, train, donor=donor, intervention=kind)
+                    ranker = ranker_of(name).function
+                    found[way] = ranker(model, train, donor=way.donor, intervention=kind)
                     spent = time.perf_counter() - start
-                seconds += spent / len(DONORS)
+                seconds += spent / len(DIRECTIONS)
                 kept[family, label, way] = replace(found[way], method=label)
             row = {"family": family, "ranker": label} | _agreement(found, exact, truth)
             if curve_pairs:
@@ -175,9 +171,9 @@ def compare(
 
 def _parse(method: str) -> tuple[str, str]:
     name, _, kind = method.partition(":")
-    if name not in METHODS:
+    if name not in RANKERS:
         raise InputError(
-            f"method {method!r}: expected {', '.join(METHODS)}, or ranker:intervention"
+            f"method {method!r}: expected {', '.join(RANKERS)}, or ranker:intervention"
         )
     parse_kind(kind or "patch")
     return name, kind or "patch"
@@ -231,7 +227,7 @@ def _curves(
             for way, scores in found.items()
         }
     return [
-        curves(model, pairs, scores, donor=DONORS[way]).assign(direction=way)
+        curves(model, pairs, scores, donor=way.donor).assign(direction=way)
         for way, scores in found.items()
     ]
 
@@ -250,7 +246,7 @@ def _flips(
         measured = int((~scores.value.isnan()).sum())
         top = scores.top(min(max(ks), measured), direction=way)
         for k in ks:
-            made.append(replace(patch(top[:k], donor=DONORS[way]), label=label))
+            made.append(replace(patch(top[:k], donor=way.donor), label=label))
     tables = []
     for where in positions:
         rates = measure(model, test, made, positions=where).rates(

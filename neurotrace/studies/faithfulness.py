@@ -28,8 +28,8 @@ from neurotrace.core.errors import InputError
 from neurotrace.core.neurons import Neuron
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.scores import Scores
-from neurotrace.core.sides import Direction, Side, direction_of
-from neurotrace.interventions.intervention import Kind
+from neurotrace.core.sides import Direction, Side
+from neurotrace.interventions.kinds import Kind
 from neurotrace.models.encoding import EncodedPairs, encode
 from neurotrace.models.protocol import HookedModel
 
@@ -54,7 +54,7 @@ def spearman(scores: Scores, exact: Scores) -> float:
 
 
 def overlap_of_tops(
-    scores: Scores, exact: Scores, *, share: float = 0.01, direction: Direction
+    scores: Scores, exact: Scores, *, share: float = 0.01, direction: Direction | str
 ) -> float:
     """Share of the exact top `share` of neurons that is in the ranking's own top of that size.
 
@@ -74,7 +74,7 @@ def overlap_of_tops(
     return len({*top} & {*true.top(k, direction=direction)}) / k
 
 
-def recall(scores: Scores, truth: Sequence[Neuron], *, direction: Direction) -> float:
+def recall(scores: Scores, truth: Sequence[Neuron], *, direction: Direction | str) -> float:
     """Share of the true neurons among as many of the ranking's top."""
     if not truth:
         raise InputError("no true neurons to recall: the truth is empty")
@@ -100,7 +100,7 @@ def curves(
     if scores.value.isnan().any():
         raise InputError(f"{scores.method} leaves neurons unranked: curves need all of them")
     encoded = encode(model, pairs)
-    ranking = scores.top(scores.n_neurons, direction=direction_of(donor))
+    ranking = scores.top(scores.n_neurons, direction=Direction.from_donor(donor))
     total = len(ranking)
     ks = [2**power for power in range(total.bit_length()) if 2**power < total] + [total]
     options: dict[str, Any] = {"mode": intervention, "donor": donor, "reference": reference}

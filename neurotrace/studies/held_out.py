@@ -25,7 +25,8 @@ from neurotrace.interventions.controls import CONTROLS, controls_for, random_con
 from neurotrace.interventions.damage import damage, standing_in
 from neurotrace.interventions.effects import Effects, measure
 from neurotrace.interventions.generation import generate
-from neurotrace.interventions.intervention import Intervention, Kind, parse_kind
+from neurotrace.interventions.intervention import Intervention
+from neurotrace.interventions.kinds import Kind, form_of
 from neurotrace.interventions.logits import logits_under
 from neurotrace.interventions.reference import Evidence, Reference
 from neurotrace.models.activations import Activations
@@ -33,6 +34,7 @@ from neurotrace.models.encoding import EncodedPairs, by_length
 from neurotrace.models.hooks import ModelInfo
 from neurotrace.models.protocol import HookedModel
 from neurotrace.rankers.registry import rank
+from neurotrace.rankers.training import Training
 from neurotrace.studies.selection import Candidate, choose, interventions_for
 
 _WRITTEN = 6  # tokens of continuation in the report's examples
@@ -131,17 +133,13 @@ class Proof:
         made: dict[Candidate, Intervention] = {}
         for method in self.methods:
             for kind in self.kinds:
-                if (
-                    parse_kind(kind)[0] == "steer"
-                    and method == "gradient"
-                    and len(self.methods) > 1
-                ):
+                together = form_of(kind).together is not None
+                if together and method == "gradient" and len(self.methods) > 1:
                     continue  # its shift follows the two-ended slope: so does its ranking
-                ranking = rank(
-                    self.model, self.own, self.evidence, fold.train, method=method, kind=kind,
-                    direction=self.direction,
-                    reference=reference,
-                )  # fmt: skip
+                training = Training(
+                    self.model, self.own, self.evidence, fold.train, kind, self.direction, reference
+                )
+                ranking = rank(training, method)
                 for each in interventions_for(
                     ranking, kind=kind, direction=self.direction, ks=self.ks, reference=reference
                 ):

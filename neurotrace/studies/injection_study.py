@@ -17,27 +17,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neurotrace import rankers
 from neurotrace.core.errors import InputError
 from neurotrace.core.files import prepare_folder, write_atomically
 from neurotrace.core.process import Progress, over
 from neurotrace.core.scores import Scores
+from neurotrace.core.sides import Direction
 from neurotrace.core.statistics import mean_interval
 from neurotrace.models.encoding import EncodedPairs
 from neurotrace.models.hooks import ModelInfo, inspect_model
 from neurotrace.models.protocol import HookedModel
-from neurotrace.rankers.imprint import imprint
-from neurotrace.rankers.registry import passes
+from neurotrace.rankers.registry import RANKERS, compared_by, passes, ranker_of
 from neurotrace.studies.faithfulness import recall
 from neurotrace.studies.injection import Fact, UnteachableError, inject
 
 if TYPE_CHECKING:
     import pandas as pd
 
-METHODS = (
-    "imprint", "gradient", "relp", "integrated", "direct", "log_increase", "slope", "slimming",
-    "hard_concrete", "exact", "contrast", "magnitude", "random",
-)  # fmt: skip
+METHODS = compared_by("inject")
 
 
 def injection_study(
@@ -69,9 +65,10 @@ def injection_study(
         UnteachableError: no fact could be taught.
         InputError: an unknown method; a folder that holds a study with other settings.
     """
-    unknown = [name for name in methods if name not in METHODS]
-    if unknown or not methods:
-        raise InputError(f"methods {unknown}: expected one or more of {', '.join(METHODS)}")
+    if not methods:
+        raise InputError(f"methods is empty: expected one or more of {', '.join(RANKERS)}")
+    for name in methods:
+        ranker_of(name)
     folder = prepare_folder(out, ())
     (folder / "parts").mkdir(exist_ok=True)
     _same_settings(
@@ -139,7 +136,7 @@ def _part(
                 scores = _rank(name, model, injection.pairs, seed)
                 rows.append({
                     "fact": fact.id, "fraction": fraction, "ranker": name,
-                    "recall": recall(scores, injection.neurons, direction="to_reasoning"),
+                    "recall": recall(scores, injection.neurons, direction=Direction.TO_REASONING),
                     "seconds": round(time.perf_counter() - start, 3), "k": len(injection.neurons),
                     "steps": injection.steps, "loss": round(injection.loss, 4),
                     "changed": round(injection.changed, 4),
@@ -154,14 +151,12 @@ def _part(
 def _rank(name: str, model: HookedModel, pairs: EncodedPairs, seed: int) -> Scores:
     """The ranking of the neurons that hold the memorized answer on the memorization prompt."""
     options: dict[str, Any] = {"donor": "reasoning", "intervention": "zero"}
+    ranker = ranker_of(name)
     if name == "random":
-        return rankers.random_scores(model, pairs, seed=seed, **options)
-    if name == "imprint":
-        return imprint(model, pairs, **options)
-    if name in ("slimming", "hard_concrete"):
+        options["seed"] = seed
+    if ranker.learned:
         options["question"] = "keep"
-    ranked: Scores = getattr(rankers, name)(model, pairs, **options)
-    return ranked
+    return ranker.function(model, pairs, **options)
 
 
 def _same_settings(folder: Path, settings: dict[str, Any]) -> None:

@@ -27,7 +27,7 @@ from neurotrace.core.errors import InputError
 from neurotrace.core.metrics import logit_difference
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress, over
-from neurotrace.core.sides import Side, recipient_of
+from neurotrace.core.sides import Direction, Side
 from neurotrace.models.encoding import EncodedPairs, by_length, encode
 from neurotrace.models.hooks import Point, Site, inspect_model
 from neurotrace.models.protocol import HookedModel
@@ -250,7 +250,7 @@ class _Work:
     ):
         self.model, self.train, self.test, self.donor = model, train, test, donor
         self.batch_size = batch_size
-        self.recipient: Side = recipient_of(donor)
+        self.recipient: Side = Direction.from_donor(donor).recipient
         self.groups = [pair.group for pair in test.pairs]
         self.n_layers = inspect_model(model).n_layers
         sites: tuple[Site, ...] = (*_WHOLE, "heads")

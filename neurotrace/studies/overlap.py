@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from neurotrace.core.errors import InputError
-from neurotrace.core.sides import direction_of
+from neurotrace.core.sides import Direction
 from neurotrace.studies.significance import GroupScores
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def overlap(
         raise InputError(f"k={k}: expected 1 to {layers * width}, the model's neurons")
     whole, drawn = {}, {}
     for name, own in grouped.items():
-        direction = direction_of(own.scores.provenance["donor"])
+        direction = Direction.from_donor(own.scores.provenance["donor"])
         ones = own.sizes.new_ones(1, len(own.sizes))
         (whole[name],) = own.tops(ones, k, direction=direction)
         drawn[name] = own.tops(own.resampled(resamples, seed=seed), k, direction=direction)

@@ -16,7 +16,8 @@ from neurotrace.core.scores import Scores
 from neurotrace.core.sides import Direction
 from neurotrace.interventions.controls import CONTROLS, controls_for
 from neurotrace.interventions.effects import Effects
-from neurotrace.interventions.intervention import Intervention, Kind, make
+from neurotrace.interventions.intervention import Intervention, make
+from neurotrace.interventions.kinds import Kind
 from neurotrace.interventions.reference import Reference
 
 QUIET = 0.04  # of training answers, at most, may a chosen candidate's controls flip

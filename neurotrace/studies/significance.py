@@ -34,8 +34,8 @@ from neurotrace.core.errors import InputError
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress, over
 from neurotrace.core.scores import Scores
-from neurotrace.core.sides import Direction, Side, direction_of
-from neurotrace.interventions.intervention import Kind, parse_kind
+from neurotrace.core.sides import Direction, Side
+from neurotrace.interventions.kinds import Kind, form_of
 from neurotrace.models.activations import moments
 from neurotrace.models.encoding import EncodedPairs, encode
 from neurotrace.models.protocol import HookedModel
@@ -67,14 +67,14 @@ class GroupScores:
         return torch.nn.functional.one_hot(drawn, count).sum(dim=1).float()
 
     def tops(
-        self, weights: Float[Tensor, "draw group"], k: int, *, direction: Direction
+        self, weights: Float[Tensor, "draw group"], k: int, *, direction: Direction | str
     ) -> list[set[int]]:
         """For each draw the places of the k neurons that push hardest in `direction`."""
         found: list[set[int]] = []
         step = max(1, _AT_ONCE // self.value.shape[1])
         for some in weights.split(step):
             means = self.means(some)
-            sign = -1.0 if direction == "to_reasoning" else 1.0
+            sign = Direction(direction).sign
             strength = sign * means if self.scores.signed else means.abs()
             strength = strength.nan_to_num(nan=-torch.inf)
             order = torch.sort(strength, dim=1, descending=True, stable=True).indices[:, :k]
@@ -113,7 +113,7 @@ def group_scores(
         raise InputError(f"all pairs are of one {by}: two or more are needed to resample them")
     options: dict[str, Any] = {"donor": donor, "intervention": intervention}
     takes = inspect.signature(ranker).parameters
-    if "reference" in takes and parse_kind(intervention)[0] in ("set", "mean", "shift"):
+    if "reference" in takes and form_of(intervention).needs == "means":
         options["reference"] = moments(model, encoded, progress=progress)  # of all pairs, for each
     named = list(rows.values())
     work = over(progress, named, "ranking by groups")
@@ -194,7 +194,7 @@ def stability(
     measured = int((~scores.value.isnan()).sum())
     if not 1 <= k <= measured:
         raise InputError(f"k={k}: expected 1 to {measured}, the neurons with a score")
-    direction: Direction = direction_of(scores.provenance["donor"])
+    direction = Direction.from_donor(scores.provenance["donor"])
     full = set(grouped.tops(torch.ones(1, len(grouped.sizes)), k, direction=direction)[0])
     kept = torch.zeros(scores.n_neurons)
     overlap = 0.0

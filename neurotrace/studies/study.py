@@ -23,16 +23,17 @@ from neurotrace.core.errors import InputError
 from neurotrace.core.pairs import PromptPair, fold_pairs
 from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
-from neurotrace.core.sides import DIRECTIONS, Direction, Side, spoken
+from neurotrace.core.sides import DIRECTIONS, Direction, spoken
 from neurotrace.interventions.damage import neutral_ids
 from neurotrace.interventions.effects import Effects
-from neurotrace.interventions.intervention import Kind, parse_kind
+from neurotrace.interventions.kinds import Kind, parse_kind
 from neurotrace.interventions.reference import Evidence, gather
 from neurotrace.models.encoding import EncodedPairs, encode
 from neurotrace.models.hooks import ModelInfo, inspect_model
 from neurotrace.models.protocol import HookedModel
-from neurotrace.rankers import exact
-from neurotrace.rankers.registry import METHODS, rank
+from neurotrace.rankers.exact import exact
+from neurotrace.rankers.registry import rank, ranker_of
+from neurotrace.rankers.training import Training
 from neurotrace.studies.held_out import Example, Flip, Proof, RowFold
 from neurotrace.studies.selection import default_ks
 
@@ -141,7 +142,7 @@ def study(
     """Find the neurons that flip the model's answers, and measure on held-out pairs that they do.
 
     Args:
-        methods: rankers to try, names from `selection.METHODS`.
+        methods: rankers to try, names from `rankers.registry.RANKERS`.
         interventions: kinds to try, in order of preference where they tie.
         ks: numbers of neurons to try; default: four sizes up to 1 % of the neurons, at most 64.
         split: ``"group"``, or ``"group+template"`` for unseen groups *and* unseen templates.
@@ -175,10 +176,8 @@ def study(
         everything = range(len(own))
         for direction in DIRECTIONS:
             for method in methods:
-                scores[family, method, direction] = rank(
-                    model, own, evidence, everything, method=method, kind=interventions[0],
-                    direction=direction,
-                )  # fmt: skip
+                training = Training(model, own, evidence, everything, interventions[0], direction)
+                scores[family, method, direction] = rank(training, method)
             tables += (job := Proof(
                 model, own, others, evidence, direction, methods, interventions, ks,
                 neutral, tried_on, seed, progress,
@@ -209,16 +208,18 @@ def _estimates(
 ) -> tuple[Scores, Scores]:
     """Gradient and exact effect of a donor patch, on the same few pairs and neurons."""
     rows = list(range(0, len(own), max(1, len(own) // n_pairs)))[:n_pairs]
-    estimate = rank(
-        model, own, evidence, rows, method="gradient", kind="patch", direction=direction
-    )
+    estimate = rank(Training(model, own, evidence, rows, "patch", direction), "gradient")
     both = [d for d in DIRECTIONS]
     neurons = [
         n for d in both for n in estimate.top(min(count, estimate.n_neurons // 2), direction=d)
     ]
-    donor: Side = "reasoning" if direction == "to_reasoning" else "memorization"
     truth = exact(
-        model, own.at(rows), donor=donor, intervention="patch", neurons=neurons, progress=progress
+        model,
+        own.at(rows),
+        donor=direction.donor,
+        intervention="patch",
+        neurons=neurons,
+        progress=progress,
     )
     return estimate, truth
 
@@ -256,8 +257,7 @@ def _check(
     methods: Sequence[str], kinds: Sequence[str], ks: Sequence[int], info: ModelInfo
 ) -> None:
     for method in methods:
-        if method not in METHODS:
-            raise InputError(f"method {method!r}: expected one of {', '.join(METHODS)}")
+        ranker_of(method)
     for kind in kinds:
         parse_kind(kind)
     if not methods or not kinds:

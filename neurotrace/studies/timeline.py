@@ -22,17 +22,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neurotrace import rankers
 from neurotrace.core.errors import InputError
 from neurotrace.core.pairs import PromptPair, split_pairs
 from neurotrace.core.process import Progress, over
-from neurotrace.core.sides import DIRECTIONS, Direction, Side
+from neurotrace.core.sides import DIRECTIONS, Direction
 from neurotrace.interventions.effects import measure
 from neurotrace.interventions.intervention import patch
 from neurotrace.models.encoding import encode
 from neurotrace.models.hooks import inspect_model
 from neurotrace.models.loading import load_model, split_revision
 from neurotrace.models.protocol import HookedModel
+from neurotrace.rankers.registry import ranker_of
 from neurotrace.studies.faithfulness import area, curves
 from neurotrace.studies.overlap import jaccard
 from neurotrace.studies.significance import group_scores, stability
@@ -102,8 +102,7 @@ def timeline(
     names = [str(source) for source in checkpoints]
     if len(set(names)) < 2:
         raise InputError(f"{len(set(names))} checkpoints: expected two or more of one model")
-    if method not in rankers.__all__:
-        raise InputError(f"method {method!r}: expected one of {', '.join(rankers.__all__)}")
+    ranker_of(method)  # refuses unknown names before a model is loaded
     rows: list[dict[str, Any]] = []
     tops: list[dict[Direction, set[int]]] = []
     labels = [_label(name) for name in names]
@@ -159,21 +158,20 @@ def _measured(
     top: dict[Direction, set[int]] = {}
     if min(len(train), len(test)) < FEWEST:
         return row, top
-    donors: dict[Direction, Side] = {"to_reasoning": "reasoning", "to_memorization": "memorization"}
-    for way, donor in donors.items():
-        grouped = group_scores(getattr(rankers, method), model, train, donor=donor)
+    for way in DIRECTIONS:
+        grouped = group_scores(ranker_of(method).function, model, train, donor=way.donor)
         scores = grouped.scores
         neurons = scores.top(k, direction=way)
         width = scores.value.shape[1]
         top[way] = {neuron.layer * width + neuron.index for neuron in neurons}
         others = scores.random_like(neurons, seed=seed)
-        done = [patch(neurons, donor=donor), patch(others, donor=donor, role="random")]
+        done = [patch(neurons), patch(others, role="random")]
         rates = measure(model, test, done).rates().set_index("role")
         row[f"flips_{way}"], row[f"random_{way}"] = rates.loc[["selected", "random"], "answers"]
         for end in ENDS:
             row[f"flips_{way}_{end}"] = rates.loc["selected", f"answers_{end}"]
         row[f"stable_{way}"] = stability(grouped, k=k, resamples=200)[1]
         few = train.at(range(min(_CURVE_PAIRS, len(train))))
-        curve = curves(model, few, scores, donor=donor)
+        curve = curves(model, few, scores, donor=way.donor)
         row[f"concentrated_{way}"] = area(curve["k"], curve["necessity"])
     return row, top

@@ -95,7 +95,7 @@ def sweep(
 
 def load(asked: Sweep, *, trust_remote_code: bool = False) -> Any:
     """The model that is asked for; what can be wrong besides is found before its weights are read."""
-    from neurotrace.interventions.intervention import parse_kind
+    from neurotrace.interventions.kinds import parse_kind
     from neurotrace.models.loading import load_model
 
     pairs_of(asked)

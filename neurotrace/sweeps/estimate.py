@@ -35,10 +35,10 @@ def estimate(asked: Sweep, shard: Shard) -> Estimate:
     Raises:
         InputError: the model's configuration or tokenizer can't be read.
     """
-    from neurotrace.interventions.intervention import parse_kind
+    from neurotrace.interventions.kinds import form_of
     from neurotrace.models.loading import parse_device, parse_dtype
 
-    name, _ = parse_kind(asked.mode)
+    reads_donor = form_of(asked.mode).needs == "donor"
     dtype = parse_dtype(asked.dtype or None)
     device = parse_device(asked.device.removeprefix("auto") or None)
     config, tokenizer = _read(asked.model)
@@ -64,7 +64,7 @@ def estimate(asked: Sweep, shard: Shard) -> Estimate:
     gflops = measured_gflops(shape, device=device, dtype=dtype, threads=asked.threads, batch=batch)
     found = cost(
         shape, lengths, gflops=gflops, in_layer=in_layer,
-        tokens=_recomputed(asked.where(), lengths), runs=2 if name == "patch" else 1,
+        tokens=_recomputed(asked.where(), lengths), runs=2 if reads_donor else 1,
         number_bytes=dtype.itemsize, batch=batch, copies=2 if asked.model.endswith(".gguf") else 1,
         base=base,
     )  # fmt: skip

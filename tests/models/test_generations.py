@@ -14,12 +14,13 @@ from generations import LOADABLE, hooked_transformer
 from planted import word_tokenizer
 
 import neurotrace as nt
-from neurotrace import rankers
 from neurotrace.core.errors import InputError
 from neurotrace.core.sides import DIRECTIONS
-from neurotrace.interventions.intervention import KINDS, make
+from neurotrace.interventions.intervention import make
+from neurotrace.interventions.kinds import KINDS
 from neurotrace.models.encoding import encode
 from neurotrace.models.hooks import tokenizer_of, twin
+from neurotrace.rankers.registry import RANKERS
 
 pytestmark = [
     pytest.mark.bridge,
@@ -51,11 +52,11 @@ def test_which_is_which(both):
     ]
 
 
-@pytest.mark.parametrize("name", rankers.__all__)
+@pytest.mark.parametrize("name", RANKERS)
 def test_scores_are_the_same(both, name):
     older, bridge, encoded = both
-    rank = getattr(rankers, name)
-    if name == "relp":  # its rules are put on transformers' own modules
+    rank = RANKERS[name].function
+    if name in ("relp", "imprint"):  # they read transformers' own modules
         with pytest.raises(InputError, match=r"nt\.load_model"):
             rank(older, encoded)
         return

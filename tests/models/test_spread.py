@@ -9,10 +9,10 @@ from planted import word_tokenizer
 from transformers import AutoModelForCausalLM
 
 import neurotrace as nt
-from neurotrace import rankers
 from neurotrace.core.errors import InputError
 from neurotrace.models.encoding import encode
 from neurotrace.models.hooks import forward, twin, unembedding, w_out
+from neurotrace.rankers.registry import RANKERS
 
 pytestmark = pytest.mark.bridge
 QUICK = {"integrated": {"steps": 2}, "slimming": {"steps": 2}, "hard_concrete": {"steps": 2}}
@@ -58,15 +58,15 @@ def test_weights_stay_away_and_are_the_same_when_read(both):
     assert lying == {name for name, parameter in away.named_parameters() if parameter.is_meta}
 
 
-@pytest.mark.parametrize("name", rankers.__all__)
+@pytest.mark.parametrize("name", RANKERS)
 def test_rankers(both, name):
     here, away = both
     pairs = encode(here, random_pairs(4), check=False)
-    rank = getattr(rankers, name)
+    rank = RANKERS[name].function
     options = QUICK.get(name, {})
     expected = rank(here, pairs, **options).value
-    if name == "relp":  # its rules are put on transformers' own modules
-        with pytest.raises(InputError, match="RelP"):
+    if name in ("relp", "imprint"):  # they read transformers' own modules
+        with pytest.raises(InputError, match=r"RelP|imprint"):
             rank(away, pairs, **options)
         return
     torch.testing.assert_close(rank(away, pairs, **options).value, expected, rtol=1e-3, atol=1e-5)
@@ -76,7 +76,7 @@ def test_effects_and_activations(both):
     here, away = both
     pairs = encode(here, random_pairs(4), check=False)
     torch.testing.assert_close(nt.collect(away, pairs).values, nt.collect(here, pairs).values)
-    top = rankers.gradient(here, pairs).top(5, direction="to_reasoning")
+    top = nt.gradient(here, pairs).top(5, direction="to_reasoning")
     shifts = [
         nt.measure(model, pairs, [nt.patch(top, donor="reasoning")]).to_frame()
         for model in (here, away)

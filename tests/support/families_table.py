@@ -21,15 +21,16 @@ from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_AR
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 import neurotrace as nt
-from neurotrace import rankers
 from neurotrace.core.errors import InputError
 from neurotrace.core.sides import DIRECTIONS, SIDES
 from neurotrace.engine.parts import find_parts, hooked
 from neurotrace.interventions.controls import random_signs
-from neurotrace.interventions.intervention import KINDS, make
+from neurotrace.interventions.intervention import make
+from neurotrace.interventions.kinds import KINDS
 from neurotrace.models.encoding import encode
 from neurotrace.models.engines import engine_of
 from neurotrace.models.hooks import forward, inspect_model, twin
+from neurotrace.rankers.registry import RANKERS
 
 QUICK = {  # the costliest rankers, shortened
     "integrated": {"steps": 2, "layers": [1]},
@@ -116,9 +117,9 @@ def collected_is_what_the_projections_receive(model, encoded) -> None:
 def every_ranker_ranks(model, encoded) -> list[str]:
     """Which rankers this family does without, and why."""
     without = []
-    for name in rankers.__all__:
+    for name in RANKERS:
         try:
-            scores = getattr(rankers, name)(model, encoded, **QUICK.get(name, {}))
+            scores = RANKERS[name].function(model, encoded, **QUICK.get(name, {}))
         except InputError as error:
             without.append(f"no `{name}`: {reason(inspect_model(model).name, error)}")
             continue
