@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from neurotrace.cli.options import Device, Dtype, TrustRemoteCode
+from neurotrace.cli.options import Device, Dtype, TrustRemoteCode, pairs_of
 from neurotrace.core.errors import InputError
 from neurotrace.core.process import quiet
 
 if TYPE_CHECKING:
-    from neurotrace.core.pairs import PromptPair
+    pass
 
 FILES = ("checkpoints.csv", "checkpoints.html")
 
@@ -46,33 +45,11 @@ def checkpoints(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the table.")] = False,
 ) -> None:
     """When do a behaviour and its neurons appear? Accuracy, flips and stability per checkpoint."""
-    from neurotrace.core.pairs import load_pairs
     from neurotrace.core.records import probe_names
 
     if slips := [name for name in models if name in probe_names() and not Path(name).exists()]:
         raise InputError(f"{slips[0]} is a set of prompts, no model: --probes goes before each set")
-    along(
-        models, [pair for name in probes for pair in load_pairs(name)], out, which=which,
-        method=method, k=k, seed=seed, device=device, dtype=dtype,
-        trust_remote_code=trust_remote_code, overwrite=overwrite,
-    )  # fmt: skip
-
-
-def along(
-    models: Sequence[str],
-    pairs: Sequence[PromptPair],
-    out: Path,
-    *,
-    which: str,
-    method: str,
-    k: int,
-    seed: int,
-    device: str | None,
-    dtype: str | None,
-    trust_remote_code: bool,
-    overwrite: bool,
-) -> None:
-    """A table and a figure in `out`, of the checkpoints `which` of one model, or of several models."""
+    pairs = pairs_of(probes)
     from neurotrace.core.files import prepare_folder, write_atomically
 
     if len(models) > 1 and which != "all":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from neurotrace.cli.options import Device, Dtype, Model, MoreProbes, TrustRemoteCode
+from neurotrace.cli.options import Device, Dtype, Model, MoreProbes, Source, TrustRemoteCode
 from neurotrace.core.process import quiet
 
 if TYPE_CHECKING:
@@ -42,9 +42,8 @@ def circuit(
     quiet()
     from neurotrace.answers.judging import trust_study
     from neurotrace.core.process import bars
-    from neurotrace.models.loading import load_model
 
-    loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    loaded = Source(model, device, dtype, trust_remote_code).load()
     study = trust_study(loaded, prompts, k=k or None, seed=seed, progress=bars)
     save_trust(study, folder, model=loaded, probes=names, command=command_line())
     _show(study, folder)

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from neurotrace.cli.console import plain
-from neurotrace.cli.options import Device, Dtype, Model, MoreProbes, TrustRemoteCode
+from neurotrace.cli.options import (
+    Device,
+    Dtype,
+    Model,
+    MoreProbes,
+    Source,
+    TrustRemoteCode,
+    named,
+)
 from neurotrace.core.process import quiet
 
 if TYPE_CHECKING:
@@ -49,7 +57,7 @@ def detect(
     from neurotrace.core.prompts import load_prompts
     from neurotrace.results.detection import prepare_detection, save_detection
 
-    prompts = [prompt for name in [*probes, *(more_probes or [])] for prompt in load_prompts(name)]
+    prompts = [prompt for name in named(probes, more_probes) for prompt in load_prompts(name)]
     for name, number, least in (("depths", depths, 1), ("folds", folds, 2), ("k", k, 0)):
         if number < least:
             raise InputError(f"--{name} {number}: expected at least {least}")
@@ -59,9 +67,8 @@ def detect(
     quiet()
     from neurotrace.answers.detection import detect as run
     from neurotrace.core.process import bars
-    from neurotrace.models.loading import load_model
 
-    loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    loaded = Source(model, device, dtype, trust_remote_code).load()
     found = run(
         loaded, prompts, by=by, depths=depths, k=k or None, folds=folds, seed=seed,
         max_prompts=max_prompts, margin=margin, progress=bars,

@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from neurotrace.cli.options import Device, Dtype, Model, MoreProbes, Probes, TrustRemoteCode
+from neurotrace.cli.options import (
+    Device,
+    Dtype,
+    Model,
+    MoreProbes,
+    Probes,
+    Source,
+    TrustRemoteCode,
+    named,
+    pairs_of,
+)
 from neurotrace.core.process import quiet
 
 
@@ -29,9 +39,9 @@ def locate(
     """Patch attention, MLPs, heads, the residual stream and a direction of it on held-out pairs."""
     from neurotrace.core.errors import InputError
     from neurotrace.core.files import prepare_folder
-    from neurotrace.core.pairs import load_pairs, split_pairs
+    from neurotrace.core.pairs import split_pairs
 
-    pairs = [pair for name in [*probes, *(more_probes or [])] for pair in load_pairs(name)]
+    pairs = pairs_of(named(probes, more_probes))
     if heads < 1 or at_most < 0:
         raise InputError(f"--heads {heads} --at-most {at_most}: expected 1 or more, and 0 or more")
     prepare_folder(out, ["sites.csv"], overwrite=overwrite)
@@ -42,13 +52,12 @@ def locate(
     from neurotrace.core.process import bars
     from neurotrace.core.sides import SIDES
     from neurotrace.models.encoding import nothing_left
-    from neurotrace.models.loading import load_model
     from neurotrace.plots.sites import plot_located
     from neurotrace.plots.style import save_figure
     from neurotrace.probe_sets.mining import mine_pairs
     from neurotrace.studies.locate import locate as located_by
 
-    loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    loaded = Source(model, device, dtype, trust_remote_code).load()
     asked = mine_pairs(loaded, pairs, at_most=at_most or None, seed=seed, progress=bars).encoded
     if not len(asked):
         raise nothing_left(model, asked)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from neurotrace.organism import NAMES
+
 if TYPE_CHECKING:
     from neurotrace.core.pairs import PromptPair
+    from neurotrace.models.protocol import HookedModel
 
 Model = Annotated[str, typer.Option(help="Built-in model, hub name, local folder or .gguf file.")]
 Probes = Annotated[
@@ -28,8 +33,39 @@ TrustRemoteCode = Annotated[
 ]
 
 
-def _pairs(probes: Sequence[str], max_pairs: int, seed: int) -> list[PromptPair]:
+@dataclass(frozen=True)
+class Source:
+    """Where a model comes from, as the command line names it."""
+
+    name: str
+    device: str | None = None
+    dtype: str | None = None
+    trust_remote_code: bool = False
+
+    def load(self) -> HookedModel:
+        """The model; loads torch."""
+        import torch
+
+        from neurotrace.models.loading import load_model
+
+        if self.name in NAMES and "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(1)  # so small that a second thread would only wait for the first
+        return load_model(
+            self.name,
+            device=self.device,
+            dtype=self.dtype,
+            trust_remote_code=self.trust_remote_code,
+        )
+
+
+def named(probes: Sequence[str], more: Sequence[str] | None = None) -> list[str]:
+    """All the sets that are named: ``--probes A B`` reads as ``--probes A --probes B``."""
+    return [*probes, *(more or [])]
+
+
+def pairs_of(names: Sequence[str], max_pairs: int = 0, seed: int = 0) -> list[PromptPair]:
+    """The pairs of these sets; `max_pairs` of them drawn at random, 0: all."""
     from neurotrace.core.pairs import load_pairs, sample_pairs
 
-    pairs = [pair for name in probes for pair in load_pairs(name)]
+    pairs = [pair for name in names for pair in load_pairs(name)]
     return sample_pairs(pairs, max_pairs, seed=seed) if max_pairs else pairs

@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from neurotrace.cli.options import Device, Dtype, Model, MoreProbes, Probes, TrustRemoteCode
+from neurotrace.cli.options import (
+    Device,
+    Dtype,
+    Model,
+    MoreProbes,
+    Probes,
+    Source,
+    TrustRemoteCode,
+    named,
+    pairs_of,
+)
 from neurotrace.core.process import quiet
 
 
@@ -32,22 +42,21 @@ def overlap(
 ) -> None:
     """Jaccard's index of the tops, within and across families, against chance, with an interval."""
     from neurotrace.core.files import prepare_file, save_file
-    from neurotrace.core.pairs import load_pairs, sample_pairs
+    from neurotrace.core.pairs import sample_pairs
 
-    pairs = [pair for name in [*probes, *(more_probes or [])] for pair in load_pairs(name)]
+    pairs = pairs_of(named(probes, more_probes))
     if out is not None:
         prepare_file(out)
     families = list(dict.fromkeys(pair.family for pair in pairs))
     quiet()
     from neurotrace.core.process import bars
     from neurotrace.core.sides import SIDES
-    from neurotrace.models.loading import load_model
     from neurotrace.rankers.registry import ranker_of
     from neurotrace.studies.overlap import overlap as compare
     from neurotrace.studies.significance import GroupScores, group_scores
 
     ranker = ranker_of(method)
-    loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    loaded = Source(model, device, dtype, trust_remote_code).load()
     # zeroed on the memorization prompt, what holds the memorized answer up lowers L
     held = intervention in ("zero", "mean")
     names = ("memory", "reasoning") if held else ("to reasoning", "to memory")

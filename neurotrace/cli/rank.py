@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from neurotrace.cli.console import plain
-from neurotrace.cli.options import Device, Dtype, Model, MoreProbes, Probes, TrustRemoteCode
+from neurotrace.cli.options import (
+    Device,
+    Dtype,
+    Model,
+    MoreProbes,
+    Probes,
+    Source,
+    TrustRemoteCode,
+    named,
+    pairs_of,
+)
 from neurotrace.core.errors import InputError
 from neurotrace.core.process import quiet
 
@@ -53,11 +63,11 @@ def rank(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the tables.")] = False,
 ) -> None:
     """Hold rankers against exact effects, known neurons and held-out flips; write rankers.parquet."""
-    from neurotrace.core.pairs import load_pairs, sample_pairs
+    from neurotrace.core.pairs import sample_pairs
     from neurotrace.core.process import command_line
     from neurotrace.results.ranking import known_truth, prepare_tables, read_truth, save_tables
 
-    pairs = [pair for name in [*probes, *(more_probes or [])] for pair in load_pairs(name)]
+    pairs = pairs_of(named(probes, more_probes))
     if max_pairs:
         pairs = sample_pairs(pairs, max_pairs, seed=seed)
     known = read_truth(truth) if truth else known_truth(model)
@@ -67,10 +77,9 @@ def rank(
     prepare_tables(out, overwrite=overwrite)
     quiet()
     from neurotrace.core.process import bars
-    from neurotrace.models.loading import load_model
     from neurotrace.studies.comparison import ALL, compare
 
-    loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    loaded = Source(model, device, dtype, trust_remote_code).load()
     found = compare(
         loaded, pairs, ALL if methods == "all" else [m.strip() for m in methods.split(",")],
         truth=known, ks=k or (), positions=("read", "all") if all_positions else ("read",),

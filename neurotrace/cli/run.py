@@ -5,14 +5,24 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from neurotrace.cli.checkpoints import along
 from neurotrace.cli.console import plain
-from neurotrace.cli.options import Device, Dtype, Model, MoreProbes, Probes, TrustRemoteCode, _pairs
+from neurotrace.cli.options import (
+    Device,
+    Dtype,
+    Model,
+    MoreProbes,
+    Probes,
+    Source,
+    TrustRemoteCode,
+    named,
+    pairs_of,
+)
 from neurotrace.core.errors import InputError
 from neurotrace.core.process import quiet
 from neurotrace.organism import NAMES
@@ -28,9 +38,10 @@ def demo(
 ) -> None:
     """The main job on the built-in organism, and its trust score: about a minute, no network."""
     _study(
-        model="organism", probes=list(_organism_probes()), out=out, methods=[], judge_trust=True,
-        interventions=[], ks=[], split="group", folds=5, seed=0, device="cpu", dtype=None,
-        max_pairs=0, at_most=0, neutral=None, as_json=as_json, overwrite=True, trust=False,
+        Asked(
+            Source("organism", device="cpu"), list(_organism_probes()), out, as_json=as_json,
+            overwrite=True, judge_trust=True,
+        )
     )  # fmt: skip
 
 
@@ -78,110 +89,111 @@ def run(
         ),
     ] = None,
     chat_system: Annotated[str | None, typer.Option(help="With --chat: system message.")] = None,
-    checkpoints: Annotated[
-        str | None,
-        typer.Option(
-            help="Instead, a table along the model's training, as neurotrace checkpoints makes it: all "
-            "that its folder holds, or names with commas, of sub-folders or of a hub model's revisions."
-        ),
-    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print summary.json.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run.")] = False,
 ) -> None:
     """Find the neurons, flip held-out pairs with them, and write the run's folder."""
-    if checkpoints is not None:
-        others = {
-            "--intervention": intervention, "--split": split != "group", "--folds": folds != 5,
-            "--at-most": at_most, "--neutral": neutral, "--chat": chat, "--json": as_json,
-            "more than one --method": len(method or []) > 1, "more than one --k": len(k or []) > 1,
-        }  # fmt: skip
-        if given := [name for name, value in others.items() if value]:
-            raise InputError(
-                f"--checkpoints patches the top --k by one --method on a single split: leave out {given[0]}"
-            )
-        along(
-            [model], _pairs([*probes, *(more_probes or [])], max_pairs, seed), out, which=checkpoints,
-            method=(method or ["two_ended"])[0], k=(k or [8])[0], seed=seed, device=device,
-            dtype=dtype, trust_remote_code=trust_remote_code, overwrite=overwrite,
-        )  # fmt: skip
-        return
     _study(
-        model=model, probes=[*probes, *(more_probes or [])], out=out, methods=method or [],
-        interventions=intervention or [], ks=k or [], split=split, folds=folds, seed=seed,
-        device=device, dtype=dtype, max_pairs=max_pairs, at_most=at_most, neutral=neutral, as_json=as_json,
-        overwrite=overwrite, trust=trust_remote_code, chat=chat, chat_system=chat_system,
+        Asked(
+            Source(model, device, dtype, trust_remote_code), named(probes, more_probes), out,
+            methods=method or (), interventions=intervention or (), ks=k or (), split=split,
+            folds=folds, seed=seed, max_pairs=max_pairs, at_most=at_most, neutral=neutral, chat=chat,
+            chat_system=chat_system, as_json=as_json, overwrite=overwrite,
+        )
     )  # fmt: skip
 
 
-def _study(
-    *, model: str, probes: list[str], out: Path, methods: list[str], interventions: list[str],
-    ks: list[int], split: str, folds: int, seed: int, device: str | None, dtype: str | None,
-    max_pairs: int, at_most: int, neutral: Path | None, as_json: bool, overwrite: bool, trust: bool,
-    chat: str | None = None, chat_system: str | None = None, judge_trust: bool = False,
-) -> None:  # fmt: skip
+@dataclass(frozen=True)
+class Asked:
+    """What the command line asks of the main job."""
+
+    source: Source
+    probes: Sequence[str]
+    out: Path
+    methods: Sequence[str] = ()  # empty: the study's own defaults, as below
+    interventions: Sequence[str] = ()
+    ks: Sequence[int] = ()
+    split: str = "group"
+    folds: int = 5
+    seed: int = 0
+    max_pairs: int = 0
+    at_most: int = 0
+    neutral: Path | None = None
+    chat: str | None = None
+    chat_system: str | None = None
+    as_json: bool = False
+    overwrite: bool = False
+    judge_trust: bool = False
+
+
+def _study(asked: Asked) -> None:
     from neurotrace.core.files import prepare_folder
     from neurotrace.core.process import command_line
     from neurotrace.results.run import FILES, save_run
     from neurotrace.results.trust import prepare_trust, save_trust
 
     # everything that can be wrong with the call is found before torch is loaded
-    pairs = _pairs(probes, max_pairs, seed)
-    texts = _texts(neutral) if neutral else None
-    if folds < 2:
-        raise InputError(f"--folds {folds}: expected at least 2")
-    if at_most < 0:
-        raise InputError(f"--at-most {at_most}: expected 0, for all, or more")
-    if chat_system is not None and chat is None:
+    pairs = pairs_of(asked.probes, asked.max_pairs, asked.seed)
+    texts = _texts(asked.neutral) if asked.neutral else None
+    if asked.folds < 2:
+        raise InputError(f"--folds {asked.folds}: expected at least 2")
+    if asked.at_most < 0:
+        raise InputError(f"--at-most {asked.at_most}: expected 0, for all, or more")
+    if asked.chat_system is not None and asked.chat is None:
         raise InputError("--chat-system goes with --chat user or --chat assistant")
-    if chat not in (None, "user", "assistant"):
-        raise InputError(f"--chat {chat}: expected user or assistant")
-    prepare_folder(out, FILES, overwrite=overwrite)
-    inside = prepare_trust(out / "trust") if judge_trust else None
+    if asked.chat not in (None, "user", "assistant"):
+        raise InputError(f"--chat {asked.chat}: expected user or assistant")
+    prepare_folder(asked.out, FILES, overwrite=asked.overwrite)
+    inside = prepare_trust(asked.out / "trust") if asked.judge_trust else None
     quiet()
-    if model in NAMES:  # so small that a second thread only waits, on a busy machine for minutes
+    if (
+        asked.source.name in NAMES
+    ):  # so small that a second thread only waits, on a busy machine for minutes
         os.environ.setdefault("OMP_NUM_THREADS", "1")
     from neurotrace.answers.judging import trust_study
     from neurotrace.core.process import bars
     from neurotrace.core.prompts import load_prompts
     from neurotrace.interventions.damage import neutral_texts
-    from neurotrace.models.loading import load_model
     from neurotrace.results.explorer import explore
-    from neurotrace.studies.study import DEFAULT_KINDS, DEFAULT_METHODS, study
+    from neurotrace.studies.settings import DEFAULT_KINDS, DEFAULT_METHODS
+    from neurotrace.studies.study import study
 
-    loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust)
+    loaded = asked.source.load()
     rendering = None
-    if chat:
+    if asked.chat:
         from neurotrace.probe_sets.chat import chat_pairs, chat_record
 
-        pairs = chat_pairs(loaded, pairs, role=chat, system=chat_system)
-        rendering = chat_record(loaded, role=chat, system=chat_system)
-    asked: Sequence[PromptPair] | EncodedPairs = pairs
-    if at_most:
+        pairs = chat_pairs(loaded, pairs, role=asked.chat, system=asked.chat_system)
+        rendering = chat_record(loaded, role=asked.chat, system=asked.chat_system)
+    studied: Sequence[PromptPair] | EncodedPairs = pairs
+    if asked.at_most:
         from neurotrace.models.encoding import nothing_left
         from neurotrace.probe_sets.mining import mine_pairs
 
-        asked = mine_pairs(loaded, pairs, at_most=at_most, seed=seed, progress=bars).encoded
-        if not len(asked):
-            raise nothing_left(model, asked)
+        mined = mine_pairs(loaded, pairs, at_most=asked.at_most, seed=asked.seed, progress=bars)
+        studied = mined.encoded
+        if not len(studied):
+            raise nothing_left(asked.source.name, studied)
     found = study(
-        loaded, asked,
-        methods=methods or DEFAULT_METHODS, interventions=interventions or DEFAULT_KINDS,
-        ks=ks or None, split=split, folds=folds, seed=seed,
+        loaded, studied,
+        methods=asked.methods or DEFAULT_METHODS,
+        interventions=asked.interventions or DEFAULT_KINDS,
+        ks=asked.ks or None, split=asked.split, folds=asked.folds, seed=asked.seed,
         neutral=texts or neutral_texts(loaded), progress=bars,
     )  # fmt: skip
     shown = explore(loaded, found.encoded, found, progress=bars)
     if inside:
-        prompts = [prompt for name in probes for prompt in load_prompts(name)]
-        trusted = trust_study(loaded, prompts, seed=seed, progress=bars)
-        save_trust(trusted, inside, model=loaded, probes=probes, command=command_line())
+        prompts = [prompt for name in asked.probes for prompt in load_prompts(name)]
+        trusted = trust_study(loaded, prompts, seed=asked.seed, progress=bars)
+        save_trust(trusted, inside, model=loaded, probes=asked.probes, command=command_line())
     summary = save_run(
-        found, out, model=loaded, probes=probes, command=command_line(), chat=rendering,
+        found, asked.out, model=loaded, probes=asked.probes, command=command_line(), chat=rendering,
         overwrite=True, explorer=shown,
     )  # fmt: skip
-    if as_json:
+    if asked.as_json:
         print(json.dumps(summary, ensure_ascii=False))
     else:
-        _show(summary, out, inside, found.encoded.dropped)
+        _show(summary, asked.out, inside, found.encoded.dropped)
 
 
 def _show(

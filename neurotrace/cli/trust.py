@@ -12,7 +12,7 @@ from typing import Annotated, BinaryIO
 
 import typer
 
-from neurotrace.cli.options import Device, Dtype, Model, TrustRemoteCode
+from neurotrace.cli.options import Device, Dtype, Model, Source, TrustRemoteCode
 from neurotrace.core.errors import InputError
 from neurotrace.core.files import parse_json
 from neurotrace.core.process import quiet
@@ -48,10 +48,9 @@ def trust(
     from neurotrace.answers.circuit import Circuit
     from neurotrace.answers.monitor import monitor
     from neurotrace.answers.trust import trust as score
-    from neurotrace.models.loading import load_model
 
     read = Circuit.load(circuit)
-    loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    loaded = Source(model, device, dtype, trust_remote_code).load()
     read.check(loaded)
     source = sys.stdin.buffer if str(prompts) == "-" else prompts.open("rb")
     with source:

@@ -26,16 +26,17 @@ from neurotrace.interventions.damage import damage, standing_in
 from neurotrace.interventions.effects import Effects, measure
 from neurotrace.interventions.generation import generate
 from neurotrace.interventions.intervention import Intervention
-from neurotrace.interventions.kinds import Kind, form_of
+from neurotrace.interventions.kinds import form_of
 from neurotrace.interventions.logits import logits_under
 from neurotrace.interventions.reference import Evidence, Reference
 from neurotrace.models.activations import Activations
 from neurotrace.models.encoding import EncodedPairs, by_length
-from neurotrace.models.hooks import ModelInfo
+from neurotrace.models.hooks import inspect_model
 from neurotrace.models.protocol import HookedModel
 from neurotrace.rankers.registry import rank
 from neurotrace.rankers.training import Training
 from neurotrace.studies.selection import Candidate, choose, interventions_for
+from neurotrace.studies.settings import StudySettings
 
 _WRITTEN = 6  # tokens of continuation in the report's examples
 
@@ -88,33 +89,55 @@ class RowFold:
     test: list[int]
 
 
-class Proof:
-    """One family and direction: fills `chosen`, `applied` and held-out frames by fold."""
+@dataclass(frozen=True)
+class Ground:
+    """What is proved on: one family's pairs and one direction, with the other families beside."""
 
-    def __init__(
-        self, model: HookedModel, own: EncodedPairs, others: EncodedPairs, evidence: Evidence,
-        direction: Direction, methods: Sequence[str], kinds: Sequence[Kind], ks: Sequence[int],
-        neutral: Sequence[str], tried_on: int, seed: int, progress: Progress,
-    ):  # fmt: skip
-        self.model, self.own, self.others, self.evidence = model, own, others, evidence
-        self.direction, self.methods, self.kinds, self.ks = direction, methods, kinds, ks
-        self.neutral, self.tried_on = neutral, tried_on
-        self.seed, self.progress = seed, progress
+    model: HookedModel
+    own: EncodedPairs
+    others: EncodedPairs
+    evidence: Evidence  # of `own`
+    family: str
+    direction: Direction
+
+
+@dataclass(frozen=True)
+class Proved:
+    """Held-out rows fold by fold (data frames), their flip rates, and two prompts to read."""
+
+    frames: tuple[Any, ...]
+    flips: tuple[Flip, ...]
+    examples: tuple[Example, ...]
+
+
+def prove(
+    ground: Ground, folds: Sequence[RowFold], settings: StudySettings, progress: Progress = None
+) -> Proved:
+    """Choose on each fold's training pairs, and measure on its held-out ones."""
+    proof = _Proof(ground, settings, progress)
+    for fold in folds:
+        proof.run(fold)
+    return Proved(tuple(proof.frames), tuple(proof.flips()), tuple(proof.examples))
+
+
+class _Proof:
+    """Gathers what is chosen, applied and measured, fold by fold."""
+
+    def __init__(self, ground: Ground, settings: StudySettings, progress: Progress) -> None:
+        self.ground, self.settings, self.progress = ground, settings, progress
         self.chosen: list[Candidate] = []
         self.applied: list[tuple[Intervention, torch.Tensor]] = []  # with its donor class's means
         self.frames: list[Any] = []
         self.examples: list[Example] = []
 
-    def run(self, folds: Sequence[RowFold]) -> list[Any]:
-        for fold in folds:
-            reference = self.evidence.reference(fold.train)
-            made = self._candidates(fold, reference)
-            draw = random.Random(f"{self.seed}/{fold.number}")
-            tried = sorted(draw.sample(fold.train, min(self.tried_on, len(fold.train))))
-            chosen = choose(made, reference, partial(self._measure, tried, cleans={}))
-            self.chosen.append(chosen)
-            self._held_out(fold, made, chosen, reference)
-        return self.frames
+    def run(self, fold: RowFold) -> None:
+        reference = self.ground.evidence.reference(fold.train)
+        made = self._candidates(fold, reference)
+        draw = random.Random(f"{self.settings.seed}/{fold.number}")
+        tried = sorted(draw.sample(fold.train, min(self.settings.tried_on, len(fold.train))))
+        chosen = choose(made, reference, partial(self._measure, tried, cleans={}))
+        self.chosen.append(chosen)
+        self._held_out(fold, made, chosen, reference)
 
     def _measure(
         self,
@@ -122,27 +145,29 @@ class Proof:
         interventions: Sequence[Intervention],
         cleans: dict[bytes, Any] | None = None,
     ) -> Effects:
-        values = self.evidence.activations.values[:, list(rows)]
-        pairs = self.own.at(rows)
+        values = self.ground.evidence.activations.values[:, list(rows)]
+        pairs = self.ground.own.at(rows)
         return measure(
-            self.model, pairs, interventions, activations=Activations(values, pairs.pairs), cleans=cleans,
-            progress=self.progress,
+            self.ground.model, pairs, interventions,
+            activations=Activations(values, pairs.pairs), cleans=cleans, progress=self.progress,
         )  # fmt: skip
 
     def _candidates(self, fold: RowFold, reference: Reference) -> dict[Candidate, Intervention]:
+        ground, settings = self.ground, self.settings
         made: dict[Candidate, Intervention] = {}
-        for method in self.methods:
-            for kind in self.kinds:
+        for method in settings.methods:
+            for kind in settings.kinds:
                 together = form_of(kind).together is not None
-                if together and method == "gradient" and len(self.methods) > 1:
+                if together and method == "gradient" and len(settings.methods) > 1:
                     continue  # its shift follows the two-ended slope: so does its ranking
                 training = Training(
-                    self.model, self.own, self.evidence, fold.train, kind, self.direction, reference
-                )
-                ranking = rank(training, method)
+                    ground.model, ground.own, ground.evidence, fold.train, kind, ground.direction,
+                    reference,
+                )  # fmt: skip
                 for each in interventions_for(
-                    ranking, kind=kind, direction=self.direction, ks=self.ks, reference=reference
-                ):
+                    rank(training, method), kind=kind, direction=ground.direction, ks=settings.ks,
+                    reference=reference,
+                ):  # fmt: skip
                     made[Candidate(method, kind, len(each))] = each
         return made
 
@@ -151,7 +176,9 @@ class Proof:
     ) -> None:
         best = made[chosen]
         controls = controls_for(best, reference=ref)
-        if len({self.own.pairs[row].group for row in fold.test}) < 2:  # nobody to borrow from
+        if (
+            len({self.ground.own.pairs[row].group for row in fold.test}) < 2
+        ):  # nobody to borrow from
             controls = [each for each in controls if each.role != "other_donor"]
         curve = [
             each
@@ -167,7 +194,7 @@ class Proof:
         drawn = Scores("random", torch.zeros_like(ref.norms))
         beside = [
             replace(
-                random_control(each, drawn.random_like(each.neurons, seed=self.seed), ref),
+                random_control(each, drawn.random_like(each.neurons, seed=self.settings.seed), ref),
                 label=each.label,
             )
             for each in curve
@@ -189,21 +216,27 @@ class Proof:
     def _read(self, fold: RowFold, best: Intervention) -> None:
         """What the model writes on two held-out prompts, with and without the intervention."""
         for row in fold.test[:: max(1, len(fold.test) // 2)][:2]:
-            pair = self.own.pairs[row]
+            pair = self.ground.own.pairs[row]
             prompt, donor = getattr(pair, best.recipient), getattr(pair, best.donor)
-            before = generate(self.model, prompt, max_new_tokens=_WRITTEN)
+            before = generate(self.ground.model, prompt, max_new_tokens=_WRITTEN)
             after = generate(
-                self.model, prompt, best, donor_prompt=donor, max_new_tokens=_WRITTEN,
+                self.ground.model, prompt, best, donor_prompt=donor, max_new_tokens=_WRITTEN,
                 positions="read",
             )  # fmt: skip
             what = f"{best.kind} of {len(best)} neurons"
-            self.examples.append(Example(pair.family, self.direction, what, prompt, before, after))
+            self.examples.append(
+                Example(pair.family, self.ground.direction, what, prompt, before, after)
+            )
 
-    def flips(self, info: ModelInfo, family: str, split: str) -> list[Flip]:
+    def flips(self) -> list[Flip]:
         import pandas as pd
 
         table = pd.concat(self.frames, ignore_index=True)
-        common: dict[str, Any] = {"family": family, "direction": self.direction, "split": split}
+        info = inspect_model(self.ground.model)
+        common: dict[str, Any] = {
+            "family": self.ground.family, "direction": self.ground.direction,
+            "split": self.settings.split,
+        }  # fmt: skip
         found: list[Flip] = []
         main = table[table["role"] == "selected"]
         for (method, kind, k), part in main.groupby(["label", "intervention", "k"], sort=False):
@@ -224,8 +257,10 @@ class Proof:
         k = max(each.k for each in self.chosen)
         harm: torch.Tensor | None = None
         best, means = zip(*self.applied, strict=True)
-        if self.neutral:
-            harm = damage(self.model, self.neutral, best, donor_means=means).mean(dim=0)
+        if self.settings.neutral:
+            harm = damage(self.ground.model, self.settings.neutral, best, donor_means=means).mean(
+                dim=0
+            )
         chosen = Flip(
             method="+".join(dict.fromkeys(each.method for each in self.chosen)),
             intervention="+".join(dict.fromkeys(each.kind for each in self.chosen)),
@@ -235,7 +270,7 @@ class Proof:
             damage_kl=None if harm is None else float(harm.mean()),
             damage_ci=None if harm is None else statistics.mean_interval(
                 harm.numpy(), range(len(harm))),
-            other_families_kept=_kept(self.model, self.others, best, means),
+            other_families_kept=_kept(self.ground.model, self.ground.others, best, means),
             per_fold=tuple(f"{each.method} {each.kind} {each.k}" for each in self.chosen),
             **_rates(picked[picked["role"] == "selected"]), **common,
         )  # fmt: skip

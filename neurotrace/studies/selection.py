@@ -62,16 +62,6 @@ def flip_rates(effects: Effects) -> dict[Candidate, float]:
     return {Candidate(m, kind, int(k)): float(rate) for (m, kind, k), rate in means.items()}
 
 
-def default_ks(n_neurons: int) -> tuple[int, ...]:
-    """Four sizes, each twice the last, the largest at most 1 % of the neurons and at most 64.
-
-    Small sets are the question: 64 are 0.14 % of SmolLM2-135M's 46,080.
-    """
-    limit = max(1, min(64, n_neurons // 100))
-    largest = 1 << (limit.bit_length() - 1)
-    return tuple(k for k in (largest // 8, largest // 4, largest // 2, largest) if k)
-
-
 def choose(
     made: Mapping[Candidate, Intervention],
     reference: Reference,

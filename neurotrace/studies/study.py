@@ -4,7 +4,7 @@ For each family of pairs and each direction, in folds that leave out groups (and
 
 1. rank neurons on the training pairs, for the very intervention that will be applied;
 2. choose intervention and number of neurons on the training pairs (`selection.choose`);
-3. prove it on the held-out pairs, beside controls and damage (`proof.py`).
+3. measure it on the held-out pairs, beside controls and damage (`held_out.prove`).
 
 Verdict, stated in advance: "a small set decides" where the chosen rows flip at least 90 % of answers
 both ways with at most 1 % of the neurons, and none of the first four controls flips more than 5 %.
@@ -19,32 +19,26 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from neurotrace.core.display import Shown, Table, View, rate
-from neurotrace.core.errors import InputError
 from neurotrace.core.pairs import PromptPair, fold_pairs
 from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import DIRECTIONS, Direction, spoken
 from neurotrace.interventions.damage import neutral_ids
 from neurotrace.interventions.effects import Effects
-from neurotrace.interventions.kinds import Kind, parse_kind
+from neurotrace.interventions.kinds import Kind
 from neurotrace.interventions.reference import Evidence, gather
 from neurotrace.models.encoding import EncodedPairs, encode
 from neurotrace.models.hooks import ModelInfo, inspect_model
 from neurotrace.models.protocol import HookedModel
 from neurotrace.rankers.exact import exact
-from neurotrace.rankers.registry import rank, ranker_of
+from neurotrace.rankers.registry import rank
 from neurotrace.rankers.training import Training
-from neurotrace.studies.held_out import Example, Flip, Proof, RowFold
-from neurotrace.studies.selection import default_ks
+from neurotrace.studies.held_out import Example, Flip, Ground, RowFold, prove
+from neurotrace.studies.settings import DEFAULT_KINDS, DEFAULT_METHODS, StudySettings, default_ks
 
 if TYPE_CHECKING:
     import pandas as pd
 
-DEFAULT_METHODS = ("gradient", "two_ended")
-DEFAULT_KINDS: tuple[Kind, ...] = (
-    "patch", "set", "zero", "mean", "shift", "scale",
-    "steer:0.7", "steer:0.85", "steer", "steer:1.5",
-)  # fmt: skip
 _ELSEWHERE = 64  # pairs of the other families, at most, that a family's damage is measured on
 VERDICT = {"answers": 0.90, "fraction": 0.01, "control_answers": 0.05}
 
@@ -154,13 +148,16 @@ def study(
         InputError: unknown names, k larger than the model, no pair that behaves, too few groups.
     """
     info = inspect_model(model)
-    ks = tuple(sorted(set(ks))) if ks else default_ks(info.n_neurons)
-    _check(methods, interventions, ks, info)
+    settings = StudySettings(
+        tuple(methods), tuple(interventions), tuple(sorted(set(ks or default_ks(info.n_neurons)))),
+        split, folds, seed, tuple(neutral), tried_on,
+    )  # fmt: skip
+    settings.check(info)
     read = len(pairs.pairs) + len(pairs.dropped) if isinstance(pairs, EncodedPairs) else len(pairs)
     encoded = encode(model, pairs, progress=progress)
     families = list(dict.fromkeys(pair.family for pair in encoded.pairs))
     flips: list[Flip] = []
-    tables = []
+    tables: list[Any] = []
     scores: dict[tuple[str, str, Direction], Scores] = {}
     estimates = []
     examples: list[Example] = []
@@ -176,14 +173,14 @@ def study(
         everything = range(len(own))
         for direction in DIRECTIONS:
             for method in methods:
-                training = Training(model, own, evidence, everything, interventions[0], direction)
+                training = Training(model, own, evidence, everything, settings.kinds[0], direction)
                 scores[family, method, direction] = rank(training, method)
-            tables += (job := Proof(
-                model, own, others, evidence, direction, methods, interventions, ks,
-                neutral, tried_on, seed, progress,
-            )).run(parts)  # fmt: skip
-            flips += job.flips(info, family, split)
-            examples += job.examples
+            proved = prove(
+                Ground(model, own, others, evidence, family, direction), parts, settings, progress
+            )
+            tables += proved.frames
+            flips += proved.flips
+            examples += proved.examples
             if exact_neurons and "gradient" in methods:
                 estimates.append(
                     (family, direction, *_estimates(model, own, evidence, direction,
@@ -192,8 +189,7 @@ def study(
     return Study(
         info, encoded, read, split, folds, seed, scores, _join(tables), tuple(flips),
         tuple(estimates), smallest, tuple(examples),
-        {"methods": list(methods), "interventions": list(interventions), "ks": list(ks),
-         "neutral_texts": len(neutral), "tried_on": tried_on},
+        settings.record(),
     )  # fmt: skip
 
 
@@ -251,19 +247,3 @@ def _join(frames: Sequence[Any]) -> Effects:
     import pyarrow as pa
 
     return Effects(pa.Table.from_pandas(pd.concat(frames, ignore_index=True), preserve_index=False))
-
-
-def _check(
-    methods: Sequence[str], kinds: Sequence[str], ks: Sequence[int], info: ModelInfo
-) -> None:
-    for method in methods:
-        ranker_of(method)
-    for kind in kinds:
-        parse_kind(kind)
-    if not methods or not kinds:
-        raise InputError("expected at least one method and one intervention")
-    if min(ks) < 1 or max(ks) > info.n_neurons // 2:
-        wrong = next(k for k in ks if k < 1 or k > info.n_neurons // 2)
-        raise InputError(
-            f"k={wrong}: expected 1 to {info.n_neurons // 2}, half of the model's neurons"
-        )

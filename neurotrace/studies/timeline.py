@@ -32,7 +32,7 @@ from neurotrace.models.encoding import encode
 from neurotrace.models.hooks import inspect_model
 from neurotrace.models.loading import load_model, split_revision
 from neurotrace.models.protocol import HookedModel
-from neurotrace.rankers.registry import ranker_of
+from neurotrace.rankers.registry import RANKERS, ranker_of
 from neurotrace.studies.faithfulness import area, curves
 from neurotrace.studies.overlap import jaccard
 from neurotrace.studies.significance import group_scores, stability
@@ -102,7 +102,9 @@ def timeline(
     names = [str(source) for source in checkpoints]
     if len(set(names)) < 2:
         raise InputError(f"{len(set(names))} checkpoints: expected two or more of one model")
-    ranker_of(method)  # refuses unknown names before a model is loaded
+    if not ranker_of(method).mean_over_pairs:
+        means = ", ".join(name for name, each in RANKERS.items() if each.mean_over_pairs)
+        raise InputError(f"method {method!r} is no mean over pairs: expected one of {means}")
     rows: list[dict[str, Any]] = []
     tops: list[dict[Direction, set[int]]] = []
     labels = [_label(name) for name in names]

@@ -143,7 +143,7 @@ def test_a_study_that_was_stopped_goes_on(organism, tmp_path):
     assert (whole["low"] <= whole["recall"]).all()
     with pytest.raises(InputError, match="other settings"):
         injection_study(organism, facts, tmp_path / "parts", **(options | {"seed": 1}))
-    with pytest.raises(InputError, match="expected one or more"):
+    with pytest.raises(InputError, match="expected one of"):
         injection_study(organism, facts, tmp_path / "x", methods=("magic",))
 
 

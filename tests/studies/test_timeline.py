@@ -67,12 +67,11 @@ def test_what_has_no_timeline_is_refused(untrained):
         nt.timeline([untrained, untrained], pairs)
     with pytest.raises(InputError, match="differ in shape: expected checkpoints of one model"):
         nt.timeline([untrained, "organism-natural"], pairs[:20])
-    with pytest.raises(InputError, match="expected one of contrast"):
+    with pytest.raises(InputError, match="expected one of gradient"):
         nt.timeline([untrained, "organism"], pairs, method="magic")
 
 
-def test_the_two_commands_are_one(untrained, tmp_path):
-    """`neurotrace checkpoints FOLDER`, and `neurotrace run --checkpoints all`."""
+def test_the_command_looks_into_a_folder(untrained, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(organism.folder("organism"), run)
     shutil.copytree(untrained, run / "step-00000")
@@ -85,12 +84,8 @@ def test_the_two_commands_are_one(untrained, tmp_path):
     table = pd.read_csv(tmp_path / "a/checkpoints.csv")
     assert list(table["checkpoint"]) == ["step-00000", "run"]
     assert (tmp_path / "a/checkpoints.html").stat().st_size > 1000
-    whole = ["run", "--model", str(run), "--checkpoints", "all", *call]
-    done = neurotrace(*whole, str(tmp_path / "b"))
-    assert done.returncode == 0, done.stderr
-    pd.testing.assert_frame_equal(table, pd.read_csv(tmp_path / "b/checkpoints.csv"))
-    refused(neurotrace(*whole, str(tmp_path / "c"), "--folds", "3"), "leave out --folds")
-    refused(neurotrace(*whole, str(tmp_path / "a")), "already holds checkpoints.csv", "--overwrite")
+    again = neurotrace("checkpoints", str(run), *call, str(tmp_path / "a"))
+    refused(again, "already holds checkpoints.csv", "--overwrite")
 
 
 def test_checkpoints_are_found_and_named(untrained):
