@@ -21,7 +21,8 @@ from neurotrace.models.identity import model_identity
 from neurotrace.results import run as runs
 from neurotrace.results.report import figures
 from neurotrace.studies.held_out import _kept
-from neurotrace.studies.selection import Candidate, choose, default_ks
+from neurotrace.studies.selection import Candidate, choose
+from neurotrace.studies.settings import default_ks
 
 
 @pytest.fixture(scope="module")
