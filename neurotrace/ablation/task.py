@@ -19,8 +19,7 @@ from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress
 from neurotrace.core.sides import DIRECTIONS, Direction, Side
 from neurotrace.interventions.kinds import KINDS, Affine, Kind, form_of, parse_kind
-from neurotrace.interventions.reference import Reference
-from neurotrace.interventions.reference import reference as slopes_and_means
+from neurotrace.interventions.reference import Reference, reference as slopes_and_means
 from neurotrace.interventions.targets import provenance
 from neurotrace.models.activations import Moments, moments
 from neurotrace.models.encoding import EncodedPairs, encode

@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from neurotrace.core.errors import InputError
 from neurotrace.core.scores import Scores
 from neurotrace.models.hooks import ModelInfo
-from neurotrace.rankers import exact as exactly
-from neurotrace.rankers import gradient as gradients
-from neurotrace.rankers import two_ended as ends
+from neurotrace.rankers import exact as exactly, gradient as gradients, two_ended as ends
 from neurotrace.rankers.contrast import (
     contrast,
     contrast_from_evidence,

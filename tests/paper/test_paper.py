@@ -13,8 +13,7 @@ import neurotrace as nt
 from neurotrace.core.errors import InputError
 from neurotrace.models.encoding import encode
 from neurotrace.models.hooks import forward
-from neurotrace.organism.forward import Group
-from neurotrace.organism.forward import forward as packed
+from neurotrace.organism.forward import Group, forward as packed
 from neurotrace.paper import language, study, training
 from neurotrace.paper.__main__ import main, one_model
 from neurotrace.paper.study import ARMS
