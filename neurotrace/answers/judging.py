@@ -3,14 +3,15 @@
 1. *Ask* the model every prompt; those that it answers with a named answer remain.
 2. *Split* the groups in two halves, over all families at once: France is on one side everywhere.
 3. *Choose* k and what *off* means on the first half, each family's margins by a circuit of the others
-   (of the other templates, or groups, where there is one family).
+   (of the other templates, or groups, where there is one family). While the largest k is the best,
+   twice as many are tried, up to `_LARGEST` of all neurons.
 4. *Find* circuits on the first half, judge each on the second: that of everything (unseen items), those
    without one template (unseen templates), those without one family (unseen families). AUROC for
    "the answer is the memorized one", within each family, intervals by resampling groups.
 5. Beside them, on the same prompts: what needs no neuron (log-probability, entropy, where the answer
    stands in the prompt) and what learns from the same first half (the prompt's words; a logistic
    regression on all neurons at the read position, on the residual stream at four depths, on what
-   each layer writes for the answer), and a circuit of random neurons.
+   each layer writes for the answer), and `DRAWS` circuits of random neurons.
 6. *Calibrate* on one half of the second half, score the other, and the other way round: ECE, the
    AUROC for "the answer fails on a changed version", risk against coverage, LiMem.
 """
@@ -43,6 +44,9 @@ from neurotrace.models.hooks import inspect_model
 from neurotrace.models.protocol import HookedModel
 
 SHARES = (0.0005, 0.001, 0.002, 0.004, 0.008)  # of all neurons: the sizes to choose from
+DRAWS = 20  # circuits of random neurons: one alone may tell by luck
+_LARGEST = 0.05  # of all neurons
+_TOGETHER = 4  # circuits in one call: what they leave is held for all of them
 Keep = Callable[[str, str], bool]  # (family, template) -> whether its prompts find the circuit
 
 
@@ -70,7 +74,8 @@ class TrustStudy(Shown):
         return View(
             f"A trust score for {self.circuit.provenance.get('model', 'a model')}, judged on "
             f"{said['held_out']} prompts that had no part in it: ECE {said['ece']:.3f}, abstains on "
-            f"{said['abstains']:.1%}; {said['k']} neurons of either kind, off: {said['off']}.",
+            f"{said['abstains']:.1%}; {said['k']} neurons of either kind"
+            f"{', the most that were tried' * said['k_is_largest_tried']}, off: {said['off']}.",
             (
                 Table(("signal", *(f"unseen {name}" for name in tables.UNSEEN)),
                       tables.mean_rows(self.signals), "AUROC for “from memory”, mean"),
@@ -110,7 +115,7 @@ def trust_study(
     make = _maker(model, found, int(best["k"]), best["off"])
     circuit = make(lambda family, template: True)
     assert circuit is not None  # a part of these prompts gave one
-    falls = _falls(model, data, make, circuit, values, seed, progress)
+    falls, random_margins = _falls(model, data, make, circuit, values, seed, progress)
     frame = tables.frame_of(data.asked, data.train, falls, consistencies(asked))
     for name, signal in plain_signals(model, data.asked).items():
         frame[name] = signal
@@ -121,13 +126,14 @@ def trust_study(
         replace(circuit, calibration=tables.calibration(held)),
         tables.outcomes(everything),
         choices,
-        tables.signals(frame, data.asked, features),
+        tables.signals(frame, data.asked, features, random_margins),
         held.reset_index(drop=True),
         tables.failures(held),
         tables.coverage(held),
-        {"k": int(best["k"]), "off": str(best["off"]), "seed": seed}
+        {"k": int(best["k"]), "off": str(best["off"]), "seed": seed, "random_draws": DRAWS,
+         "k_is_largest_tried": k is None and int(best["k"]) == int(choices["k"].max())}
         | tables.summary(held, everything, consistencies(asked)),
-    )
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -195,8 +201,38 @@ def _choose(
     middle = sizes[len(sizes) // 2]
     pairs = [(size, off or OFFS[0]) for size in sizes]
     pairs += [] if off else [(middle, other) for other in OFFS[1:]]
-    makers = [_maker(model, found, *pair) for pair in pairs]
     values = np.zeros((len(data.asked), total), dtype=np.float32)
+    table = _compared(model, data, found, pairs, values, progress)
+    while k is None and (best := _best(table))["k"] == table["k"].max() <= _LARGEST / 2 * total:
+        larger = [(2 * int(best["k"]), str(best["off"]))]
+        table = pd.concat(
+            [table, _compared(model, data, found, larger, values, progress)], ignore_index=True
+        )
+    if table["auroc"].isna().all():
+        raise InputError(
+            "no circuit can be found on the first half of these prompts: the model answers nearly "
+            "all of them in one way; add prompts that it answers the other way"
+        )
+    table["chosen"] = table.index == _best(table).name
+    return table, values
+
+
+def _best(table: pd.DataFrame) -> pd.Series:
+    """Of what is as good as the best, the smallest and simplest."""
+    as_good = table["auroc"] >= table["auroc"].max() - 0.002
+    return table[as_good | table["auroc"].isna().all()].sort_values("k", kind="stable").iloc[0]
+
+
+def _compared(
+    model: HookedModel,
+    data: _Data,
+    found: Slopes,
+    pairs: Sequence[tuple[int, str]],
+    values: np.ndarray,
+    progress: Progress,
+) -> pd.DataFrame:
+    """For each k and *off* the AUROC on the first half, by circuits of the other families."""
+    makers = [_maker(model, found, *pair) for pair in pairs]
     margin = np.full((len(pairs), len(data.asked)), np.nan)
     place = 0 if len(set(data.family)) > 1 else 1 if len(set(data.template)) > 1 else None
     for key, rows in data.cells(train=True).items():
@@ -214,40 +250,35 @@ def _choose(
         tables.mean_auroc(own[data.train], data.memory[data.train], data.family[data.train])
         for own in margin
     ]
-    if table["auroc"].isna().all():
-        raise InputError(
-            "no circuit can be found on the first half of these prompts: the model answers nearly "
-            "all of them in one way; add prompts that it answers the other way"
-        )
-    # of what is as good as the best, the smallest and simplest
-    best = table["auroc"] >= table["auroc"].max() - 0.002
-    table["chosen"] = table.index == table[best].sort_values("k", kind="stable").index[0]
-    return table, values
+    return table
 
 
 def _falls(
     model: HookedModel, data: _Data, make: Callable[[Keep], Circuit | None], circuit: Circuit,
     values: np.ndarray, seed: int, progress: Progress,
-) -> dict[str, np.ndarray]:  # fmt: skip
-    """Memory and reasoning falls on the second half, [prompt, 2], by the circuit of everything, those
-    without the prompt's template and its family, and a random one; NaN where there is none."""
-    control = _random_like(model, circuit, seed)
+) -> tuple[dict[str, np.ndarray], np.ndarray]:  # fmt: skip
+    """Memory and reasoning falls on the second half, [prompt, 2], by the circuit of everything, and those
+    without the prompt's template and its family; NaN where there is none. Margins by random circuits,
+    [draw, prompt]."""
+    controls = [_random_like(model, circuit, seed + draw) for draw in range(DRAWS)]
     found = {
-        name: np.full((len(data.asked), 2), np.nan)
-        for name in ("items", "templates", "families", "random")
+        name: np.full((len(data.asked), 2), np.nan) for name in ("items", "templates", "families")
     }
+    drawn = np.full((DRAWS, len(data.asked)), np.nan)
     for (family, template), rows in data.cells(train=False).items():
         circuits = {
             "items": circuit,
             "templates": make(lambda _, t, own=template: t != own),  # type: ignore[misc]
             "families": make(lambda f, _, own=family: f != own),  # type: ignore[misc]
-            "random": control,
         }
-        got = _ask(model, data.asked, rows, [c for c in circuits.values() if c], values, progress)
+        every = [*(c for c in circuits.values() if c), *controls]
+        got = _ask(model, data.asked, rows, every, values, progress)
         for name, own in circuits.items():
             if own:
                 found[name][rows] = parts_of(next(got))
-    return found
+        for draw in range(DRAWS):
+            drawn[draw, rows] = next(got).margin.numpy()
+    return found, drawn
 
 
 def _random_like(model: HookedModel, circuit: Circuit, seed: int) -> Circuit:
@@ -269,9 +300,10 @@ def _ask(
     """Margins by each circuit; the prompts' activations go into `values`."""
     own = asked.at(rows.tolist())
     cleans: dict[bytes, Any] = {}
-    margins = (
-        causal_margins(model, own, circuits, cleans=cleans, progress=progress) if circuits else []
-    )
+    margins: list[Margins] = []
+    for start in range(0, len(circuits), _TOGETHER):
+        some = circuits[start : start + _TOGETHER]
+        margins += causal_margins(model, own, some, cleans=cleans, progress=progress)
     info = inspect_model(model)
     for places, ids in by_length(own.ids, 32):
         run = cleans.get(ids.numpy().tobytes())

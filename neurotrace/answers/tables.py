@@ -2,7 +2,7 @@
 
 A frame has a row for each decided prompt: `id, family, template, group`, `train` (of the first half),
 `memory` (the outcome), `survived` (share of its changed versions; NaN: none), for each of `items`,
-`templates`, `families` (what its circuit had not seen) and `random` the two falls, and plain signals.
+`templates`, `families` (what its circuit had not seen) the two falls, and plain signals.
 """
 
 from __future__ import annotations
@@ -84,10 +84,17 @@ def calibration(held: pd.DataFrame) -> Calibration:
     )
 
 
-def signals(frame: pd.DataFrame, asked: Answered, features: Mapping[str, Array]) -> pd.DataFrame:
+def signals(
+    frame: pd.DataFrame, asked: Answered, features: Mapping[str, Array], random_margins: Array
+) -> pd.DataFrame:
     """AUROC of every signal on the second half, by what was unseen, within a family or template.
 
     Each of the `features` is learnt from by itself; "mean" is the mean over families or templates.
+    `auroc_lo` and `auroc_hi` are a 95 % interval, groups resampled; where `draws` is not 1 (random
+    neurons) `auroc` is the mean of the draws, and they are the lowest and the highest draw's.
+
+    Args:
+        random_margins: [draw, prompt], NaN on the first half.
     """
     y, train = frame["memory"].to_numpy(), frame["train"].to_numpy()
     plain = {name: _oriented(frame[name].to_numpy(), train, y) for name in PLAIN}
@@ -101,7 +108,7 @@ def signals(frame: pd.DataFrame, asked: Answered, features: Mapping[str, Array])
             "causal margin": memory - reasoning,
             "memory fall alone": memory,
             "reasoning fall alone": -reasoning,
-            "random neurons, same layers": _margin(frame, "random"),
+            "random neurons, same layers": random_margins,
             "the prompt's words": _learned(by_words, _texts(asked), strata, unseen, train, y),
         }
         for name, X in features.items():
@@ -110,10 +117,9 @@ def signals(frame: pd.DataFrame, asked: Answered, features: Mapping[str, Array])
             about = {"unseen": unseen, "signal": signal}
             for stratum in sorted(set(strata)):
                 at = ~train & (strata == stratum)
-                rows.append(about | {"of": stratum} | _judged(score[at], frame[at]))
-            rows.append(
-                about | {"of": "mean"} | _judged(score[~train], frame[~train], strata[~train])
-            )
+                rows.append(about | {"of": stratum} | _judged(score[..., at], frame[at]))
+            within = strata[~train]
+            rows.append(about | {"of": "mean"} | _judged(score[..., ~train], frame[~train], within))
     return pd.DataFrame(rows)
 
 
@@ -213,12 +219,18 @@ def mean_auroc(score: Array, y: Array, strata: Array) -> float:
 
 def _judged(score: Array, part: pd.DataFrame, strata: Array | None = None) -> dict[str, Any]:
     y, groups = part["memory"].to_numpy(), part["group"].to_numpy()
-    known = ~np.isnan(score)
     within = np.zeros(len(y)) if strata is None else strata
+    if score.ndim > 1:
+        drawn = [mean_auroc(own, y, within) for own in score]
+        return {
+            "auroc": float(np.mean(drawn)), "auroc_lo": min(drawn), "auroc_hi": max(drawn),
+            "n": len(y), "memory": int(y.sum()), "draws": len(drawn),
+        }  # fmt: skip
+    known = ~np.isnan(score)
     low, high = auroc_interval(score[known], y[known], groups[known], strata=within[known])
     return {
         "auroc": mean_auroc(score[known], y[known], within[known]), "auroc_lo": low, "auroc_hi": high,
-        "n": int(known.sum()), "memory": int(y[known].sum()),
+        "n": int(known.sum()), "memory": int(y[known].sum()), "draws": 1,
     }  # fmt: skip
 
 
@@ -245,10 +257,6 @@ def _risks(changed: pd.DataFrame) -> dict[str, Array]:
 def _oriented(signal: Array, train: Array, y: Array) -> Array:
     """Turned round where lower means memory on the first half."""
     return -signal if auroc(signal[train], y[train]) < 0.5 else signal
-
-
-def _margin(frame: pd.DataFrame, name: str) -> Array:
-    return (frame[f"{name} {FEATURES[0]}"] - frame[f"{name} {FEATURES[1]}"]).to_numpy()
 
 
 def _parts(frame: pd.DataFrame) -> Array:

@@ -55,7 +55,7 @@ def _show(study: TrustStudy, folder: Path) -> None:
 
     console = Console()
     table = Table(title="AUROC for “the answer comes from memory”, held-out prompts")
-    for name in ("unseen", "signal", "mean", "95 %", "least"):
+    for name in ("unseen", "signal", "mean", "95 % *", "least"):
         table.add_column(name, justify="left" if name in ("unseen", "signal") else "right")
     for (unseen, signal), part in study.signals.groupby(["unseen", "signal"], sort=False):
         mean = part[part["of"] == "mean"].iloc[0]
@@ -63,14 +63,17 @@ def _show(study: TrustStudy, folder: Path) -> None:
         least = part[part["of"] != "mean"]["auroc"].min()
         table.add_row(unseen, signal, f"{mean['auroc']:.3f}", interval, f"{least:.3f}")
     console.print(table)
+    drawn = int(study.signals["draws"].max())
+    console.print(f"* of random neurons the lowest and the highest of {drawn} draws")
     for row in study.failures.to_dict("records"):
         console.print(
             f"fails on a changed version, {row['signal']}: AUROC {row['auroc']:.3f} "
             f"[{row['auroc_lo']:.3f}, {row['auroc_hi']:.3f}], {row['n']} prompts"
         )
     said: dict[str, Any] = study.summary
+    edge = " (the largest tried)" if said["k_is_largest_tried"] else ""
     console.print(
-        f"k {said['k']}, off {said['off']}; {said['held_out']} prompts judged; ECE {said['ece']:.3f}; "
-        f"abstains on {said['abstains']:.1%}"
+        f"k {said['k']}{edge}, off {said['off']}; {said['held_out']} prompts judged; "
+        f"ECE {said['ece']:.3f}; abstains on {said['abstains']:.1%}"
     )
     console.print(f"circuit: {folder / 'circuit.safetensors'}", soft_wrap=True)

@@ -133,11 +133,17 @@ def _caveats(trust: JudgedTrust, kinds: list[str]) -> list[str]:
             f"In {_listed(list(dict.fromkeys(told['of'])))} a string match tells: whether, or where, the "
             "answer stands in the prompt. Nothing there needs a look inside the model."
         )
-    random = mean[(mean["signal"] == RANDOM) & (mean["auroc_lo"] > 0.5)]
-    if len(random):
-        found.append(
-            f"As many random neurons of the same layers tell, too, on unseen {_listed(random['unseen'])}."
-        )
+    for kind in kinds:
+        own = mean[mean["unseen"] == kind].set_index("signal")
+        if RANDOM not in own.index:
+            continue
+        # which neurons are called memory is drawn, too: an AUROC of .2 tells as much as one of .8
+        low, high = own.loc[RANDOM, ["auroc_lo", "auroc_hi"]]
+        best = max(high, 1 - low)
+        if low > 0.5 or best >= own.loc[MARGIN, "auroc"] - _AS_GOOD:
+            found.append(
+                f"Random neurons of the same layers tell, too, on unseen {kind}: AUROC up to {best:.2f}."
+            )
     found += _at_zero(trust)
     changed = trust.scores["survived"].dropna()
     failed = int((changed < 0.5).sum())

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.linear_model import LogisticRegression
 
 import neurotrace as nt
+from neurotrace.answers import judging
 from neurotrace.answers.calibration import Calibration, fit_calibration
 from neurotrace.core.errors import InputError
 from neurotrace.core.prompts import originals
@@ -151,6 +154,38 @@ def test_the_commands(tmp_path, capsys):
             write=0, device="cpu", dtype=None, trust_remote_code=False,
         )  # fmt: skip
     assert json.loads(capsys.readouterr().out)["id"] == "a"  # nor what came in the same batch
+
+
+def test_random_circuits_are_drawn_often_and_their_range_is_told(organism, prompts):
+    signals = nt.trust_study(organism, prompts, k=4, off="zero").signals
+    drawn = signals[signals["signal"] == "random neurons, same layers"]
+    assert set(drawn["draws"]) == {judging.DRAWS} == {20}
+    assert set(signals[signals["signal"] != "random neurons, same layers"]["draws"]) == {1}
+    mean = drawn[(drawn["of"] == "mean") & (drawn["unseen"] == "items")].iloc[0]
+    # a draw's sign is by chance too: one alone may stand far from one half, their mean does not
+    assert mean["auroc_lo"] < 0.45 < mean["auroc"] < 0.55 < mean["auroc_hi"] < 0.95
+    own = signals[(signals["signal"] == "causal margin") & (signals["of"] == "mean")]
+    assert float(own["auroc"].min()) > 0.99
+
+
+@pytest.mark.parametrize(("peak", "chosen", "largest"), [(384, 384, False), (10**6, 768, True)])
+def test_the_grid_goes_on_while_its_largest_k_is_the_best(monkeypatch, peak, chosen, largest):
+    """Sizes are doubled up to a twentieth of the neurons, here 1,000 of 20,000."""
+
+    def rising(model, data, found, pairs, values, progress):
+        table = pd.DataFrame(pairs, columns=["k", "off"])
+        return table.assign(auroc=[0.5 + min(k, peak) / 4000 for k, _ in pairs])
+
+    monkeypatch.setattr(judging, "_compared", rising)
+    monkeypatch.setattr(judging, "SHARES", (0.0006, 0.0012, 0.0024, 0.0048))
+    monkeypatch.setattr(judging, "inspect_model", lambda model: SimpleNamespace(n_neurons=20_000))
+    data = SimpleNamespace(asked=())
+    choices, _ = judging._choose(None, data, None, None, None, None)
+    best = choices[choices["chosen"]].iloc[0]
+    assert int(best["k"]) == chosen
+    assert (best["k"] == choices["k"].max()) == largest
+    given, _ = judging._choose(None, data, None, 96, "zero", None)
+    assert given["k"].tolist() == [96]  # what is asked for is all that is tried
 
 
 def test_a_study_of_one_outcome_is_refused(organism, prompts):

@@ -81,8 +81,16 @@ def test_caveats_follow_the_tables(made):
     found = trust_section(replace(trust, signals=worse))
     assert not any("correlation is enough" in caveat for caveat in found["caveats"])
     assert not any("string match" in caveat for caveat in found["caveats"])
-    assert any("random neurons" in caveat for caveat in trust_section(
+    assert any("Random neurons" in caveat for caveat in trust_section(
         replace(trust, signals=signals.assign(auroc_lo=0.55)))["caveats"])  # fmt: skip
+    # a circuit of random neurons that ranks the wrong way round tells as well
+    drawn = signals["signal"] == "random neurons, same layers"
+    assert not any("random neurons" in caveat.lower() for caveat in trust_section(trust)["caveats"])
+    told = signals.assign(auroc_lo=signals["auroc_lo"].where(~drawn, 0.01))
+    assert any(
+        caveat == "Random neurons of the same layers tell, too, on unseen items: AUROC up to 0.99."
+        for caveat in trust_section(replace(trust, signals=told))["caveats"]
+    )
     p = trust.circuit.calibration.p_memory(np.zeros((1, 2)))[0]
     assert abs(p - 0.5) > 0.1
     zero = f"at a margin of 0, it says {p:.1%}"
