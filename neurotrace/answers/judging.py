@@ -38,7 +38,7 @@ from neurotrace.core.errors import InputError
 from neurotrace.core.process import Progress
 from neurotrace.core.prompts import Prompt
 from neurotrace.core.scores import Scores
-from neurotrace.models.activations import read_activations
+from neurotrace.models.activations import clean_activations
 from neurotrace.models.encoding import by_length
 from neurotrace.models.hooks import inspect_model
 from neurotrace.models.protocol import HookedModel
@@ -304,12 +304,11 @@ def _ask(
     for start in range(0, len(circuits), _TOGETHER):
         some = circuits[start : start + _TOGETHER]
         margins += causal_margins(model, own, some, cleans=cleans, progress=progress)
-    info = inspect_model(model)
     for places, ids in by_length(own.ids, 32):
         run = cleans.get(ids.numpy().tobytes())
         read = (
             run.activations.float().cpu() if run
-            else read_activations(model, ids, info.n_layers, info.d_mlp)
+            else clean_activations(model, list(ids))
         )  # fmt: skip
         values[rows[places]] = read.flatten(1).numpy()
     return iter(margins)

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor
 
 from neurotrace.core.errors import InputError
 from neurotrace.core.pairs import PromptPair
 from neurotrace.interventions.intervention import Intervention
 from neurotrace.interventions.logits import Positions
-from neurotrace.models.activations import Activations, read_activations
-from neurotrace.models.encoding import EncodedPairs, by_length
-from neurotrace.models.engines import engine_of
-from neurotrace.models.hooks import forward, inspect_model
+from neurotrace.models.activations import Activations, clean_activations
+from neurotrace.models.encoding import EncodedPairs
 from neurotrace.models.protocol import HookedModel
 
 
@@ -42,36 +39,11 @@ def donor_values(
                 cached[foreign] = activations.side(intervention.donor)[list(origin)]
             else:
                 prompts = [encoded.ids(intervention.donor)[place] for place in origin]
-                cached[foreign] = _clean_activations(model, prompts, positions)
+                cached[foreign] = clean_activations(model, prompts, positions)
         layers = [neuron.layer for neuron in intervention.neurons]
         units = [neuron.index for neuron in intervention.neurons]
         found.append(cached[foreign][..., layers, units])
     return found
-
-
-def _clean_activations(
-    model: HookedModel, prompts: Sequence[Tensor], positions: Positions
-) -> Tensor:
-    """Float[Tensor, "prompt layer neuron"], or "prompt pos layer neuron" at all positions."""
-    info = inspect_model(model)
-    engine = engine_of(model) if positions == "read" else None
-    found: list[Tensor | None] = [None] * len(prompts)
-    for rows, ids in by_length(prompts, len(prompts)):
-        if engine is not None:
-            values = engine.clean(ids).activations.float().cpu()
-        elif positions == "read":
-            values = read_activations(model, ids, info.n_layers, info.d_mlp)
-        else:
-            values = torch.empty(*ids.shape, info.n_layers, info.d_mlp)
-
-            def keep(layer: int, post: Tensor, into: Tensor = values) -> None:
-                into[:, :, layer] = post.float().cpu()
-
-            with torch.no_grad():
-                forward(model, ids, edit=keep, layers=range(info.n_layers))
-        for row, value in zip(rows, values, strict=True):
-            found[row] = value
-    return torch.stack([value for value in found if value is not None])
 
 
 def next_of_other_group(encoded: EncodedPairs, place: int) -> int:

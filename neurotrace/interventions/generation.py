@@ -58,12 +58,9 @@ def generate(
         chosen = places[layer]
         units = [intervention.neurons[place].index for place in chosen]
         where = slice(start, start + 1 if positions == "read" else None)
-        keep = intervention.keep[chosen].to(post)
-        offset = intervention.offset[chosen].to(post)
-        if donor is not None:
-            offset = offset + (intervention.gain * donor)[chosen].to(post)
+        given = None if donor is None else donor[chosen]
         changed = post.clone()
-        changed[:, where, units] = keep * post[:, where][..., units] + offset
+        changed[:, where, units] = intervention.apply(chosen, post[:, where][..., units], given)
         return changed
 
     written: list[int] = []

@@ -56,6 +56,22 @@ class Intervention:
     def needs_donor(self) -> bool:
         return bool((self.gain != 0).any())
 
+    def apply(
+        self, at: Sequence[int], values: Float[Tensor, "*rows chosen"], donor: Tensor | None
+    ) -> Float[Tensor, "*rows chosen"]:
+        """The new activations of the neurons at places `at` of the list.
+
+        Args:
+            values: their activations in the run that is changed.
+            donor: those of the donor run, broadcastable to `values`; None where there is no donor.
+        """
+        keep, gain, offset = (
+            getattr(self, name)[at].to(values) for name in ("keep", "gain", "offset")
+        )
+        # where keep is 0 the old value doesn't matter, not even if it is inf or NaN
+        new = torch.where(keep == 0, 0, keep * values) + offset
+        return new if donor is None else new + gain * donor.to(values)
+
     def __len__(self) -> int:
         return len(self.neurons)
 

@@ -80,15 +80,11 @@ def _hooked_logits(
     def edit(layer: int, post: Tensor) -> Tensor:
         chosen = places[layer]
         units = [intervention.neurons[place].index for place in chosen]
-        keep, gain, offset = (
-            getattr(intervention, name)[chosen].to(post) for name in ("keep", "gain", "offset")
-        )
+        given = None if donor is None else donor[..., chosen]
+        if given is not None and given.ndim == 2:  # one value a prompt, at every position
+            given = given[:, None]
         changed = post.clone()
-        new = torch.where(keep == 0, 0, keep * post[:, where][..., units]) + offset
-        if donor is not None:
-            given = donor[..., chosen].to(post)
-            new = new + gain * (given[:, None] if given.ndim == 2 else given)
-        changed[:, where, units] = new
+        changed[:, where, units] = intervention.apply(chosen, post[:, where][..., units], given)
         return changed
 
     with torch.no_grad():

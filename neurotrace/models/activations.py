@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from neurotrace.core.errors import InputError
@@ -20,6 +20,7 @@ from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress, over
 from neurotrace.core.sides import SIDES, Side
 from neurotrace.models.encoding import EncodedPairs, by_length, encode
+from neurotrace.models.engines import engine_of
 from neurotrace.models.hooks import forward, inspect_model
 from neurotrace.models.protocol import HookedModel
 
@@ -192,3 +193,32 @@ def read_activations(
             f"activations in layer {int(bad.nonzero()[0])} are not finite: try dtype=float32"
         )
     return found
+
+
+def clean_activations(
+    model: HookedModel, prompts: Sequence[Int[Tensor, " pos"]], positions: str = "read"
+) -> Float[Tensor, "prompt layer neuron"] | Float[Tensor, "prompt pos layer neuron"]:
+    """Activations of unchanged runs, by the suffix engine where it serves the model, else by hooks.
+
+    Args:
+        positions: ``"read"``, the last one; ``"all"``, for prompts of one length.
+    """
+    info = inspect_model(model)
+    engine = engine_of(model) if positions == "read" else None
+    found: list[Tensor] = [torch.empty(0)] * len(prompts)
+    for rows, ids in by_length(prompts, len(prompts)):
+        if engine is not None:
+            values = engine.clean(ids).activations.float().cpu()
+        elif positions == "read":
+            values = read_activations(model, ids, info.n_layers, info.d_mlp)
+        else:
+            values = torch.empty(*ids.shape, info.n_layers, info.d_mlp)
+
+            def keep(layer: int, post: Tensor, into: Tensor = values) -> None:
+                into[:, :, layer] = post.float().cpu()
+
+            with torch.no_grad():
+                forward(model, ids, edit=keep, layers=range(info.n_layers))
+        for row, value in zip(rows, values, strict=True):
+            found[row] = value
+    return torch.stack(found)
