@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import neurotrace as nt
+from neurotrace.core.pairs import sample_pairs
 
 pytestmark = pytest.mark.real
 
@@ -34,7 +35,7 @@ def test_gguf_loads_and_knows_a_capital(smol):
 
 
 def test_engine_equals_hooks_on_the_real_model(smol):
-    pairs = nt.pairs.sample_pairs(nt.load_pairs("capitals"), 24, seed=1)
+    pairs = sample_pairs(nt.load_pairs("capitals"), 24, seed=1)
     encoded = nt.encode(smol, pairs)
     scores = nt.gradient(smol, encoded)
     top = scores.top(32, direction="to_reasoning")

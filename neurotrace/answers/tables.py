@@ -151,6 +151,10 @@ def coverage(held: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) -> pd.
     drawn = np.random.default_rng(seed).multinomial(
         count, np.full(count, 1 / count), size=resamples
     )
+    if not len(changed):  # no prompt has a changed version
+        return pd.DataFrame(
+            columns=["signal", "coverage", "risk", "risk_lo", "risk_hi"], dtype=float
+        )
     parts = []
     for name, risk in _risks(changed).items():
         order = np.argsort(risk, kind="stable")
