@@ -6,6 +6,7 @@ Blocks of a page share their names and one folder. A block under `<!-- not run: 
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import re
 import shlex
@@ -92,6 +93,36 @@ def test_the_glossary_translates_every_public_word():
     assert nouns | rankers | kinds <= names, "public words that the glossary lacks"
     assert names <= set(public), "the glossary names what isn't public"
     assert {"L", "donor", "recipient", "group", "damage", "suffix engine", "organism"} <= others
+
+
+# idioms and private words; the field's words are in the glossary
+NOT_PLAIN = re.compile(
+    r"reckon|foretell|\bsham(e|ing)|\bdear\b|the house\b|came a |told no|probe set|probe librar|settled|"
+    r"\bmended?\b|\bwanted\b|on (its|their) own ground|proves? itself|\bpairs? (that )?behaves?\b|"
+    r"\bstands? (beside|in the place)|read position",
+    re.I,
+)
+
+
+def prose() -> dict[str, str]:
+    """Every page's text without its code; of notebooks the cells of text."""
+    root = DOCS.parent
+    pages = [*root.glob("*.md"), *DOCS.glob("*.md"), *root.glob("probes/*/README.md")]
+    texts = {str(p.relative_to(root)): _BLOCK.sub("", p.read_text("utf-8")) for p in pages}
+    for path in root.glob("notebooks/*.ipynb"):
+        cells = json.loads(path.read_text("utf-8"))["cells"]
+        texts[path.name] = "\n".join(
+            "".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"
+        )
+    del texts["docs/glossary.md"]  # it translates such words
+    return texts
+
+
+def test_prose_is_plain():
+    texts = prose()
+    assert len(texts) > 35
+    found = {name: {match[0] for match in NOT_PLAIN.finditer(text)} for name, text in texts.items()}
+    assert {name: words for name, words in found.items() if words} == {}
 
 
 def test_no_function_is_called_as_its_module_is():

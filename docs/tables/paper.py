@@ -102,7 +102,7 @@ def where() -> str:
     names = {
         "neurons": "MLP neurons",
         "residual": "residual stream",
-        "attention": "attention's output",
+        "attention": "attention output",
     }
     rows = []
     for (site, layer), own in table.groupby(["site", "layer"], sort=False):
@@ -113,7 +113,7 @@ def where() -> str:
                 both = [part[part["direction"] == way][column].mean() for way in WAYS]
                 cells.append(" / ".join(f"{value:.2f}" for value in both))
         rows.append([f"{names[site]}, layer {layer}", *cells])
-    header = [f"{family}: {what}" for family in FAMILIES for what in ("shifted", "own values")]
+    header = [f"{family}: {what}" for family in FAMILIES for what in ("shifted", "patched")]
     return markdown(["all units of", *header], rows)
 
 

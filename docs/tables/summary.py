@@ -63,20 +63,20 @@ def claims() -> str:
     passes = {r: seeds[seeds["ranker"] == r]["cost_passes"].max() for r in set(seeds["ranker"])}
     to_reasoning = most[most["direction"] == "to_reasoning"].groupby("ranker")["answers"].mean()
     rows = [
-        ["Spearman with the exact patch, set, least", least("spearman", "gradient", "two_ended")],
-        ["of the set in the top, least", least("recall_truth", "gradient", "two_ended")],
+        ["Spearman with the exact patch, planted set, minimum", least("spearman", "gradient", "two_ended")],
+        ["planted set found in the top, minimum", least("recall_truth", "gradient", "two_ended")],
         ["passes a pair", ", ".join(f"{r} {passes[r]:g}" for r in
          ("gradient", "two_ended", "slimming", "hard_concrete"))],
-        ["OR gate, to reasoning: of the set in the top, least", on_gate("recall_to_reasoning")],
-        ["OR gate, to reasoning: flips, least", on_gate("flips_to_reasoning")],
+        ["OR gate, to reasoning: planted set found in the top, minimum", on_gate("recall_to_reasoning")],
+        ["OR gate, to reasoning: flips, minimum", on_gate("flips_to_reasoning")],
         [f"RelP above the gradient, in any of {len(judged)} columns",
          f"{int((pd.concat(ahead) > 0).to_numpy().sum())} of {pd.concat(ahead).size}"],
-        ["RelP: half of the set lost, or more",
+        ["RelP: half of the planted set lost, or more",
          f"{(relp['recall_truth'] <= 0.5).sum()} of {len(relp)}"],
-        ["nothing of the set in the top", ", ".join(map(nothing, ("direct", "log_increase")))],
+        ["none of the planted set in the top", ", ".join(map(nothing, ("direct", "log_increase")))],
         ["ranked for mean ablation: Spearman with the exact patch",
          ", ".join(map(spread, ("gradient:mean", "exact:mean")))],
-        ["of the set in the top, least", least("recall_truth", "contrast", "pearson")],
+        ["planted set found in the top, minimum", least("recall_truth", "contrast", "pearson")],
         [f"natural organism, {most['k'].max()} neurons: flips to reasoning",
          named({r: to_reasoning[r] for r in ("gradient", "exact", "contrast", "pearson")})],
         *(
@@ -85,15 +85,15 @@ def claims() -> str:
                     ("gradient", "two_ended", "contrast", "slimming", "hard_concrete")})]
             for side, way in zip(("reasoning", "memory"), WAYS, strict=True)
         ),
-        ["of the set in the top, least", least("recall_truth", "slimming", "hard_concrete")],
-        ["the single switch in the top, least",
+        ["planted set found in the top, minimum", least("recall_truth", "slimming", "hard_concrete")],
+        ["single switch found in the top, minimum",
          named({r: switch.loc[r, "recall_truth"] for r in ("slimming", "hard_concrete")})],
         ["1 % injected, SmolLM2: recall", ", ".join(
             f"{r} {found[r]:.3f}" for r in ("imprint", "gradient", "exact", "integrated"))],
-        ["the same of five facts, masks", ", ".join(
+        ["the same on five facts, masks", ", ".join(
             f"{r} {masked[r]:.3f}" for r in ("exact", "slimming", "hard_concrete"))],
     ]  # fmt: skip
-    return markdown(["what the advice rests on", "figures"], rows)
+    return markdown(["claim", "figures"], rows)
 
 
 def named(values: dict[str, float]) -> str:
@@ -136,7 +136,7 @@ def natural() -> str:
                 both = [part[part["direction"] == way]["answers"].mean() for way in WAYS]
                 cells.append(" / ".join(f"{value:.2f}" for value in both))
         rows.append([str(name), *cells])
-    header = [f"{where} {k}" for where in ("read position,", "all positions,") for k in sizes]
+    header = [f"{where} {k}" for where in ("final token,", "all positions,") for k in sizes]
     return markdown(["ranker", *header], rows)
 
 

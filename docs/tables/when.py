@@ -25,17 +25,17 @@ TABLES = (
 )
 # column, at least, what it says
 MARKS = (
-    ("recalls", 0.9, "recalls ≥ 90 %"),
-    ("reasons", 0.9, "reasons ≥ 90 %"),
+    ("recalls", 0.9, "memory ≥ 90 %"),
+    ("reasons", 0.9, "reasoning ≥ 90 %"),
     ("flips_to_reasoning", 0.9, "flips to reasoning ≥ 90 %"),
     ("flips_to_memorization", 0.9, "to memory ≥ 90 %"),
-    ("settled_to_reasoning", 0.5, "top like the last one's ≥ .5"),
+    ("settled_to_reasoning", 0.5, "Jaccard with the final top ≥ .5"),
     ("settled_to_reasoning", 0.8, "≥ .8"),
 )
 # the two directions of `two_ended` have one ranking
 SHOWN = {
     "flips_to_reasoning": "flips to reasoning", "flips_to_memorization": "to memory",
-    "kept_to_reasoning": "top shared with the previous", "settled_to_reasoning": "with the last",
+    "kept_to_reasoning": "Jaccard with the previous top", "settled_to_reasoning": "with the final one",
     "stable_to_reasoning": "with a resample's", "concentrated_to_reasoning": "concentrated",
 }  # fmt: skip
 
@@ -69,7 +69,7 @@ def when() -> str:
                 + [", ".join(from_when_on(t["checkpoint"], t[column], least) for t in own)
                    for column, least, _ in MARKS]
             )  # fmt: skip
-    return markdown(["from which step on", *(name for *_, name in MARKS)], rows)
+    return markdown(["first step from which on", *(name for *_, name in MARKS)], rows)
 
 
 def along(model: str, families: tuple[str, ...]) -> str:
@@ -87,7 +87,7 @@ def along(model: str, families: tuple[str, ...]) -> str:
              *("" if pd.isna(cell) else f"{cell:.2f}" for cell in cells)]
         )  # fmt: skip
     title = f"{model}: {', '.join(families)}"
-    header = [title, "measured", "recalls", "reasons", *SHOWN.values(), "random ≤"]
+    header = [title, "measured", "memory", "reasoning", *SHOWN.values(), "random ≤"]
     return markdown(header, rows)
 
 
