@@ -190,29 +190,32 @@ def half_precision(name: str, folder: Path, device: str, full: nt.Scores) -> str
 HEAD = """# Model families
 
 The table tests one tiny random model of each family, built from transformers' configs
-(`tests/support/families.py`) and booted by TransformerLens {version} with transformers {transformers}. *works* means:
+(`tests/support/families.py`) and booted by TransformerLens {version} with transformers
+{transformers}. *works* means:
 
 - the hooks pass the self-check at load, and the logits equal those of transformers;
 - `collect` returns the inputs of transformers' down projections;
 - every ranker ranks, and the gradient predicts the effect of a small patch;
-- every intervention, slope and exact effect is the same by the suffix engine and by full passes with hooks.
+- every intervention, slope and exact effect is the same by the suffix engine and by full passes
+  with hooks.
 
-*path* is the engine's method (`neurotrace/engine`): shared and frozen are fast; naive and none are full passes. *bf16*: the
-same model in bfloat16 passes the self-check, and its gradient scores correlate with those in float32 by over 0.95.
+*path* is the engine's method (`neurotrace/engine`): shared and frozen are fast; naive and none are
+full passes. *bf16*: the same model in bfloat16 passes the self-check, and its gradient scores
+correlate with those in float32 by over 0.95.
 
 `python tests/support/families_table.py > docs/families.md` writes this page.
 `tests/models/test_families.py` repeats the tests and requires the page to be current.
 
-{works} families work ({slow} of them by the slow path), {refused} are refused. Sparse mixtures of experts are refused by
-name, because a neuron index refers to different weights from token to token.
+{works} families work ({slow} of them by the slow path), {refused} are refused. Sparse mixtures of
+experts are refused by name, because a neuron index refers to different weights from token to token.
 
 | family | class | outcome | path | bf16 |
 |---|---|---|---|---|
 {rows}
 
-transformer-lens 3.9 (`make test-tl39`) boots some more families with logits that differ from those of transformers. They
-are refused there: {before_4}. With this version a `HookedTransformer` and a bridge of the same weights give the same
-scores within 1e-4 (`tests/models/test_generations.py`).
+transformer-lens 3.9 (`make test-tl39`) boots some more families with logits that differ from those
+of transformers. They are refused there: {before_4}. With this version a `HookedTransformer` and a
+bridge of the same weights give the same scores within 1e-4 (`tests/models/test_generations.py`).
 
 Causal language models that both libraries know and that were not tried: {untried}.
 """
