@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from neurotrace.cli.options import Device, Dtype, Model
-from neurotrace.core.errors import InputError, first_line
+from neurotrace.core.errors import InputError
 from neurotrace.core.process import quiet
 
 app = typer.Typer(no_args_is_help=True, help="The sets of pairs that ship, and your own.")
@@ -167,39 +167,92 @@ def build(
 
 @app.command("import")
 def import_(
-    source: Annotated[Path, typer.Argument(help="The file.")],
-    out: Annotated[Path, typer.Option(help="The .jsonl file to write.")],
-    form: Annotated[
-        str, typer.Option("--format", help="clean-corrupt (CSV) or counterfact (JSON).")
+    source: Annotated[
+        str, typer.Argument(help="The file, a folder of data, or a data set's name on the hub.")
     ],
+    out: Annotated[Path, typer.Option(help="The .jsonl file to write.")],
+    more: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[FIELD=...]...", help="Further columns or constants."),
+    ] = None,
+    form: Annotated[
+        str | None,
+        typer.Option(
+            "--format", help="Of the file's layout; default: known by its columns. docs/probes.md."
+        ),
+    ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(help="Which column holds a field: memorization=prompt (several are fine)."),
+    ] = None,
+    constants: Annotated[
+        list[str] | None,
+        typer.Option(help="A field that is the same in every row: family=sums (several are fine)."),
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Of a data set that has several.")] = None,
     clean: Annotated[
         str | None,
-        typer.Option(help="clean-corrupt: the clean prompt's side, memorization or reasoning."),
+        typer.Option(
+            help="Clean and corrupted prompts: the clean one's side, memorization or reasoning."
+        ),
     ] = None,
     tokenizer: Annotated[
-        str | None, typer.Option(help="Folder or hub name: reads answers given as token ids.")
+        str | None,
+        typer.Option(
+            help="Built-in model, folder, hub name or .gguf: reads answers given as token ids."
+        ),
     ] = None,
-    family: Annotated[str, typer.Option(help="clean-corrupt: name of the family.")] = "imported",
+    counterfactual: Annotated[
+        str | None, typer.Option(help="mib: the column with the changed prompt.")
+    ] = None,
+    sets: Annotated[
+        str, typer.Option(help="Answers that are sets: refuse, or first (it stands for the set).")
+    ] = "refuse",
+    patterns: Annotated[
+        Path | None, typer.Option(help="pararel: the file of patterns, [X] was born in [Y].")
+    ] = None,
+    family: Annotated[
+        str, typer.Option(help="Name of the family, where the file has none.")
+    ] = "imported",
 ) -> None:
     """Turn a file of another tool's into pairs."""
-    from neurotrace.core.pairs import pair_record
-    from neurotrace.probe_sets.importing import import_clean_corrupt, import_counterfact
+    quiet()
+    from neurotrace.core.files import prepare_file
+    from neurotrace.core.pairs import load_pairs, pair_record
+    from neurotrace.probe_sets.importing import format_of, import_pairs
     from neurotrace.probe_sets.making import write_rows
 
-    if form == "counterfact":
-        pairs = import_counterfact(source)
-    elif form == "clean-corrupt":
-        if clean is None:
+    words = [source, *(more or [])]  # --columns a=b c=d FILE is fine, too
+    source = next((word for word in words if "=" not in word), source)
+    words.remove(source)
+    fixed = _named("--constants", constants or [])
+    named = _named("--columns", [*(columns or []), *words])
+    if named or fixed:
+        if form is not None:
             raise InputError(
-                "--format clean-corrupt needs --clean memorization or --clean reasoning"
+                f"--format {form} goes without --columns: the format knows its columns"
             )
-        pairs = import_clean_corrupt(
-            source, clean=clean, family=family, tokenizer=tokenizer and _tokenizer(tokenizer)
-        )
+        pairs = load_pairs(source, columns=named, constants=fixed, split=split)
     else:
-        raise InputError(f"--format {form}: expected clean-corrupt or counterfact")
+        form = form or format_of(source, split=split)
+        pairs = import_pairs(
+            source, form, split=split, patterns=patterns or (), clean=clean, sets=sets, family=family,
+            counterfactual=counterfactual, tokenizer=tokenizer and _tokenizer(tokenizer),
+        )  # fmt: skip
+    prepare_file(out)
     write_rows(out, [pair_record(pair) for pair in pairs])
-    print(f"{out}: {len(pairs)} pairs")
+    print(f"{out}: {len(pairs)} pairs{f', read as {form}' if form else ''}")
+
+
+def _named(option: str, words: list[str]) -> dict[str, str]:
+    """``field=value`` words as a dict."""
+    found = {}
+    for word in words:
+        field, sign, value = word.partition("=")
+        if not sign or not value:
+            raise InputError(f"{option} {word}: expected FIELD=..., memorization=prompt say")
+        found[field] = value
+    return found
 
 
 def _wanted(names: list[str] | None, every: bool) -> list[str]:
@@ -248,12 +301,9 @@ def _load(model: str, device: str | None, dtype: str | None) -> Any:
 
 
 def _tokenizer(source: str) -> Any:
-    from transformers import AutoTokenizer
+    from neurotrace.models.loading import load_tokenizer
 
-    try:
-        return AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        raise InputError(f"--tokenizer {source}: can't be loaded: {first_line(error)}") from None
+    return load_tokenizer(source)
 
 
 def _shares(mined: Any) -> list[dict[str, Any]]:

@@ -2,21 +2,47 @@
 
 from __future__ import annotations
 
+import codecs
+import csv
 import errno
 import io
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neurotrace.core.errors import InputError
+from neurotrace.core.errors import InputError, first_line
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
+
+
+# UTF-32's mark begins with UTF-16's
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "UTF-32"), (codecs.BOM_UTF32_BE, "UTF-32"),
+    (codecs.BOM_UTF16_LE, "UTF-16"), (codecs.BOM_UTF16_BE, "UTF-16"),
+)  # fmt: skip
+_PARQUET, _CSV = (".parquet", ".pq"), (".csv", ".tsv", ".tab", ".psv", ".txt")
+_OTHERS = (
+    ".xlsx",
+    ".xls",
+    ".ods",
+    ".pkl",
+    ".pickle",
+    ".pt",
+    ".npy",
+    ".npz",
+    ".arrow",
+    ".gz",
+    ".zip",
+)
+DATA_FILES = (*_PARQUET, *_CSV, ".json", ".jsonl", ".ndjson")
 
 
 def parse_json(raw: str | bytes) -> Any:
@@ -27,18 +53,171 @@ def parse_json(raw: str | bytes) -> Any:
         raise ValueError("nested too deep") from None
 
 
+def read_text(path: str | Path) -> str:
+    """A UTF-8 text file, without the byte-order mark that some programs put in front.
+
+    Raises:
+        InputError: no such file, or bytes that are no such text.
+    """
+    try:
+        raw = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{path}: can't be read ({why})") from None
+    for mark, name in _MARKS:
+        if raw.startswith(mark):
+            raise InputError(f"{path}: the file is {name}, expected UTF-8; save the file as UTF-8")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8"
+        ) from None
+
+
 def read_json(path: str | Path) -> Any:
-    """What a UTF-8 JSON file holds.
+    """What a JSON file holds.
 
     Raises:
         InputError: it can't be read, or isn't JSON.
     """
     try:
-        return parse_json(Path(path).read_bytes().decode("utf-8"))
+        return parse_json(read_text(path))
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"{path}: can't be read as JSON ({error})") from None
+
+
+def rows_of(path: str | Path) -> Iterator[tuple[str, Any]]:
+    """(where it stands, record) of each row of a file: Parquet, CSV and its like, JSON, JSON lines.
+
+    Cells of a CSV are text as they stand: `007` stays so. Any delimiter and quotes are fine; a JSON file
+    is a list of records, one record, or a record a line.
+
+    Raises:
+        InputError: naming file and line; while the rows are read.
+    """
+    path = Path(path)
+    kind = path.suffix.lower()
+    if kind in _PARQUET:
+        return _parquet_rows(path)
+    if kind in _OTHERS:
+        raise InputError(f"{path}: {kind} can't be read; save it as .jsonl, .csv or .parquet")
+    text = read_text(path)
+    if kind in _CSV:
+        return _csv_rows(path, text)
+    return _json_list(path, text) if text.lstrip()[:1] == "[" else _json_lines(path, text)
+
+
+def _json_lines(path: Path, text: str) -> Iterator[tuple[str, Any]]:
+    # split on "\n" alone: str.splitlines would cut a JSON string at U+2028
+    lines = [line.strip().lstrip("\ufeff") for line in text.split("\n")]
+    for number, line in enumerate(lines, 1):
+        if not line:
+            continue
+        try:
+            record = parse_json(line)
+        except ValueError as error:
+            if number == 1 + next(place for place, each in enumerate(lines) if each):
+                with suppress(ValueError):  # one record over many lines
+                    yield f"line {number}", parse_json(text)
+                    return
+            raise InputError(
+                f"{path}, line {number}: not JSON ({error}); expected one object a line"
+            ) from None
+        yield f"line {number}", record
+
+
+def _json_list(path: Path, text: str) -> Iterator[tuple[str, Any]]:
+    """The items of a JSON list, each with its line."""
+    decoder, blank = json.JSONDecoder(), re.compile(r"\s*")
+    at = text.index("[") + 1
+    line, counted = 1, 0
+    found: list[tuple[str, Any]] = []
+    try:
+        while True:
+            at = blank.match(text, at).end()  # type: ignore[union-attr]
+            if text[at : at + 1] == "]" and not found:
+                break
+            line, counted = line + text.count("\n", counted, at), at
+            record, at = decoder.raw_decode(text, at)
+            found.append((f"line {line} (record {len(found) + 1})", record))
+            at = blank.match(text, at).end()  # type: ignore[union-attr]
+            if text[at : at + 1] != ",":
+                break
+            at += 1
+        if text[at : at + 1] != "]" or text[at + 1 :].strip():
+            raise json.JSONDecodeError("expected ',' or ']'", text, at)
+    except (ValueError, RecursionError) as error:
+        why = "nested too deep" if isinstance(error, RecursionError) else error
+        raise InputError(f"{path}: not JSON ({why}); expected a list of objects") from None
+    yield from found
+
+
+def _csv_rows(path: Path, text: str) -> Iterator[tuple[str, Any]]:
+    try:
+        delimiter = _delimiter(text, "\t" if path.suffix.lower() in (".tsv", ".tab") else ",")
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        header: list[str] = []
+        before = 0
+        for cells in reader:
+            line, before = before + 1, reader.line_num
+            if not any(cell.strip() for cell in cells):
+                continue
+            if not header:
+                header = [cell.strip() for cell in cells]
+                twice = [name for name in header if name and header.count(name) > 1]
+                if twice:
+                    raise InputError(f"{path}, line {line}: two columns are called {twice[0]!r}")
+                continue
+            if len(cells) != len(header):
+                raise InputError(
+                    f"{path}, line {line}: {len(cells)} cells, expected the header's {len(header)}; a "
+                    f"cell that holds {delimiter!r} needs quotes"
+                )
+            yield f"line {line}", dict(zip(header, cells, strict=True))
+    except csv.Error as error:
+        raise InputError(f"{path}: can't be read as CSV ({error})") from None
+
+
+def _delimiter(text: str, usual: str) -> str:
+    """The sign that cuts the first rows into equally many cells, as many as possible."""
+    start = io.StringIO(text, newline="")
+    header = next((line for line in start if line.strip()), "")
+    found = {usual: 1}
+    for sign in sorted(set(header) - set("\"'_-.()[]{}/ \r\n")):
+        if sign.isalnum() or not sign.isascii():
+            continue
+        rows = csv.reader(io.StringIO(text, newline=""), delimiter=sign)
+        try:
+            lengths = {len(row) for row in islice(rows, 20) if any(row)}
+        except csv.Error:
+            continue
+        if len(lengths) == 1:
+            found[sign] = max(lengths)
+        elif sign == usual:
+            found[sign] = 2  # some rows are cut wrongly, which is said with their lines
+    best = max(found.values())
+    return usual if found[usual] == best else max(found, key=lambda sign: found[sign])
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        number = 0
+        for batch in pq.ParquetFile(path).iter_batches():
+            for record in batch.to_pylist():
+                number += 1
+                yield f"row {number}", record
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: can't be read as JSON ({error})") from None
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise InputError(f"{path}: can't be read as Parquet ({first_line(error)})") from None
 
 
 def read_tensors(path: str | Path, framework: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -10,11 +10,19 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from typing import Any
 
 from neurotrace.core.errors import InputError
-from neurotrace.core.records import read_records, refuse_same_answers, text_fields
+from neurotrace.core.records import (
+    Source,
+    listed,
+    read_records,
+    read_rows,
+    refuse_same_answers,
+    short,
+    text_fields,
+    unique,
+)
 
 
 @dataclass(frozen=True)
@@ -42,17 +50,72 @@ class Fold:
 PAIR_FIELDS = tuple(field.name for field in fields(PromptPair))
 
 
-def load_pairs(source: str | Path | Iterable[Mapping[str, Any]]) -> list[PromptPair]:
+def load_pairs(
+    source: Source,
+    *,
+    columns: Mapping[str, str] | None = None,
+    constants: Mapping[str, str] | None = None,
+    split: str | None = None,
+) -> list[PromptPair]:
     """Read and validate pairs.
 
     Args:
-        source: the name of a packaged set (``"arithmetic"``), the path of a ``.jsonl`` file or of a
-            folder that holds ``pairs.jsonl``, a `datasets.Dataset`, or a list of dicts.
+        source: the name of a packaged set (``"arithmetic"``); a file (JSON, JSON lines, CSV or TSV,
+            Parquet); a folder that holds ``pairs.jsonl`` or a data set; a data set's name on the hub
+            (``"owner/name"``); a pandas or polars frame, a `datasets.Dataset`, dicts, `PromptPair`s.
+        columns: field of a pair -> the column that holds it, where the two differ. With it, other
+            columns may be there, and a table without ids gets `row-1`, `row-2`, ...; without groups
+            each row is its own group.
+        constants: field -> the same text for every row, for what the table doesn't say.
+        split: of a `datasets` data set that has several.
 
     Raises:
         InputError: naming file, line, field and remedy.
+
+    Example:
+        >>> load_pairs("facts.csv", columns={"memorization": "prompt"}, constants={"family": "facts"})
     """
-    return read_records(source, "pairs", _pair, PAIR_FIELDS)
+    if columns is None and constants is None:
+        return read_records(source, "pairs", pair_from, PAIR_FIELDS, split=split)
+    columns, constants = dict(columns or {}), dict(constants or {})
+    for name in (*columns, *constants):
+        if name not in PAIR_FIELDS:
+            raise InputError(f"field {name!r} is unknown; expected one of {', '.join(PAIR_FIELDS)}")
+    name, rows = read_rows(source, "pairs", split=split)
+    made = (
+        (where, pair_from(_renamed(row, where, number, columns, constants), where))
+        for number, (where, row) in enumerate(rows, 1)
+    )
+    return unique(name, "pairs", "the fields " + ", ".join(PAIR_FIELDS), made)
+
+
+def _renamed(
+    row: Any, where: str, number: int, columns: Mapping[str, str], constants: Mapping[str, str]
+) -> dict[str, Any]:
+    """The row's values under the names of the fields."""
+    if not isinstance(row, Mapping):
+        raise InputError(f"{where}: expected an object with named columns, got {short(row)}")
+    record: dict[str, Any] = {"id": f"row-{number}", "group": f"row-{number}"}
+    for field in PAIR_FIELDS:
+        column = columns.get(field, field)
+        if field in constants:
+            record[field] = constants[field]
+        elif column in row:
+            record[field] = row[column]
+        elif field in columns:
+            raise InputError(
+                f"{where}: no column {column!r} for {field!r}; it has {', '.join(map(str, row))}"
+            )
+        if field in ("id", "group", "template") and type(record.get(field)) is int:
+            record[field] = str(record[field])  # a label that happens to be a number
+        text = record.get(field)
+        items = listed(text) if field.endswith("_answer") and isinstance(text, str) else None
+        if items is not None:
+            raise InputError(
+                f"{where}: field {field!r} is a list of {len(items)}, {short(text)}; expected one "
+                "answer's text"
+            )
+    return record
 
 
 def split_pairs(
@@ -170,7 +233,8 @@ def _deal(keys: Iterable[tuple[str, str]], folds: int, seed: int) -> dict[tuple[
     return dealt
 
 
-def _pair(record: Any, where: str) -> PromptPair:
+def pair_from(record: Any, where: str) -> PromptPair:
+    """The pair of one row that stands at `where`."""
     pair = PromptPair(**text_fields(record, where, PAIR_FIELDS))
     refuse_same_answers(pair.memorized_answer, pair.reasoned_answer, where)
     return pair

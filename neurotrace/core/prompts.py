@@ -37,8 +37,7 @@ def load_prompts(source: Source) -> list[Prompt]:
     """Read and validate prompts.
 
     Args:
-        source: the name of a packaged set (``"arithmetic"``), the path of a ``.jsonl`` file or of a
-            folder that holds ``prompts.jsonl``, a `datasets.Dataset`, or a list of dicts.
+        source: as in `load_pairs`; of a folder, its ``prompts.jsonl``.
 
     Raises:
         InputError: naming file, line, field and remedy.

@@ -1,14 +1,17 @@
-"""JSON lines, read and checked: what `pairs.py` and `prompts.py` have in common. No torch here."""
+"""Rows of files and tables, read and checked: pairs, prompts and facts alike. No torch here."""
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from neurotrace.core.errors import InputError
-from neurotrace.core.files import parse_json
+from neurotrace.core.errors import InputError, first_line
+from neurotrace.core.files import DATA_FILES, rows_of
 
 
 class _Named(Protocol):
@@ -17,7 +20,7 @@ class _Named(Protocol):
 
 
 Record = TypeVar("Record", bound=_Named)
-Source = str | Path | Iterable[Mapping[str, Any]]
+Source = Any  # str | Path | a frame | Iterable[Mapping[str, Any]]: whatever `read_rows` reads
 
 
 def probes_folder() -> Path:
@@ -33,32 +36,182 @@ def probe_names(what: str = "pairs") -> list[str]:
 
 
 def read_records(
-    source: Source, what: str, make: Callable[[Any, str], Record], fields: Sequence[str]
+    source: Source,
+    what: str,
+    make: Callable[[Any, str], Record],
+    fields: Sequence[str],
+    *,
+    split: str | None = None,
 ) -> list[Record]:
-    """Every record of a packaged set, a file, a folder or an iterable of dicts, made by `make`.
+    """Every record of whatever `read_rows` reads, made by `make`.
 
     Args:
         what: ``"pairs"`` or ``"prompts"``: the file's name without its ending.
-        make: (the parsed line, where it stands) -> the record; raises InputError.
-        fields: what a line must have, for the messages.
+        make: (the row, where it stands) -> the record; raises InputError.
+        fields: what a row must have, for the messages.
+        split: of a `datasets` data set.
     """
+    name, rows = read_rows(source, what, split=split)
     wanted = "the fields " + ", ".join(fields)
-    if isinstance(source, (str, Path)):
-        path = _file(source, what)
-        lines: Iterator[tuple[str, Any]] = _lines(path, wanted)
-        name = str(path)
-    else:
-        lines = ((f"{what[:-1]} {number}", record) for number, record in enumerate(source, 1))
-        name = f"the given {what}"
-    records = [make(record, f"{name}, {where}") for where, record in lines]
-    if not records:
-        raise InputError(f"{name}: no {what} in it; expected at least one JSON line with {wanted}")
-    seen: set[str] = set()
-    for record in records:
+    return unique(name, what, wanted, ((where, make(row, where)) for where, row in rows))
+
+
+def unique(name: str, what: str, wanted: str, made: Iterable[tuple[str, Record]]) -> list[Record]:
+    """The records, of which there must be one and no two with the same id.
+
+    Args:
+        made: (where it stands, the record).
+    """
+    seen: dict[str, str] = {}
+    records = []
+    for where, record in made:
         if record.id in seen:
-            raise InputError(f"{name}: the id {short(record.id)} occurs twice; ids must be unique")
-        seen.add(record.id)
+            raise InputError(
+                f"{where}: the id {short(record.id)} occurs twice, first at "
+                f"{seen[record.id].removeprefix(f'{name}, ')}; ids must be unique"
+            )
+        seen[record.id] = where
+        records.append(record)
+    if not records:
+        raise InputError(f"{name}: no {what} in it; expected at least one row with {wanted}")
     return records
+
+
+def read_rows(
+    source: Source, what: str, *, split: str | None = None
+) -> tuple[str, Iterator[tuple[str, Any]]]:
+    """(the source's name, its rows), each row with where it stands: a file's line, a table's row.
+
+    Args:
+        source: a packaged set's name; a file (JSON, JSON lines, CSV and its like, Parquet); a folder
+            with ``<what>.jsonl`` or with a data set that `datasets` reads; a data set's name on the
+            hub, ``owner/name``; a pandas or polars frame, an Arrow table, a `datasets.Dataset`, dicts
+            or dataclasses.
+        split: of a `datasets` data set; needed where there are several.
+
+    Raises:
+        InputError: nothing there, or not to be read; also while the rows are read.
+    """
+    if isinstance(source, (str, Path)):
+        name = str(source)
+        path = _file(source, what)
+        if path is not None and split is None:
+            name = str(path)
+            rows = rows_of(path)
+        else:
+            rows = _dataset_rows(name, split)
+        return name, ((f"{name}, {where}", row) for where, row in rows)
+    if isinstance(source, Mapping):  # a DatasetDict, or a dict that is no table
+        source, split = _one_split(source, split), None
+    if split is not None:
+        raise InputError(f"split={split!r}: expected none; what is given has no splits")
+    return f"the given {what}", (
+        (f"the given {what}, {where}", row) for where, row in _given_rows(source, what)
+    )
+
+
+def _given_rows(source: Any, what: str) -> Iterator[tuple[str, Any]]:
+    """Of a table in memory. Frames are met by what they can do: polars needn't be there."""
+    rows: Iterable[Any]
+    if hasattr(source, "to_dicts"):  # polars
+        rows = source.to_dicts()
+    elif hasattr(source, "to_dict") and hasattr(source, "columns"):  # pandas
+        rows = source.to_dict("records")
+    elif hasattr(source, "to_pylist"):  # Arrow
+        rows = source.to_pylist()
+    elif hasattr(source, "__dataframe__"):
+        from pyarrow.interchange import from_dataframe
+
+        rows = from_dataframe(source).to_pylist()
+    elif isinstance(source, Iterable):
+        rows = source
+    else:
+        raise InputError(
+            f"{what}: expected a name, a file, a table or dicts, got {type(source).__name__}"
+        )
+    kind = "row" if hasattr(source, "columns") or hasattr(source, "column_names") else what[:-1]
+    for number, row in enumerate(rows, 1):
+        yield f"{kind} {number}", asdict(row) if is_dataclass(row) else row  # type: ignore[arg-type]
+
+
+def _dataset_rows(name: str, split: str | None) -> Iterator[tuple[str, Any]]:
+    """Of what `datasets.load_dataset` finds: a folder of data files, or a name on the hub.
+
+    Cells of CSV files are text. No code that comes with a data set runs: `datasets` has no such
+    loaders any more, and of its own only those that read tables are let in.
+    """
+    import datasets
+
+    found: Any
+    try:
+        if os.path.isdir(name) and _SAVED & set(os.listdir(name)):
+            found = datasets.load_from_disk(name)
+        else:
+            kind = datasets.load_dataset_builder(name).info.builder_name
+            if kind not in ("csv", "json", "parquet", "arrow", "text"):
+                raise InputError(f"{name}: a data set of the kind {kind!r}; expected a table")
+            found = datasets.load_dataset(name)
+            if kind == "csv":  # once more with every column as text, now that they are known
+                columns = next(iter(found.values())).column_names
+                text = datasets.Features({column: datasets.Value("string") for column in columns})
+                found = datasets.load_dataset(name, features=text, keep_default_na=False)
+        if isinstance(found, Mapping):
+            found = _one_split(found, split)
+        elif split is not None:
+            raise InputError(f"split={split!r}: expected none; it has no splits")
+    except InputError:
+        raise
+    except Exception as error:  # a hub out of reach, files that don't fit: many kinds
+        why = first_line(error.__cause__ or error)
+        raise InputError(f"{name}: datasets can't load it ({why})") from None
+    rows: Iterable[Any] = found
+    for number, row in enumerate(rows, 1):
+        yield f"row {number}", row
+
+
+def _one_split(splits: Mapping[str, Any], split: str | None) -> Any:
+    names = [str(name) for name in splits]
+    if not all(hasattr(each, "column_names") for each in splits.values()) or not names:
+        raise InputError("got a dict: expected rows, a list of dicts say")
+    if split is None and len(names) == 1:
+        return splits[names[0]]
+    if split not in names:
+        raise InputError(
+            f"split={split!r}: expected one of {', '.join(names)} (split=, or --split)"
+        )
+    return splits[split]
+
+
+def no_text(value: Any) -> str | None:
+    """What a cell is that is no text: "empty", "a list of 2"; None: it is text.
+
+    Nothing is turned into text here: `None`, NaN and lists have no meaning as an answer, and of a
+    number the leading zeros are lost.
+    """
+    if isinstance(value, str):
+        return None if value.strip() else (short(value) if value else "empty")
+    if value is None or type(value).__name__ in ("NAType", "NaTType") or is_nan(value):
+        return "empty"
+    if isinstance(value, (list, tuple, set)) or type(value).__name__ == "ndarray":
+        return f"a list of {len(value)}, {short(value)}"
+    if isinstance(value, (bool, int, float)) or type(value).__module__ == "numpy":
+        return f"{short(value)} and no text (leading zeros and spaces are lost: store it as text)"
+    return short(value)
+
+
+def listed(text: str) -> list[Any] | None:
+    """The items of a list that was written into a cell, `['France']` say; None: it is no such text."""
+    if not (text.strip().startswith("[") and text.strip().endswith("]")) or len(text) > 10_000:
+        return None
+    try:
+        found = ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return None
+    return found if isinstance(found, list) else None
+
+
+def is_nan(value: Any) -> bool:
+    return isinstance(value, float) and value != value
 
 
 def text_fields(
@@ -76,13 +229,12 @@ def text_fields(
         raise InputError(f"{where}: field {short(unknown[0])} is unknown; expected {wanted}")
     found = {name: record.get(name) for name in fields}
     for name, value in found.items():
-        if value is None and name in optional:
+        if name in optional and (value is None or value == "" or is_nan(value)):
+            found[name] = None
             continue
-        if not isinstance(value, str) or not value.strip():
-            raise InputError(
-                f"{where}: field {name!r} is {short(value)}; expected text that is not empty"
-            )
-        if any("\ud800" <= char <= "\udfff" for char in value):
+        if (kind := no_text(value)) is not None:
+            raise InputError(f"{where}: field {name!r} is {kind}; expected text that is not empty")
+        if any("\ud800" <= char <= "\udfff" for char in str(value)):
             raise InputError(f"{where}: field {name!r} holds half a surrogate pair; remove it")
     return found
 
@@ -102,36 +254,38 @@ def short(value: Any, limit: int = 60) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def _file(source: str | Path, what: str) -> Path:
+_SAVED = {"dataset_info.json", "dataset_dict.json"}  # by `save_to_disk`
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+
+
+def _file(source: str | Path, what: str) -> Path | None:
+    """The file that is meant; None: a data set for `datasets`."""
     packaged = probes_folder() / str(source) / f"{what}.jsonl"
     path = Path(source)
     if os.path.isdir(path):  # unlike Path's, these two take a name that is too long
-        path = path / f"{what}.jsonl"
+        try:
+            inside = {each.name: each for each in path.iterdir()}
+        except OSError as error:
+            raise InputError(f"{path}: can't be read ({error.strerror})") from None
+        tables = [inside[name] for name in sorted(inside) if inside[name].suffix in DATA_FILES]
+        if f"{what}.jsonl" in inside:
+            return inside[f"{what}.jsonl"]
+        if _SAVED & set(inside):
+            return None
+        if len(tables) == 1:
+            return tables[0]
+        if tables or {"data", "train"} & set(inside):
+            return None
     if os.path.isfile(path):
         return path
-    if isinstance(source, str) and os.path.isfile(packaged):
-        return packaged
+    if isinstance(source, str):
+        if os.path.isfile(packaged):
+            return packaged
+        if _HUB_NAME.fullmatch(source) and path.suffix.lower() not in DATA_FILES:
+            return None
+    names = probe_names(what)
+    packaged_too = f", or one of the packaged sets {', '.join(names)}" if names else ""
     raise InputError(
-        f"no {what} at {short(str(source), 200)}: expected a .jsonl file, a folder with {what}.jsonl, "
-        f"or one of the packaged sets {', '.join(probe_names(what))}"
+        f"no {what} at {short(str(source), 200)}: expected a file (JSON, JSON lines, CSV, TSV or Parquet), "
+        f"a folder with {what}.jsonl or other data, a data set's name on the hub{packaged_too}"
     )
-
-
-def _lines(path: Path, wanted: str) -> Iterator[tuple[str, Any]]:
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8"
-        ) from None
-    except OSError as error:
-        raise InputError(f"{path}: can't be read ({error.strerror})") from None
-    # split on "\n" alone: str.splitlines would cut a JSON string at U+2028
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
-                yield f"line {number}", parse_json(line)
-            except ValueError as error:
-                raise InputError(
-                    f"{path}, line {number}: not JSON ({error}); expected one object a line with {wanted}"
-                ) from None

@@ -154,6 +154,30 @@ def split_revision(source: str) -> tuple[str, str]:
     return name, revision
 
 
+def load_tokenizer(source: str) -> Any:
+    """The tokenizer of a built-in model, a folder, a hub name or a ``.gguf`` file. Its code never runs.
+
+    Raises:
+        InputError: nothing there, or no tokenizer that can be read.
+    """
+    from transformers import AutoTokenizer
+
+    path, revision = split_revision(source)
+    options: dict[str, Any] = {"revision": revision}
+    if path in organism.NAMES:
+        path = str(organism.folder(path))
+    elif source.endswith(".gguf"):
+        if not os.path.isfile(source):
+            raise InputError(f"no file at {source!r}: expected a .gguf file")
+        path, options = str(Path(source).parent), {"gguf_file": Path(source).name}
+    elif os.path.isfile(path):
+        raise InputError(f"tokenizer {source}: expected its folder, a hub name or a .gguf file")
+    try:
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False, **options)
+    except Exception as error:  # files that don't fit, a hub out of reach: many kinds
+        raise InputError(f"tokenizer {source}: can't be loaded: {first_line(error)}") from None
+
+
 def _read_gguf(path: Path, dtype: torch.dtype) -> tuple[str, torch.nn.Module, Any]:
     """A GGUF file, dequantized into a fresh model.
 

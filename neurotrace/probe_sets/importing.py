@@ -1,69 +1,88 @@
-"""Pairs in the field's formats, as `PromptPair`s.
+"""Pairs from files of the field, as `PromptPair`s: `import_pairs`, and a registry of formats.
 
-    clean/corrupt tables   EAP-IG's CSV (`clean, corrupted, correct_idx, incorrect_idx`), the same with
-                           answers as text (`clean_answer, corrupted_answer`), and MIB's rows
-                           (`prompt, choices, answerKey` and a counterfactual of that form)
-    CounterFact            `requested_rewrite` with prompt, subject, target_true, target_new
-    any other table        a `datasets.Dataset` or list of dicts, its columns named by you
-
-The field uses "clean" both ways round, so which side the clean prompt is has to be said.
+A format is known by its columns; `FORMATS` lists them, the first one that fits is taken. To add one: a
+function from rows to records in `table_formats` (both prompts are there) or `fact_formats` (facts that
+are put into contexts), and a line in that file's FORMATS.
 """
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from neurotrace.core.errors import InputError
-from neurotrace.core.files import read_json
-from neurotrace.core.pairs import PAIR_FIELDS, PromptPair, load_pairs
-from neurotrace.core.records import Source
-from neurotrace.probe_sets.making import Item, rows, slug
+from neurotrace.core.pairs import PAIR_FIELDS, PromptPair, load_pairs, pair_from
+from neurotrace.core.records import Source, read_rows, short, unique
+from neurotrace.probe_sets import fact_formats, table_formats
+from neurotrace.probe_sets.rows import Format, Options, Row
 
-# {fact} is the relation's prompt with its subject, {new} the counterfactual answer
-COUNTERFACT_TEMPLATES = {
-    "story": "In this story, {fact} {new}. In [real life|the story], {fact}",
-    "game": "In the video game, {fact} {new}. In [real life|the game], {fact}",
-    "series": "In the TV series, {fact} {new}. In the [real world|series], {fact}",
-    "rumour": "Someone spread a rumour: {fact} {new}. According to the [encyclopedia|rumour], {fact}",
-}
+FORMATS: tuple[Format, ...] = (*fact_formats.FORMATS, *table_formats.FORMATS)
+FORMAT_NAMES = tuple(dict.fromkeys(each.name for each in FORMATS))
+
+
+def import_pairs(
+    source: Source,
+    format: str | None = None,
+    *,
+    split: str | None = None,
+    patterns: str | Path | Sequence[str] = (),
+    **options: Any,
+) -> list[PromptPair]:
+    """Pairs from a file or table of a known layout.
+
+    Args:
+        source: whatever `load_pairs` reads.
+        format: its name, one of `FORMAT_NAMES`; None: known by its columns.
+        split: of a `datasets` data set that has several.
+        patterns: ParaRel's: a file of them, or the patterns. Default: the file of the same name in
+            ``pattern_data/graphs_json``, as ParaRel keeps it.
+        options: `clean`, `tokenizer`, `counterfactual`, `family`, `sets`, `contexts`: see `rows.Options`.
+
+    Raises:
+        InputError: an unknown layout; a record that can't be read, with its line; answers that are ids
+            of another tokenizer.
+
+    Example:
+        >>> import_pairs("ioi.csv", clean="reasoning", tokenizer=tokenizer)
+    """
+    if format is not None and format not in FORMAT_NAMES:
+        raise InputError(f"format {format!r} is unknown; expected one of {', '.join(FORMAT_NAMES)}")
+    name, found = read_rows(source, "records", split=split)
+    rows = [_row(where, record) for where, record in found]
+    if not rows:
+        raise InputError(f"{name}: no records in it; expected at least one")
+    layout = _layout(format, rows[0])
+    if layout.name == "pararel":
+        options["patterns"] = _patterns(patterns, source)
+    made = layout.make(rows, Options(**options))
+    wanted = "the fields " + ", ".join(PAIR_FIELDS)
+    pairs = ((where, pair_from(record, where)) for where, record in made)
+    return unique(name, "pairs", wanted, pairs)
+
+
+def format_of(source: Source, *, split: str | None = None) -> str | None:
+    """The name of the format that the first record's columns fit; None: of none."""
+    _, found = read_rows(source, "records", split=split)
+    for where, record in found:
+        return next((each.name for each in FORMATS if _fits(each, _row(where, record))), None)
+    return None
 
 
 def import_table(
-    source: Iterable[Mapping[str, Any]],
+    source: Source,
     *,
     columns: Mapping[str, str] | None = None,
     constants: Mapping[str, str] | None = None,
 ) -> list[PromptPair]:
-    """Pairs from a `datasets.Dataset` or a list of dicts with other column names.
+    """Pairs from a table with other column names: `load_pairs` with `columns=`, as it was before that.
 
     Args:
         columns: field of a pair -> the column that holds it, where the two differ.
         constants: field -> the same text for every row, for what the table doesn't say.
-
-    A table without ids gets `row-1`, `row-2`, ...; without groups each row is its own group.
     """
-    columns, constants = dict(columns or {}), dict(constants or {})
-    for name in (*columns, *constants):
-        if name not in PAIR_FIELDS:
-            raise InputError(f"field {name!r} is unknown; expected one of {', '.join(PAIR_FIELDS)}")
-    made = []
-    for number, row in enumerate(source, 1):
-        record: dict[str, Any] = {"id": f"row-{number}", "group": f"row-{number}"}
-        for field in PAIR_FIELDS:
-            column = columns.get(field, field)
-            if field in constants:
-                record[field] = constants[field]
-            elif column in row:
-                record[field] = row[column]
-            elif field in columns:
-                raise InputError(
-                    f"row {number}: no column {column!r} for {field!r}; it has {', '.join(row)}"
-                )
-        made.append(record)
-    return load_pairs(made)
+    return load_pairs(source, columns=columns or {}, constants=constants)
 
 
 def import_clean_corrupt(
@@ -83,26 +102,10 @@ def import_clean_corrupt(
         tokenizer: the one that made `correct_idx` and `incorrect_idx`, to read them as text.
         counterfactual: for MIB's rows, the column that holds the corrupted prompt.
     """
-    if clean not in ("memorization", "reasoning"):
-        raise InputError(f"clean={clean!r}: expected the side, 'memorization' or 'reasoning'")
-    made = []
-    for number, row in enumerate(_csv(source) if isinstance(source, (str, Path)) else source, 1):
-        where = f"row {number}"
-        prompts, answers = _sides(row, where, tokenizer, counterfactual)
-        recall, think = (0, 1) if clean == "memorization" else (1, 0)
-        made.append(
-            {
-                "id": f"{family}-{number}",
-                "family": family,
-                "template": str(row.get("template") or "imported"),
-                "group": str(row.get("group") or f"row-{number}"),
-                "memorization": prompts[recall],
-                "reasoning": prompts[think],
-                "memorized_answer": answers[recall],
-                "reasoned_answer": answers[think],
-            }
-        )
-    return load_pairs(made)
+    return import_pairs(
+        source, "mib" if counterfactual is not None else "clean-corrupt", clean=clean,
+        tokenizer=tokenizer, counterfactual=counterfactual, family=family,
+    )  # fmt: skip
 
 
 def import_counterfact(
@@ -113,89 +116,45 @@ def import_counterfact(
     Family is the relation, group the subject. Each record fills every template.
 
     Args:
-        source: the JSON file, or its records.
+        source: the JSON or JSON lines file, or its records.
         templates: name -> template; ``{fact}`` and ``{new}`` are filled in, of ``[a|b]`` the
             memorization prompt has a, the reasoning prompt b.
     """
-    records = _json(source) if isinstance(source, (str, Path)) else source
-    made: list[dict[str, str]] = []
-    for number, record in enumerate(records, 1):
-        rewrite = record.get("requested_rewrite", record)
-        try:
-            subject, prompt = str(rewrite["subject"]), str(rewrite["prompt"])
-            true, new = (_target(rewrite[name]) for name in ("target_true", "target_new"))
-        except (KeyError, TypeError) as error:
-            raise InputError(
-                f"record {number}: no {error}; expected requested_rewrite with subject, prompt, "
-                "target_true and target_new"
-            ) from None
-        item = Item(
-            id=f"{record.get('case_id', number)}-{slug(subject)}", group=subject,
-            memorized=f" {true}", reasoned=f" {new}",
-            words={"fact": prompt.replace("{}", subject), "new": new},
-        )  # fmt: skip
-        relation = str(rewrite.get("relation_id") or "counterfact")
-        made += rows(relation, templates or COUNTERFACT_TEMPLATES, [item])
-    return load_pairs(made)
+    return import_pairs(source, "counterfact", contexts=templates)
 
 
-def _target(value: Any) -> str:
-    return str(value["str"] if isinstance(value, Mapping) else value).strip()
-
-
-def _sides(
-    row: Mapping[str, Any], where: str, tokenizer: Any, counterfactual: str | None
-) -> tuple[tuple[str, str], tuple[str, str]]:
-    """((clean prompt, corrupted prompt), (answer to the clean one, to the corrupted one))"""
-    if counterfactual is not None:
-        try:
-            both = (row, row[counterfactual])
-            prompts = tuple(str(each["prompt"]) for each in both)
-            answers = tuple(str(each["choices"][int(each["answerKey"])]) for each in both)
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise InputError(
-                f"{where}: not a row of MIB's ({type(error).__name__}: {error}); expected prompt, "
-                f"choices, answerKey, and the same three in {counterfactual!r}"
-            ) from None
-        return (prompts[0], prompts[1]), (answers[0], answers[1])
-    if "clean" not in row or "corrupted" not in row:
+def _row(where: str, record: Any) -> Row:
+    if not isinstance(record, Mapping):
+        raise InputError(f"{where}: expected an object with named values, got {short(record)}")
+    if not record:
         raise InputError(
-            f"{where}: no columns 'clean' and 'corrupted'; it has {', '.join(map(str, row))}"
+            f"{where}: an empty object; expected a JSON list of objects, or lines of them"
         )
-    prompts = (str(row["clean"]), str(row["corrupted"]))
-    if "clean_answer" in row and "corrupted_answer" in row:
-        return prompts, (str(row["clean_answer"]), str(row["corrupted_answer"]))
-    if "correct_idx" not in row or "incorrect_idx" not in row:
-        raise InputError(
-            f"{where}: no named answers; expected columns clean_answer and corrupted_answer (text) or "
-            "correct_idx and incorrect_idx (token ids)"
-        )
-    if tokenizer is None:
-        raise InputError("correct_idx and incorrect_idx are token ids: pass their tokenizer")
-    return prompts, (
-        _decoded(tokenizer, row["correct_idx"], where),
-        _decoded(tokenizer, row["incorrect_idx"], where),
+    return Row(where, record)
+
+
+def _fits(layout: Format, row: Row) -> bool:
+    return layout.columns <= set(row.cells)
+
+
+def _layout(name: str | None, row: Row) -> Format:
+    named = [each for each in FORMATS if name in (None, each.name)]
+    fitting = [each for each in named if _fits(each, row)]
+    if fitting or name is not None:
+        return (fitting or named)[0]
+    raise InputError(
+        f"{row.where}: no known layout has the columns {short(', '.join(map(str, row.cells)), 200)}; name "
+        f"the format ({', '.join(FORMAT_NAMES)}), or say which column is which: columns= (--columns)"
     )
 
 
-def _decoded(tokenizer: Any, value: Any, where: str) -> str:
-    try:
-        text: str = tokenizer.decode([int(value)])
-    except (TypeError, ValueError, OverflowError):
-        raise InputError(f"{where}: {value!r} is not one token's id") from None
-    return text
-
-
-def _csv(path: str | Path) -> Sequence[Mapping[str, str]]:
-    try:
-        with open(path, encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: can't be read as a UTF-8 CSV file ({error})") from None
-
-
-def _json(path: str | Path) -> Sequence[Mapping[str, Any]]:
-    found = read_json(path)
-    if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
-        raise InputError(f"{path}: expected a JSON list of objects, as CounterFact's")
-    return found
+def _patterns(given: str | Path | Sequence[str], source: Any) -> Sequence[str]:
+    """ParaRel's patterns: given, of a file, or of the file where ParaRel keeps them."""
+    if not given and isinstance(source, (str, Path)):
+        path = Path(source)
+        beside = path.parent.parent / "pattern_data" / "graphs_json" / path.name
+        given = beside if os.path.isfile(beside) else ()
+    if not isinstance(given, (str, Path)):
+        return given
+    _, found = read_rows(given, "patterns")
+    return [_row(where, record).text("pattern") for where, record in found]
