@@ -168,7 +168,9 @@ _HOME = {
     "models.hooks": ("ModelInfo", "inspect_model"),
     "models.encoding": ("EncodedPairs", "encode"),
     "probe_sets.mining": ("Mined", "mine_pairs"),
-    "probe_sets.importing": ("import_clean_corrupt", "import_counterfact", "import_table"),
+    "probe_sets.importing": (
+        "import_clean_corrupt", "import_counterfact", "import_pairs", "import_table",
+    ),
     "probe_sets.chat": ("chat_pairs",),
     "models.activations": ("Activations", "Moments", "collect", "moments"),
     "interventions.reference": ("Reference", "reference"),

@@ -161,6 +161,7 @@ def load_tokenizer(source: str) -> Any:
         InputError: nothing there, or no tokenizer that can be read.
     """
     from transformers import AutoTokenizer
+    from transformers.utils import logging
 
     path, revision = split_revision(source)
     options: dict[str, Any] = {"revision": revision}
@@ -172,10 +173,14 @@ def load_tokenizer(source: str) -> Any:
         path, options = str(Path(source).parent), {"gguf_file": Path(source).name}
     elif os.path.isfile(path):
         raise InputError(f"tokenizer {source}: expected its folder, a hub name or a .gguf file")
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
     try:
         return AutoTokenizer.from_pretrained(path, trust_remote_code=False, **options)
     except Exception as error:  # files that don't fit, a hub out of reach: many kinds
         raise InputError(f"tokenizer {source}: can't be loaded: {first_line(error)}") from None
+    finally:
+        logging.set_verbosity(level)
 
 
 def _read_gguf(path: Path, dtype: torch.dtype) -> tuple[str, torch.nn.Module, Any]:

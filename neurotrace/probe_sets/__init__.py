@@ -3,7 +3,9 @@
 making     what a set's `build.py` needs: templates with two sides, rows, writing
 cards      the figures in a set's card, written by a command
 checking   a set is valid, rebuilt bit for bit, its card true
-importing  the field's formats: clean/corrupt tables, CounterFact, tables with other columns
+importing  files of the field: the registry of formats, `import_pairs`
+rows       a row of such a file, its cells read without guessing; facts put into contexts
+fact_formats, table_formats  a function a format
 mining     the pairs that a given model answers both ways
 chat       pairs as a chat model reads them
 

@@ -10,6 +10,7 @@ memotrap       Inverse scaling: `prompt, classes, answer_index`, an instruction 
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -189,6 +190,8 @@ class _Decoder:
         self.strange: list[str] = []  # answers that the tokenizer would cut otherwise
         self.spaced: list[str] = []
         self.bare: list[str] = []
+        self.absent: list[str] = []  # right answers that don't occur in their prompts
+        self.copied = False  # the table is of a task whose answers stand in the prompt
         self.known: dict[str, list[int]] = {}
 
     def answers(self, row: Row, prompts: tuple[str, str], sets: str) -> tuple[str, str]:
@@ -202,20 +205,30 @@ class _Decoder:
             next((each for each in own if each not in other or len(own) == 1), own[0])
             for own, other in (ids, ids[::-1])
         ]
-        return (
-            self._decoded(row, "correct_idx", prompts[0], first[0]),
-            self._decoded(row, "incorrect_idx", prompts[1], first[1]),
-        )
+        right = self._decoded(row, "correct_idx", prompts[0], first[0])
+        wrong = self._decoded(row, "incorrect_idx", prompts[1], first[1])
+        if right.strip() not in prompts[0]:
+            self.absent.append(f"{right!r} ({row.where})")
+        self.copied |= "corrupted_hard" in row.cells  # IOI's own column: a name of the prompt's
+        return right, wrong
 
     def judge(self) -> None:
         """Raises where the answers of the whole table can't be this tokenizer's."""
         few = self.spaced if len(self.spaced) < len(self.bare) else self.bare
         count = self.answers_seen
         why = ""
+        absent = f"{len(self.absent)} of {count // 2} right answers, {', '.join(self.absent[:2])}"
         if len(self.strange) > 0.2 * count:
             why = f"{len(self.strange)} of {count} answers, {self.strange[0]}, can't follow their prompts"
         elif len(few) > 0.1 * count:
             why = f"some answers begin a word ({self.spaced[0]}) and some don't ({self.bare[0]})"
+        elif self.copied and self.absent:
+            why = f"{absent}, don't occur in their prompts, where IOI's do"
+        if not why and self.absent:
+            warnings.warn(
+                f"{absent}, don't occur in their prompts; if they should, the ids are of another tokenizer",
+                stacklevel=2,
+            )
         if why:
             raise InputError(
                 f"correct_idx and incorrect_idx are ids of another tokenizer: read with this one, {why}; "
@@ -240,9 +253,11 @@ class _Decoder:
         try:
             found = row.number(name)
         except InputError:
+            found = -1
+        if found < 0:
             raise InputError(
                 f"{row.where}: {name!r} is {short(row.cells[name])}, which is not one token's id"
-            ) from None
+            )
         count = len(self.tokenizer)
         if found >= count:
             raise InputError(

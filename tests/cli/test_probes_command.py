@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 from commands import GOOD, neurotrace, refused
@@ -66,6 +68,57 @@ def test_import(tmp_path):
     assert json.loads((tmp_path / "o.jsonl").read_text())["memorized_answer"] == " y"
     refused(neurotrace(*wanted, cwd=tmp_path), "--clean memorization")
     refused(neurotrace("probes", "import", "t.csv", "--format", "xml", "--out", "o"), "xml")
+
+
+def test_import_of_a_table_with_other_columns(tmp_path):
+    """A delimiter of its own, a byte-order mark, `007`; the file may stand behind the columns."""
+    (tmp_path / "t.csv").write_text("\ufeffprompt;rule;old;new\nrecall 1;think 1;007;08\n")
+    names = ["memorization=prompt", "reasoning=rule", "memorized_answer=old", "reasoned_answer=new"]
+    fixed = ["--constants", "family=sums", "--constants", "template=plain", "--out", "o.jsonl"]
+    done = neurotrace("probes", "import", "--columns", *names, "t.csv", *fixed, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "o.jsonl").read_text())["memorized_answer"] == "007"
+    call = ["probes", "import", "t.csv", *fixed]
+    (tmp_path / "t.csv").write_text("prompt,rule,old,new\nrecall 1,think 1,,08\n")
+    bad = neurotrace(*call, "--columns", *names, cwd=tmp_path)
+    refused(bad, "t.csv, line 2", "'memorized_answer' is empty")
+    refused(neurotrace(*call, "--columns", "prompt", cwd=tmp_path), "expected FIELD=")
+    refused(neurotrace(*call, "--format", "mib", cwd=tmp_path), "without --columns")
+    refused(neurotrace(*call[:3], "--out", "o", cwd=tmp_path), "no known layout", "--columns")
+
+
+def test_import_knows_the_layout_and_says_which(tmp_path):
+    record = {
+        "case_id": 0, "prompt": "The mother tongue of Danielle Darrieux is", "target_new": "English",
+        "subject": "Danielle Darrieux", "ground_truth": "French",
+    }  # fmt: skip
+    (tmp_path / "e.json").write_text(json.dumps([record]))
+    done = neurotrace("probes", "import", "e.json", "--out", "o.jsonl", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "o.jsonl: 4 pairs, read as easyedit\n"), (
+        done.stderr
+    )
+    (tmp_path / "e.json").write_text(json.dumps([{**record, "ground_truth": ["a", "b"]}]))
+    bad = neurotrace("probes", "import", "e.json", "--out", "o.jsonl", cwd=tmp_path)
+    refused(bad, "line 1 (record 1)", "--sets first")
+
+
+def test_a_tokenizers_own_code_is_not_run(tmp_path):
+    """Nor is anybody asked on the terminal whether to."""
+    row = "clean,corrupted,correct_idx,incorrect_idx\na b,a c,3,4\n"
+    (tmp_path / "t.csv").write_text(row)
+    (tmp_path / "evil").mkdir()
+    (tmp_path / "evil" / "evil.py").write_text("open('it-ran', 'w')\nclass C: pass\n")
+    (tmp_path / "evil" / "config.json").write_text('{"model_type": "made-up"}')
+    (tmp_path / "evil" / "tokenizer_config.json").write_text(
+        '{"tokenizer_class": "C", "auto_map": {"AutoTokenizer": ["evil.C", "evil.C"]}}'
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "neurotrace.cli", "probes", "import", "t.csv", "--clean", "reasoning",
+         "--tokenizer", "evil", "--out", "o.jsonl"],
+        input="y\ny\n", capture_output=True, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    refused(done, "tokenizer evil", "can't be loaded")
+    assert not list(tmp_path.rglob("it-ran"))
 
 
 @pytest.mark.parametrize("chat", ["user", "robot"])
