@@ -107,6 +107,7 @@ if TYPE_CHECKING:
     from neurotrace.probe_sets.importing import (
         import_clean_corrupt as import_clean_corrupt,
         import_counterfact as import_counterfact,
+        import_pairs as import_pairs,
         import_table as import_table,
     )
     from neurotrace.probe_sets.mining import Mined as Mined, mine_pairs as mine_pairs
