@@ -1,6 +1,6 @@
-"""How results show themselves: a sentence that says what they are, then small tables.
+"""Display of results: a sentence that says what they are, then small tables.
 
-A class that inherits `Shown` and says what is to be seen in `_view` looks the same in a notebook
+A class that inherits `Shown` and returns its tables from `_view` looks the same in a notebook
 (`_repr_html_`), in IPython's terminal and under `rich.print`. Text from prompts is data in both.
 """
 
@@ -24,7 +24,7 @@ _WIDTH = 6  # characters of a bar in a terminal
 
 @dataclass(frozen=True)
 class Bar:
-    """A number with its length drawn behind it; a signed one grows from the middle."""
+    """A number with a bar drawn behind it; the bar of a signed number starts in the middle."""
 
     value: float
     bound: float  # the magnitude that fills the bar
@@ -75,7 +75,7 @@ class Shown:
         return to_rich(self._view())
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        """IPython's text form: the same tables, coloured only where somebody is looking."""
+        """IPython's text form: the same tables, coloured only on a terminal."""
         from rich.console import Console
 
         page = io.StringIO()
@@ -145,7 +145,7 @@ def frame_table(frame: pd.DataFrame, title: str = "", *, limit: int = 10) -> Tab
 
 
 def plain(text: str) -> str:
-    """`text` without what a terminal would obey."""
+    """`text` without control characters."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
@@ -174,7 +174,7 @@ def _cell(value: Any) -> Cell:
 
 
 def _side(table: Table, place: int) -> str:
-    """Words stand left, numbers right."""
+    """Words are aligned left, numbers right."""
     return "left" if any(isinstance(row[place], str) for row in table.rows) else "right"
 
 

@@ -1,7 +1,7 @@
-"""The one exception for what a user can mend.
+"""The one exception for mistakes of the user.
 
-Everything that a caller did (a malformed file, a name that isn't there, a model we can't read)
-raises `InputError` with a sentence that says what was expected, what was given and what to do. The command
+A mistake of the caller (a malformed file, an unknown name, a model that cannot be read) raises
+`InputError` with a sentence that says what was expected, what was given and what to do. The command
 line prints that sentence and exits with 2; any other exception is an internal error and exits with 1.
 """
 
@@ -9,11 +9,11 @@ from __future__ import annotations
 
 
 class InputError(ValueError):
-    """What was expected, what was given, what to do: one line, for the person who called."""
+    """What was expected, what was given, what to do: one line, for the caller."""
 
 
 def first_line(error: BaseException) -> str:
-    """An exception of another library's in a line: its first, at most 200 characters."""
+    """The first line of another library's exception, at most 200 characters."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     first = (lines or [type(error).__name__])[0]
     return first if len(first) <= 200 else first[:199] + "…"

@@ -1,4 +1,4 @@
-"""Files that users name, read: whatever can be wrong with one is a `ValueError` or an `InputError`."""
+"""Reading files that users name: any problem is a `ValueError` or an `InputError`."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ DATA_FILES = (*_PARQUET, *_CSV, ".json", ".jsonl", ".ndjson")
 
 
 def parse_json(raw: str | bytes) -> Any:
-    """`json.loads`, of which everything that can come is a `ValueError`, deep nesting too."""
+    """`json.loads`; every failure is a `ValueError`, deep nesting included."""
     try:
         return json.loads(raw)
     except RecursionError:
@@ -266,7 +266,7 @@ def read_table(
 
 
 def prepare_folder(out: str | Path, files: Sequence[str], *, overwrite: bool = False) -> Path:
-    """Make the folder and prove that it can be written, before the long work begins.
+    """Make the folder and check that it can be written, before the long work begins.
 
     Args:
         overwrite: without it, a folder that holds one of `files` is refused.
@@ -290,7 +290,7 @@ def prepare_folder(out: str | Path, files: Sequence[str], *, overwrite: bool = F
 
 
 def prepare_file(out: Path) -> None:
-    """Make the file's folder and prove that it can be written, before the long work begins."""
+    """Make the file's folder and check that it can be written, before the long work begins."""
     try:
         if out.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -301,7 +301,7 @@ def prepare_file(out: Path) -> None:
 
 
 def save_file(path: Path, content: bytes) -> None:
-    """`write_atomically`, of a file that the user named.
+    """`write_atomically` for a file that the user named.
 
     Raises:
         InputError: it can't be written.
@@ -314,7 +314,7 @@ def save_file(path: Path, content: bytes) -> None:
 
 @contextmanager
 def filling(folder: Path) -> Iterator[None]:
-    """Around what writes a folder's files: a full or read-only disk becomes the user's `InputError`."""
+    """Context of writing a folder's files: a full or read-only disk raises `InputError`."""
     try:
         yield
     except OSError as error:
@@ -330,7 +330,7 @@ def _cannot_write(path: Path, error: OSError) -> InputError:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write, sync, rename. After any failure the final name is what it was before."""
+    """Write, sync, rename. After any failure the file under the final name is unchanged."""
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -345,13 +345,13 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def write_whole(path: Path, save: Callable[[Path], None]) -> None:
-    """What `save` writes, under its final name once it is whole."""
+    """Write with `save` and rename to the final name when complete."""
     from safetensors import SafetensorError
 
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         try:
             save(Path(folder) / path.name)
-        except SafetensorError as error:  # how a full disk comes out of it
+        except SafetensorError as error:  # its error on a full disk
             raise OSError(str(error)) from None
         write_atomically(path, (Path(folder) / path.name).read_bytes())
 

@@ -1,7 +1,7 @@
-"""From logits to numbers: tensor in, tensor out.
+"""Metrics of logits: tensor in, tensor out.
 
-Sign convention, everywhere: L = logit(memorized answer) - logit(reasoned answer), in nats. A
-positive L means that recall wins.
+Sign convention, everywhere: L = logit(memorized answer) - logit(reasoned answer), in nats. A positive L
+means that the memorized answer is ahead.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def kl(
 ) -> Float[Tensor, " row"]:
     """KL(clean || changed) of the next-token distributions, in nats, never below 0.
 
-    Of two equal distributions rounding leaves some -1e-7.
+    Rounding gives some -1e-7 for two equal distributions.
     """
     return kl_of(
         torch.log_softmax(clean.float(), dim=-1), torch.log_softmax(changed.float(), dim=-1)
@@ -47,7 +47,7 @@ def kl(
 def kl_of(
     log_p: Float[Tensor, "row vocab"], log_q: Float[Tensor, "row vocab"]
 ) -> Float[Tensor, " row"]:
-    """`kl`, of log-probabilities."""
+    """`kl` from log-probabilities."""
     return (log_p.exp() * (log_p - log_q)).sum(dim=-1).clamp(min=0)
 
 

@@ -42,9 +42,9 @@ class Neuron:
 
 
 class NeuronSet(tuple[Neuron, ...]):
-    """Neurons in order, and the direction that they were picked for; otherwise a tuple.
+    """A tuple of neurons in order, with the direction that they were picked for.
 
-    `scores.top(8)` returns one, so that `nt.patch(scores.top(8))` knows which way.
+    `scores.top(8)` returns one, so that `nt.patch(scores.top(8))` knows the direction.
     """
 
     direction: Direction | None

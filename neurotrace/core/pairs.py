@@ -1,7 +1,7 @@
 """Pairs of prompts as text: read, validate, split. No torch here.
 
-A pair asks for the same thing twice: the memorization prompt has the model recall, the reasoning
-prompt has it apply what the prompt says. Both answers are named, written as they follow the prompt
+A pair asks for the same thing with two prompts. The model answers the memorization prompt from memory
+and the reasoning prompt from what the prompt says. Both answers are written as they follow the prompt
 (leading space included). `group` is what the pair is about: splits never share a group.
 """
 
@@ -27,7 +27,7 @@ from neurotrace.core.records import (
 
 @dataclass(frozen=True)
 class PromptPair:
-    """One item asked twice. All fields are text; see the module's docstring."""
+    """One item asked with two prompts. All fields are text; see the module's docstring."""
 
     id: str
     family: str
@@ -166,10 +166,10 @@ def fold_pairs(
 ) -> list[Fold]:
     """Cross-validation folds: every pair is in exactly one test part.
 
-    With ``split="group"`` fold i holds out a share of the groups. With ``split="group+template"``
-    a fold holds out one share of the groups *and* one share of the templates: its test pairs have
-    both unseen, its training pairs have neither. Families are folded apart, so that each is in
-    every fold where it has groups enough.
+    With ``split="group"`` fold i holds out a share of the groups. With ``split="group+template"`` a
+    fold holds out one share of the groups *and* one share of the templates: its test pairs have both
+    unseen, its training pairs have neither. Each family is folded separately, so that it is in every
+    fold if it has enough groups.
     """
     if split not in ("group", "group+template"):
         raise InputError(f"split={split!r}: expected 'group' or 'group+template'")
@@ -210,7 +210,7 @@ def fold_pairs(
 
 
 def sample_pairs(pairs: Sequence[PromptPair], count: int, *, seed: int = 0) -> list[PromptPair]:
-    """At most `count` pairs, drawn at random, in their old order."""
+    """At most `count` pairs, drawn at random, in their original order."""
     if count < 1:
         raise InputError(f"{count} pairs asked for: expected at least 1")
     drawn = random.Random(seed).sample(range(len(pairs)), min(count, len(pairs)))

@@ -1,4 +1,4 @@
-"""This process: its progress bars, its versions and command line, other libraries kept quiet."""
+"""This process: progress bars, versions, the command line, other libraries' messages silenced."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Item = TypeVar("Item")
 
 
 class _Shows(Protocol):
-    """Passes `iterable` on and shows how far it is, `bars` or tqdm's `tqdm` say."""
+    """Yields the items of `iterable` and shows the progress, e.g. `bars` or tqdm's `tqdm`."""
 
     def __call__(self, iterable: Iterable[Item], description: str = "") -> Iterable[Item]: ...
 
@@ -23,7 +23,7 @@ Progress = _Shows | None
 
 
 def over(progress: Progress, items: Sequence[Item], description: str) -> Iterable[Item]:
-    """`items`, shown by `progress` as they go by; None shows nothing."""
+    """`items`, with progress shown by `progress`; None shows nothing."""
     return items if progress is None else progress(items, description=description)
 
 
@@ -44,7 +44,7 @@ def _bars(iterable: Iterable[Item], description: str) -> Iterator[Item]:
 
 
 def quiet() -> None:
-    """Other libraries' chatter is not this command's output; our own warnings are one line."""
+    """Silence other libraries' messages; print this project's warnings as one line."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     for name in ("transformers", "transformer_lens", "datasets"):
         logging.getLogger(name).setLevel(logging.ERROR)

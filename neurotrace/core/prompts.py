@@ -1,8 +1,9 @@
 """Single prompts whose outcome, memory or reasoning, varies from item to item. No torch here.
 
-A pair names the behaviour in its words; here nothing does: which answer comes is measured, model by
-model. A prompt may be the changed version of another one (`perturbs` names it): an answer that is
-reasoned survives the change, one that is recalled doesn't, since there is nothing memorized any more.
+The words of a pair name the behaviour; the words of these prompts do not, and the outcome is measured
+for each model. A prompt may be the changed version of another one (`perturbs` names it). A reasoned
+answer stays right after the change. An answer from memory does not, because nothing is memorized about
+the changed version.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from neurotrace.core.records import Source, read_records, refuse_same_answers, t
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt and the answers that memory and reasoning would give; see the module's docstring."""
+    """One prompt with the memorized and the reasoned answer; see the module's docstring."""
 
     id: str
     family: str
@@ -27,7 +28,7 @@ class Prompt:
     memorized_answer: str
     reasoned_answer: str
     perturbs: str | None = None  # id of the prompt that this one is a changed version of
-    perturbation: str | None = None  # what was changed, "swap" say
+    perturbation: str | None = None  # what was changed, e.g. "swap"
 
 
 PROMPT_FIELDS = tuple(field.name for field in fields(Prompt))
@@ -61,12 +62,12 @@ def prompts_of(pairs: Iterable[PromptPair | Prompt]) -> list[Prompt]:
 
 
 def originals(prompts: Sequence[Prompt]) -> list[Prompt]:
-    """The prompts that are nobody's changed version."""
+    """The prompts that are not a changed version of another."""
     return [prompt for prompt in prompts if prompt.perturbs is None]
 
 
 def prompt_from(record: Any, where: str) -> Prompt:
-    """The prompt of one JSON line that stands at `where`."""
+    """The prompt of the JSON line at `where`."""
     optional = ("perturbs", "perturbation")
     prompt = Prompt(**text_fields(record, where, PROMPT_FIELDS, optional))
     refuse_same_answers(prompt.memorized_answer, prompt.reasoned_answer, where)

@@ -1,9 +1,9 @@
-"""A number for every neuron, and how to pick from it.
+"""A score for every neuron, and the selection of neurons by it.
 
-A signed score predicts the change of L = logit(memorized) - logit(reasoned), in nats, that the
-ranker's intervention on this one neuron would cause: negative values push towards reasoning,
-positive ones towards recall, so the two directions are the two ends of one ranking. An unsigned
-score (contrast, Pearson) says how much a neuron differs and not what it does: its magnitude ranks.
+A signed score predicts the change of L = logit(memorized) - logit(reasoned), in nats, that the ranker's
+intervention on this one neuron would cause: negative values push towards reasoning, positive ones
+towards memory, so the two directions are the two ends of one ranking. An unsigned score (contrast,
+Pearson) measures how much a neuron differs and not what it causes; neurons are ranked by its magnitude.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Scores(Shown):
     def strength(self, direction: Direction | str | None = None) -> Float[Tensor, "layer neuron"]:
         """How strongly each neuron pushes in `direction`: larger is more, NaN stays NaN.
 
-        `direction` is the scores' own where none is named, here and below.
+        `direction` defaults to the direction of the scores, here and below.
         """
         to = self._way(direction)
         return to.sign * self.value if self.signed else self.value.abs()
@@ -96,7 +96,7 @@ class Scores(Shown):
         return NeuronSet((Neuron(int(place) // width, int(place) % width) for place in order), to)
 
     def random_like(self, neurons: Iterable[Neuron], *, seed: int) -> NeuronSet:
-        """Other neurons, as many in each layer, drawn without replacement; their direction, too."""
+        """Random other neurons, as many in each layer, without replacement, with the same direction."""
         direction = getattr(neurons, "direction", None)
         chosen = tuple(neurons)
         generator = torch.Generator().manual_seed(seed)
@@ -113,7 +113,7 @@ class Scores(Shown):
         return NeuronSet(drawn, direction)
 
     def rank_of(self, neuron: Neuron, *, direction: Direction | str | None = None) -> int:
-        """Place of a neuron in the ranking, 1 for the strongest."""
+        """Rank of a neuron, 1 for the strongest."""
         strength = self.strength(direction)
         own = strength[neuron.layer, neuron.index]
         if own.isnan():
@@ -136,7 +136,7 @@ class Scores(Shown):
         return pd.DataFrame(data)
 
     def save(self, path: str | Path) -> None:
-        """Write as safetensors; what isn't a tensor goes into its header as JSON."""
+        """Write as safetensors; values that are not tensors go into its header as JSON."""
         from safetensors.torch import save_file
 
         tensors = {"value": self.value.contiguous()}
@@ -169,9 +169,9 @@ class Scores(Shown):
         measured = int((~self.value.isnan()).sum())
         layers, width = self.value.shape
         some = f"{measured:,} of " if measured < self.n_neurons else ""
-        meant = "negative pushes towards reasoning, positive towards recall"
+        meant = "negative pushes towards reasoning, positive towards memory"
         if not self.signed:
-            meant = "says how much a neuron differs, not what it causes"
+            meant = "measures how much a neuron differs, not what it causes"
         few = min(5 if self.signed else 8, measured)
         bound = float(self.value.nan_to_num().abs().max())
         tables = []

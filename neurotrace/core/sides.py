@@ -15,9 +15,9 @@ SIDES: tuple[Side, Side] = ("memorization", "reasoning")
 
 
 class Direction(str, Enum):
-    """Which way answers are flipped. Equal to its text: ``Direction("to_reasoning") == "to_reasoning"``.
+    """The direction of a flip. Equal to its text: ``Direction("to_reasoning") == "to_reasoning"``.
 
-    Whatever takes a direction takes the text as well.
+    Every parameter `direction` accepts the text as well.
     """
 
     TO_REASONING = "to_reasoning"
@@ -25,7 +25,7 @@ class Direction(str, Enum):
 
     @property
     def donor(self) -> Side:
-        """The side whose behaviour is wanted: a patch takes its values from there."""
+        """The side of the intended behaviour: a patch takes its values from there."""
         return "reasoning" if self is Direction.TO_REASONING else "memorization"
 
     @property
@@ -35,7 +35,7 @@ class Direction(str, Enum):
 
     @property
     def sign(self) -> float:
-        """Of the change of L that is wanted."""
+        """Sign of the intended change of L."""
         return -1.0 if self is Direction.TO_REASONING else 1.0
 
     @classmethod
@@ -63,5 +63,5 @@ DIRECTIONS: tuple[Direction, Direction] = (Direction.TO_REASONING, Direction.TO_
 
 
 def spoken(direction: str) -> str:
-    """A direction as people say it: "to reasoning", "to memory"."""
+    """A direction in prose: "to reasoning", "to memory"."""
     return direction.replace("_", " ").replace("memorization", "memory")

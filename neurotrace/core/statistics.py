@@ -1,4 +1,4 @@
-"""Intervals and p-values that know that pairs about the same thing are not independent.
+"""Intervals and p-values clustered by group: pairs about the same thing are not independent.
 
 Sign flips: under "no effect" a group's value is as likely to have either sign, so the observed sum over
 groups is one of 2^groups equally likely sums. Three routes to its tail, each where it is the cheapest:
@@ -40,8 +40,8 @@ def rate_interval(
     """Interval of a rate whose units are clustered by group.
 
     Percentile bootstrap over groups; where the rate is 0 or 1 a bootstrap has no spread, and Wilson's
-    interval with n = number of groups stands in (the conservative end: as if each group were one
-    observation). With a single group the answer is (0, 1): one cluster says nothing about others.
+    interval with n = number of groups is used (conservative: each group counts as one observation).
+    With a single group the interval is (0, 1), because one cluster says nothing about others.
     """
     values = np.asarray(hits, dtype=float)
     if values.size == 0:

@@ -73,7 +73,7 @@ function neurotraceExplorer(root, data) {
   const near = make("canvas", { "aria-hidden": "true" }), nearBox = make("div", { hidden: "" }, make("p", { class: "nt-small" }, ""), near);
   const list = make("ol"), card = make("div", { class: "nt-card" });
   root.replaceChildren(form, make("div", { class: "nt-map" }, canvas, tip), make("div", { class: "nt-key" },
-    make("span", {}, "towards reasoning", make("span", { class: "nt-scale" }), "towards recall"), most, unit), nearBox, said,
+    make("span", {}, "towards reasoning", make("span", { class: "nt-scale" }), "towards memory"), most, unit), nearBox, said,
     make("div", { class: "nt-below" }, make("div", {}, make("h3", {}, "Strongest"), list), card));
 
   // ---- colours
