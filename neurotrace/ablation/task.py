@@ -94,8 +94,8 @@ def prepare(
     """Check everything that can be checked before the first pass.
 
     Raises:
-        InputError: an unknown kind, donor, position or precision; a patch elsewhere than at the read
-            position on pairs that don't align; a batch or budget below one.
+        InputError: an unknown kind, donor, position or precision; a patch elsewhere than at the final
+            token position on pairs that don't align; a batch or budget below one.
     """
     Direction.from_donor(donor)
     form = form_of(kind)
@@ -150,8 +150,8 @@ def _checked(positions: Any, encoded: EncodedPairs, side: Side, *, patching: boo
             )
     if positions != "read" and patching and not encoded.aligned:
         raise InputError(
-            "a patch elsewhere than at the read position needs prompts of equal length on both "
-            "sides: patch at the read position, or use 'set'"
+            "a patch elsewhere than at the final token position needs prompts of equal length on both "
+            "sides: patch at the final token position, or use 'set'"
         )
     return cast(Where, positions)
 

@@ -126,7 +126,7 @@ def ablate_top(
     predictions_gb: float = 4.0,
     progress: Progress = None,
 ) -> Top:
-    """The k neurons whose intervention at the read position changes mean L most, exactly.
+    """The k neurons whose intervention at the final token position changes mean L most, exactly.
 
     Args:
         direction: the strongest one way, as `Scores.top` has it; None: by |mean effect|.

@@ -1,7 +1,8 @@
 """What the unchanged model answers to single prompts, and which of the two named answers that is.
 
-The answer is the top-1 token at the read position, free of what is named. Its *outcome* is "memory"
-where it begins the memorized answer, "reasoning" where it begins the reasoned one, else "other".
+The answer is the top-1 token at the final token position, free of what is named. Its *outcome* is
+"memory" where it begins the memorized answer, "reasoning" where it begins the reasoned one, else
+"other".
 """
 
 from __future__ import annotations
@@ -127,8 +128,8 @@ def answer(
 ) -> Answered:
     """Ask the model every prompt.
 
-    A prompt whose named answers can't be told apart at the read position (the same first token, or
-    a token that reaches into the prompt) is left out, and comes back in `dropped`.
+    A prompt whose named answers can't be told apart at the final token position (the same first token,
+    or a token that reaches into the prompt) is left out, and comes back in `dropped`.
 
     Raises:
         InputError: no prompt is left; an empty prompt or one that is too long.

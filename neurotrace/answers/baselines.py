@@ -1,8 +1,8 @@
 """What could tell memory from reasoning without any intervention: the margin is judged beside these.
 
 `PLAIN` ones need no training: how sure the model is, where its answer stands in the prompt. The others
-learn: from the prompt's words, from all neurons at the read position, from the residual stream there
-at some depths, and from the *writes*: what each layer's attention and MLP write for the answer,
+learn: from the prompt's words, from all neurons at the final token position, from the residual stream
+there at some depths, and from the *writes*: what each layer's attention and MLP write for the answer,
 write · d log p(answer) / d residual behind the last block, two numbers a layer.
 """
 

@@ -2,8 +2,8 @@
 
     score_i = mean over prompts of (a_i - off_i) * dL/da_i,   L = logit(memorized) - logit(reasoned)
 
-is what switching neuron i off is predicted to take from L at the read position, for all neurons of a
-prompt in about one forward pass (`suffix_slopes.py`). The k highest are the memory neurons, the k
+is what switching neuron i off is predicted to take from L at the final token position, for all neurons
+of a prompt in about one forward pass (`suffix_slopes.py`). The k highest are the memory neurons, the k
 lowest the reasoning neurons. Families and outcomes weigh alike, however many prompts they bring: a
 neuron that is silent while the model recalls can only be seen while it reasons. Prompts that the model
 answers with neither named answer say nothing about the two and are left out.

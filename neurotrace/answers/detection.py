@@ -1,7 +1,8 @@
 """Detectors of one model, from prompts to a table: what tells memory from reasoning, and where else.
 
-Reads the views at the read position, asks `detectors/transfer.py` for every detector on every pair of
-tasks, chooses one by how well it does on tasks that it did not learn from, and fits that on all.
+Reads the views at the final token position, asks `detectors/transfer.py` for every detector on every
+pair of tasks, chooses one by how well it does on tasks that it did not learn from, and fits that on
+all.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@
    "the answer is the memorized one", within each family, intervals by resampling groups.
 5. Beside them, on the same prompts: what needs no neuron (log-probability, entropy, where the answer
    stands in the prompt) and what learns from the same first half (the prompt's words; a logistic
-   regression on all neurons at the read position, on the residual stream at four depths, on what
+   regression on all neurons at the final token position, on the residual stream at four depths, on what
    each layer writes for the answer), and `DRAWS` circuits of random neurons.
 6. *Calibrate* on one half of the second half, score the other, and the other way round: ECE, the
    AUROC for "the answer fails on a changed version", risk against coverage, LiMem.

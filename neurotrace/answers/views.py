@@ -1,4 +1,4 @@
-"""Views of a prompt: what the model does at the read position, as features for a detector.
+"""Views of a prompt: what the model does at the final token position, as features for a detector.
 
     neurons            every MLP neuron
     neurons@12         those of block 12; residual@12, attention@12: the stream behind it, what its

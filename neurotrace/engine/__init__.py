@@ -1,14 +1,14 @@
-"""The suffix engine: resume a forward pass where a change begins. Knows transformers and torch alone.
+"""The suffix engine (prefix caching): resume a forward pass where a change begins.
 
 parts      a model's blocks, down projections and unembedding, found by shape
 attention  one prefix shared by many rows
-edits      what is changed, and the clean run
+edits      changes of neurons, and the clean run
 modules    lighter forms of a model's modules for passes of many rows
 engine     `Engine`: changed rows over a clean run
 proof      `engine`: makes one and checks it against full passes
 slopes     dL/da of every neuron over a clean prefix
 relp       RelP's rules of differentiation
 
-May import: nothing of ours; it raises ValueError where the rest raises InputError.
+May import: nothing of ours, only transformers and torch. It raises ValueError; the rest raises InputError.
 To add a model family: add its config to tests/support/families.py; the suite says what fails.
 """

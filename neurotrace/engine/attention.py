@@ -1,14 +1,14 @@
-"""One clean prefix, many changed rows: caches that hold still, and attention that shares them.
+"""One clean prefix, many changed rows: read-only caches and attention that shares them.
 
 Two ways for C rows to read the keys and values of one clean prefix of P positions:
 
 - *frozen*: the cache's `update` returns cat(prefix expanded to C rows, new) and stores nothing; the
-  model's own attention runs. Right wherever a layer's cache is plain keys and values.
+  model's own attention runs. Correct if a layer's cache is plain keys and values.
 - *shared*: `update` returns only the new keys and values with the prefix pinned to them, and the
   attention function `SHARED` reads both: one matmul of all rows against one prefix, nothing copied.
-  Right only where the model fetches its attention through transformers' `AttentionInterface` and
-  hands the cache's tensors on untouched. Both are checked at each call: a key without its prefix
-  raises, and `Prefix.finish` raises if a block took the keys and never called the function.
+  Correct only if the model fetches its attention through transformers' `AttentionInterface` and passes
+  the cache's tensors on unchanged. Both are checked at each call: a key without its prefix raises, and
+  `Prefix.finish` raises if a block took the keys and never called the function.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _HARMLESS = {"is_causal", "position_ids", "sliding_window", "use_cache", "cache_
 
 
 class PrefixError(RuntimeError):
-    """The prefix can't be shared this way on this model; the message says what was met."""
+    """The prefix cannot be shared this way on this model; the message gives the reason."""
 
 
 class _PrefixLayer(DynamicLayer):
@@ -46,7 +46,7 @@ class _PrefixLayer(DynamicLayer):
         self._sizes = layer.get_mask_sizes
         self._length = layer.get_seq_length()
         self.shared = shared
-        self.unread = 0  # keys handed out to the shared function and not yet seen there
+        self.unread = 0  # keys given to the shared function and not yet received there
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self._sizes(query_length)
@@ -59,7 +59,7 @@ class _PrefixLayer(DynamicLayer):
     ) -> tuple[Tensor, Tensor]:
         if self.shared:
             self.unread += 1
-            pinned: Any = key_states.view(key_states.shape)  # a fresh object: the pin is ours alone
+            pinned: Any = key_states.view(key_states.shape)  # a new object
             pinned.neurotrace_prefix = self
             return pinned, value_states
         assert self.keys is not None
@@ -78,7 +78,7 @@ class Prefix(Cache):
         super().__init__(layers=list(self.own))
 
     def start(self) -> None:
-        """Before a forward pass: forget what an interrupted one left behind."""
+        """Before a forward pass: clear the state that an interrupted pass left."""
         for layer in self.own:
             layer.unread = 0
 
@@ -196,7 +196,7 @@ def _each_head(x: Tensor, group: int) -> Tensor:
 
 @contextmanager
 def attention_shared(model: nn.Module) -> Iterator[None]:
-    """Inside the `with`, `model` fetches the shared function; its own choice comes back after.
+    """Inside the `with`, `model` fetches the shared function; its own setting is restored after.
 
     The choice is a field of the model's configs, which every attention module holds by reference.
     """

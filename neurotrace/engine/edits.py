@@ -1,4 +1,4 @@
-"""The suffix engine's data: a clean run, and what an intervention does to its neurons.
+"""The suffix engine's data: a clean run, and changes of its neurons.
 
 An intervention is affine, a' = scale·a + offset, and is applied inside the forward pass.
 """
@@ -23,13 +23,13 @@ Map = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Run:
-    """A clean run: what the blocks and neurons of one batch of equally long prompts did.
+    """A clean run: the blocks' and neurons' values for one batch of equally long prompts.
 
     Attributes:
         ids: Int[Tensor, "prompt pos"].
         positions: where edits act, ascending, counted from the prompt's start.
         start: the first recomputed position; the prefix is what lies before it.
-        path: the engine's way for this run.
+        path: the engine's method for this run.
         inputs: for each block, Float[Tensor, "prompt position neuron"] at `positions`.
         hidden: Float[Tensor, "prompt d_model"], the unembedding's input at the last position.
     """
@@ -58,7 +58,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Edit:
-    """One row: each listed neuron becomes scale·a + offset, a being its value in that very pass.
+    """One row: each listed neuron becomes scale·a + offset, with a its value in the same pass.
 
     Zero: scale 0, offset 0. Set or donor: scale 0, offset the value. Shift: scale 1. A neuron above
     another listed one sees what the lower one has changed. Scale 0 sets even where a is not finite.

@@ -5,24 +5,24 @@ the clean run. So, for C interventions on one prompt:
 
 1. *Clean run*, once: the keys and values of the prefix (the positions before the first changed one)
    and, from there on, every block's output and every neuron's activation.
-2. *Enter*: block l runs once, at batch 1; what its MLP wrote is *widened* to C rows, each with its
-   own neuron's change `(a' - a)·W_out[i]`, and whatever the block does next (norms, multipliers,
-   residual sums) carries the C rows on. A set of neurons changes the input of `W_out` instead.
+2. *Enter*: block l runs once, at batch 1; what its MLP wrote is *widened* to C rows, each with its own
+   neuron's change `(a' - a)·W_out[i]`, and the rest of the block (norms, multipliers, residual sums)
+   runs on the C rows. A set of neurons changes the input of `W_out` instead.
 3. *Resume*: the model is called with the suffix tokens, C rows. Blocks below l return their clean
    output as a constant; blocks above run as they are, over the prefix's keys and values.
-4. *Read out*: what reaches the unembedding is the result. Logits come from the unembedding's rows
-   that are asked for, and from the model's own code behind it (soft cap, scale).
+4. *Read out*: the input of the unembedding is the result. Logits come from the requested rows of the
+   unembedding, and from the model's own code behind it (soft cap, scale).
 
-Nothing here knows an architecture: the model's own `forward` does all of it (its norms, positions
-and masks), with a few modules' `forward` overridden for one call. What can't be known is measured:
-`proof.engine` compares with full hooked passes before it returns, and degrades *shared → frozen → naive*
-(`attention.py`; naive = full passes) with a warning that says why.
+This file knows no architecture: the model's own `forward` does everything (its norms, positions and
+masks), with the `forward` of a few modules overridden for one call. `proof.engine` compares with full
+hooked passes before it returns, and falls back from *shared* to *frozen* to *naive* (`attention.py`;
+naive = full passes) with a warning that gives the reason.
 
 Usage::
 
     engine = proof.engine(hf_model)                      # .path, .reason; warns where it degraded
     run = engine.clean(ids)                              # ids: Int[Tensor, "pos"] or "prompt pos"
-    run.activations                                      # Float["prompt layer neuron"], read position
+    run.activations                                      # Float["prompt layer neuron"], final token
     hidden = engine.single(run, layer, index, values)    # Float["row d_model"]: a'[index[c]]=values[c]
     hidden = engine.sets(run, [Edit.set(layers, indices, values), ...])      # one row an Edit
     engine.logit_difference(hidden, memorized_id, reasoned_id)               # Float["row"]
@@ -49,16 +49,16 @@ from neurotrace.engine.edits import Edit, Map, Path, Run, affine, affine_by_laye
 from neurotrace.engine.modules import Delta, Forward, fused
 from neurotrace.engine.parts import Parts, hooked, overridden, write_rows
 
-BATCH = 1536  # tokens a pass: beyond a thousand a matmul's rate levels off
+BATCH = 1536  # tokens a pass: above a thousand the rate of a matmul stops rising
 
 
 class Engine:
-    """Changed rows over a clean run; made by `proof.engine`, which has proved `path` on this model.
+    """Changed rows over a clean run; made by `proof.engine`, which has checked `path` on this model.
 
     Attributes:
-        path, reason: the way at the last position, and why the faster ones are not it.
-        error: the largest error of any logit in the proof, nats.
-        batch_size: most tokens in one pass; halved when memory runs out.
+        path, reason: the method at the last position, and why the faster ones were rejected.
+        error: the largest error of any logit in the check, nats.
+        batch_size: maximum number of tokens in one pass; halved when memory runs out.
         precision: "exact", or "fast" where `delta` holds the model's bf16 weights.
     """
 
@@ -81,8 +81,8 @@ class Engine:
         self.fused = fused(parts.blocks) if light and path != "naive" else []
         self.delta: Delta | None = None
         self.plain_tail = False  # True: logits are the unembedding's output, nothing behind it
-        self.early: Path | None = None  # the way for earlier positions, once proved
-        self.prove_early = prove_early  # finds it; without one, only the last position is served
+        self.early: Path | None = None  # the method for earlier positions, once checked
+        self.prove_early = prove_early  # finds it; without one, only the last position works
 
     @property
     def precision(self) -> Literal["exact", "fast"]:
@@ -90,7 +90,7 @@ class Engine:
 
     @torch.no_grad()
     def clean(self, ids: Tensor, positions: Sequence[int] | Literal["all"] | None = None) -> Run:
-        """Run prompts unchanged and keep what the changed rows will need.
+        """Run prompts unchanged and keep the values that changed rows need.
 
         Args:
             ids: Int[Tensor, "pos"] or Int[Tensor, "prompt pos"].
@@ -121,7 +121,7 @@ class Engine:
         return run
 
     def _early(self) -> Path:
-        """The way for edits before the last position; proved when first asked for."""
+        """The method for edits before the last position; checked on first use."""
         if self.early is None:
             if self.prove_early is None:
                 raise ValueError("this engine was made without a proof for earlier positions")
@@ -132,7 +132,7 @@ class Engine:
         start = 0 if path == "naive" else positions[0]
         prefix = None
         if start:
-            with overridden([(self.parts.unembedding, lambda x: x[..., :1])]):  # no logits wanted
+            with overridden([(self.parts.unembedding, lambda x: x[..., :1])]):  # no logits needed
                 cache = self.parts.model(ids[:, :start], use_cache=True).past_key_values
             prefix = Prefix(cache, shared=path == "shared")
         shape = len(ids), ids.shape[1] - start
@@ -169,7 +169,7 @@ class Engine:
             index: Int[Tensor, "c"].
             values: Float[Tensor, "c"], "c position" (one for each of the run's positions) or
                 "prompt c position".
-            exact: float32 even where the engine is fast.
+            exact: float32 even if the engine is fast.
 
         Returns:
             Float[Tensor, "row d_model"], c rows a prompt in prompt order.
@@ -275,7 +275,7 @@ class Engine:
         """Call the model and return the unembedding's input at the last position, [row, d_model]."""
         seen: list[Tensor] = []
 
-        def see(x: Tensor) -> Tensor:  # stands for the unembedding: nobody reads these logits
+        def see(x: Tensor) -> Tensor:  # in place of the unembedding: these logits are not used
             seen.append(x[:, -1])
             return x[..., :1]
 
@@ -339,7 +339,7 @@ class Engine:
         return raw if self.plain_tail else self._behind_unembedding(raw)
 
     def _behind_unembedding(self, raw: Tensor) -> Tensor:
-        """What the model's own code makes of the unembedding's output: a pass over one token."""
+        """The model's own code behind the unembedding, applied to its output: a pass over one token."""
         token = torch.zeros(1, 1, dtype=torch.long, device=raw.device)
         with overridden([(self.parts.unembedding, lambda _: raw[None])]):
             return self.parts.model(token, use_cache=False).logits[0]
@@ -356,7 +356,7 @@ class Engine:
 
 
 def _always(value: Any) -> Callable[..., Any]:
-    """A `forward` that returns the same whatever it is called with."""
+    """A `forward` that ignores its arguments and returns a constant."""
 
     def constant(*_: Any, **__: Any) -> Any:
         return value

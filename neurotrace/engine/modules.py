@@ -1,8 +1,8 @@
 """Lighter forms of a model's own modules, for passes of many rows.
 
-*Fused* (exact): an RMS norm in four passes over memory instead of six, an activation in place. Found
-by name, kept only where their numbers agree with the module's own on random input, and proved once
-more with the whole engine.
+*Fused* (exact): an RMS norm in four passes over memory instead of six, an activation in place. Modules
+are found by name and replaced only if the numbers agree with the module's own on random input. The
+check of the whole engine covers them again.
 
 *Delta* (fast): a Linear computes y0 + W·bf16(x - x0), with x0 and y0 the clean run's input and
 output in float32. Rounding is then relative to the *change*, not to the activation, and the
@@ -40,7 +40,7 @@ def _activation(module: nn.Module) -> Callable | None:
 
 
 class _Spent(Tensor):
-    """A gate that nobody reads after `gate * up`: the product may take its memory."""
+    """A gate that is not used after `gate * up`: the product may reuse its memory."""
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
@@ -90,7 +90,7 @@ def linears(blocks: Iterable[nn.Module]) -> list[nn.Module]:
 
 
 def bf16_missing(device: torch.device) -> str:
-    """Why `fast` would not be fast on this device; empty where it is."""
+    """Why `fast` would not be fast on this device; empty if it is."""
     if device.type == "cuda":
         return "" if torch.cuda.is_bf16_supported() else "this GPU has no bf16 units"
     if device.type == "cpu":
@@ -101,7 +101,7 @@ def bf16_missing(device: torch.device) -> str:
 
 
 class Delta:
-    """Delta forms of the Linear modules over one clean run after another."""
+    """Delta forms of the Linear modules, for one clean run after another."""
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         # bf16 weights, [d_out, d_in]: half as much memory again as the float32 ones

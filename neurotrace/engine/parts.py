@@ -1,10 +1,9 @@
 """Find, by shape, the parts of a causal language model that the suffix engine needs to touch.
 
-Four parts: the list of blocks; in each block the one module that maps d_mlp to d_model (its input
-holds the neurons, its weight their `W_out` rows); the unembedding; and nothing else. Everything
-between them (norms, multipliers, positions, masks, soft caps) stays the model's own code, run as it
-stands. Also here: the two context managers through which that code is borrowed for one call and
-given back, whatever happens.
+Three parts: the list of blocks; in each block the one module that maps d_mlp to d_model (its input
+holds the neurons, its weight their `W_out` rows); the unembedding. Everything else (norms, multipliers,
+positions, masks, soft caps) stays the model's own code. Two context managers override that code for one
+call and restore it on any exit.
 """
 
 from __future__ import annotations
@@ -58,14 +57,12 @@ def find_parts(
     Args:
         model: a transformers causal LM (or a module that behaves like one: `config`,
             `model(ids).logits`, `past_key_values`).
-        blocks: the blocks in order, where they are not the one `ModuleList` of
-            `num_hidden_layers` modules.
-        projection: the projection's path inside a block, e.g. "mlp.down_proj", where its shape
-            does not single it out.
-        unembedding: where `model.get_output_embeddings()` is not it.
+        blocks: the blocks in order, if they are not the only `ModuleList` of `num_hidden_layers` modules.
+        projection: the projection's path inside a block, e.g. "mlp.down_proj", if its shape is ambiguous.
+        unembedding: if `model.get_output_embeddings()` does not return it.
 
     Raises:
-        ValueError: a part is missing or ambiguous; says which were seen and what to pass.
+        ValueError: a part is missing or ambiguous; the message names the candidates and what to pass.
     """
     config = getattr(model, "config", None)
     if config is None:
@@ -132,7 +129,7 @@ def _find_projection(block: nn.Module, config: Any, layer: int) -> nn.Module:
 
 @contextmanager
 def overridden(forwards: Iterable[tuple[nn.Module, Callable]]) -> Iterator[None]:
-    """Give each module another `forward` inside the `with`; its own comes back on any exit."""
+    """Give each module another `forward` inside the `with`; its own is restored on any exit."""
     done: list[tuple[nn.Module, Any]] = []
     try:
         for module, forward in forwards:

@@ -1,9 +1,9 @@
-"""Make an engine and prove its way on its own model: resumed rows against full hooked passes.
+"""Make an engine and check it on its model: resumed rows against full hooked passes.
 
-For the first, middle and last block: a neuron at rest, one at random set to zero, the one that
-writes most, and one pushed until it writes a third of the residual stream's norm (an effect too
-large to hide in rounding). Then sets across layers with scales and shifts, on two prompts at once.
-Every logit of every row must agree within a thousandth of that row's own effect plus rounding.
+The check changes, in the first, middle and last block: an inactive neuron, a random one set to zero,
+the one that writes most, and one raised until it writes a third of the residual stream's norm (an
+effect far above rounding). Then it changes sets across layers with scales and shifts, on two prompts at
+once. Every logit of every row must agree within a thousandth of that row's own effect plus rounding.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Disproved(Exception):
 
 @dataclass(frozen=True)
 class FullPasses:
-    """Full hooked passes on the check prompts, computed once and compared with each way."""
+    """Full hooked passes on the check prompts, computed once and compared with each method."""
 
     ids: Tensor
     positions: tuple[int, ...] | None
@@ -53,12 +53,13 @@ def engine(
     projection: str | None = None,
     unembedding: nn.Module | None = None,
 ) -> Engine:
-    """Find `model`'s parts, prove the fastest way that is right on it, and return its engine.
+    """Find the parts of `model`, check the methods from fastest to slowest, and return the first
+    correct engine.
 
     Args:
         model: a transformers causal LM in eval mode. (Not one whose blocks a hook library has
             replaced: pass the twin made before.)
-        path: the way to try first; slower ones follow if it is disproved.
+        path: the method to try first; slower ones follow if it fails the check.
         precision: "exact", or "fast": bf16 deltas (`modules.py`), about 1 % off the effect;
             `single` and `sets` then take `exact=True` for the rows to measure that by.
         batch_size: most tokens (rows times suffix positions) in one pass; halved when memory runs out.
@@ -68,8 +69,8 @@ def engine(
         ValueError: a part is missing or ambiguous, dropout is on, or the model yields NaN.
 
     Warns:
-        UserWarning: the way found is slower than the one asked for ("auto": than `shared`), or
-            "fast" was asked for where it can't be had: then the engine is exact.
+        UserWarning: the method found is slower than the requested one ("auto": than `shared`), or
+            "fast" is not available and the engine is exact.
     """
     if model.training:
         raise ValueError("the model is in training mode: call model.eval() first")
@@ -89,7 +90,7 @@ def engine(
         else:
             found.delta = Delta(plain)
     # glibc gives freed memory back above a threshold that grows to the largest block once freed:
-    # without this, every pass would fault its activations in anew (a tenth of the time)
+    # without this, every pass would page its activations in again (a tenth of the time)
     torch.empty(31 << 20, dtype=torch.uint8)
     return found
 
@@ -226,7 +227,7 @@ def first_proved(
             trial.plain_tail, trial.early = naive.plain_tail, path
             try:
                 trial.error = prove(trial, truth)
-            except Exception as error:  # whatever the model's code raises means: not this way
+            except Exception as error:  # any error of the model's code rules this method out
                 way = path + ("" if wide else ", not widened") + (", fused" if light else "")
                 said = f"{type(error).__name__}: {error}".splitlines()[0][:200]
                 reasons.append(f"{way}: {said}")
@@ -238,7 +239,7 @@ def first_proved(
 
 
 def prove_early(engine: Engine) -> Path:
-    """The way for edits before the last position: proved with a prefix and without one."""
+    """The method for edits before the last position: checked with a prefix and without one."""
     path = engine.path
     length = check_ids(engine).shape[1]
     for positions in ((length - 4, length - 2), tuple(range(length))):

@@ -1,14 +1,14 @@
-"""RelP's rules on a transformers model: everything that is not linear held as it is in the clean run.
+"""RelP's rules on a transformers model: every nonlinearity is held constant at the clean run.
 
-    attention pattern    constant: only what is attended to is differentiated
+    attention pattern    constant: only the attended values are differentiated
     norm                 its scale constant: x * g * scale.detach()
     activation           its gain constant: x * (f(x) / x).detach()
     gated product        half to either factor: post/2 + (post/2).detach()
 
-(arXiv 2508.21258, after layer-wise relevance propagation.) What is left is linear in the residual
-stream, so relevance is conserved: it adds up to L where there are no biases. The rules are put on
-modules found by what they do (`find_rules`), and on softmax and fused attention wherever they are
-called; a block whose activation or attention isn't met that way is refused by name.
+(arXiv 2508.21258, after layer-wise relevance propagation.) The result is linear in the residual stream,
+so relevance is conserved: it adds up to L if there are no biases. The rules apply to modules found by
+what they do, and to softmax and fused attention wherever they are called. A block whose activation or
+attention is not found raises an error that names it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SOFTMAX = {torch.softmax, Tensor.softmax, F.softmax}
 
 
 class _Patterns(TorchFunctionMode):
-    """Attention patterns as constants; counts the attentions that it met."""
+    """Attention patterns as constants; counts the attention calls."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,14 +78,14 @@ def is_gated(parts: Parts) -> bool:
 
 @contextmanager
 def linearised(parts: Parts) -> Iterator[None]:
-    """RelP's rules on the model inside the `with` (but the gated product's: that is `half`).
+    """RelP's rules on the model inside the `with` (except for the gated product: `half`).
 
     Raises:
         ValueError: an activation or an attention that the rules don't reach; names it.
     """
     rules: list[tuple[nn.Module, Callable]] = []
     for layer, (block, projection) in enumerate(zip(parts.blocks, parts.projections, strict=True)):
-        # what has no parameters of its own and stands in an MLP is its activation (or a dropout)
+        # a module in an MLP without parameters is its activation (or a dropout)
         found = [
             child
             for child in _mlp(block, projection).children()

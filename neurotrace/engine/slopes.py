@@ -1,8 +1,8 @@
-"""dL/da of every neuron at the read position, over a clean prefix.
+"""dL/da of every neuron at the final token position, over a clean prefix.
 
-A neuron at the last position can act on the answer only through that position. So the prefix needs no
-gradient, and the backward pass goes through one token: all neurons of a prompt for little more than
-one forward pass (three, where the whole prompt is differentiated).
+A neuron at the last position can affect the answer only through that position. So the prefix needs no
+gradient, and the backward pass goes through one token. All neurons of a prompt cost little more than
+one forward pass (three, if the whole prompt is differentiated).
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ Change = Callable[[int, Tensor], Tensor]
 
 
 def prefix_of(engine: Engine, ids: Int[Tensor, "prompt pos"]) -> Prefix | None:
-    """Clean keys and values before the last position; None where there are none to start from."""
+    """Clean keys and values before the last position; None if there are none."""
     if engine.path == "naive" or ids.shape[1] == 1:
         return None
     unembed: Any = engine.parts.unembedding
     with torch.no_grad(), overridden([(unembed, lambda x: x[..., :1])]):  # no logits wanted
         ids = ids.to(engine.parts.device)
         cache = engine.parts.model(ids[:, :-1], use_cache=True).past_key_values
-    # the frozen form: the shared one's attention writes into buffers, out of autograd's sight
+    # the frozen form: the shared attention writes into buffers that autograd does not track
     return Prefix(cache, shared=False)
 
 
 def logits_through(
     engine: Engine, ids: Int[Tensor, "prompt pos"], prefix: Prefix | None, change: Change
 ) -> Float[Tensor, "prompt vocab"]:
-    """Logits at the last position, differentiable through what `change` makes of the neurons."""
+    """Logits at the last position, differentiable through the neurons' values after `change`."""
 
     def through(layer: int) -> Any:
         def hook(_: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:

@@ -142,7 +142,7 @@ def measure(
         site: ``"residual"`` and ``"attention"``: the interventions' neurons are then dimensions of what
             leaves each block, or of what its attention writes (by full passes; patches want
             `activations`).
-        activations: those of these very pairs, if you have collected them: patches at the read
+        activations: those of these very pairs, if you have collected them: patches at the final token
             position take their values from there instead of running the donors again.
         cleans: a dict in which the engine's clean runs are kept for the next call on the same
             pairs (they cost as much as twenty changed rows). Yours to drop, and to drop when the
@@ -171,7 +171,7 @@ def measure(
     if positions == "all" and not encoded.aligned and any(i.needs_donor for i in interventions):
         raise InputError(
             "a patch at all positions needs prompts of equal length on both sides; "
-            "patch at the read position or set to a mean"
+            "patch at the final token position or set to a mean"
         )
     if activations is not None and activations.pairs != encoded.pairs:
         raise InputError("activations= are of other pairs than the ones to measure")

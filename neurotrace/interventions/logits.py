@@ -1,6 +1,6 @@
 """What the model answers at the last position with interventions done to it.
 
-At the read position they run on the suffix engine where one was proved for the model (`engine`);
+At the final token position they run on the suffix engine where one was proved for the model (`engine`);
 else, and at all positions, as full forward passes with hooks. Both ways give the same numbers within
 rounding; `tests/interventions/test_effects.py` holds one against the other.
 """

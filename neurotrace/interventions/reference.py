@@ -24,7 +24,7 @@ from neurotrace.models.protocol import HookedModel
 class Reference:
     """What training pairs tell an intervention: class means, and which way each neuron pushes L.
 
-    Slopes are dL/da at the read position. `spread` is the standard deviation over groups of the
+    Slopes are dL/da at the final token position. `spread` is the standard deviation over groups of the
     groups' mean slope: small where a neuron pushes the same way whatever the pair is about.
     """
 

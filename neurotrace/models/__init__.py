@@ -1,12 +1,12 @@
-"""A model loaded, hooked and asked: logits, activations, slopes.
+"""The model: loading, hooks, logits, activations, gradients.
 
-protocol     `HookedModel`: what is asked of a TransformerLens model
+protocol     `HookedModel`: what this package requires of a TransformerLens model
 hooks        TransformerLens' classes and hook names; a model's hooks checked once
 sites        other sites than neurons: read, changed, differentiated
 loading      `load_model`, `hook`
 identity     a model's name and the hash of its weights
 engines      the engine that serves a model, or None
-encoding     pairs as token ids, and what the model answers to them
+encoding     pairs as token ids, with the model's answers
 activations  `collect`, `moments`
 gradients    slopes of L
 

@@ -1,7 +1,7 @@
-"""Collect what the neurons do on both sides of every pair, at the read position.
+"""Collect neuron activations on both sides of every pair, at the final token position.
 
 `collect` keeps every value, in memory or in a file; `moments` streams and keeps sums. The memory of
-either of the latter doesn't grow with the number of pairs.
+`moments`, and of `collect` into a file, does not grow with the number of pairs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from neurotrace.models.protocol import HookedModel
 
 @dataclass(frozen=True)
 class Activations:
-    """Neuron activations at the read position, in the order of `pairs`."""
+    """Neuron activations at the final token position, in the order of `pairs`."""
 
     values: Float[Tensor, "side pair layer neuron"]  # side 0 memorization, 1 reasoning
     pairs: tuple[PromptPair, ...]
@@ -61,8 +61,8 @@ class Moments:
     def pearson(self) -> Float[Tensor, "layer neuron"]:
         """Correlation of the activation with y = 1 on the reasoning side; NaN where it is constant.
 
-        With as many prompts on either side the total variance is the mean of the two variances plus
-        (contrast / 2)^2, and the covariance with y is contrast / 4.
+        Both sides have the same number of prompts, so the total variance is the mean of the two
+        variances plus (contrast / 2)^2, and the covariance with y is contrast / 4.
         """
         total = self.variance.mean(dim=0) + (self.contrast / 2) ** 2
         return torch.where(total > 0, self.contrast / 2 / total.sqrt(), torch.nan)
@@ -77,12 +77,12 @@ def collect(
     into: str | Path | None = None,
     progress: Progress = None,
 ) -> Activations:
-    """Activations of every neuron on both sides of every (behaving) pair.
+    """Activations of every neuron on both sides of every kept pair.
 
     Args:
-        budget_gb: GiB of memory that they may take, where they aren't written to a file.
-        into: a new file that they are streamed to (float32, no header). Memory then doesn't grow with
-            the number of pairs: the values are mapped from the file, and read where they are used.
+        budget_gb: upper bound on their memory in GiB, if they are not written to a file.
+        into: a new file that they are streamed to (float32, no header). Memory then does not grow with
+            the number of pairs: the values are mapped from the file and read on use.
 
     Raises:
         InputError: they would take more than `budget_gb`; or there is a file at `into` already.
@@ -115,7 +115,7 @@ def _collect_into(
     batch_size: int,
     progress: Progress,
 ) -> Float[Tensor, "side pair layer neuron"]:
-    """Write each row at its place and map the file; nothing is left of it where that fails."""
+    """Write each row at its place and map the file; remove the file on failure."""
     row_bytes = 4 * math.prod(shape[2:])
     try:
         file = path.open("xb")
@@ -168,7 +168,7 @@ def stream(
     batch_size: int = 32,
     progress: Progress = None,
 ) -> Iterator[tuple[list[int], Float[Tensor, "batch layer neuron"]]]:
-    """(places of the pairs, their activations at the read position), batch by batch."""
+    """(places of the pairs, their activations at the final token position), batch by batch."""
     info = inspect_model(model)
     batches = list(by_length(encoded.ids(side), batch_size))
     label = f"reading neurons ({side} prompts)"

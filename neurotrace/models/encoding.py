@@ -1,8 +1,8 @@
-"""Pairs as token ids, with the model's own behaviour on them; what was dropped, and why, beside.
+"""Pairs as token ids, with the model's answers; dropped pairs with the reason.
 
-A pair is kept when the model does on both sides what the pair says: its top-1 answer to the
-memorization prompt is the memorized one, to the reasoning prompt the reasoned one. A silent drop
-would change the experiment, so every dropped pair comes back with its reason.
+A pair is kept if the model answers both prompts as the pair says: its top-1 token after the
+memorization prompt begins the memorized answer, after the reasoning prompt the reasoned one. Every
+dropped pair is returned with its reason, because a silent drop would change the experiment.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Dropped:
-    """A pair that the model can't be studied on, and why."""
+    """A pair that cannot be studied on the model, and the reason."""
 
     pair: PromptPair
     reason: str  # "same first token" | "too long" | "no memorized answer" | ...
@@ -40,7 +40,7 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Behaviour:
-    """What the unchanged model does on one side of every pair, at the read position."""
+    """What the unchanged model does on one side of every pair, at the final token position."""
 
     logit_difference: Float[Tensor, " pair"]  # nats
     p_memorized: Float[Tensor, " pair"]
@@ -57,7 +57,7 @@ class Behaviour:
 
 @dataclass(frozen=True)
 class EncodedPairs(Shown):
-    """Pairs with their ids. The read position is the last token of each prompt."""
+    """Pairs with their token ids. The model is read at the last token of each prompt."""
 
     pairs: tuple[PromptPair, ...]
     memorization: tuple[Int[Tensor, " pos"], ...]
@@ -107,7 +107,7 @@ class EncodedPairs(Shown):
         return dict(Counter(dropped.reason for dropped in self.dropped).most_common())
 
     def to_frame(self) -> pd.DataFrame:
-        """A row a kept pair: its texts, and L (nats) and both answers' probabilities on each side."""
+        """One row per kept pair: its texts, L (nats) and both answers' probabilities on each side."""
         import pandas as pd
 
         table = pd.DataFrame([pair.__dict__ for pair in self.pairs]).rename(columns={"id": "pair"})
@@ -185,7 +185,7 @@ def ask(
     batch_size: int = 32,
     progress: Progress = None,
 ) -> EncodedPairs:
-    """What `encode` returns; if no pair is left, empty instead of an error."""
+    """Same as `encode`, but returns an empty result if no pair is left."""
     inspect_model(model)
     limit = context_length(model)
     kept: list[PromptPair] = []
@@ -247,7 +247,7 @@ def by_length(
 
 
 def last_logits(model: HookedModel, ids: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch vocab"]:
-    """Logits at the last position; by the twin where there is one, which needn't unembed the rest."""
+    """Logits at the last position; by the twin if there is one, which need not unembed the rest."""
     other = twin(model)
     with torch.no_grad():
         if other is None:
@@ -263,7 +263,7 @@ class _Tokens:
 
 
 def unknown_token(tokenizer: Any) -> int | None:
-    """The id that stands for what the tokenizer has no token for, if it serves for nothing else."""
+    """The id of the unknown token, if the tokenizer has one that serves for nothing else."""
     found = getattr(tokenizer, "unk_token_id", None)
     ends = (getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos"))
     return None if found in ends else found

@@ -1,4 +1,4 @@
-"""The suffix engine that serves a model: made and proved once, on first use."""
+"""The suffix engine of a model: made and checked once, on first use."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _engines: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
 
 def engine_of(model: HookedModel) -> Any | None:
-    """The suffix engine of this model, made and proved on first use; None where there is none."""
+    """The suffix engine of this model, made and checked on first use; None if the model has none."""
     other = twin(model)
     if other is None:
         return None
@@ -23,7 +23,7 @@ def engine_of(model: HookedModel) -> Any | None:
             warnings.simplefilter("always")
             try:
                 _engines[other] = proof.engine(other)
-            except ValueError as error:  # parts that can't be told apart by shape
+            except ValueError as error:  # parts that cannot be distinguished by shape
                 warnings.warn(f"suffix engine: none, full passes: {error}", stacklevel=1)
                 _engines[other] = None
         for each in said:

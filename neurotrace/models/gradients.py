@@ -31,9 +31,9 @@ def gradients(
 ) -> Iterator[
     tuple[list[int], Float[Tensor, "batch layer neuron"], Float[Tensor, "batch layer neuron"]]
 ]:
-    """(places of the pairs, activations, dL/da) at the read position, batch by batch.
+    """(places of the pairs, activations, dL/da) at the final token position, batch by batch.
 
-    `slopes` is the rule by which L is differentiated; None: the gradient's, `slopes_of`.
+    `slopes` is the rule by which L is differentiated; None: the plain gradient, `slopes_of`.
     """
     batches = list(by_length(encoded.ids(side), batch_size))
     label = f"gradients ({side} prompts)"
@@ -52,9 +52,9 @@ def slopes_of(
 ) -> tuple[Float[Tensor, "batch layer neuron"], Float[Tensor, "batch layer neuron"]]:
     """Activations and dL/da at the last position, optionally with `added` put on the activations.
 
-    A zero is added to each activation and L is differentiated by it: no parameter's gradient is
-    computed, and nothing of the model is changed. Where the suffix engine serves the model the
-    prefix is run without gradients; else the whole prompt is differentiated through its hooks.
+    A zero is added to each activation and L is differentiated by it. No parameter's gradient is
+    computed, and the model is not changed. With the suffix engine the prefix is run without gradients;
+    otherwise the whole prompt is differentiated through hooks.
     """
     engine = engine_of(model)
     if engine is not None and engine.path != "naive":

@@ -1,12 +1,12 @@
-"""TransformerLens' model classes, hook names and their traps: only this file and `site_hooks.py` know them.
+"""TransformerLens' model classes, hook names and their pitfalls; only this file and `sites.py` know them.
 
-Two generations are served: `TransformerBridge` (3.9 and 4.x) and `HookedTransformer` (3.9 and
-before). What the rest of the package needs of either is in `ModelInfo` and in `forward`, which runs
-a batch of prompts of *equal length* (never padded: left-padded batches are silently wrong for
-models with learned positions) and hands each layer's neuron activations to a function.
+Two generations are supported: `TransformerBridge` (3.9 and 4.x) and `HookedTransformer` (3.9 and
+before). The rest of the package uses `ModelInfo` and `forward`. `forward` runs a batch of prompts of
+*equal length* and passes each layer's neuron activations to a function. Batches are never padded,
+because left-padded batches are silently wrong for models with learned positions.
 
-Tensors of the wrong kind under the right name have shipped before, so `inspect_model` measures,
-once for each model, that the hooks are what they say, and refuses by name what fails.
+Some releases returned other tensors under a hook's name. Therefore `inspect_model` measures, once for
+each model, whether the hooks return what they name, and raises an error that names the one that fails.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from neurotrace.models.protocol import HookedModel
 Edit = Callable[[int, Tensor], "Tensor | None"]
 
 Site = Literal["neurons", "residual", "attention", "mlp", "heads"]
-Point = tuple[Site, int]  # a site of a layer
+Point = tuple[Site, int]  # a site in a layer
 # what the MLP's neurons do; the residual stream behind the block; what its attention, its MLP write;
 # what each head reads, side by side
 _SITES: dict[Site, str] = {
@@ -41,7 +41,7 @@ SITES: tuple[Site, ...] = ("neurons", "residual", "attention")  # those that det
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What was found out about a hooked model when it was checked."""
+    """Facts about a hooked model, found when it was checked."""
 
     name: str
     kind: str  # "TransformerBridge" or "HookedTransformer"
@@ -62,7 +62,7 @@ class _Origin:
     name: str
     tokenizer: Any
     twin: torch.nn.Module | None
-    points: tuple[Any, ...]  # its hook points; walking `hook_dict` anew takes a second
+    points: tuple[Any, ...]  # its hook points; walking `hook_dict` again takes a second
     own_hooks: int  # TransformerLens puts some of its own on some families (OPT)
 
 
@@ -73,7 +73,7 @@ _checked: weakref.WeakKeyDictionary[Any, ModelInfo] = weakref.WeakKeyDictionary(
 def remember_origin(
     model: HookedModel, *, name: str, tokenizer: Any, twin: torch.nn.Module | None
 ) -> None:
-    """Note where a loaded model came from: its name, its own tokenizer, its unhooked twin.
+    """Record the origin of a loaded model: its name, its own tokenizer, its unhooked twin.
 
     TransformerLens makes the tokenizer prepend BOS even where the model's own doesn't; the original
     is what `encode` uses. The twin is the transformers model over the same storage, made before
@@ -84,9 +84,9 @@ def remember_origin(
 
 
 def twin(model: HookedModel) -> torch.nn.Module | None:
-    """The untouched transformers model over the same weights, where `load_model` made one.
+    """The unhooked transformers model over the same weights, if `load_model` made one.
 
-    None while the user has hooks of their own on the model: the twin would not see them.
+    None while the user's own hooks are on the model, because the twin would not see them.
     """
     origin = _origins.get(model)
     if origin is None or _count_hooks(origin.points) != origin.own_hooks:
@@ -104,12 +104,12 @@ def tokenizer_of(model: HookedModel) -> Any:
 
 
 def context_length(model: HookedModel) -> int:
-    """The most tokens that the model takes; 0: it names no such number."""
+    """The maximum number of tokens of the model; 0: unknown."""
     return int(getattr(model.cfg, "n_ctx", 0) or 0)
 
 
 def inspect_model(model: HookedModel) -> ModelInfo:
-    """Check, once, that the model's neuron hooks are what they claim; return what was found.
+    """Check, once, that the model's neuron hooks return what they name; return the facts found.
 
     Raises:
         InputError: not a TransformerLens model; in training mode; no MLP neurons (attention only,
@@ -169,7 +169,7 @@ def w_out(model: HookedModel, layer: int) -> Float[Tensor, "neuron d_model"]:
 
 
 def unembedding(model: HookedModel) -> Float[Tensor, "d_model vocab"]:
-    """What turns the normed residual stream into logits."""
+    """The module that maps the normed residual stream to logits."""
     with _fetched(model.unembed) as unembed:
         w_u: Tensor = unembed.W_U.detach()
     return w_u
@@ -177,7 +177,7 @@ def unembedding(model: HookedModel) -> Float[Tensor, "d_model vocab"]:
 
 @contextmanager
 def _fetched(module: Any) -> Iterator[Any]:
-    """The module with its weights here, also where they lie on disk or in another memory."""
+    """The module with its weights in memory, also if they are on disk or on another device."""
     if not any(parameter.is_meta for parameter in module.parameters()):
         yield module
         return
@@ -283,7 +283,7 @@ def _check_neurons(model: HookedModel, info: ModelInfo) -> None:
     try:
         with torch.no_grad(), model.hooks(fwd_hooks=outputs):
             forward(model, ids, edit=keep, layers=range(info.n_layers))
-    except Exception as error:  # whatever a model's code, or TransformerLens' own, raises
+    except Exception as error:  # any error of the model's code or of TransformerLens
         raise InputError(
             f"{info.name}: the neuron hooks fail their check: {error} "
             "(use another version of transformer-lens or another model)"

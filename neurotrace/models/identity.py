@@ -1,4 +1,4 @@
-"""Which model a result is of: its name, its origin and a hash of its weights."""
+"""The identity of a model: its name, its origin and a hash of its weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def model_identity(model: HookedModel) -> dict[str, str]:
-    """The model's name and its weights' hash, by which results in a folder know each other."""
+    """The model's name and the hash of its weights, by which results in a folder are matched."""
     from neurotrace.models.hooks import inspect_model, twin
 
     return {

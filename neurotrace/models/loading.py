@@ -1,4 +1,4 @@
-"""`load_model`: a name, a folder or a GGUF file in, a checked TransformerLens model out."""
+"""`load_model`: from a name, a folder or a GGUF file to a checked TransformerLens model."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ def load_model(
             branches, tags or commits), a local folder with safetensors weights, a ``.gguf`` file
             (needs the package ``gguf``), or a model that is already hooked (`TransformerBridge`,
             `HookedTransformer`): that one is checked and returned as it is.
-        device: where to put it; default: CUDA where there is one, else the CPU. ``"auto"`` spreads a
-            folder's or a hub model's blocks over all accelerators, then the CPU, then the disk; a
-            mapping from module names to devices (accelerate's device map) says which goes where.
-            Such a model runs through its hooks: right, and slower than the suffix engine.
+        device: where to put it; default: CUDA if there is one, else the CPU. ``"auto"`` spreads the
+            blocks of a folder or a hub model over all accelerators, then the CPU, then the disk; a
+            mapping from module names to devices (accelerate's device map) assigns each. Such a model
+            runs through hooks, which is slower than the suffix engine.
         dtype: ``torch.float32`` (default), ``"bfloat16"``, ...
-        trust_remote_code: run code that comes with the model. Off unless you ask.
+        trust_remote_code: run code that comes with the model. Default: off.
 
     Returns:
         A `transformer_lens` `TransformerBridge` without compatibility processing (logit differences
         and neuron activations don't depend on it), in eval mode, with eager attention.
 
     Raises:
-        InputError: nothing there, weights in pickle files only, no neurons to hook.
+        InputError: no such model, weights in pickle files only, no neurons to hook.
     """
     if not isinstance(source, (str, Path)):
         if device is not None or dtype is not None:
@@ -75,9 +75,9 @@ def _load_spread(source: str, dtype: torch.dtype, device_map: Any, trust: bool) 
 def hook(model: torch.nn.Module, tokenizer: Any, *, name: str, spread: bool = False) -> Any:
     """Boot a transformers model into a checked `TransformerBridge`.
 
-    TransformerLens replaces the modules of the model that it is given. A twin made before shares
-    the weights' storage but keeps transformers' own classes: the fast engine runs on that one. There
-    is none of a model whose weights are fetched from elsewhere as they are needed (`spread`).
+    TransformerLens replaces the modules of the model that it is given. A twin made before shares the
+    weights' storage but keeps transformers' own classes; the suffix engine runs on the twin. A model
+    whose weights are fetched on demand (`spread`) has no twin.
     """
     from transformer_lens.model_bridge import TransformerBridge
 
@@ -112,7 +112,7 @@ def _read(
     if path in organism.NAMES:
         path = str(organism.folder(path))
     elif not os.path.exists(path) and (close := get_close_matches(path, organism.NAMES, 1, 0.8)):
-        # before the hub is asked, again and again where there is none
+        # before any request to the hub
         raise InputError(f"no model {path!r}: did you mean the built-in {close[0]!r}?")
     if source.endswith(".gguf"):
         return _read_gguf(Path(source), dtype)
@@ -130,7 +130,7 @@ def _read(
             path, revision=revision, dtype=dtype, trust_remote_code=trust, use_safetensors=True,
             device_map=device_map,
         )  # fmt: skip
-    except Exception as error:  # a truncated or foreign file fails in as many ways as there are
+    except Exception as error:  # a truncated or foreign file can raise anything
         raise InputError(
             f"can't load {source!r}: {first_line(error)} Wanted one of the built-in models "
             f"({', '.join(organism.NAMES)}), a model folder with safetensors weights, a .gguf file, "
@@ -143,7 +143,7 @@ def _read(
 
 
 def split_revision(source: str) -> tuple[str, str]:
-    """A hub model's ``name@revision`` in two; its default is main. A path that exists is no such name."""
+    """Split a hub model's ``name@revision``; default revision: main. An existing path is not split."""
     name, at, revision = source.rpartition("@")
     if not at or os.path.exists(source):
         return source, "main"
@@ -186,8 +186,8 @@ def load_tokenizer(source: str) -> Any:
 def _read_gguf(path: Path, dtype: torch.dtype) -> tuple[str, torch.nn.Module, Any]:
     """A GGUF file, dequantized into a fresh model.
 
-    What transformers returns for a GGUF is marked as quantized; its numbers copied into a model of
-    the same class and a config without that mark behave like any other.
+    transformers marks a model from GGUF as quantized. Its numbers are copied into a model of the same
+    class with a config without that mark.
     """
     if not os.path.isfile(path):
         raise InputError(f"no file at {str(path)!r}: expected a .gguf file")
@@ -238,7 +238,7 @@ def _looks_like_hub_name(path: str) -> bool:
 
 
 def parse_device(device: str | torch.device | None) -> torch.device:
-    """One device that is there; None: CUDA where there is one, else the CPU."""
+    """An available device; None: CUDA if there is one, else the CPU."""
     try:
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(0, device=place)

@@ -1,4 +1,4 @@
-"""What this package asks of a model: the part of TransformerLens' classes that it relies on."""
+"""`HookedModel`: the part of TransformerLens' classes that this package uses."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 class HookedModel(Protocol):
     """A TransformerLens model: a `TransformerBridge`, or a `HookedTransformer` of 3.9.
 
-    `nt.load_model` and `nt.hook` return one; one that you hooked yourself does as well.
-    `nt.inspect_model` checks what a Protocol can't: that the hooks are what their names say.
+    `nt.load_model` and `nt.hook` return one; a model that you hooked yourself works, too.
+    `nt.inspect_model` checks what a Protocol cannot: that the hooks return what they name.
     """
 
     cfg: Any

@@ -1,4 +1,4 @@
-"""Sites beside the neurons: what passes there read, changed and differentiated; logits off the stream."""
+"""Sites other than neurons: read, changed and differentiated; logits from the residual stream."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from neurotrace.models.protocol import HookedModel
 def read_sites(
     model: HookedModel, ids: Int[Tensor, "batch pos"], points: Sequence[Point]
 ) -> dict[Point, Float[Tensor, "batch unit"]]:
-    """What passes the last position at each (site, layer), in float32 on the CPU.
+    """Values at the last position of each (site, layer), in float32 on the CPU.
 
     Raises:
         InputError: the model has no such hook (the message names it).
@@ -51,7 +51,7 @@ def change_sites(
     ids: Int[Tensor, "batch pos"],
     changes: Mapping[Point, Callable[[Float[Tensor, "batch unit"]], Tensor]],
 ) -> Float[Tensor, "batch vocab"]:
-    """Logits at the last position, where each named site's values there are changed.
+    """Logits at the last position, with the values of each named site changed there.
 
     Differentiable: `site_slopes`.
 
@@ -83,7 +83,7 @@ def site_slopes(
 ) -> tuple[dict[Point, Float[Tensor, "batch unit"]], dict[Point, Float[Tensor, "batch unit"]]]:
     """(values, d metric / d values) at the last position of each site, in float32 on the CPU.
 
-    One pass forward and one back: a zero is added to each site, and the metric differentiated by it.
+    One forward and one backward pass: a zero is added to each site and the metric is differentiated by it.
     """
     values: dict[Point, Tensor] = {}
     zeros: dict[Point, Tensor] = {}

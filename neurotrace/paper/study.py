@@ -14,7 +14,7 @@ those whose damage on one half of the neutral prompts is at most 0.05 nats and w
 most 2 % of training answers. Held out: flips, controls of equal magnitude, the same with another pair's
 values ("other_donor": is it the behaviour or the answer that is copied?), damage on the other half, and
 same-answer items still answered. Everything acts at the
-read position; a flip is of the answer's first token.
+final token position; a flip is of the answer's first token.
 """
 
 from __future__ import annotations

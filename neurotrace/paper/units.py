@@ -19,7 +19,7 @@ from neurotrace.models.sites import site_slopes
 
 
 def evidence_of(model: Any, encoded: EncodedPairs, site: Site) -> Evidence:
-    """Values of all units at the read position and slopes of L there, on both sides of every pair."""
+    """Values of all units and slopes of L at the final token position, on both sides of every pair."""
     if site == "neurons":
         return gather(model, encoded)
     info = inspect_model(model)

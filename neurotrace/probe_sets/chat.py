@@ -1,8 +1,8 @@
 """Pairs as a chat model reads them: through its tokenizer's own template.
 
 The prompt is either the user's message (the model replies to it) or the beginning of the model's own
-reply to a request, which it then goes on writing. The read position stays the last token, answers
-stay what follows it: at the start of a reply they lose their leading space.
+reply to a request, which it then goes on writing. The final token position stays the last token,
+answers stay what follows it: at the start of a reply they lose their leading space.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     score_i = mean over pairs of (target_i - a_i) * dL/da_i
 
-at the recipient's read position, where target_i is what the intervention would set the neuron to:
-the donor's value (`patch`, AtP: Nanda 2023; Kramár et al. 2024), a mean (`set`, `mean`) or 0. All
+at the recipient's final token position, where target_i is what the intervention would set the neuron
+to: the donor's value (`patch`, AtP: Nanda 2023; Kramár et al. 2024), a mean (`set`, `mean`) or 0. All
 neurons for two forward passes and one backward pass a pair, and with the suffix engine for little more
 than the forward passes (`engine.slopes`).
 """

@@ -3,7 +3,7 @@
 Agreement: Spearman's rho with the exact effect of one neuron at a time, over the neurons that have
 any (`LIVE` nats and more), and the overlap of both tops.
 
-Curves: with T the effect on L of doing the intervention to *all* neurons of the read position,
+Curves: with T the effect on L of doing the intervention to *all* neurons of the final token position,
 
     necessity(k)    effect of doing it to the top k, / T          what goes when they are changed
     sufficiency(k)  1 - effect of doing it to all the others, / T  what stays when they alone are kept

@@ -1,9 +1,9 @@
 """Is the decision made in the MLPs at all? The same question put to attention and to the residual stream.
 
-Units beside neurons, all at the read position: what a block's attention or its MLP writes, one attention
-head, the residual stream behind a block, and one *direction* of it: the difference of the two sides' means
-on training pairs. The donor's value is put in place of the recipient's (activation patching, Vig et al.
-2020; Meng et al. 2022), of a direction only the coordinate along it.
+Units beside neurons, all at the final token position: what a block's attention or its MLP writes, one
+attention head, the residual stream behind a block, and one *direction* of it: the difference of the two
+sides' means on training pairs. The donor's value is put in place of the recipient's (activation
+patching, Vig et al. 2020; Meng et al. 2022), of a direction only the coordinate along it.
 
 A patch of all that a block's residual stream holds takes the donor's whole state with it, and flips
 nearly everything from some depth on: it says *where* the decision has been made, not what makes it.

@@ -1,7 +1,8 @@
 """What a sweep will take, from the model's configuration alone: no weights are read.
 
 The model is built on torch's meta device, which holds shapes and no numbers. A changed row passes
-through the blocks above its neuron's, at the read position only (or at every recomputed position):
+through the blocks above its neuron's, at the final token position only (or at every recomputed
+position):
 
     operations = Σ rows × positions × blocks above × (2 × weights of a block + 4 × length × width)
 
@@ -210,7 +211,7 @@ def growth(
     """The cost, and what becomes of it when one size is doubled.
 
     Args:
-        everywhere: at all positions, not at the read position alone.
+        everywhere: at all positions, not at the final token position alone.
     """
 
     def of(shape: Shape, pairs: int = pairs, length: int = length) -> Cost:

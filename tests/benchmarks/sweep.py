@@ -1,4 +1,4 @@
-"""Zero every neuron at the read position: the suffix engine beside a hook loop, in one process.
+"""Zero every neuron at the final token position: the suffix engine beside a hook loop, in one process.
 
     python tests/benchmarks/sweep.py --model FOLDER [--sample 64] [--json]
 

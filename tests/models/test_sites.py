@@ -72,7 +72,7 @@ def test_slopes_are_those_of_small_steps(family, tmp_path):
 
 
 def test_the_donors_residual_stream_gives_the_donors_logits(organism):
-    """Behind the last block nothing else of the recipient is left at the read position."""
+    """Behind the last block nothing else of the recipient is left at the final token position."""
     pairs = encode(organism, nt.load_pairs("arithmetic")[:4])
     own, donor = (torch.stack(pairs.ids(side)) for side in ("memorization", "reasoning"))
     point = ("residual", 3)

@@ -251,7 +251,7 @@ function neurotraceExplorer(root, data) {
     if (i < 0) parts.push(make("p", { class: "nt-small" }, details
       ? `Exact effects, tokens and neighbours were taken down for the ${details.places.length.toLocaleString("en")} strongest neurons.` : "Opening the details …"));
     const offset = data.scores.length, at = (k) => columns[offset + k] ? columns[offset + k][place] : NaN;
-    const activations = [make("h4", {}, "Activation at the read position")];
+    const activations = [make("h4", {}, "Activation at the final token position")];
     if (i >= 0) activations.push(histogram(details.activations[i]));
     activations.push(make("p", { class: "nt-small" }, `${i >= 0 ? "Blue: memorization prompts, red: reasoning prompts. " : ""}Mean ± sd: ` +
       `${number(at(0))} ± ${shown(at(1))} recalling, ${number(at(2))} ± ${shown(at(3))} reasoning.`));
