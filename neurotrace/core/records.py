@@ -24,7 +24,7 @@ Source = Any  # str | Path | a frame | Iterable[Mapping[str, Any]]: whatever `re
 
 
 def probes_folder() -> Path:
-    """Where the packaged probes lie: inside an installed wheel, beside the package in a clone."""
+    """The folder of the packaged prompt sets: inside an installed wheel, beside the package in a clone."""
     here = Path(__file__).parent.parent
     inside = here / "probes"
     return inside if inside.is_dir() else here.parent / "probes"
@@ -240,7 +240,7 @@ def text_fields(
 
 
 def refuse_same_answers(memorized: str, reasoned: str, where: str) -> None:
-    """A flip exists only between two different answers."""
+    """Raise if both answers are the same: a flip needs two different answers."""
     if memorized == reasoned:
         raise InputError(
             f"{where}: both answers are {short(memorized)}; a flip needs two different "
