@@ -1,8 +1,8 @@
-"""Exact effects of single neurons, of sets, and of the top k alone.
+"""Exact effects (ablation, patching) of single neurons, of sets, and of the top k only.
 
-task        what is asked, checked before any pass
-batch       how many changed rows go into one pass
-passes      one pair's rows, by the engine or by hooks
+task        the settings of a sweep, checked before any pass
+batch       the number of changed rows in one pass
+passes      the rows of one pair, by the engine or by hooks
 group_sums  means and intervals clustered by group
 neurons     `ablate`: every neuron
 sets        `ablate_sets`, `greedy_set`

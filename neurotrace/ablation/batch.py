@@ -1,4 +1,4 @@
-"""How many changed rows ride in one pass of a sweep: as many as are fastest, and as fit."""
+"""The number of changed rows in one pass of a sweep: the fastest that fits into memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from neurotrace.models.hooks import ModelInfo
 from neurotrace.models.protocol import HookedModel
 
 _BUDGET_GB = 2.0
-# tokens a pass; the first is the default where there is too little work to try the others
+# tokens a pass; the first is the default if there is too little work to try the others
 _ON_CPU = (1536, 512, 1024, 3072)
 _ON_GPU = (4096, 16384, 65536)
 
@@ -26,27 +26,27 @@ def batch_for(info: ModelInfo, rows: int | None, memory_gb: float | None) -> Bat
 
 
 def bytes_each(model: HookedModel, info: ModelInfo, length: int) -> float:
-    """Bytes that one token of a changed row takes at the widest place of a pass, about."""
+    """Approximate bytes of one token of a changed row at the widest place of a pass."""
     heads = int(getattr(model.cfg, "n_heads", 0) or 0)
     return 4.0 * (4 * info.d_mlp + 12 * info.d_model + 2 * heads * length)
 
 
 @dataclass
 class Batch:
-    """How many tokens (rows times recomputed positions) ride in a pass.
+    """The number of tokens (rows times recomputed positions) in a pass.
 
-    Given by the caller in rows, or found out: the first passes are made in different sizes, and the
-    fastest per row and block is kept. Never above what the memory budget or the machine holds.
+    Given by the caller in rows, or found by trial: the first passes have different sizes, and the
+    fastest per row and block is kept. It never exceeds the memory budget or the machine's memory.
     """
 
     rows: int | None
     budget: float  # bytes
     trials: tuple[int, ...]
     seconds: dict[int, float] = field(default_factory=dict)
-    held: int | None = None  # what was left after memory ran out
+    held: int | None = None  # the limit after memory ran out
 
     def size(self, tokens: int, bytes_each: float, rows: int) -> tuple[int, bool]:
-        """Tokens for the next pass, and whether it is a trial, for `rows` rows of `tokens` each.
+        """Tokens for the next pass, and whether it is a trial; there are `rows` rows of `tokens` each.
 
         Raises:
             InputError: not even one row fits the budget.

@@ -13,7 +13,7 @@ from neurotrace.core.pairs import PromptPair
 
 
 def grouped(pairs: Sequence[PromptPair]) -> list[int]:
-    """Rows with each group's pairs one after another."""
+    """Rows sorted so that the pairs of a group are consecutive."""
     first: dict[str, int] = {}
     for row, pair in enumerate(pairs):
         first.setdefault(pair.group, row)
@@ -23,7 +23,7 @@ def grouped(pairs: Sequence[PromptPair]) -> list[int]:
 class GroupSums:
     """Sums over groups, from which a mean and its cluster-robust interval follow.
 
-    Only the group that is being added to is held: memory doesn't grow with their number.
+    Only the current group is held, so memory does not grow with the number of groups.
     """
 
     def __init__(self, columns: int, groups: Sequence[str]) -> None:
@@ -34,14 +34,14 @@ class GroupSums:
         self.group: str | None = None
 
     def add(self, columns: Tensor, effect: Tensor, group: str) -> None:
-        """One pair's effects; a group's pairs come one after another."""
+        """Add one pair's effects; the pairs of a group must be consecutive."""
         if group != self.group:
             self._fold()
             self.group = group
         self.own[columns] += effect.double()
 
     def close(self, level: float = 0.95) -> tuple[Tensor, Tensor, Tensor]:
-        """(mean, low, high); the ends are NaN where there is but one group."""
+        """(mean, low, high); the bounds are NaN if there is only one group."""
         self._fold()
         self.group = None
         count, pairs = len(self.sizes), sum(self.sizes.values())

@@ -1,9 +1,9 @@
-"""Exact ablation: do the intervention to one neuron, look, and go on to the next.
+"""Exact effects of single neurons: apply the intervention to one neuron at a time.
 
-The judge of all estimates. A pass a neuron and pair in principle; the suffix engine (`engine`)
-recomputes only what changes, many neurons at once. Where no engine serves the model, full passes
-with hooks give the same numbers within rounding. Sets of neurons: `ablation_sets.py`; the top k
-without the whole sweep: `ablation_top.py`.
+They are the ground truth for rankers. In principle each neuron and pair takes a pass; the suffix engine
+recomputes only what changes, for many neurons at once. Without an engine, full passes with hooks give
+the same numbers within rounding. Sets of neurons: `sets.py`; the top k without the whole sweep:
+`top.py`.
 """
 
 from __future__ import annotations
@@ -55,26 +55,27 @@ def ablate(
     memory_gb: float | None = None,
     progress: Progress = None,
 ) -> Scores:
-    """Measured change of L (nats) when the intervention is done to one neuron, meaned over pairs.
+    """Measured change of L (nats) when the intervention is applied to one neuron; mean over pairs.
 
     The columns `low` and `high` are a 95 % interval of that mean, clustered by group: Student's t on
-    the group sums (a normal approximation, not a bootstrap), NaN with a single group. `n` counts
-    pairs. The provenance says which path and precision ran, and under `fast_rms_relative_error` what
-    `fast` cost on a sample of exact evaluations.
+    the group sums (a normal approximation, not a bootstrap), NaN with a single group. `n` counts pairs.
+    The provenance records the path and precision that ran, and under `fast_rms_relative_error` the
+    error of `fast` on a sample of exact evaluations.
 
     Args:
         neurons: those to measure; None: all of them. The others are NaN.
-        mode: the kind of intervention, ``"zero"``, ``"patch"``, ``"shift:2"``, ... Done to the
-            recipient's prompts: the memorization ones if `donor` is ``"reasoning"``.
+        mode: the kind of intervention, ``"zero"``, ``"patch"``, ``"shift:2"``, ... It is applied to the
+            recipient's prompts: the memorization prompts if `donor` is ``"reasoning"``.
         reference: class means for `set`, `mean` and `shift` (default: those of `pairs`); for `steer`
             what `nt.reference` returns. `steer` leaves neurons without a slope NaN.
         positions: ``"read"``, ``"all"``, or a list (negative: from the end).
-        precision: ``"fast"``: bf16 deltas, about 1 % off; exact where the hardware has no such units.
+        precision: ``"fast"``: bf16 deltas, about 1 % off; exact if the hardware has no bf16 units.
         batch_size: neurons in one pass, or ``"auto"``: the fastest of a few sizes that fits.
-        memory_gb: GiB that one pass may take, about. Default: 2, on a GPU half of what is free.
+        memory_gb: approximate upper bound of one pass in GiB. Default: 2, on a GPU half of the free
+            memory.
 
     Raises:
-        InputError: what was passed can't be done, or an effect is not finite; names the neuron.
+        InputError: an invalid argument, or an effect that is not finite (the message names the neuron).
     """
     task = prepare(
         model, pairs, mode, donor, reference=reference, positions=positions, precision=precision,
@@ -103,7 +104,7 @@ def ablate(
 
 @dataclass(frozen=True)
 class NeuronEffects(Shown):
-    """What each neuron did on each pair.
+    """The effect of each neuron on each pair.
 
     Columns: `pair, family, template, group, layer, neuron`; `L_before, L_after, effect` (nats).
     """
@@ -146,10 +147,10 @@ def ablation_effects(
     table_gb: float = 4.0,
     progress: Progress = None,
 ) -> NeuronEffects:
-    """The same as `ablate`, a row for each (pair, neuron): pairs in order, neurons ascending.
+    """Same as `ablate`, with one row for each (pair, neuron): pairs in order, neurons ascending.
 
     Raises:
-        InputError: as `ablate`; or the rows would take more than `table_gb` GiB.
+        InputError: as for `ablate`; or the rows would take more than `table_gb` GiB.
     """
     import numpy as np
     import pyarrow as pa

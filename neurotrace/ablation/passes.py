@@ -1,7 +1,7 @@
 """What all of `ablation*.py` share: one kind of intervention, ready to be done to single neurons and to
 sets of them, pair by pair, on the suffix engine or else through hooks.
 
-Neurons are *places* here: layer * d_mlp + index, in a sorted tensor.
+Neurons are given as *places*: layer * d_mlp + index, in a sorted tensor.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from neurotrace.interventions.intervention import Intervention, make
 from neurotrace.interventions.targets import Targets
 from neurotrace.models.hooks import forward
 
-_MERGE = 128  # rows under which neighbouring layers share a pass: few rows cost what many do
+_MERGE = 128  # with fewer rows, neighbouring layers share a pass: few rows cost as much as many
 _HOOKED = 64  # rows of one hooked pass
-_SAMPLE = 4, 32  # pairs, and neurons a pair, by which `fast` is held against `exact`
+_SAMPLE = 4, 32  # pairs, and neurons a pair, on which `fast` is compared with `exact`
 
 
 @dataclass(frozen=True)
 class Clean:
-    """The unchanged run of one pair's recipient prompt, and what the kind needs of the donor."""
+    """The unchanged run of one pair's recipient prompt, and the donor values that the kind needs."""
 
     row: int
     ids: Int[Tensor, "1 pos"]
@@ -45,7 +45,7 @@ class Clean:
 
 
 def clean(task: Task, row: int) -> Clean:
-    """Run the pair at `row` unchanged; its donor prompt too where the kind is a patch."""
+    """Run the pair at `row` unchanged; for a patch, its donor prompt as well."""
     ids = task.encoded.ids(task.side)[row][None]
     where = absolute(task.positions, ids.shape[1])
     run, values = _values(task, ids, where)
@@ -66,10 +66,10 @@ def changes(
     values: Float[Tensor, "row layer neuron"],
     given: Float[Tensor, "row layer neuron"] | None,
 ) -> Float[Tensor, "row layer neuron"]:
-    """What the intervention alone on it would add to each neuron; NaN: it can't be done to it.
+    """The change of each neuron if the intervention is applied to it alone; NaN: not defined.
 
     Args:
-        values, given: the recipient's activations, and the donor's where the kind is a patch.
+        values, given: the recipient's activations, and for a patch the donor's.
     """
     targets = Targets(task.kind, task.donor, given, task.reference)
     return targets.changes(range(len(values)), values)
@@ -83,7 +83,7 @@ def sweep(
     progress: Progress = None,
     description: str = "ablating neurons",
 ) -> Iterator[tuple[Clean, Int[Tensor, " part"], Float[Tensor, " part"]]]:
-    """(clean run, some of `places`, change of L in nats) until each has been done on each of `rows`.
+    """(clean run, some of `places`, change of L in nats) until every place is done on each of `rows`.
 
     Raises:
         InputError: an effect is not finite; names the neuron and the pair.

@@ -1,4 +1,4 @@
-"""Sets of neurons, exactly: the cumulative curve of a ranking, and a set chosen greedily."""
+"""Exact effects of sets: the cumulative curve of a ranking, and a set chosen greedily."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SetEffects(Shown):
-    """What the first k of `neurons` do together, for each k, pair by pair."""
+    """The joint effect of the first k of `neurons`, for each k, pair by pair."""
 
     neurons: tuple[Neuron, ...]
     ks: tuple[int, ...]
@@ -46,7 +46,7 @@ class SetEffects(Shown):
         return self.after - self.before[:, None]
 
     def to_frame(self) -> pd.DataFrame:
-        """A row for each k: `k, neuron` (the last of the k), `effect, low, high, n`; see `ablate`."""
+        """One row for each k: `k, neuron` (the last of the k), `effect, low, high, n`; see `ablate`."""
         import pandas as pd
 
         names = [pair.group for pair in self.pairs]
@@ -130,12 +130,12 @@ def greedy_set(
     memory_gb: float | None = None,
     progress: Progress = None,
 ) -> SetEffects:
-    """k of the candidates, each the one that does most *given those already chosen*.
+    """k of the candidates; each step adds the one with the largest effect *given those already chosen*.
 
     Exact at every step: about k × candidates × pairs evaluations.
 
     Args:
-        direction: lower L (``"to_reasoning"``) or raise it; None: move it, whichever way.
+        direction: lower L (``"to_reasoning"``) or raise it; None: the largest change of either sign.
 
     Returns:
         The curve of the chosen neurons in their order, ks 1 to k.

@@ -1,4 +1,4 @@
-"""What is asked of an exact sweep: pairs, intervention, places; checked before any pass."""
+"""The settings of an exact sweep: pairs, intervention, positions; checked before any pass."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Task:
     donor: Side
     positions: Where
     reference: Moments | Reference | None
-    engine: Any | None  # a copy of the shared one, so that its batch size is this task's own
+    engine: Any | None  # a copy of the shared engine, with this task's batch size
     batch: Batch
 
     @property
@@ -68,7 +68,7 @@ class Task:
         return form_of(self.kind).needs == "donor"
 
     def record(self, **more: Any) -> dict[str, Any]:
-        """What was done, for a provenance."""
+        """The record of what was done, for a provenance."""
         path = "hooks" if self.engine is None else self.engine.path
         if self.engine is not None and self.positions != "read":
             path = self.engine.early or path
@@ -121,7 +121,7 @@ def prepare(
 
 
 def _engine(model: HookedModel, ids: Tensor, positions: Where, precision: Precision) -> Any | None:
-    """This task's own copy of the model's engine, proved for these positions and this precision."""
+    """This task's copy of the model's engine, checked for these positions and this precision."""
     engine = engine_of(model)
     if engine is None:
         if precision == "fast":
@@ -132,7 +132,7 @@ def _engine(model: HookedModel, ids: Tensor, positions: Where, precision: Precis
 
         engine = proof.engine(cast(Any, twin(model)), engine.path, precision="fast")
     if positions != "read":
-        engine.clean(ids[None], absolute(positions, len(ids)))  # proves earlier positions, once
+        engine.clean(ids[None], absolute(positions, len(ids)))  # checks earlier positions, once
     return copy.copy(engine)
 
 
@@ -163,7 +163,7 @@ def absolute(positions: Where, length: int) -> tuple[int, ...]:
 
 
 def strength(effect: Tensor, direction: Direction | None) -> Tensor:
-    """How far an effect goes the wanted way; None: how far it goes."""
+    """The size of an effect in this direction; None: its absolute size."""
     if direction is None:
         return effect.abs()
     return direction.sign * effect
@@ -177,7 +177,7 @@ def check_direction(direction: Direction | str | None) -> Direction | None:
 
 
 def places_of(neurons: Sequence[Neuron] | None, task: Task) -> Int[Tensor, " place"]:
-    """Sorted places of these neurons (None: all that the intervention can be done to).
+    """Sorted places of these neurons (None: all for which the intervention is defined).
 
     Raises:
         InputError: none are left, or one lies outside the model.

@@ -1,21 +1,22 @@
-"""The k neurons that do most, exactly, without ablating them all: `ablate_top`.
+"""The k neurons with the largest exact effect, without ablating all of them: `ablate_top`.
 
 1. *Screen*: the signed gradient predicts every neuron's effect on every pair (`rankers/gradient.py`)
-   for little more than a forward pass a pair. (The two-ended gradient costs twice as much and was the
-   worse predictor of single neurons wherever it was tried.)
+   for little more than a forward pass a pair. (The two-ended gradient costs twice as much and predicted
+   single neurons less well in every test.)
 2. *Confirm* on pairs in a random order. The prediction is known for all pairs, so only its error is
    sampled:  mean effect = mean(prediction, all pairs) + mean(exact - prediction, sampled pairs).
    The error varies a fifth as much as the effect, which saves some twenty-five times the pairs.
 3. *Eliminate*, round after round, each with half as many pairs again: a neuron whose interval lies
-   below the k-th best lower end is out, one above the (k+1)-th best upper end is in; the rest go on.
-   A neuron done on every pair is known exactly: the interval shrinks to nothing.
-4. *Look back*: errors seen so far, on the strongest and on some drawn at random, bound what a neuron
-   that was never done might do. Those that could still reach the top join in.
+   below the k-th best lower bound is out, one above the (k+1)-th best upper bound is in; the rest
+   continue. The effect of a neuron measured on every pair is exact, and its interval has no width.
+4. *Look back*: errors seen so far, on the strongest neurons and on some random ones, bound the effect
+   of a neuron that was never measured. Those that could still reach the top are added.
 
 The intervals are about the mean over *these* pairs (sampled without replacement). They are Student's t
 of each neuron's errors, its variance shrunk towards that of the others, and hold for all neurons and
-rounds at once (Bonferroni). What they assume: the errors of neurons never done are like those of the
-neurons done, in proportion to the prediction's size, and of those drawn at random, whatever its size.
+rounds at once (Bonferroni). They assume that the errors of unmeasured neurons are like those of the
+measured ones, in proportion to the prediction's size, and like those of the random ones, whatever its
+size.
 """
 
 from __future__ import annotations
@@ -50,25 +51,26 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _FIRST = 4  # pairs of the first round
-_JOINING = 2  # pairs of those that join later
-_AUDIT = 64  # neurons drawn at random from those that the screen leaves out
-_WEIGHT = 8.0  # how many observations the common variance is worth
-_WINDOW = 48  # neurons whose errors make that variance
+_JOINING = 2  # pairs of those that are added later
+_AUDIT = 64  # random neurons from those that the screen leaves out
+_WEIGHT = 8.0  # weight of the common variance, in observations
+_WINDOW = 48  # neurons whose errors give that variance
 
 
 @dataclass(frozen=True)
 class Top(Shown):
-    """The k strongest neurons, and what it took to know.
+    """The k strongest neurons, and the cost of the search.
 
     Attributes:
         neurons: strongest first.
-        scores: mean effect (nats) of every neuron that was done, with `low, high` (at `confidence`
-            for all of them at once) and `n`, the pairs it was done on; the others are NaN.
-        evaluations: (pair, neuron) interventions done.
-        sweep: how many a full sweep would take.
+        scores: mean effect (nats) of every measured neuron, with `low, high` (at `confidence` for all
+            of them at once) and `n`, the pairs it was measured on; the others are NaN.
+        evaluations: number of (pair, neuron) interventions.
+        sweep: the same number for a full sweep.
         passes: the whole search's cost (screen, clean runs, interventions) in forward passes of one
             prompt.
-        settled: whether the intervals tell the top k from the rest; False: the budget was spent.
+        converged: whether the intervals separate the top k from the rest. False:
+            the budget was spent.
     """
 
     neurons: tuple[Neuron, ...]
@@ -78,7 +80,7 @@ class Top(Shown):
     evaluations: int
     sweep: int
     passes: float
-    settled: bool
+    converged: bool
 
     @property
     def share(self) -> float:
@@ -93,7 +95,7 @@ class Top(Shown):
         return rows.reset_index()[["neuron", "score", "low", "high", "n"]]
 
     def _view(self) -> View:
-        known = "settled" if self.settled else "not settled: the budget was spent"
+        known = "converged" if self.converged else "not converged: the budget was spent"
         return View(
             f"The {len(self.neurons)} strongest neurons by exact effect on L, nats; {known}, "
             f"{self.confidence:.0%} for all intervals at once, {self.share:.2%} of a full sweep.",
@@ -104,7 +106,7 @@ class Top(Shown):
     def __repr__(self) -> str:
         named = " ".join(str(neuron) for neuron in self.neurons[:4])
         more = f" … ({len(self.neurons)} in all)" if len(self.neurons) > 4 else ""
-        known = f"settled at {self.confidence:.0%}" if self.settled else "not settled"
+        known = f"converged at {self.confidence:.0%}" if self.converged else "not converged"
         return f"Top({named}{more}; {known}, {self.share:.2%} of a sweep)"
 
 
@@ -130,13 +132,13 @@ def ablate_top(
 
     Args:
         direction: the strongest one way, as `Scores.top` has it; None: by |mean effect|.
-        max_share: of the full sweep's evaluations, at which to stop unsettled.
-        seed: of the order of the pairs and of the audited neurons.
+        max_share: the share of a full sweep's evaluations at which to stop without convergence.
+        seed: for the order of the pairs and the random neurons.
         predictions_gb: GiB for the predictions, one number a pair and neuron.
         (The other arguments are those of `ablate`.)
 
     Raises:
-        InputError: as `ablate`; k, confidence or max_share out of range; `max_share` too small for
+        InputError: as for `ablate`; k, confidence or max_share out of range; `max_share` too small for
             one round; predictions beyond their budget, or not finite.
     """
     direction = check_direction(direction)
@@ -157,7 +159,7 @@ def ablate_top(
             f"{predictions_gb:g}: pass fewer pairs or raise it"
         )
     found = _Search(task, places, _predictions(task, progress)[:, places], k, direction, confidence)
-    settled = found.run(max_share, seed, progress)
+    converged = found.run(max_share, seed, progress)
     layers, width = task.info.n_layers, task.info.d_mlp
     columns = torch.full((4, layers * width), torch.nan, dtype=torch.float64)
     done = found.count > 0
@@ -172,12 +174,12 @@ def ablate_top(
         tuple(passes.named(place, width) for place in best.tolist()),
         Scores("ablate_top", value, columns={"low": low, "high": high, "n": n}, provenance=record),
         direction, confidence, found.evaluations, len(task.encoded) * len(places), found.passes,
-        settled,
+        converged,
     )  # fmt: skip
 
 
 class _Search:
-    """What is known so far; indices are into the candidates, `places`."""
+    """The state of the search; indices are into the candidates, `places`."""
 
     def __init__(
         self,
@@ -191,14 +193,14 @@ class _Search:
         self.task, self.places, self.predicted = task, places, predicted
         self.k, self.direction, self.confidence = k, direction, confidence
         self.prior = predicted.double().mean(dim=0)
-        self.size = predicted.double().square().mean(dim=0)  # of the predictions, squared
+        self.size = predicted.double().square().mean(dim=0)  # mean square of the predictions
         self.count = torch.zeros(len(places), dtype=torch.long)
         self.total, self.squares = torch.zeros(2, len(places), dtype=torch.float64)  # of errors
         self.evaluations = 0
         self.passes = _screening_passes(task)
 
     def run(self, max_share: float, seed: int, progress: Progress) -> bool:
-        """Rounds until the top k is settled; whether it was."""
+        """Rounds until convergence or the end of the budget; returns whether it converged."""
         pairs, limit = len(self.predicted), max_share * self.predicted.numel()
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(pairs, generator=generator).tolist()
@@ -210,7 +212,7 @@ class _Search:
         active[ranked[most:][others]] = True
         upto = min(_FIRST, pairs)
         while True:
-            # those that have just joined are done on few pairs first: most leave again
+            # new ones are measured on few pairs first, because most are eliminated again
             goal = torch.full_like(self.count, upto)
             if self.evaluations:
                 goal[self.count == 0] = min(_JOINING, upto)
@@ -230,7 +232,7 @@ class _Search:
                 upto = min(pairs, upto + max(1, upto // 2))
 
     def estimate(self) -> tuple[Float[Tensor, " candidate"], Float[Tensor, " candidate"]]:
-        """(mean effect, half the width of its interval) of every candidate, done or not."""
+        """(mean effect, half the width of its interval) of every candidate, measured or not."""
         pairs = len(self.predicted)
         done, n = self.count > 0, self.count.clamp(min=1).double()
         bias = self.total / n
@@ -240,7 +242,7 @@ class _Search:
         about = self._variance(within, free)
         between = self._variance(bias**2, done.double()) + about / pairs
         variance = (_WEIGHT * about + within) / (_WEIGHT + free)
-        # half of what may go wrong for neurons done, over all rounds; half for those never done
+        # half of the error probability for measured neurons, over all rounds; half for the others
         rounds = 2 + math.ceil(math.log(max(1.0, pairs / _FIRST), 1.5))
         tails = [(1 - self.confidence) / (4 * rounds * n) for n in (int(done.sum()), len(done))]
         quantiles = stats.t.isf(tails[0], [_WEIGHT + count for count in range(pairs)])
@@ -250,7 +252,7 @@ class _Search:
         return self.prior + torch.where(done, bias, 0.0), torch.where(done, half, never)
 
     def _variance(self, squares: Tensor, free: Tensor) -> Float[Tensor, " candidate"]:
-        """Expected square of an error: that of the neurons done whose predictions are as large."""
+        """Expected squared error: that of measured neurons whose predictions are as large."""
         order = self.size.masked_fill(self.count == 0, torch.inf).argsort()[
             : int(self.count.count_nonzero())
         ]
@@ -262,7 +264,7 @@ class _Search:
         return total.clamp(min=0) / count.clamp(min=1)
 
     def _contenders(self) -> tuple[Bool[Tensor, " candidate"], bool]:
-        """Candidates that must be done on more pairs, and whether any of them is new."""
+        """Candidates that need more pairs, and whether any of them is new."""
         mean, half = self.estimate()
         point = strength(mean, self.direction)
         low, high = point - half, point + half
@@ -278,7 +280,7 @@ class _Search:
     def _confirm(
         self, active: Tensor, goal: Tensor, order: Sequence[int], progress: Progress
     ) -> None:
-        """Do each active candidate on the first `goal` pairs of `order`, those that it still lacks."""
+        """Measure each active candidate on those of the first `goal` pairs of `order` that it lacks."""
         ways = torch.stack([self.count, goal], dim=1)[active & (self.count < goal)]
         for count, upto in ways.unique(dim=0).tolist():
             some = (active & (self.count == count) & (goal == upto)).nonzero()[:, 0]
@@ -313,14 +315,14 @@ def _predictions(task: Task, progress: Progress) -> Float[Tensor, "pair place"]:
             for own, others in by_length(encoded.at(rows).ids(task.donor), len(rows)):
                 given[own] = read_activations(task.model, others, info.n_layers, info.d_mlp)
         found[rows] = (passes.changes(task, values, given) * slopes).flatten(1)
-        dead = torch.isnan(found[rows]) & (slopes.flatten(1) == 0)  # steer can't be done to those
+        dead = torch.isnan(found[rows]) & (slopes.flatten(1) == 0)  # steer is not defined for those
         if not torch.isfinite(found[rows])[~dead].all():
             raise InputError("gradients are not finite: load the model with dtype=float32")
     return found
 
 
 def _screening_passes(task: Task) -> float:
-    """Forward passes that the predictions cost: a backward pass counts two."""
+    """The cost of the predictions in forward passes; a backward pass counts as two."""
     resumed = task.engine is not None and task.engine.path != "naive"
     tokens = [len(ids) for ids in task.encoded.ids(task.side)]
     slopes = sum(1 + 2 / n if resumed else 3 for n in tokens)

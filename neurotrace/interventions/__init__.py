@@ -1,10 +1,10 @@
-"""One affine map of neurons: made, controlled, done, measured.
+"""Interventions on neurons: made, controlled, applied, measured.
 
 intervention  `Intervention` and its kinds: patch, set, zero, mean, shift, scale, steer
-reference     what training pairs tell an intervention: means, slopes, norms
-targets       where an intervention would take each neuron, for rankers
-controls      interventions of the same size that should not flip anything
-donors        where a patch takes its values
+reference     statistics of training pairs: class means, gradients, norms
+targets       the value that an intervention would give each neuron, for rankers
+controls      interventions of the same size that should not flip answers
+donors        the donor values of a patch
 logits        the model's logits under interventions
 effects       `measure`: pair by pair
 damage        KL divergence on neutral text

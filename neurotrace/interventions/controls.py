@@ -1,16 +1,16 @@
-"""Controls: what an intervention has to beat before it means anything.
+"""Controls: changes of the same size that an intervention is compared with.
 
-Each does something of the same size to other neurons, or something else of the same size to the same
-neurons, and is measured on the same held-out pairs:
+Each control changes other neurons by the same amount, or the same neurons differently by the same
+amount. It is measured on the same held-out pairs:
 
     random       the same kind of intervention on random neurons of the same layers
     norm         neurons of the same layers with the nearest ||W_out row||, moved to write as much
-    sign         the same neurons, each moved by as much, a random half of them the wrong way
-    low_rho      neurons of the same layers out of the tenth with the lowest |rho|, likewise
+    sign         the same neurons, each moved by as much, a random half of them in the opposite direction
+    low_rho      neurons of the same layers out of the tenth with the lowest |rho|, moved likewise
     other_donor  the same patch with the values of another pair (other answers, same behaviour)
 
-The first four ask "does any change of this size do it?"; the last "is it this item's answer that is
-copied, or the behaviour?", and is reported apart.
+The first four test whether any change of this size flips answers. The last tests whether this item's
+answer is copied or the behaviour is transferred; it is reported separately.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ CONTROLS = ("random", "norm", "sign", "low_rho")
 def controls_for(
     intervention: Intervention, *, reference: Reference, seeds: Sequence[int] = (0, 1, 2)
 ) -> list[Intervention]:
-    """Every control of one intervention, those that are drawn at random once a seed.
+    """Every control of one intervention; random controls are drawn once per seed.
 
     Args:
-        reference: what the training pairs tell; shifts and correlations are taken from it.
+        reference: statistics of the training pairs; shifts and correlations are taken from it.
     """
     drawn = Scores("random", torch.zeros_like(reference.norms))
     rho = reference.moments.pearson.nan_to_num(nan=0.0).abs()
@@ -61,8 +61,8 @@ def random_control(
 ) -> Intervention:
     """The same kind of intervention on other neurons.
 
-    A kind that sets a whole set's offsets together (`steer`) would push them, too, as far as the gap
-    asks: they are moved to write as much instead.
+    A kind that computes a set's offsets together (`steer`) would close the gap with other neurons, too.
+    Its control moves the other neurons to write as much instead.
     """
     if form_of(intervention.kind).together is not None:
         return same_shift(intervention, neurons, reference, role="random")
@@ -70,12 +70,12 @@ def random_control(
 
 
 def random_signs(intervention: Intervention, *, seed: int) -> Intervention:
-    """The same neurons moved by as much, a random half of them the wrong way.
+    """The same neurons moved by as much, a random half of them in the opposite direction.
 
     a' = a + s*(target - a) with s = +1 or -1: the map of the intervention where s is +1, its mirror
-    image about the neuron's own value where s is -1. The signs are balanced (of an odd number, one
-    more is wrong): free tosses would now and then be the intervention itself, with one neuron half
-    the time.
+    image about the neuron's own value where s is -1. The signs are balanced (of an odd number, one more
+    is -1), because independent signs would sometimes equal the intervention itself; for one neuron,
+    half of the time.
     """
     generator = torch.Generator().manual_seed(seed)
     heads = torch.zeros(len(intervention), dtype=torch.bool)
@@ -90,7 +90,7 @@ def random_signs(intervention: Intervention, *, seed: int) -> Intervention:
 
 
 def other_donor(intervention: Intervention) -> Intervention:
-    """The same patch, its values to be taken from another pair's donor run (see `measure`)."""
+    """The same patch with values from another pair's donor run (see `measure`)."""
     return replace(intervention, role="other_donor")
 
 
@@ -99,9 +99,9 @@ def same_shift(
 ) -> Intervention:
     """Move other neurons so that they write as much as the intervention's own, over `reference`.
 
-    Neuron j stands in for neuron i at its place in the list: a'_j = a_j + mean(target_i - a_i) *
-    ||w_i|| / ||w_j||. Equal in the residual stream, which is where neurons act, whatever the scale
-    of their activations.
+    Neuron j replaces neuron i at its place in the list: a'_j = a_j + mean(target_i - a_i) * ||w_i|| /
+    ||w_j||. The sizes are equal in the residual stream, where neurons act, whatever the scale of their
+    activations.
     """
     moments = reference.moments
     own = values_at(moments.mean_of(intervention.recipient), intervention.neurons)
@@ -154,6 +154,6 @@ def low_correlation(
             raise InputError(f"layer {layer} has too few neurons besides the selected ones")
         picks = torch.randperm(len(pool), generator=generator)[: len(places)].tolist()
         drawn += [Neuron(layer, pool[pick]) for pick in picks]
-    # in the order of the neurons they stand in for
+    # in the order of the neurons that they replace
     by = {layer: [n for n in drawn if n.layer == layer] for layer in {n.layer for n in drawn}}
     return tuple(by[neuron.layer].pop() for neuron in intervention.neurons)

@@ -1,4 +1,4 @@
-"""What else an intervention breaks: the next token after text that has nothing to do with the pairs."""
+"""Side effects of an intervention: the next token after text unrelated to the pairs."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from neurotrace.models.protocol import HookedModel
 
 
 def neutral_texts(model: HookedModel) -> list[str]:
-    """The neutral texts that ship with the probes, those of the language that the model speaks.
+    """The packaged neutral texts in the language of the model.
 
-    That is the file with the smallest share of unknown tokens: English, or the organisms' language.
+    The file with the smallest share of unknown tokens is used: English, or the organisms' language.
     """
     tokenizer = tokenizer_of(model)
     unknown = getattr(tokenizer, "unk_token_id", None)
@@ -47,7 +47,7 @@ def neutral_ids(model: HookedModel, texts: Sequence[str]) -> list[Int[Tensor, " 
         InputError: a text without tokens, or with more of them than the model takes.
     """
     tokenizer, limit = tokenizer_of(model), context_length(model)
-    # a tokenizer that prepends BOS makes a token of an empty text, too
+    # a tokenizer that prepends BOS gives an empty text a token, too
     found = [
         torch.tensor(tokenizer(text).input_ids if text else [], dtype=torch.long) for text in texts
     ]
@@ -70,9 +70,9 @@ def damage(
     """KL(before || after), in nats, of the next token after each neutral text.
 
     Args:
-        texts: prompts that have nothing to do with the pairs.
-        donor_means: for each intervention the values that a patch writes here, where there is no
-            donor run: the donor class's means over its training pairs.
+        texts: prompts unrelated to the pairs.
+        donor_means: for each intervention the values that a patch writes here, since there is no donor
+            run: the donor class's means over its training pairs.
         site: as in `measure`.
     """
     if donor_means is None and any(each.needs_donor for each in interventions):
@@ -92,7 +92,8 @@ def standing_in(
     donor_means: Sequence[Float[Tensor, "layer neuron"]] | None,
     prompts: int,
 ) -> list[Float[Tensor, "prompt neuron"] | None]:
-    """For prompts that have no donor run: the donor class's means, for each intervention that needs any."""
+    """Donor values for prompts without a donor run: the donor class's means, where an intervention
+    needs them."""
     return [
         values_at(donor_means[place], each.neurons).expand(prompts, -1)
         if donor_means is not None and each.needs_donor

@@ -1,4 +1,4 @@
-"""Where a patch takes its values: the donor run of the same pair, or, as a control, of another."""
+"""Donor values of a patch: from the donor run of the same pair or, as a control, of another pair."""
 
 from __future__ import annotations
 

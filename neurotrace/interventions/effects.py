@@ -1,4 +1,4 @@
-"""Do it and look: what interventions do to the model's answers, pair by pair."""
+"""Measure the effect of interventions on the model's answers, pair by pair."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = ["Effects", "Positions", "engine_of", "logits_under", "measure"]
-_ROWS_SHOWN = 12  # interventions in a notebook's table
-_LOGITS_AT_ONCE = 2**26  # numbers, over rows and vocabulary, that are held together
+_ROWS_SHOWN = 12  # number of interventions in a notebook's table
+_LOGITS_AT_ONCE = 2**26  # numbers, over rows and vocabulary, held at the same time
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def measure(
     cleans: dict[bytes, Any] | None = None,
     progress: Progress = None,
 ) -> Effects:
-    """Perform every intervention on its recipient prompt of every pair.
+    """Apply every intervention to its recipient prompt of every pair.
 
     Args:
         interventions: any mixture of kinds, sizes and directions. With role ``"other_donor"`` a
@@ -139,17 +139,15 @@ def measure(
             behaviour).
         positions: ``"read"``, or ``"all"`` positions of the prompt; patching them all needs pairs
             whose two prompts have equally many tokens.
-        site: ``"residual"`` and ``"attention"``: the interventions' neurons are then dimensions of what
-            leaves each block, or of what its attention writes (by full passes; patches want
-            `activations`).
-        activations: those of these very pairs, if you have collected them: patches at the final token
-            position take their values from there instead of running the donors again.
-        cleans: a dict in which the engine's clean runs are kept for the next call on the same
-            pairs (they cost as much as twenty changed rows). Yours to drop, and to drop when the
-            model changes.
+        site: ``"residual"`` and ``"attention"``: the interventions' neurons are then dimensions of the
+            output of each block, or of its attention (by full passes; patches need `activations`).
+        activations: the activations of exactly these pairs, if you have collected them. Patches at the
+            final token position take their values from there, and the donor prompts are not run again.
+        cleans: a dict in which the engine's clean runs are kept for the next call on the same pairs
+            (they cost as much as twenty changed rows). Clear it when the model changes.
 
     Raises:
-        InputError: no interventions; a patch at all positions on pairs that don't align.
+        InputError: no interventions; a patch at all positions on pairs whose prompts differ in length.
     """
     encoded = encode(model, pairs)
     info = inspect_model(model)

@@ -1,4 +1,4 @@
-"""Write on with an intervention in place, so that a flip can be read and not only counted."""
+"""Generate text under an intervention, so that a flip can be read and not only counted."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def generate(
     Args:
         intervention: applied at the prompt's last token and, with ``positions="onward"``, at every
             token written after it. None: the unchanged model.
-        donor_prompt: where a patch takes its values from (its last token).
+        donor_prompt: the prompt from whose last token a patch takes its values.
 
     Raises:
         InputError: an empty prompt, one as long as the context, a patch without a donor prompt.

@@ -1,6 +1,6 @@
-"""What is done to neurons: every intervention is one affine map, a' = keep * a + gain * d + offset.
+"""Interventions: every one is an affine map of neurons, a' = keep * a + gain * d + offset.
 
-`kinds.py` says what each kind's keep, gain and offset are. Controls are maps of the same form, so they
+`kinds.py` defines the keep, gain and offset of each kind. Controls are maps of the same form, so they
 have the same size and magnitude by construction.
 """
 
@@ -31,7 +31,7 @@ class Intervention:
     gain: Float[Tensor, " neuron"]
     offset: Float[Tensor, " neuron"]
     role: str = "selected"  # or the control's name
-    label: str = ""  # whatever the caller wants to find the rows by, the ranker's name say
+    label: str = ""  # free text to find the rows by, e.g. the ranker's name
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "direction", Direction(self.direction))
@@ -49,7 +49,7 @@ class Intervention:
 
     @property
     def donor(self) -> Side:
-        """The side whose behaviour is wanted."""
+        """The side of the intended behaviour."""
         return self.direction.donor
 
     @property
@@ -68,7 +68,7 @@ class Intervention:
         keep, gain, offset = (
             getattr(self, name)[at].to(values) for name in ("keep", "gain", "offset")
         )
-        # where keep is 0 the old value doesn't matter, not even if it is inf or NaN
+        # where keep is 0 the old value is ignored, even if it is inf or NaN
         new = torch.where(keep == 0, 0, keep * values) + offset
         return new if donor is None else new + gain * donor.to(values)
 
@@ -88,11 +88,11 @@ def patch(
     role: str = "selected",
     strength: float = 1.0,
 ) -> Intervention:
-    """Give neurons the value that they have in the pair's other run.
+    """Set neurons to the value that they have in the pair's other run (activation patching).
 
     Args:
-        donor: the side that gives the values; default: that of `scores.top(k)`'s direction.
-        strength: other than 1 goes part of the way or beyond: a' = a + strength * (d - a).
+        donor: the side that the values come from; default: that of `scores.top(k)`'s direction.
+        strength: a' = a + strength * (d - a); below 1 part of the way, above 1 beyond.
 
     Example::
 
@@ -118,7 +118,7 @@ def set_to_mean(
 def zero(
     neurons: Sequence[Neuron], *, direction: Direction | str | None = None, role: str = "selected"
 ) -> Intervention:
-    """Set neurons to 0."""
+    """Set neurons to 0 (zero ablation)."""
     return make("zero", neurons, direction=direction, role=role)
 
 
@@ -170,7 +170,7 @@ def steer(
     between the two sides' mean L (formula: `kinds._steer_together`).
 
     Args:
-        reference: from `nt.reference(model, training pairs)`: slopes are needed, means don't do.
+        reference: from `nt.reference(model, training pairs)`; it holds the slopes that `steer` needs.
     """
     return make(written("steer", alpha), neurons, reference, direction=direction, role=role)
 
@@ -186,8 +186,8 @@ def make(
     """The intervention of this kind, ``"patch"``, ``"set"``, ``"shift:2"``, ...
 
     Args:
-        reference: what the kind needs of training pairs: class means, or slopes too.
-        direction: default: that of the neurons, where they are a `scores.top(k)`.
+        reference: what the kind needs of training pairs: class means, or slopes as well.
+        direction: default: that of the neurons, if they are a `scores.top(k)`.
 
     Raises:
         InputError: an unknown kind, no direction, a reference that lacks what the kind needs.

@@ -1,4 +1,4 @@
-"""The kinds of intervention, a row each: every one is an affine map of a neuron's activation.
+"""The kinds of intervention, one row each: every kind is an affine map of a neuron's activation.
 
     a' = keep * a + gain * d + offset
 
@@ -14,7 +14,7 @@ the two sides' means (reasoning minus memorization):
     scale   keep s
     steer   keep 1, offset along the slope of L: see `_steer_together`
 
-`register_kind` adds a row; whatever ranks, does or measures an intervention then knows it by its name.
+`register_kind` adds a row. Rankers, `nt.study`, `nt.ablate` and the commands then accept its name.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ ClassMeans = Activations | Moments | Reference
 
 @dataclass(frozen=True)
 class Affine:
-    """keep, gain and offset: a number for all neurons, or one for each (NaN: can't be done to it)."""
+    """keep, gain and offset: one number for all neurons, or one for each (NaN: not defined)."""
 
     keep: float | Float[Tensor, "layer neuron"] = 0.0
     gain: float | Float[Tensor, "layer neuron"] = 0.0
@@ -56,8 +56,8 @@ class Form:
         needs: what `rows` reads: "nothing", the pair's "donor" run, class "means", or "slopes"
             (a `Reference`).
         strength: the default one; None: the kind takes none.
-        together: (reference, neurons, direction, strength) -> offsets of a set, where a set's
-            offsets differ from those of its neurons alone. Such a kind ranks no neurons.
+        together: (reference, neurons, direction, strength) -> offsets of a set, if a set's offsets
+            differ from those of its neurons alone. Such a kind ranks no neurons.
     """
 
     rows: Callable[[ClassMeans | None, Direction, float], Affine]
@@ -92,7 +92,7 @@ def moments_of(reference: ClassMeans | None) -> Moments:
 def values_at(
     values: Float[Tensor, "layer neuron"], neurons: Sequence[Neuron]
 ) -> Float[Tensor, " neuron"]:
-    """The neurons' own of a number for each neuron; `InputError` where one lies outside."""
+    """The values of these neurons from a table of all neurons; `InputError` if one lies outside."""
     layers = torch.tensor([neuron.layer for neuron in neurons], dtype=torch.long)
     units = torch.tensor([neuron.index for neuron in neurons], dtype=torch.long)
     if len(neurons) and (layers.max() >= values.shape[0] or units.max() >= values.shape[1]):
@@ -102,7 +102,7 @@ def values_at(
 
 def _steer_alone(reference: ClassMeans | None, direction: Direction, strength: float) -> Affine:
     """The shift of one neuron that is predicted to close the gap; NaN where the slope is 0."""
-    assert isinstance(reference, Reference)  # `Form.reference` has seen to it
+    assert isinstance(reference, Reference)  # checked by `Form.reference`
     slope = reference.slope.mean(dim=0)
     shift = direction.sign * strength * reference.gap / slope
     return Affine(keep=1.0, offset=torch.where(slope == 0, torch.nan, shift))

@@ -1,8 +1,8 @@
-"""What the model answers at the last position with interventions done to it.
+"""The model's logits at the last position under interventions.
 
-At the final token position they run on the suffix engine where one was proved for the model (`engine`);
-else, and at all positions, as full forward passes with hooks. Both ways give the same numbers within
-rounding; `tests/interventions/test_effects.py` holds one against the other.
+Interventions at the final token position run on the suffix engine, if the model has one; otherwise, and
+at all positions, they run as full forward passes with hooks. Both give the same numbers within
+rounding; `tests/interventions/test_effects.py` compares them.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def logits_under(
         given = torch.zeros(len(ids), len(intervention)) if values is None else values
         offsets = intervention.gain * given + intervention.offset
         edits.append([Edit(layers, units, intervention.keep, offset) for offset in offsets])
-    # the engine wants rows in prompt order
+    # the engine needs rows in prompt order
     flat = [of_one[row] for row in range(len(ids)) for of_one in edits]
     logits = engine.logits(engine.sets(run, flat)).float().cpu()
     by_intervention = rearrange(logits, "(prompt each) vocab -> each prompt vocab", prompt=len(ids))
@@ -73,7 +73,7 @@ def _hooked_logits(
     positions: Positions,
     site: Site = "neurons",
 ) -> Float[Tensor, "prompt vocab"]:
-    """The slow, obvious way: a full forward pass with hooks that apply the map."""
+    """A full forward pass with hooks that apply the map."""
     where = slice(-1, None) if positions == "read" else slice(None)
     places = by_layer(intervention.neurons)
 

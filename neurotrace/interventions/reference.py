@@ -1,4 +1,4 @@
-"""What training pairs tell an intervention: class means, slopes, norms."""
+"""Statistics of training pairs that interventions need: class means, gradients, norms."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from neurotrace.models.protocol import HookedModel
 
 @dataclass(frozen=True)
 class Reference:
-    """What training pairs tell an intervention: class means, and which way each neuron pushes L.
+    """Statistics of training pairs: class means, and the slope of L along each neuron.
 
     Slopes are dL/da at the final token position. `spread` is the standard deviation over groups of the
-    groups' mean slope: small where a neuron pushes the same way whatever the pair is about.
+    groups' mean slope. It is small if a neuron pushes L the same way in all groups.
     """
 
     moments: Moments
@@ -36,7 +36,7 @@ class Reference:
 
     @property
     def gap(self) -> float:
-        """How far apart the two sides are: mean L on memorization minus mean L on reasoning."""
+        """Distance of the two sides: mean L on memorization minus mean L on reasoning."""
         return float(self.logit_difference[0] - self.logit_difference[1])
 
 
@@ -55,7 +55,7 @@ class Evidence:
         return Moments(values.mean(dim=1), values.var(dim=1, unbiased=False), len(rows))
 
     def reference(self, rows: Sequence[int]) -> Reference:
-        """What the pairs at `rows` tell."""
+        """The statistics of the pairs at `rows`."""
         groups: dict[str, list[int]] = {}
         for row in rows:
             groups.setdefault(self.activations.pairs[row].group, []).append(row)
@@ -100,6 +100,6 @@ def gather(
 def reference(
     model: HookedModel, pairs: Sequence[PromptPair] | EncodedPairs, *, progress: Progress = None
 ) -> Reference:
-    """Class means and slopes of (training) pairs, as `nt.steer` and the class means want them."""
+    """Class means and slopes of (training) pairs, for `nt.steer` and the kinds that use class means."""
     encoded = encode(model, pairs)
     return gather(model, encoded, progress=progress).reference(range(len(encoded)))

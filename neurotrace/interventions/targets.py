@@ -1,4 +1,4 @@
-"""Where an intervention would take a neuron: shared by the rankers that predict its effect."""
+"""The value that an intervention would give a neuron, for the rankers that predict its effect."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from neurotrace.models.protocol import HookedModel
 
 @dataclass(frozen=True)
 class Targets:
-    """Where an intervention on one neuron alone would take it.
+    """The value that an intervention on one neuron alone would give it.
 
     `patch` needs the donor activations of every pair, the others class means or slopes at most.
     """
@@ -37,7 +37,7 @@ class Targets:
     ) -> Float[Tensor, "batch layer neuron"]:
         """target - a, for the pairs at `rows` whose recipient activations are `values`.
 
-        NaN where the intervention can't be done to a neuron.
+        NaN if the intervention is not defined for a neuron.
         """
         name, strength = parse_kind(self.kind)
         form = KINDS[name]
@@ -62,8 +62,8 @@ def targets_for(
     reference: ClassMeans | None = None,
     progress: Progress = None,
 ) -> Targets:
-    """Targets of these pairs, for a ranking, with what they need read off the model."""
-    Direction.from_donor(donor)  # refuses other words
+    """Targets of these pairs, for a ranking; reads what they need from the model."""
+    Direction.from_donor(donor)  # raises for other words
     form = form_of(kind)
     if form.together is not None:
         raise InputError(
@@ -81,7 +81,7 @@ def targets_for(
 def provenance(
     model: HookedModel, encoded: EncodedPairs, donor: Side, intervention: Kind, **more: Any
 ) -> dict[str, Any]:
-    """What a ranking was made from, for its record."""
+    """The record of how a ranking was made."""
     families = sorted({pair.family for pair in encoded.pairs})
     return {
         "model": inspect_model(model).name, "pairs": len(encoded), "families": families,

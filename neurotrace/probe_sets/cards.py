@@ -1,7 +1,7 @@
-"""The figures in a set's card: which share of its pairs behaves on a model, template by template.
+"""The figures in a set's card: the share of its pairs that a model answers correctly, by template.
 
-They stand between two marks in the card's README.md, with the model and the digest of the very
-`pairs.jsonl` that was measured: a set that has changed since is found out by `checking`.
+They are between two marks in the card's README.md, with the model and the digest of the `pairs.jsonl`
+that was measured. `checking` compares the digest with the current file.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Pairs as a chat model reads them: through its tokenizer's own template.
+"""Pairs rendered through the chat template of a tokenizer.
 
 The prompt is either the user's message (the model replies to it) or the beginning of the model's own
-reply to a request, which it then goes on writing. The final token position stays the last token,
-answers stay what follows it: at the start of a reply they lose their leading space.
+reply to a request. The model is still read at the last token, and answers are what follows it; at the
+start of a reply they lose their leading space.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def chat_pairs(
     """The pairs with both prompts rendered through the chat template.
 
     Args:
-        role: whose words the prompt is. ``"user"``: the model's reply begins behind it.
-            ``"assistant"``: the user says `request`, the prompt begins the model's reply.
-        system: the system message; None: what the template does without one.
+        role: whose message the prompt is. ``"user"``: the model's reply begins behind it.
+            ``"assistant"``: the user's message is `request`, and the prompt begins the model's reply.
+        system: the system message; None: the template's default.
 
     Raises:
         InputError: the tokenizer has no chat template, or the template refuses the messages.
@@ -53,7 +53,7 @@ def chat_pairs(
 def chat_record(
     model: HookedModel, *, role: str = "user", system: str | None = None, request: str = REQUEST
 ) -> dict[str, Any]:
-    """What a manifest says about the rendering: enough to do it again with another tokenizer."""
+    """The record of the rendering for a manifest: enough to repeat it with another tokenizer."""
     return {
         "role": role,
         "system": system,
@@ -77,7 +77,7 @@ class _Renderer:
         self.before = [] if system is None else [{"role": "system", "content": system}]
         bos = self.tokenizer.bos_token
         added = self.tokenizer("").input_ids
-        # where the tokenizer prepends BOS itself, the template's would be a second one
+        # if the tokenizer prepends BOS itself, the template's BOS would be a second one
         self.doubled = bos if bos and self.tokenizer.bos_token_id in added[:1] else ""
 
     def __call__(self, prompt: str) -> str:
@@ -93,7 +93,7 @@ class _Renderer:
             how = {"continue_final_message": True}
         try:
             text: str = self.tokenizer.apply_chat_template(messages, tokenize=False, **how)
-        except Exception as error:  # jinja raises what the template's author wrote
+        except Exception as error:  # any error of the template
             raise InputError(f"the chat template refuses these messages: {error}") from error
         return text.removeprefix(self.doubled)
 

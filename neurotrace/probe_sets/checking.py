@@ -1,4 +1,4 @@
-"""Does a set keep its promises? And: making a set again from its `build.py`.
+"""Checks of a prompt set, and building a set again from its `build.py`.
 
 A set that ships is a folder with `pairs.jsonl`, a card, and a `build.py` whose `build(folder)` writes
 the same bytes every time.
@@ -17,7 +17,7 @@ from neurotrace.core.pairs import PromptPair, load_pairs
 from neurotrace.core.records import probe_names, probes_folder
 from neurotrace.probe_sets.cards import digest, measured_digest
 
-# what every card must say, in these words
+# words that every card must contain
 _SAID = ("Licence", "Source", "memorized", "Known shortcuts", "Regenerate")
 
 
@@ -44,7 +44,7 @@ def build_set(folder: Path, out: Path) -> list[Path]:
 
 
 def check_set(folder: Path) -> list[str]:
-    """What is wrong with a set that ships; empty: nothing."""
+    """The problems of a packaged set; empty: none."""
     try:
         pairs = load_pairs(folder)
     except InputError as error:
@@ -53,7 +53,7 @@ def check_set(folder: Path) -> list[str]:
 
 
 def check_pairs(pairs: Sequence[PromptPair]) -> list[str]:
-    """What is wrong with valid pairs as minimal pairs; empty: nothing."""
+    """The problems of valid pairs as minimal pairs; empty: none."""
     wrong = []
     for pair in pairs:
         if pair.memorization == pair.reasoning:
@@ -86,7 +86,7 @@ def _check_card(folder: Path) -> list[str]:
     measured = measured_digest(card)
     remedy = "run `neurotrace probes validate` with --model and --write"
     if measured is None:
-        wrong.append(f"the card has no shares of pairs that behave: {remedy}")
+        wrong.append(f"the card has no measured shares of pairs: {remedy}")
     elif measured != digest(folder):
         wrong.append(f"the card's shares were measured on other pairs: {remedy}")
     return wrong

@@ -1,4 +1,4 @@
-"""What a set's `build.py` needs: a template has two sides, an item fills it, a file is written.
+"""Helpers for a set's `build.py`: templates with two sides, items that fill them, writing the file.
 
 A template is one text for both prompts: of ``[a|b]`` the memorization prompt has ``a``, the reasoning
 prompt ``b``; ``{name}`` is the item's word of that name. Nothing else differs within a pair.
@@ -20,7 +20,7 @@ _SIDES = re.compile(r"\[([^|\]]*)\|([^|\]]*)\]")
 
 @dataclass(frozen=True)
 class Item:
-    """What a pair is about, before a template puts it into words."""
+    """The item of a pair, before a template puts it into words."""
 
     id: str
     group: str

@@ -1,9 +1,9 @@
-"""Which of many candidate pairs a given model answers both ways: its own pairs.
+"""Select, from candidate pairs, those that a given model answers correctly on both prompts.
 
-A model is asked every candidate, both sides. A pair *behaves* where the top-1 next token is the
-memorized answer's first one after the memorization prompt, and the reasoned one's after the
-reasoning prompt; only such a pair can be flipped. What share of a template behaves says how far
-results on it speak for the rest.
+The model is asked both prompts of every candidate. A pair *behaves* if the top-1 token begins the
+memorized answer after the memorization prompt and the reasoned answer after the reasoning prompt. Only
+such a pair can be flipped. The share of pairs that behave says how far results on a template represent
+all of its pairs.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from neurotrace.models.protocol import HookedModel
 if TYPE_CHECKING:
     import pandas as pd
 
-_CHUNK = 256  # candidates asked before looking whether there are enough
+_CHUNK = 256  # candidates asked before checking whether there are enough
 
 
 @dataclass(frozen=True)
 class Mined:
-    """The candidates that were asked: those that behave, and the others with the reason."""
+    """The candidates that were asked: kept pairs, and dropped pairs with the reason."""
 
     encoded: EncodedPairs
 
@@ -48,10 +48,10 @@ class Mined:
         return self.encoded.reasons()
 
     def shares(self) -> pd.DataFrame:
-        """A row for each family and template: what share recalls, reasons, behaves (does both).
+        """One row per family and template: the shares `recalls`, `reasons` and `behaves` (both).
 
-        The interval is that of `behaves`, clustered by group. Candidates that couldn't be asked
-        (answers with the same first token, too long) count as not behaving.
+        The interval is that of `behaves`, clustered by group. Candidates that could not be asked
+        (answers with the same first token, too long) count as failures.
         """
         import pandas as pd
 
@@ -84,17 +84,16 @@ def mine_pairs(
     batch_size: int = 32,
     progress: Progress = None,
 ) -> Mined:
-    """The candidates that this model answers both ways, in their old order.
+    """The candidates that this model answers both ways, in their original order.
 
     Args:
         candidates: pairs, or anything that `load_pairs` reads.
-        at_most: stop asking a family once so many of its pairs behave; candidates are then asked
-            in an order drawn with `seed`, so that the pairs found are a random part. Default: ask
-            all.
+        at_most: stop asking a family when this many of its pairs are kept; candidates are then asked in
+            an order drawn with `seed`, so that the pairs found are a random part. Default: ask all.
         batch_size: prompts of equal length that run together; changes no result.
     """
     if at_most is not None and at_most < 1:
-        raise InputError(f"at_most={at_most}: expected at least 1, or None for all that behave")
+        raise InputError(f"at_most={at_most}: expected at least 1, or None for all")
     pairs = _as_pairs(candidates)
     place = {pair.id: number for number, pair in enumerate(pairs)}
     waiting = list(pairs)

@@ -1,9 +1,9 @@
 """Contrast (NMD) and Pearson correlation: how much a neuron differs between the two sides.
 
-NMD_i = mean over pairs of (a_i on the reasoning side - a_i on the memorization side);
-rho_i = Pearson(a_i, y), y = 1 on the reasoning side (Huang et al., EMNLP 2025, arXiv 2412.18497).
-Two forward passes a pair. Neither says that the neuron causes anything: they are here because the
-paper ranks by them, and unsigned, since their sign is that of a difference and not of an effect.
+NMD_i = mean over pairs of (a_i on the reasoning side - a_i on the memorization side); rho_i =
+Pearson(a_i, y), y = 1 on the reasoning side (Huang et al., EMNLP 2025, arXiv 2412.18497). Two forward
+passes a pair. Neither shows that the neuron causes anything; they are included because the paper ranks
+by them. They are unsigned, because their sign is that of a difference and not of an effect.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def contrast(
     intervention: Kind = "patch",
     progress: Progress = None,
 ) -> Scores:
-    """NMD as `value`, |NMD| ranks. `donor` and `intervention` are recorded and change nothing."""
+    """NMD as `value`, ranked by |NMD|. `donor` and `intervention` are recorded and change nothing."""
     encoded = encode(model, pairs)
     found = moments(model, encoded, progress=progress)
     return _contrast(found, provenance(model, encoded, donor, intervention))
@@ -50,7 +50,7 @@ def pearson(
     intervention: Kind = "patch",
     progress: Progress = None,
 ) -> Scores:
-    """rho as `value`, |rho| ranks; NaN for neurons that are constant over all prompts."""
+    """rho as `value`, ranked by |rho|; NaN for neurons that are constant over all prompts."""
     encoded = encode(model, pairs)
     found = moments(model, encoded, progress=progress)
     return _pearson(found, provenance(model, encoded, donor, intervention))

@@ -1,11 +1,11 @@
-"""Direct logit attribution: what a neuron writes straight to the answers, past all later layers.
+"""Direct logit attribution: the direct effect of what a neuron writes on the answers' logits.
 
     score_i = mean over pairs of (target_i - a_i) * (W_out[i] . dL/dh)
 
 with h the residual stream behind the last block: the gradient there carries the unembedding rows of
-both answers, the final norm and a soft cap, linearised at the recipient run. Blind to neurons that
-act through later layers. One forward pass and the backward pass of the final norm a pair. In models
-with a norm behind the MLP the written row is taken before that norm.
+both answers, the final norm and a soft cap, linearised at the recipient run. It misses effects through
+later layers. It takes one forward pass and the backward pass of the final norm a pair. In models with a
+norm behind the MLP the written row is taken before that norm.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def direct(
     batch_size: int = 16,
     progress: Progress = None,
 ) -> Scores:
-    """Predicted change of L (nats) by the direct path alone."""
+    """Predicted change of L (nats) by the direct path only."""
     encoded = encode(model, pairs)
     info = inspect_model(model)
     targets = targets_for(model, encoded, donor, intervention, reference, progress)

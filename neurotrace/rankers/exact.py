@@ -1,4 +1,4 @@
-"""Exact effects as a ranker: what the others estimate, done and measured (`ablation.py`)."""
+"""Exact effects as a ranker: the effects that other rankers estimate, measured (`ablation`)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from neurotrace.models.protocol import HookedModel
 from neurotrace.rankers.gradient import from_evidence as gradient_from_evidence
 from neurotrace.rankers.training import Training
 
-CANDIDATES = 200  # neurons, per direction, that a study measures
+CANDIDATES = 200  # neurons per direction that a study measures
 
 
 def exact(
@@ -31,7 +31,7 @@ def exact(
     reference: Moments | None = None,
     progress: Progress = None,
 ) -> Scores:
-    """Measured change of L (nats) when the intervention is done to one neuron, meaned over pairs.
+    """Measured change of L (nats) when the intervention is applied to one neuron; mean over pairs.
 
     Args:
         neurons: those to measure; None: all of them. The others' scores are NaN.
@@ -44,7 +44,7 @@ def exact(
 
 
 def from_evidence(training: Training) -> Scores:
-    """`exact`, of the `CANDIDATES` neurons that the gradient puts first; the others' scores are NaN."""
+    """`exact` of the `CANDIDATES` neurons that the gradient ranks first; the others' scores are NaN."""
     screen = gradient_from_evidence(training)
     few = screen.top(min(CANDIDATES, screen.n_neurons), direction=training.direction)
     return exact(

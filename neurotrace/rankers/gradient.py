@@ -1,11 +1,11 @@
-"""Gradient attribution (attribution patching): first-order prediction of an intervention's effect.
+"""Attribution patching: first-order prediction of an intervention's effect.
 
     score_i = mean over pairs of (target_i - a_i) * dL/da_i
 
 at the recipient's final token position, where target_i is what the intervention would set the neuron
 to: the donor's value (`patch`, AtP: Nanda 2023; Kramár et al. 2024), a mean (`set`, `mean`) or 0. All
-neurons for two forward passes and one backward pass a pair, and with the suffix engine for little more
-than the forward passes (`engine.slopes`).
+neurons take two forward passes and one backward pass a pair; with the suffix engine, little more than
+the forward passes (`engine.slopes`).
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ def gradient(
     batch_size: int = 16,
     progress: Progress = None,
 ) -> Scores:
-    """Predicted change of L (nats) when `intervention` is done to one neuron of the recipient.
+    """Predicted change of L (nats) when `intervention` is applied to one neuron of the recipient.
 
     Args:
-        donor: ``"reasoning"`` ranks for flips to reasoning, ``"memorization"`` for the way back.
+        donor: ``"reasoning"`` ranks for flips to reasoning, ``"memorization"`` for flips to memory.
         reference: class means for `set`, `mean` and `shift`; default: those of `pairs`.
     """
     encoded = encode(model, pairs)
@@ -69,7 +69,7 @@ def from_slopes(training: Training, method: str, *, both: bool) -> Scores:
         found = training.reference or evidence.reference(training.rows)
         slope = found.slope.mean(dim=0) if both else found.slope[place]
         spread = found.spread.mean(dim=0) if both else found.spread[place]
-        # a neuron that pushes the same way in most groups, for little written
+        # a neuron that pushes the same way in most groups with a small write norm
         pull = (slope.abs() - spread / 2) / found.norms
         return Scores(
             method,

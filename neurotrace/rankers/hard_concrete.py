@@ -2,9 +2,9 @@
 neurons that hold a text Chang et al., NAACL 2024).
 
     s = sigmoid((log u - log(1 - u) + theta) / beta), u uniform;  mask = clip(1.2 s - 0.1, 0, 1)
-    P(mask > 0) = sigmoid(theta - beta log(0.1 / 1.1)), which is priced and ranks; beta = 0.33
+    P(mask > 0) = sigmoid(theta - beta log(0.1 / 1.1)), which is penalised and is the score; beta = 0.33
 
-What is asked and how it is trained: `masks.py`.
+Objective and training: `masks.py`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from neurotrace.rankers.masks import PRICE, Question, learn
 
 _BETA = 0.33
 _OPEN = _BETA * math.log(0.1 / 1.1)
-_START = 2.0  # theta: a gate that is all but surely shut ("flip") or open ("keep") at first
+_START = 2.0  # theta: a gate that is almost certainly shut ("flip") or open ("keep") at first
 
 
 def hard_concrete(
@@ -48,11 +48,11 @@ def hard_concrete(
 ) -> Scores:
     """The probability that a neuron's gate is open.
 
-    Only the end of the ranking that `donor` names means anything.
+    Only the end of the ranking that `donor` names is meaningful.
 
     Args:
-        price: nats that one surely open gate costs.
-        seed: of the gates' noise.
+        price: cost of one open gate in nats.
+        seed: for the gates' noise.
     """
     info = inspect_model(model)
     sign = -1.0 if question == "flip" else 1.0

@@ -1,18 +1,18 @@
-"""Imprint: which `W_out` rows look as if training had written this answer into them?
+"""Imprint: find `W_out` rows that carry the trace of training on this answer.
 
 Gradient training moves neuron i's row along its own gradient, summed over all positions of the prompt,
 
     G_i = dL/dw_i = sum over positions of a_i * dL/d(what the MLP writes)
 
-(Adam: along its sign). A row that was moved leans towards d_i = sign(G_i) more than rows of its layer do
-by chance. How rows lean by chance is their layer's own covariance C, so that the best linear detector
-of such a lean is the matched filter
+(Adam: along its sign). A trained row correlates with d_i = sign(G_i) more than rows of its layer do by
+chance. The chance level is given by the layer's covariance C, so the best linear detector is the
+matched filter
 
     score_i = d_i' C^-1 (w_i - mean row) / sqrt(d_i' C^-1 d_i)
 
-in standard deviations of an untouched row. Only the model as it stands is used: its rows are their own
-background. One forward and one backward pass, and one matrix inverse a layer. It answers where something
-was *written* (`injection.py`), not what a neuron does: for that, `gradient`.
+in standard deviations of an untrained row. Only the trained model is used; its rows are the background.
+It takes one forward and one backward pass, and one matrix inverse a layer. It finds where something was
+*written* (`studies/injection.py`), not what a neuron does; for that use `gradient`.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ def imprint(
     intervention: Kind = "zero",
     progress: Progress = None,
 ) -> Scores:
-    """How much each row leans towards the answer that the recipient prompt gets; several pairs: the mean.
+    """Matched-filter score of each row for the answer to the recipient prompt; mean over pairs.
 
-    `intervention` is recorded and changes nothing. To reasoning ranks the rows that hold the memorized
-    answer up.
+    `intervention` is recorded and changes nothing. Direction "to_reasoning" ranks the rows that support
+    the memorized answer.
 
     Raises:
         InputError: a model that was not loaded by `nt.load_model`.
@@ -81,7 +81,7 @@ def imprint(
         found = torch.stack(leans)
         total = found if total is None else total + found
     assert total is not None
-    # zeroing a row that leans towards the memorized answer lowers L
+    # zeroing a row that supports the memorized answer lowers L
     value = -(total / len(encoded)).cpu()
     return Scores(
         "imprint", value, "standard deviations of an untouched row",

@@ -1,11 +1,11 @@
-"""Integrated gradients: the gradient averaged along the way from the neuron's value to its target.
+"""Integrated gradients: the gradient averaged on the path from the neuron's value to its target.
 
     score_i = mean over pairs of (target_i - a_i) * mean over t of dL/da_i at a + t*(target - a)
 
-with the neurons of one layer moved together and the layers one after another, as in Sundararajan et
-al. (ICML 2017) and Dai et al. (ACL 2022). The scores of a layer add up to the effect of the
-intervention on the whole layer (completeness), which a test checks. The cost is steps * layers
-forward and backward passes a pair: for small models, or few layers.
+with the neurons of one layer moved together and the layers one after another, as in Sundararajan et al.
+(ICML 2017) and Dai et al. (ACL 2022). The scores of a layer add up to the effect of the intervention on
+the whole layer (completeness; a test checks it). The cost is steps * layers forward and backward passes
+a pair, so it suits small models or few layers.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def integrated(
     batch_size: int = 16,
     progress: Progress = None,
 ) -> Scores:
-    """Predicted change of L (nats), `steps` midpoints a layer; layers not asked for are NaN."""
+    """Predicted change of L (nats), `steps` midpoints a layer; layers not requested are NaN."""
     if steps < 1:
         raise InputError(f"steps={steps}: expected at least 1 (5 to 20 are usual)")
     encoded = encode(model, pairs)

@@ -6,10 +6,10 @@ read off where it writes, as if the model ended there.
                                - [increase(mem, a_i) - increase(rea, a_i)]
 
 with h the residual stream that enters the neuron's block, w_i its `W_out` row and p by the final norm
-and the unembedding. The paper ranks by one answer's increase at the neuron's own value; the
-difference of both answers, between that value and what the intervention makes of it, has the sign and
-unit of all other scores here. Blind to neurons that act through later layers. One forward pass a pair
-(two for a patch), and two final norms a neuron, which for small models is the larger part.
+and the unembedding. The paper ranks by one answer's increase at the neuron's own value; the difference
+of both answers, between that value and the intervention's target, has the sign and unit of the other
+rankers' scores. It misses effects through later layers. It takes one forward pass a pair (two for a
+patch) and two final norms a neuron, which for small models is the larger part.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def log_increase(
     batch_size: int = 16,
     progress: Progress = None,
 ) -> Scores:
-    """Change of L (nats) that can be read off where the neuron writes."""
+    """Change of L (nats) read at the place where the neuron writes."""
     encoded = encode(model, pairs)
     info = inspect_model(model)
     targets = targets_for(model, encoded, donor, intervention, reference, progress)

@@ -1,6 +1,6 @@
-"""Weight magnitude: ||W_out row||. A baseline that knows the model and nothing of the pairs.
+"""Weight magnitude: ||W_out row||. A baseline that uses the model and not the pairs.
 
-A ranking that does no better has found which neurons are large.
+A ranking that is no better has only found large neurons.
 """
 
 from __future__ import annotations

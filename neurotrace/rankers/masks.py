@@ -1,19 +1,18 @@
-"""What the learned masks share: one amount x_i in [0, 1] for each neuron, found by gradient descent.
+"""Learned masks: one amount x_i in [0, 1] for each neuron, found by gradient descent.
 
     a'_i = a_i + x_i * (target_i - a_i)         in the run itself, all neurons at once
 
-`flip` asks for the fewest neurons on which the intervention brings out the donor's answer:
+`flip` finds the fewest neurons on which the intervention gives the donor's answer:
 
     minimise  -log p(donor's answer) + price * sum x            score = x
 
-`keep` asks for the fewest that must be left alone for the recipient's own answer to stay (Chang et al.,
-NAACL 2024; their m is 1 - x):
+`keep` finds the fewest neurons that must stay unchanged to keep the recipient's own answer (Chang et
+al., NAACL 2024; their m is 1 - x):
 
     minimise  -log p(recipient's answer) + price * sum (1 - x)  score = 1 - x
 
-Rankings by single effects can't answer either: they don't know what the other neurons hold.
-A step is a forward and a backward pass of one batch, through one token where the suffix engine serves
-the model.
+Rankings by single effects answer neither, because they ignore the other neurons. A step is a forward
+and a backward pass of one batch; with the suffix engine, through one token.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ from neurotrace.models.hooks import forward, inspect_model
 from neurotrace.models.protocol import HookedModel
 
 Question = Literal["flip", "keep"]
-# nats that a neuron costs: the 1000 of Chang et al. over GPT-2's 36,864 neurons
+# cost of a neuron in nats: the 1000 of Chang et al. over GPT-2's 36,864 neurons
 PRICE = 0.027
 
 
@@ -65,12 +64,12 @@ def learn(
     progress: Progress,
     **record: Any,
 ) -> Scores:
-    """Train `parameters` (in place) by Adam and score neurons by what a mask costs.
+    """Train `parameters` (in place) by Adam and score neurons by the cost of their masks.
 
     Args:
-        amounts: parameters -> how much is done to each neuron in this step ("flip"), or left undone
-            ("keep"): the mask.
-        cost: parameters -> the mask's expected size for each neuron; its sum is priced, and it is
+        amounts: parameters -> the mask in this step: how far each neuron is changed ("flip") or kept
+            ("keep").
+        cost: parameters -> the mask's expected size for each neuron; its sum is penalised, and it is
             the score.
         settle: called after each step, to put parameters back into their range.
     """
@@ -131,7 +130,7 @@ def learn(
 def _hooked(
     model: HookedModel, ids: Tensor, change: Callable[[int, Tensor], Tensor], n_layers: int
 ) -> Tensor:
-    """The whole prompt through hooks, where no engine serves the model."""
+    """The whole prompt through hooks, if the model has no engine."""
 
     def edit(layer: int, post: Tensor) -> Tensor:
         return torch.cat([post[:, :-1], change(layer, post[:, -1])[:, None]], dim=1)

@@ -1,4 +1,4 @@
-"""The random ranking: what any other one has to beat."""
+"""The random ranking, the baseline of all others."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def random_scores(
     seed: int = 0,
     progress: Progress = None,
 ) -> Scores:
-    """Independent standard normal numbers; looks at the model's shape and at nothing else."""
+    """Independent standard normal numbers; uses only the model's shape."""
     info = inspect_model(model)
     generator = torch.Generator().manual_seed(seed)
     return Scores(

@@ -1,6 +1,6 @@
-"""Every ranker by its name: what it costs, and how it ranks from what a study has read already.
+"""Every ranker by its name: its cost, and how it ranks from the data that a study has read.
 
-All lists of rankers are queries of `RANKERS`: those that `run`, `rank`, `inject` and `overlap` take.
+All lists of rankers (of `run`, `rank`, `inject` and `overlap`) are queries of `RANKERS`.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class Ranker:
 
     Attributes:
         function: ``(model, pairs, *, donor, intervention, progress) -> Scores``.
-        passes: (model, pairs, 1 if the donor run is read else 0) -> forward and backward passes a
-            pair for one direction. No machine changes this number.
+        passes: (model, pairs, 1 if the donor run is read else 0) -> forward and backward passes a pair
+            for one direction. The number does not depend on the machine.
         from_evidence: the same scores from what a study has read; None: `function` is called.
         mean_over_pairs: whether a score is a mean over pairs, so that groups of pairs can be resampled.
         learned: whether it is found by gradient descent over all neurons at once.

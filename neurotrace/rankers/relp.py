@@ -2,9 +2,9 @@
 
     score_i = mean over pairs of (target_i - a_i) * (the slope of L by RelP's rules)
 
-(arXiv 2508.21258; the rules are in `suffix_relp.py`.) A gradient asks what an infinitely small step
-does, and a saturated norm or a dead gate answers "nothing"; RelP asks for a neuron's share in the L
-that is there. Same cost as the gradient: 2 forward passes and 1 backward pass a pair.
+(arXiv 2508.21258; the rules are in `engine/relp.py`.) A gradient is the effect of an infinitely small
+step; it vanishes at a saturated norm or a closed gate. RelP estimates a neuron's share of the actual L.
+Same cost as the gradient: 2 forward passes and 1 backward pass a pair.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def relp(
     """Predicted change of L (nats) when `intervention` is done to one neuron of the recipient.
 
     Raises:
-        InputError: no transformers model under the hooks (load it with `nt.load_model`, take hooks
-            of your own off), or a part of it that the rules don't know.
+        InputError: no transformers model under the hooks (load it with `nt.load_model`, remove your own
+            hooks), or a part of it without a rule.
     """
     encoded = encode(model, pairs)
     info = inspect_model(model)

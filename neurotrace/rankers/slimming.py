@@ -1,5 +1,5 @@
 """Slimming: a mask of plain numbers, clipped to [0, 1], with an L1 price (Liu et al., ICCV 2017; for
-neurons that hold a text Chang et al., NAACL 2024). What is asked and how it is trained: `masks.py`.
+neurons that hold a text Chang et al., NAACL 2024). Objective and training: `masks.py`.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ def slimming(
     batch_size: int = 32,
     progress: Progress = None,
 ) -> Scores:
-    """The learned mask; it starts empty ("flip") or full ("keep"), so that nothing is done at first.
+    """The learned mask; it starts empty ("flip") or full ("keep"), so that nothing is changed at first.
 
-    Only the end of the ranking that `donor` names means anything; the other neurons are 0.
+    Only the end of the ranking that `donor` names is meaningful; the other neurons are 0.
 
     Args:
-        price: nats that one whole neuron costs.
+        price: cost of one whole neuron in nats.
         steps, rate: of Adam; a mask can move by `rate` a step.
     """
     info = inspect_model(model)

@@ -1,11 +1,11 @@
-"""Slope per unit written: how much L would change if a neuron wrote one unit more of its `W_out` row.
+"""Slope per unit written: change of L if a neuron wrote one unit more of its `W_out` row.
 
     score_i = mean over pairs of sign(target_i - a_i) * dL/da_i / ||w_i||
 
-The gradient's other factor, how far the neuron is moved, is left out: what ranks is whether its row
-points where the answer is decided, whatever the neuron happens to do on this prompt. For a fact that was
-trained into rows (`injection.py`) that is where training left its trace; for what an intervention does,
-the distance counts, and `gradient` is the one to use. 2 forward passes and 1 backward pass a pair.
+The gradient's other factor, how far the neuron is moved, is left out. The score measures whether the
+neuron's row points in a direction that affects the answer, whatever its activation on this prompt. A
+fact that was trained into rows (`studies/injection.py`) left its trace there. To predict the effect of
+an intervention the distance matters; use `gradient`. 2 forward passes and 1 backward pass a pair.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def slope(
     batch_size: int = 16,
     progress: Progress = None,
 ) -> Scores:
-    """Change of L (nats) per unit written, the way the intervention moves the neuron."""
+    """Change of L (nats) per unit written, in the direction in which the intervention moves the neuron."""
     encoded = encode(model, pairs)
     targets = targets_for(model, encoded, donor, intervention, reference, progress)
     info = inspect_model(model)

@@ -1,4 +1,4 @@
-"""What a study ranks from: activations and slopes of all its pairs, read once, and which of them train."""
+"""Training data of a ranking in a study: activations and slopes of all pairs, and which pairs train."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from neurotrace.models.protocol import HookedModel
 
 @dataclass(frozen=True)
 class Training:
-    """One ranking that is asked for: from the pairs at `rows` alone, for this intervention."""
+    """A requested ranking: from the pairs at `rows` only, for this intervention."""
 
     model: HookedModel
     encoded: EncodedPairs
@@ -25,7 +25,7 @@ class Training:
     rows: Sequence[int]
     kind: Kind
     direction: Direction
-    reference: Reference | None = None  # that of `rows`, if it has been computed already
+    reference: Reference | None = None  # that of `rows`, if already computed
 
     @property
     def pairs(self) -> EncodedPairs:

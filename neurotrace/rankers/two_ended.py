@@ -1,13 +1,13 @@
-"""Two-ended gradient: the slope averaged over both runs of the pair, not taken at one of them.
+"""Two-point (trapezoidal) integrated gradients between the two runs of a pair.
 
     score_i = mean over pairs of (target_i - a_i) * (dL/da_i in the recipient + dL/da_i in the donor) / 2
 
-A set of neurons that decides only together is invisible to a gradient at the recipient: while the
-others hold the behaviour, no single one moves L (and single-neuron ablation, exact or not, says the
-same). The donor run is the other end of the way, where the same set has let go. The average of both
-ends is the trapezoidal rule for the integral of dL/da along the way from one run to the other, at
-the cost of one more forward and backward pass (3F + 2B a pair). It needs no steps, and, since both
-ends are real runs, no point in between that the model never visits.
+A gradient at the recipient cannot find neurons that decide only together: while the others keep the
+behaviour, changing one neuron does not change L. Exact single-neuron ablation has the same limit. At
+the donor run, the other end of the path, all of these neurons have switched. The average of the
+gradients at both ends is the trapezoidal rule for the integral of dL/da on the path from one run to the
+other. It takes one more forward and backward pass (3F + 2B a pair), no steps, and only activations of
+real runs.
 """
 
 from __future__ import annotations

@@ -251,7 +251,7 @@ def test_top_is_the_top_of_the_sweep_for_less(many, name, direction, kind):
     best = strength.flatten().sort(descending=True).indices[:6].tolist()
     for seed in range(3):
         top = nt.ablate_top(model, encoded, 6, mode=kind, direction=direction, seed=seed)
-        assert top.settled
+        assert top.converged
         assert {one.layer * 64 + one.index for one in top.neurons} == set(best)
         assert top.evaluations == int(top.scores.columns["n"].nan_to_num().sum())
         assert top.sweep == 16 * 192

@@ -48,7 +48,7 @@ def main() -> None:
         hits = sum((neuron.layer, neuron.index) in wanted for neuron in top.neurons)
         found = {
             "seed": seed, "recall": hits / options.k, "share": top.share,
-            "passes": top.passes, "settled": top.settled,
+            "passes": top.passes, "converged": top.converged,
         }  # fmt: skip
         print(found)
         result["searches"].append(found)
