@@ -152,6 +152,7 @@ if TYPE_CHECKING:
     )
     from neurotrace.studies.study import Study as Study, study as study
     from neurotrace.studies.timeline import checkpoints_of as checkpoints_of, timeline as timeline
+    from neurotrace.studies.verdict import Verdict as Verdict
     from neurotrace.sweeps.asked import Sweep as Sweep
     from neurotrace.sweeps.cluster import sweep_on_ray as sweep_on_ray
     from neurotrace.sweeps.driver import sweep as sweep
@@ -219,6 +220,7 @@ _HOME = {
         "load_detector", "save_detector",
     ),
     "studies.study": ("Study", "study"),
+    "studies.verdict": ("Verdict",),
     "plots.effects": ("plot_curves", "plot_flips", "plot_pairs"),
     "plots.scores": ("plot_estimates", "plot_scores", "plot_volcano"),
     "studies.faithfulness": ("area", "curves", "overlap_of_tops", "recall", "spearman"),

@@ -67,4 +67,5 @@ def test_capitals_flip_both_ways_on_countries_never_seen(gguf, tmp_path):
         assert flip["answers"] >= least, direction
         assert flip["control_answers"] <= 0.05
         assert flip["damage_kl"] is not None
-    assert summary["verdict"]["small_set_decides"].keys() == {"capitals"}
+    # most answers flip, but 46 countries are too few to tell that controls flip fewer than 5 %
+    assert summary["verdict"]["families"]["capitals"]["word"] == "undecided"

@@ -155,7 +155,7 @@ def _study(asked: Asked) -> None:
     from neurotrace.core.prompts import load_prompts
     from neurotrace.interventions.damage import neutral_texts
     from neurotrace.results.explorer import explore
-    from neurotrace.studies.settings import DEFAULT_KINDS, DEFAULT_METHODS
+    from neurotrace.studies.selection import DEFAULT_KINDS, DEFAULT_METHODS
     from neurotrace.studies.study import study
 
     loaded = asked.source.load()
@@ -205,6 +205,7 @@ def _show(
 
     from neurotrace.core.display import clip
     from neurotrace.core.sides import spoken
+    from neurotrace.studies.verdict import verdicts_of
 
     console = Console()
     pairs = summary["pairs"]
@@ -242,9 +243,8 @@ def _show(
             "controls; KL: nats, on neutral text"
         )
     )
-    for family, yes in summary["verdict"]["small_set_decides"].items():
-        verdict = "a small set of neurons decides" if yes else "no small set that decides was found"
-        console.print(plain(f"{family}: {verdict}"))
+    for verdict in verdicts_of(summary["flips"]).values():
+        console.print(plain(str(verdict)))
     if inside:
         console.print(
             plain(f"trust: {inside / 'circuit.safetensors'}, for neurotrace trust --circuit")

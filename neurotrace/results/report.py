@@ -19,6 +19,7 @@ from neurotrace.core.sides import DIRECTIONS, spoken
 from neurotrace.plots.effects import plot_curves, plot_flips, plot_pairs
 from neurotrace.plots.scores import plot_estimates
 from neurotrace.results.report_sections import detectors_section, trust_section
+from neurotrace.studies.verdict import RULE, verdicts_of
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -44,7 +45,8 @@ def write_report(run: Run) -> str:
             selected=_selected(run),
             others=[flip for flip in run.summary["flips"] if not flip["selected"]],
             rankers=_rankers(run),
-            verdicts=run.summary["verdict"]["small_set_decides"],
+            verdicts=verdicts_of(run.summary["flips"]).values(),
+            rule=str(RULE),
             dropped=run.dropped.head(_DROPPED_SHOWN).to_dict("records"),
             dropped_total=len(run.dropped),
             curves=_embedded("Flip curves", plot_flips(run.effects)),

@@ -98,7 +98,7 @@ def save_run(
 def summarise(study: Study, probes: Sequence[str]) -> dict[str, Any]:
     """The content of `summary.json`."""
     from neurotrace.studies.held_out import flip_record
-    from neurotrace.studies.study import VERDICT
+    from neurotrace.studies.verdict import RULE
 
     return {
         "model": study.model.name,
@@ -115,11 +115,8 @@ def summarise(study: Study, probes: Sequence[str]) -> dict[str, Any]:
         "folds": study.folds,
         "neurons": study.model.n_neurons,
         "verdict": {
-            "rule": "a small set decides where the selected rows flip at least "
-            f"{VERDICT['answers']:.0%} of answers both ways (estimates, not their intervals) with at most "
-            f"{VERDICT['fraction']:.0%} of the neurons and none of the first four controls flips more than "
-            f"{VERDICT['control_answers']:.0%}",
-            "small_set_decides": study.verdicts(),
+            "rule": str(RULE),
+            "families": {name: each.record() for name, each in study.verdicts().items()},
         },
         "flips": [flip_record(flip) for flip in study.flips],
         "examples": [example.__dict__ for example in study.examples],

@@ -1,7 +1,8 @@
 """Questions answered on held-out data, a file a question.
 
 study            the main job: neurons, flips, verdict
-selection        neurons, intervention and number chosen on training pairs
+selection        what is tried; neurons, intervention and number chosen on training pairs
+verdict          does a small set decide? the rule and its words
 held_out         what is measured on held-out pairs
 comparison       rankers side by side
 faithfulness     rankings against exact effects

@@ -35,8 +35,7 @@ from neurotrace.models.hooks import inspect_model
 from neurotrace.models.protocol import HookedModel
 from neurotrace.rankers.registry import rank
 from neurotrace.rankers.training import Training
-from neurotrace.studies.selection import Candidate, choose, interventions_for
-from neurotrace.studies.settings import StudySettings
+from neurotrace.studies.selection import Candidate, StudySettings, choose, interventions_for
 
 _WRITTEN = 6  # tokens of continuation in the report's examples
 

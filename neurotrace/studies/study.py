@@ -6,8 +6,7 @@ For each family of pairs and each direction, in folds that leave out groups (and
 2. choose intervention and number of neurons on the training pairs (`selection.choose`);
 3. measure it on the held-out pairs, beside controls and damage (`held_out.prove`).
 
-Verdict, stated in advance: "a small set decides" where the chosen rows flip at least 90 % of answers
-both ways with at most 1 % of the neurons, and none of the first four controls flips more than 5 %.
+The verdict on each family follows a rule that is stated in advance (`verdict.py`).
 """
 
 from __future__ import annotations
@@ -33,14 +32,14 @@ from neurotrace.models.protocol import HookedModel
 from neurotrace.rankers.exact import exact
 from neurotrace.rankers.registry import rank
 from neurotrace.rankers.training import Training
-from neurotrace.studies.held_out import Example, Flip, Ground, RowFold, prove
-from neurotrace.studies.settings import DEFAULT_KINDS, DEFAULT_METHODS, StudySettings, default_ks
+from neurotrace.studies.held_out import Example, Flip, Ground, RowFold, flip_record, prove
+from neurotrace.studies.selection import DEFAULT_KINDS, DEFAULT_METHODS, StudySettings, default_ks
+from neurotrace.studies.verdict import Verdict, verdicts_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _ELSEWHERE = 64  # pairs of the other families, at most, that a family's damage is measured on
-VERDICT = {"answers": 0.90, "fraction": 0.01, "control_answers": 0.05}
 
 
 @dataclass(frozen=True)
@@ -71,18 +70,9 @@ class Study(Shown):
         """The one row for each family and direction that was chosen on training pairs."""
         return [flip for flip in self.flips if flip.selected]
 
-    def verdicts(self) -> dict[str, bool]:
-        """Family -> whether a small set of neurons decides, by the rule stated in the module."""
-        found = {}
-        for family in self.families:
-            own = [flip for flip in self.selected() if flip.family == family]
-            found[family] = len(own) == len(DIRECTIONS) and all(
-                flip.answers >= VERDICT["answers"]
-                and flip.fraction <= VERDICT["fraction"]
-                and (flip.control_answers or 0.0) <= VERDICT["control_answers"]
-                for flip in own
-            )
-        return found
+    def verdicts(self) -> dict[str, Verdict]:
+        """Family -> whether a small set of neurons decides, by the rule of `verdict.py`."""
+        return verdicts_of(map(flip_record, self.flips))
 
     def to_frame(self) -> pd.DataFrame:
         """The flips: a row for each (family, method, direction, intervention, k) that was tried."""
@@ -91,11 +81,6 @@ class Study(Shown):
         return pd.DataFrame([flip.__dict__ for flip in self.flips])
 
     def _view(self) -> View:
-        decided = [
-            f"{family}: "
-            + ("a small set of neurons decides" if yes else "no small set that decides")
-            for family, yes in self.verdicts().items()
-        ]
         columns = ("family", "direction", "chosen", "k", "flipped", "95 %", "controls", "damage")
         rows = [
             (flip.family, spoken(flip.direction), f"{flip.method}, {flip.intervention}",
@@ -106,7 +91,8 @@ class Study(Shown):
         ]  # fmt: skip
         return View(
             f"A study of {len(self.encoded)} pairs on {self.model.name} "
-            f"({self.model.n_neurons:,} neurons), each held out once. {'; '.join(decided)}.",
+            f"({self.model.n_neurons:,} neurons), each held out once. "
+            f"{'. '.join(map(str, self.verdicts().values()))}.",
             (Table(columns, rows, "Held-out answers flipped by what training pairs chose"),),
             "Every intervention: .to_frame(); pair by pair: .effects; the page: nt.save_run(study, ...).",
         )

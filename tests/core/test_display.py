@@ -12,6 +12,7 @@ from rich.console import Console
 import neurotrace as nt
 from neurotrace.core.display import Bar, Shown, Table, View, to_html
 from neurotrace.models.encoding import Dropped
+from neurotrace.studies.verdict import SENTENCES
 
 EVIL = "<script>alert(1)</script>\x1b[31m"
 
@@ -79,7 +80,7 @@ def test_pairs_show_prompts_and_what_was_dropped(model, encoded):
 
 def test_a_study_says_its_verdict(model, encoded):
     study = nt.study(model, encoded, ks=[1], interventions=["patch"], exact_neurons=0)
-    assert "no small set that decides" in study._repr_html_()
+    assert SENTENCES["no"] in study._repr_html_()
     assert len(study.to_frame()) == len(study.flips)
     assert repr(study) == f"Study(planted: 12 pairs, {len(study.flips)} interventions)"
 

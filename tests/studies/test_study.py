@@ -20,9 +20,9 @@ from neurotrace.models.encoding import Dropped
 from neurotrace.models.identity import model_identity
 from neurotrace.results import run as runs
 from neurotrace.results.report import figures
-from neurotrace.studies.held_out import _kept
-from neurotrace.studies.selection import Candidate, choose
-from neurotrace.studies.settings import default_ks
+from neurotrace.studies.held_out import _kept, flip_record
+from neurotrace.studies.selection import Candidate, choose, default_ks
+from neurotrace.studies.verdict import Rule, verdicts_of
 
 
 @pytest.fixture(scope="module")
@@ -42,15 +42,21 @@ def test_it_finds_the_planted_neuron_and_flips_everything(study):
     assert {flip.direction for flip in study.selected()} == {"to_reasoning", "to_memorization"}
 
 
-def test_the_verdict_follows_the_rule(study, monkeypatch):
-    # 1 of 48 neurons is more than 1 %: the rule must say no, and yes where that is allowed
-    assert study.verdicts() == {"planted": False}
-    from neurotrace.studies import study as studies
-
-    monkeypatch.setitem(studies.VERDICT, "fraction", 0.05)
-    assert study.verdicts() == {"planted": True}
-    monkeypatch.setitem(studies.VERDICT, "control_answers", -1.0)
-    assert study.verdicts() == {"planted": False}
+def test_the_verdict_follows_the_rule(study):
+    # 1 of 48 neurons is more than 1 %: the rule must say no
+    assert study.verdicts()["planted"].word == "no"
+    records = [flip_record(flip) for flip in study.flips]
+    # where 5 % are allowed, twelve groups are too few to tell 100 % from 90 %, and 0 % from 5 %
+    found = verdicts_of(records, Rule(fraction=0.05))["planted"]
+    assert (found.word, found.pairs) == ("undecided", 73)
+    assert (
+        verdicts_of(records, Rule(answers=0.7, controls=0.3, fraction=0.05))["planted"].word
+        == "decides"
+    )
+    assert (
+        verdicts_of(records, Rule(answers=0.7, controls=-0.1, fraction=0.05))["planted"].word
+        == "no"
+    )
 
 
 def test_effects_are_of_held_out_pairs_once(study):
