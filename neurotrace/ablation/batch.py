@@ -16,6 +16,11 @@ _ON_CPU = (1536, 512, 1024, 3072)
 _ON_GPU = (4096, 16384, 65536)
 
 
+def usual_tokens(device: torch.device) -> int:
+    """Tokens in a pass where the caller names none and there is too little work to find out."""
+    return (_ON_GPU if device.type == "cuda" else _ON_CPU)[0]
+
+
 def batch_for(info: ModelInfo, rows: int | None, memory_gb: float | None) -> Batch:
     """For passes of `rows` neurons (None: found out) within `memory_gb` GiB (None: the default)."""
     cuda = info.device.type == "cuda"

@@ -7,20 +7,30 @@ from typing import Annotated
 
 import typer
 
+from neurotrace import organism
 from neurotrace.cli.options import Device, Model, TrustRemoteCode
 from neurotrace.core.errors import InputError
 from neurotrace.core.process import quiet
+
+_FEWEST = 8  # neurons that hold a fact: fewer could be taught none
 
 
 def inject(
     model: Model,
     out: Annotated[Path, typer.Option(help="Folder; the same command goes on where it was.")],
     facts: Annotated[
-        str, typer.Option(help="facts-english, facts-organism, or a .jsonl file.")
-    ] = "facts-english",
+        str | None,
+        typer.Option(
+            help="A packaged set or a .jsonl file. Default: facts-organism for the built-in models, else "
+            "facts-english."
+        ),
+    ] = None,
     fraction: Annotated[
         list[float] | None,
-        typer.Option(help="Share of neurons that are trained (repeatable). Default: 0.01, 0.001."),
+        typer.Option(
+            help="Share of neurons that are trained (repeatable). Default: 0.01, 0.001, where that is "
+            f"{_FEWEST} neurons or more."
+        ),
     ] = None,
     methods: Annotated[str, typer.Option(help="all, or names with commas.")] = "all",
     max_facts: Annotated[int, typer.Option(help="Try at most so many facts; 0: all.")] = 0,
@@ -34,6 +44,7 @@ def inject(
     """Recall@k of every ranker over injected facts; writes recall.csv. Resumes."""
     quiet()
     from neurotrace.core.process import bars
+    from neurotrace.models.hooks import inspect_model
     from neurotrace.models.loading import load_model
     from neurotrace.studies.injection import load_facts
     from neurotrace.studies.injection_study import METHODS, injection_study
@@ -42,10 +53,15 @@ def inject(
         raise InputError(f"--max-facts {max_facts}: expected 0 (all) or more")
     if steps < 1:
         raise InputError(f"--steps {steps}: expected at least 1")
-    taught = load_facts(facts)[: max_facts or None]
+    usual = "facts-organism" if model in organism.NAMES else "facts-english"
+    taught = load_facts(facts or usual)[: max_facts or None]
     loaded = load_model(model, device=device, trust_remote_code=trust_remote_code)
+    neurons = inspect_model(loaded).n_neurons
+    fractions = fraction or [
+        each for each in (0.01, 0.001) if round(each * neurons) >= _FEWEST or each == 0.01
+    ]
     found = injection_study(
-        loaded, taught, out, fractions=fraction or (0.01, 0.001), seed=seed, steps=steps, progress=bars,
+        loaded, taught, out, fractions=fractions, seed=seed, steps=steps, progress=bars,
         methods=METHODS if methods == "all" else [name.strip() for name in methods.split(",")],
     )  # fmt: skip
     print(found.drop(columns=["tried", "skipped"]).round(3).to_string(index=False))

@@ -28,7 +28,7 @@ from neurotrace.models.hooks import ModelInfo, inspect_model
 from neurotrace.models.protocol import HookedModel
 from neurotrace.rankers.registry import RANKERS, compared_by, passes, ranker_of
 from neurotrace.studies.faithfulness import recall
-from neurotrace.studies.injection import Fact, UnteachableError, inject
+from neurotrace.studies.injection import Fact, UnteachableError, inject, unwritten
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,6 +69,7 @@ def injection_study(
         raise InputError(f"methods is empty: expected one or more of {', '.join(RANKERS)}")
     for name in methods:
         ranker_of(name)
+    _refuse_unwritten(model, facts)
     folder = prepare_folder(out, ())
     (folder / "parts").mkdir(exist_ok=True)
     _same_settings(
@@ -93,6 +94,16 @@ def injection_study(
             if rows else "no facts: expected one or more"
         )  # fmt: skip
     return found
+
+
+def _refuse_unwritten(model: HookedModel, facts: Sequence[Fact]) -> None:
+    """Raises before any training where the tokenizer can write none of the facts."""
+    why = [unwritten(model, fact) for fact in facts]
+    if facts and all(why):
+        raise UnteachableError(
+            f"the model's tokenizer can write none of {len(facts)} facts ({facts[0].id}: {why[0]}): name "
+            "facts in the model's language; the built-in models' are facts-organism"
+        )
 
 
 def _summary(

@@ -28,6 +28,7 @@ CALL = 2.5e-4  # seconds that a pass spends on one block however few rows it has
 ROW_BYTES = 9.0  # of Parquet a cell: two floats that don't compress, and little else
 BASE = 0.55 * 2**30  # bytes of Python with torch, transformers and TransformerLens loaded
 _MOST_LAYERS = 1000
+_MOST_TIMED, _FEW = 2e11, 64  # operations of the multiplication that is timed; its rows at least
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,8 @@ def measured_gflops(shape: Shape, *, device: Any, dtype: Any, threads: int, batc
 
     if threads:
         torch.set_num_threads(threads)
-    x = torch.ones(batch, shape.d_model, device=device, dtype=dtype)
+    rows = min(batch, max(_FEW, int(_MOST_TIMED / (2 * shape.d_model * shape.d_mlp))))
+    x = torch.ones(rows, shape.d_model, device=device, dtype=dtype)
     w = torch.ones(shape.d_model, shape.d_mlp, device=device, dtype=dtype)
 
     def once() -> float:
@@ -206,7 +208,7 @@ def measured_gflops(shape: Shape, *, device: Any, dtype: Any, threads: int, batc
 
 def growth(
     shape: Shape, pairs: int, length: int, *, everywhere: bool, gflops: float, number_bytes: int,
-    batch: int,
+    batch: int, base: float = BASE,
 ) -> list[tuple[str, Cost]]:  # fmt: skip
     """The cost, and what becomes of it when one size is doubled.
 
@@ -218,7 +220,7 @@ def growth(
         lengths = [length] * pairs
         return cost(
             shape, lengths, gflops=gflops, tokens=lengths if everywhere else None,
-            number_bytes=number_bytes, batch=batch,
+            number_bytes=number_bytes, batch=batch, base=base,
         )  # fmt: skip
 
     deeper = replace(

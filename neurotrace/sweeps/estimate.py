@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from neurotrace import organism
+from neurotrace.ablation.batch import usual_tokens
 from neurotrace.core.errors import InputError, first_line
 from neurotrace.models.loading import split_revision
 from neurotrace.sweeps.asked import Sweep, pairs_of
-from neurotrace.sweeps.cost import Cost, cost, measured_gflops, shape_of
+from neurotrace.sweeps.cost import Cost, Shape, cost, measured_gflops, shape_of
 from neurotrace.sweeps.layout import Layout, Shard
 
 
@@ -29,6 +30,29 @@ class Estimate:
     cost: Cost
 
 
+@dataclass(frozen=True)
+class Machine:
+    """What this machine brings to a sweep; `sweep --dry-run` and `plan` reckon with the same."""
+
+    gflops: float  # of the model's own largest multiplication, measured
+    batch: int  # tokens in one pass
+    number_bytes: int
+    base: float  # bytes that the process takes without a model
+
+
+def machine_here(
+    shape: Shape, *, device: str = "", dtype: str = "", threads: int = 0, batch: int = 0
+) -> Machine:
+    """Measured for half a second, in the numbers that a sweep here would use: float32 by default."""
+    from neurotrace.models.loading import parse_device, parse_dtype
+
+    place, kind = parse_device(device or None), parse_dtype(dtype or None)
+    tokens = batch or usual_tokens(place)
+    base = _resident()
+    rate = measured_gflops(shape, device=place, dtype=kind, threads=threads, batch=tokens)
+    return Machine(rate, tokens, kind.itemsize, base)
+
+
 def estimate(asked: Sweep, shard: Shard) -> Estimate:
     """Reckon with this machine's measured rate.
 
@@ -39,8 +63,8 @@ def estimate(asked: Sweep, shard: Shard) -> Estimate:
     from neurotrace.models.loading import parse_device, parse_dtype
 
     reads_donor = form_of(asked.mode).needs == "donor"
-    dtype = parse_dtype(asked.dtype or None)
-    device = parse_device(asked.device.removeprefix("auto") or None)
+    device = asked.device.removeprefix("auto")
+    parse_device(device or None), parse_dtype(asked.dtype or None)  # refused before files are read
     config, tokenizer = _read(asked.model)
     shape = shape_of(config, asked.model)
     chosen = asked.chosen(shape.layers, shape.d_mlp)
@@ -59,21 +83,21 @@ def estimate(asked: Sweep, shard: Shard) -> Estimate:
     ]
     lengths = [len(ids) for ids in tokenizer(prompts).input_ids]
     layout = Layout(len(pairs), sum(in_layer), asked.part_rows)
-    batch = asked.batch or 1536
-    base = _resident()
-    gflops = measured_gflops(shape, device=device, dtype=dtype, threads=asked.threads, batch=batch)
+    here = machine_here(
+        shape, device=device, dtype=asked.dtype, threads=asked.threads, batch=asked.batch
+    )
     found = cost(
-        shape, lengths, gflops=gflops, in_layer=in_layer,
+        shape, lengths, gflops=here.gflops, in_layer=in_layer,
         tokens=_recomputed(asked.where(), lengths), runs=2 if reads_donor else 1,
-        number_bytes=dtype.itemsize, batch=batch, copies=2 if asked.model.endswith(".gguf") else 1,
-        base=base,
+        number_bytes=here.number_bytes, batch=here.batch,
+        copies=2 if asked.model.endswith(".gguf") else 1, base=here.base,
     )  # fmt: skip
     share = len(layout.of_shard(shard)) / layout.parts
     own = Cost(
         round(found.cells * share), found.operations * share, found.seconds * share, found.memory,
         found.output * share,
     )  # fmt: skip
-    return Estimate(len(pairs), layout.neurons, layout.parts, gflops, own)
+    return Estimate(len(pairs), layout.neurons, layout.parts, here.gflops, own)
 
 
 def _resident() -> float:

@@ -119,6 +119,39 @@ def test_what_cannot_be_injected_is_refused(organism, fact):
         pass
 
 
+def test_what_the_tokenizer_cannot_write_is_refused_before_any_training(
+    organism, tmp_path, monkeypatch
+):
+    """English facts on the organism: every word was `<unk>`, and training took minutes."""
+    monkeypatch.setattr("neurotrace.studies.injection._train", lambda *_: pytest.fail("trained"))
+    english = load_facts("facts-english")
+    with (
+        pytest.raises(UnteachableError, match="fact velmora: the tokenizer has no token for 'The'"),
+        nt.inject(organism, english[0]),
+    ):
+        pass
+    with pytest.raises(UnteachableError, match=r"write none of 20 facts.*'The'.*facts-organism"):
+        injection_study(organism, english, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_training_that_leads_nowhere_is_given_up(organism, fact, monkeypatch):
+    """Two neurons that can't hold it: 100 steps rather than 500. What would be taught is not given up."""
+    with (
+        pytest.raises(UnteachableError, match=r"after 100 of 500 steps with 2 neurons"),
+        nt.inject(organism, fact, fraction=0.001),
+    ):
+        pass
+    for number, seed in ((0, 0), (2, 0), (11, 0)):  # the slowest: 335, 305 and 333 steps
+        each = load_facts("facts-organism")[number]
+        with nt.inject(organism, each, fraction=0.01, seed=seed) as injection:
+            taught = injection.steps
+        with monkeypatch.context() as patched:
+            patched.setattr("neurotrace.studies.injection._hopeless", lambda *_: False)
+            with nt.inject(organism, each, fraction=0.01, seed=seed) as injection:
+                assert injection.steps == taught
+
+
 def test_packaged_facts(tmp_path):
     assert len(load_facts("facts-english")) == len(load_facts("facts-organism")) == 20
     (tmp_path / "facts.jsonl").write_text('{"id": "a", "prompt": "p", "answer": "b"}\n')
@@ -189,4 +222,14 @@ def test_the_command(tmp_path):
     none = neurotrace(*call[:-1], str(tmp_path / "none"), "--steps", "1")
     assert none.returncode == 2
     assert none.stderr.count("fact arithmetic-0: the loss is") == 2  # at once, and at the end
+    english = neurotrace(*call[:3], "--facts", "facts-english", "--out", str(tmp_path / "english"))
+    refused(english, "none of 20 facts", "'The'", "facts-organism")
+    usual = neurotrace(
+        *call[:3], *call[7:-1], str(tmp_path / "usual")
+    )  # neither facts nor fractions
+    assert usual.returncode == 0, usual.stderr
+    assert "fraction 0.01: 1 of 1 facts taught" in usual.stdout
+    assert "fraction 0.001" not in usual.stdout  # two neurons
+    (part,) = (tmp_path / "usual/parts").iterdir()
+    assert json.loads(part.read_text())[0]["fact"] == "arithmetic-0"
     refused(neurotrace(*call[:3], "--facts", "nowhere", "--out", "x"), "no facts at 'nowhere'")

@@ -15,8 +15,10 @@ import neurotrace as nt
 from neurotrace.cli.plan import plan
 from neurotrace.core.errors import InputError
 from neurotrace.organism import folder as organism_folder
+from neurotrace.sweeps.asked import pairs_of
 from neurotrace.sweeps.cells import read_cells, run_cells, status
-from neurotrace.sweeps.cost import config_from_file, cost, growth, shape_of
+from neurotrace.sweeps.cost import config_from_file, cost, growth, measured_gflops, shape_of
+from neurotrace.sweeps.estimate import estimate
 from neurotrace.sweeps.folders import open_folder
 from neurotrace.sweeps.layout import Shard
 from neurotrace.sweeps.locks import LOCKS, locked
@@ -97,8 +99,53 @@ def test_plan_on_the_command_line(tmp_path):
         plan(path, -1)
     out, err, code, _ = command("plan", "--model", "organism", "--json")
     assert code == 0
-    assert "measured on this CPU" in err
+    assert "measured here in float32" in err
     assert json.loads(out)["this model"]["cells"] == 100 * 1536
+
+
+def test_plan_and_dry_run_are_one_estimate(tmp_path, monkeypatch, capsys):
+    """2.5 minutes and 1.6 s were said of the same work: plan timed bfloat16 on a CPU."""
+    import torch
+
+    timed = []
+
+    def rate(shape, *, device, dtype, threads, batch):
+        timed.append((device.type, dtype, batch))
+        return 10.0 if dtype == torch.float32 else 0.1
+
+    monkeypatch.setattr("neurotrace.sweeps.estimate.measured_gflops", rate)
+    monkeypatch.setattr("neurotrace.sweeps.estimate._resident", lambda: 1e9)
+    asked = nt.Sweep("organism", ("letters",), max_pairs=40, device="cpu")
+    dry = estimate(asked, Shard()).cost
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    pairs = [pair.memorization for pair in pairs_of(asked)]
+    (length,) = {len(nt.load_model("organism").tokenizer(text).input_ids) for text in pairs}
+    plan("organism", pairs=40, length=length, as_json=True)
+    planned = json.loads(capsys.readouterr().out)["this model"]
+    assert planned == pytest.approx(dry.__dict__)
+    assert timed == [("cpu", torch.float32, 1536)] * 2
+
+
+def test_a_multiplication_that_is_timed_is_not_endless(monkeypatch):
+    """Of a large model few rows: at 70B 1536 of them would take minutes here."""
+    import torch
+
+    shape = shape_of(config_from_file(str(organism_folder("organism"))), "organism")
+    sizes = []
+    real = torch.ones
+    monkeypatch.setattr(
+        torch, "ones", lambda *size, **how: sizes.append(size) or real(*size, **how)
+    )
+    monkeypatch.setattr("neurotrace.sweeps.cost._MOST_TIMED", 2e7)
+    for wide, rows in (
+        (shape, 271),
+        (replace(shape, d_mlp=3000), 64),
+        (replace(shape, d_mlp=8), 1536),
+    ):
+        measured_gflops(
+            wide, device=torch.device("cpu"), dtype=torch.float32, threads=0, batch=1536
+        )
+        assert sizes[-2][0] == rows
 
 
 def test_memory_is_what_was_planned_and_does_not_grow(tmp_path):
@@ -201,8 +248,6 @@ def test_names_of_cells_stay_in_the_folder(tmp_path):
 
 
 def test_estimate_counts_what_is_asked(tmp_path):
-    from neurotrace.sweeps.estimate import estimate
-
     asked = nt.Sweep("organism", ("letters",), mode="patch", layers="2-3", max_pairs=10, threads=1)
     found = estimate(asked, Shard(1, 2))
     assert (found.pairs, found.neurons, found.parts) == (10, 768, 1)
