@@ -302,7 +302,7 @@ def circuit_from(
 
 
 def norms_of(model: HookedModel, neurons: Sequence[Neuron]) -> Float[Tensor, " neuron"]:
-    """||W_out row|| of each neuron."""
+    """||W_out row|| of each neuron: of the weights, which no run moves, to tell models apart."""
     rows = {layer: w_out(model, layer) for layer in {neuron.layer for neuron in neurons}}
     return torch.stack([rows[n.layer][n.index].float().norm().cpu() for n in neurons])
 

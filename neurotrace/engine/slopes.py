@@ -7,7 +7,7 @@ one forward pass (three, if the whole prompt is differentiated).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -34,6 +34,19 @@ def prefix_of(engine: Engine, ids: Int[Tensor, "prompt pos"]) -> Prefix | None:
     return Prefix(cache, shared=False)
 
 
+def logits_hooked(
+    engine: Engine, ids: Int[Tensor, "prompt pos"], prefix: Prefix | None, hooks: Iterable[Any]
+) -> Float[Tensor, "prompt vocab"]:
+    """Logits at the last position, differentiable through what `hooks` (see `hooked`) change.
+
+    The hooked modules see the last position alone where there is a prefix.
+    """
+    ids = ids.to(engine.parts.device)
+    hidden = engine._forward(ids if prefix is None else ids[:, -1:], prefix, hooks, shared=False)
+    logits: Tensor = engine.parts.unembedding(hidden)
+    return logits if engine.plain_tail else engine._behind_unembedding(logits)
+
+
 def logits_through(
     engine: Engine, ids: Int[Tensor, "prompt pos"], prefix: Prefix | None, change: Change
 ) -> Float[Tensor, "prompt vocab"]:
@@ -50,10 +63,7 @@ def logits_through(
     hooks = [
         (module, "input", through(layer)) for layer, module in enumerate(engine.parts.projections)
     ]
-    ids = ids.to(engine.parts.device)
-    hidden = engine._forward(ids if prefix is None else ids[:, -1:], prefix, hooks, shared=False)
-    logits: Tensor = engine.parts.unembedding(hidden)
-    return logits if engine.plain_tail else engine._behind_unembedding(logits)
+    return logits_hooked(engine, ids, prefix, hooks)
 
 
 def slopes(

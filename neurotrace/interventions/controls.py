@@ -4,7 +4,7 @@ Each control changes other neurons by the same amount, or the same neurons diffe
 amount. It is measured on the same held-out pairs:
 
     random       the same kind of intervention on random neurons of the same layers
-    norm         neurons of the same layers with the nearest ||W_out row||, moved to write as much
+    norm         neurons of the same layers with the nearest norm of what they write, moved to write as much
     sign         the same neurons, each moved by as much, a random half of them in the opposite direction
     low_rho      neurons of the same layers out of the tenth with the lowest |rho|, moved likewise
     other_donor  the same patch with the values of another pair (other answers, same behaviour)
@@ -100,8 +100,8 @@ def same_shift(
     """Move other neurons so that they write as much as the intervention's own, over `reference`.
 
     Neuron j replaces neuron i at its place in the list: a'_j = a_j + mean(target_i - a_i) * ||w_i|| /
-    ||w_j||. The sizes are equal in the residual stream, where neurons act, whatever the scale of their
-    activations.
+    ||w_j||, with w what a neuron writes (`Reference.norms`). The sizes are equal in the residual stream,
+    where neurons act, whatever the scale of their activations.
     """
     moments = reference.moments
     own = values_at(moments.mean_of(intervention.recipient), intervention.neurons)
@@ -124,7 +124,7 @@ def on_others(
 def norm_matched(
     intervention: Intervention, norms: Float[Tensor, "layer neuron"], *, seed: int
 ) -> tuple[Neuron, ...]:
-    """For each neuron another of its layer with a similar ||W_out row||, drawn from the ten nearest."""
+    """For each neuron another of its layer with a similar `Reference.norms`, of the ten nearest."""
     generator = torch.Generator().manual_seed(seed)
     taken = set(intervention.neurons)
     drawn: list[Neuron] = []

@@ -114,7 +114,7 @@ def _steer_together(
     """The least-norm shift of these neurons that is predicted to move L by `strength` times the gap.
 
     offset_i = -+ s * gap * (g_i / ||w_i||^2) / sum_j (g_j^2 / ||w_j||^2), minus towards reasoning,
-    with g the mean slope dL/da over both runs of the pairs, w_i the neuron's W_out row and gap the
+    with g the mean slope dL/da over both runs of the pairs, w_i what the neuron writes and gap the
     distance of the two sides' mean L: the minimiser of sum (offset_i ||w_i||)^2 subject to
     sum g_i offset_i = -+ s * gap.
     """

@@ -1,4 +1,4 @@
-"""Statistics of training pairs that interventions need: class means, gradients, norms."""
+"""Statistics of training pairs that interventions need: class means, gradients, norms of what is written."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from neurotrace.core.sides import SIDES
 from neurotrace.models.activations import Activations, Moments
 from neurotrace.models.encoding import EncodedPairs, encode
 from neurotrace.models.gradients import gradients
-from neurotrace.models.hooks import inspect_model, write_norms
+from neurotrace.models.hooks import inspect_model
 from neurotrace.models.protocol import HookedModel
+from neurotrace.models.written import over_pairs, pair_norms
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Reference:
     moments: Moments
     slope: Float[Tensor, "side layer neuron"]  # mean over pairs, nats per activation
     spread: Float[Tensor, "side layer neuron"]
-    norms: Float[Tensor, "layer neuron"]  # ||W_out row||
+    norms: Float[Tensor, "layer neuron"]  # ||what it writes||, `models/written.py`
     logit_difference: Float[Tensor, " side"]  # mean L, nats
 
     @property
@@ -47,7 +48,7 @@ class Evidence:
     activations: Activations
     slopes: Float[Tensor, "side pair layer neuron"]  # dL/da
 
-    norms: Float[Tensor, "layer neuron"]  # ||W_out row||
+    norms: Float[Tensor, "pair layer neuron"]  # ||what it writes||; one row: the same in every run
     logit_difference: Float[Tensor, "side pair"]
 
     def moments(self, rows: Sequence[int]) -> Moments:
@@ -62,8 +63,9 @@ class Evidence:
         means = torch.stack([self.slopes[:, of_one].mean(dim=1) for of_one in groups.values()])
         spread = means.std(dim=0) if len(groups) > 1 else torch.zeros_like(means[0])
         index = list(rows)
+        norms = self.norms if len(self.norms) == 1 else self.norms[index]
         return Reference(
-            self.moments(rows), self.slopes[:, index].mean(dim=1), spread, self.norms,
+            self.moments(rows), self.slopes[:, index].mean(dim=1), spread, over_pairs(norms),
             self.logit_difference[:, index].mean(dim=1),
         )  # fmt: skip
 
@@ -92,9 +94,8 @@ def gather(
             values[place, rows] = a
             slopes[place, rows] = slope
     differences = [encoded.behaviour(side).logit_difference for side in SIDES]
-    return Evidence(
-        Activations(values, encoded.pairs), slopes, write_norms(model), torch.stack(differences)
-    )
+    norms = pair_norms(model, encoded, progress=progress)
+    return Evidence(Activations(values, encoded.pairs), slopes, norms, torch.stack(differences))
 
 
 def reference(

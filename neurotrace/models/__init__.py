@@ -9,6 +9,7 @@ engines      the engine that serves a model, or None
 encoding     pairs as token ids, with the model's answers
 activations  `collect`, `moments`
 gradients    slopes of L
+written      what neurons write, also behind a norm or a multiplier
 
 May import: core, engine, organism. Only `hooks` and `sites` know TransformerLens.
 To add a quantity read from the model: a function here that chooses between engine and hooks.

@@ -168,11 +168,26 @@ def w_out(model: HookedModel, layer: int) -> Float[Tensor, "neuron d_model"]:
     return rows
 
 
+def down_projections(model: HookedModel) -> list[torch.nn.Module]:
+    """The modules of each block that return what the neurons write, before any norm behind the MLP."""
+    # a bridge's `out` is the projection itself; a HookedTransformer's MLP ends with it
+    return [getattr(block.mlp, "out", block.mlp) for block in model.blocks]
+
+
 def unembedding(model: HookedModel) -> Float[Tensor, "d_model vocab"]:
     """The module that maps the normed residual stream to logits."""
     with _fetched(model.unembed) as unembed:
         w_u: Tensor = unembed.W_U.detach()
     return w_u
+
+
+def unembedding_bias(model: HookedModel) -> Float[Tensor, " vocab"] | None:
+    """What the unembedding adds to the logits; None where it adds nothing."""
+    with _fetched(model.unembed) as unembed:
+        bias = getattr(unembed, "b_U", None)
+        if bias is not None and bias.is_meta:  # TransformerLens kept the placeholder
+            bias = getattr(unembed.original_component, "bias", None)
+        return None if bias is None else bias.detach()
 
 
 @contextmanager
@@ -345,6 +360,6 @@ def _tolerance(dtype: torch.dtype) -> float:
 
 
 def write_norms(model: HookedModel) -> Float[Tensor, "layer neuron"]:
-    """||W_out row|| of every neuron."""
+    """||W_out row|| of every neuron: of the weights. `written_norms` has what arrives behind the block."""
     layers = range(inspect_model(model).n_layers)
     return torch.stack([w_out(model, layer).float().norm(dim=-1).cpu() for layer in layers])

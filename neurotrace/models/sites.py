@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from neurotrace.core.errors import InputError
+from neurotrace.engine.parts import hooked, overridden
 from neurotrace.models.hooks import (
     Point,
     forward,
@@ -17,8 +18,11 @@ from neurotrace.models.hooks import (
     run_hooked,
     site_name,
     unembedding,
+    unembedding_bias,
 )
 from neurotrace.models.protocol import HookedModel
+
+_ROWS = 2048  # residual streams that are read out together
 
 
 def read_sites(
@@ -174,41 +178,61 @@ def residuals(
 def answer_slope(
     model: HookedModel, residual: Float[Tensor, "row d_model"], answer: Int[Tensor, " row"]
 ) -> Float[Tensor, "row d_model"]:
-    """d log p(answer) / d residual behind the last block, through the final norm and the unembedding.
-
-    A soft cap behind the unembedding is left out.
-    """
-    w_u = _unembedding_of(model, residual)
+    """d log p(answer) / d residual behind the last block, through the model's own code behind it."""
     with torch.enable_grad():
-        leaf = residual.detach().clone().to(w_u).requires_grad_()
-        log_p = torch.log_softmax(_final_norm(model, leaf) @ w_u, dim=-1)
-        own = log_p.gather(1, answer.to(w_u.device)[:, None]).sum()
+        leaf = residual.detach().clone().requires_grad_()
+        log_p = torch.log_softmax(read_out(model)(leaf).float(), dim=-1)
+        own = log_p.gather(1, answer.to(log_p.device)[:, None]).sum()
         (slope,) = torch.autograd.grad(own, leaf)
     return slope.float().cpu()
 
 
-def lens(
-    model: HookedModel, residual: Float[Tensor, "row d_model"], plus: int, minus: int
-) -> Float[Tensor, " row"]:
-    """logit(plus) - logit(minus) as if `residual` left the last block: final norm and unembedding.
+# (residual streams, token ids or None for all) -> their logits
+ReadOut = Callable[..., Float[Tensor, "row token"]]
 
-    A soft cap behind the unembedding is left out. That log p(plus) - log p(minus) is the same number.
+
+def read_out(model: HookedModel) -> ReadOut:
+    """`logits(residual, tokens=None)`: what the model's own code makes of streams behind its last block.
+
+    The final norm, a projection, the unembedding, a soft cap or a scale, as they stand: the model is
+    called on one token a row while its blocks return constants. `residual` is Float["row d_model"], the
+    logits are Float["row token"] for the `tokens` asked for; differentiable where gradients are on.
     """
-    w_u = _unembedding_of(model, residual)
-    return (_final_norm(model, residual.to(w_u)) @ (w_u[:, plus] - w_u[:, minus])).float().cpu()
+    blocks: list[Any] = list(model.blocks)
+    unembed: Any = model.unembed
+    clean: list[Any] = []
+    see = [(block, "output", lambda _, __, y: clean.append(y)) for block in blocks]
+    device, weight, bias = inspect_model(model).device, unembedding(model), unembedding_bias(model)
+    with torch.no_grad(), hooked(see):
+        model(torch.zeros(1, 1, dtype=torch.long, device=device))
+    if len(clean) != len(blocks):
+        raise InputError(f"{len(clean)} of {len(blocks)} blocks were called: rank by nt.gradient")
 
+    def some(residual: Tensor, columns: tuple[Tensor, Tensor | None] | None) -> Tensor:
+        def returned(y: Any) -> Callable[..., Any]:
+            first = y[0] if isinstance(y, tuple | list) else y
+            stream = residual.to(first)[:, None]
+            result = type(y)((stream, *y[1:])) if isinstance(y, tuple | list) else stream
+            return lambda *_, **__: result
 
-def _unembedding_of(model: HookedModel, residual: Tensor) -> Tensor:
-    w_u = unembedding(model)
-    if len(w_u) != residual.shape[-1]:
-        raise InputError(
-            f"the unembedding reads {len(w_u)} numbers, the residual stream has "
-            f"{residual.shape[-1]} (a projection stands between): rank by nt.gradient"
-        )
-    return w_u
+        def unembedded(x: Tensor, *_: Any, **__: Any) -> Tensor:
+            w, b = columns  # type: ignore[misc]
+            logits = x @ w.to(x)
+            return logits if b is None else logits + b.to(x)
 
+        forwards = [(block, returned(y)) for block, y in zip(blocks, clean, strict=True)]
+        if columns is not None:
+            forwards.append((unembed, unembedded))
+        ids = torch.zeros(len(residual), 1, dtype=torch.long, device=device)
+        with overridden(forwards):
+            return model(ids)[:, -1]  # type: ignore[no-any-return]
 
-def _final_norm(
-    model: HookedModel, rows: Float[Tensor, "row d_model"]
-) -> Float[Tensor, "row d_model"]:
-    return model.ln_final(rows[:, None])[:, 0] if hasattr(model, "ln_final") else rows
+    def logits(residual: Tensor, tokens: Sequence[int] | None = None) -> Tensor:
+        columns = None
+        if tokens is not None:
+            at = list(tokens)
+            columns = weight[:, at], None if bias is None else bias[at]
+        with torch.set_grad_enabled(torch.is_grad_enabled() and residual.requires_grad):
+            return torch.cat([some(part, columns) for part in residual.split(_ROWS)])
+
+    return logits

@@ -34,5 +34,5 @@ def evidence_of(model: Any, encoded: EncodedPairs, site: Site) -> Evidence:
             values[place, rows] = torch.stack([own[point] for point in points], dim=1)
             slopes[place, rows] = torch.stack([found[point] for point in points], dim=1)
     differences = [encoded.behaviour(side).logit_difference for side in SIDES]
-    norms = torch.ones(info.n_layers, info.d_model)  # a dimension writes itself
+    norms = torch.ones(1, info.n_layers, info.d_model)  # a dimension writes itself
     return Evidence(Activations(values, encoded.pairs), slopes, norms, torch.stack(differences))

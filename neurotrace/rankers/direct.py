@@ -1,11 +1,12 @@
 """Direct logit attribution: the direct effect of what a neuron writes on the answers' logits.
 
-    score_i = mean over pairs of (target_i - a_i) * (W_out[i] . dL/dh)
+    score_i = mean over pairs of (target_i - a_i) * (written_i . dL/dh)
 
 with h the residual stream behind the last block: the gradient there carries the unembedding rows of
-both answers, the final norm and a soft cap, linearised at the recipient run. It misses effects through
-later layers. It takes one forward pass and the backward pass of the final norm a pair. In models with a
-norm behind the MLP the written row is taken before that norm.
+both answers, the final norm and a soft cap, linearised at the recipient run. written_i is the `W_out`
+row, or the row as a norm or a multiplier behind the MLP transforms it in that run (`models/written.py`).
+In the last layer the scores equal those of `gradient`. It misses effects through later layers. It takes
+one forward pass and the backward pass of the final norm a pair; with a norm behind the MLP, three passes.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from neurotrace.models.activations import Moments
 from neurotrace.models.encoding import EncodedPairs, by_length, encode
 from neurotrace.models.hooks import inspect_model, w_out
 from neurotrace.models.protocol import HookedModel
-from neurotrace.models.sites import final_residual_slope
+from neurotrace.models.written import direct_slopes
 
 
 def direct(
@@ -51,11 +52,12 @@ def direct(
         def metric(logits: Tensor, answers: tuple[Tensor, Tensor] = answers) -> Tensor:
             return logit_difference(logits, *answers)
 
-        values, slope = final_residual_slope(model, ids, metric)
+        values, slopes = direct_slopes(model, ids, metric)
         changes = targets.changes(rows, values)
         for layer in range(info.n_layers):
-            written = (w_out(model, layer).float() @ slope.to(info.device).t()).t().cpu()
-            total[layer] += (changes[:, layer] * written).sum(dim=0)
+            slope = slopes[:, layer].to(info.device)
+            per_unit = (w_out(model, layer).float() @ slope.t()).t().cpu()
+            total[layer] += (changes[:, layer] * per_unit).sum(dim=0)
     return Scores(
         "direct", finite(total / len(encoded), "direct"),
         provenance=provenance(model, encoded, donor, intervention),

@@ -1,6 +1,8 @@
 """Weight magnitude: ||W_out row||. A baseline that uses the model and not the pairs.
 
 A ranking that is no better has only found large neurons.
+The norm is of the weights alone. How a norm behind the MLP scales the row depends on the run and is not
+included.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""Slope per unit written: change of L if a neuron wrote one unit more of its `W_out` row.
+"""Slope per unit written: change of L if a neuron wrote one unit more.
 
     score_i = mean over pairs of sign(target_i - a_i) * dL/da_i / ||w_i||
 
+with w_i what the neuron writes: its `W_out` row, or the row as a norm or a multiplier behind the MLP
+transforms it (||w_i|| is then the root mean square over both runs of the pairs: `models/written.py`).
 The gradient's other factor, how far the neuron is moved, is left out. The score measures whether the
 neuron's row points in a direction that affects the answer, whatever its activation on this prompt. A
 fact that was trained into rows (`studies/injection.py`) left its trace there. To predict the effect of
@@ -23,8 +25,9 @@ from neurotrace.interventions.targets import finite, provenance, targets_for
 from neurotrace.models.activations import Moments
 from neurotrace.models.encoding import EncodedPairs, encode
 from neurotrace.models.gradients import gradients
-from neurotrace.models.hooks import inspect_model, write_norms
+from neurotrace.models.hooks import inspect_model
 from neurotrace.models.protocol import HookedModel
+from neurotrace.models.written import written_norms
 
 
 def slope(
@@ -45,7 +48,7 @@ def slope(
     side = Direction.from_donor(donor).recipient
     for rows, values, slopes in gradients(model, encoded, side, batch_size, progress):
         total += (targets.changes(rows, values).sign() * slopes).sum(dim=0)
-    per_unit = total / len(encoded) / write_norms(model).clamp(min=1e-12)
+    per_unit = total / len(encoded) / written_norms(model, encoded).clamp(min=1e-12)
     return Scores(
         "slope", finite(per_unit, "slope"), "nats of L per unit written",
         provenance=provenance(model, encoded, donor, intervention),

@@ -35,8 +35,9 @@ from neurotrace.core.sides import DIRECTIONS, SIDES, spoken
 from neurotrace.interventions.kinds import Kind
 from neurotrace.models.activations import Activations, collect
 from neurotrace.models.encoding import EncodedPairs, encode
-from neurotrace.models.hooks import inspect_model, tokenizer_of, unembedding, w_out
+from neurotrace.models.hooks import inspect_model, tokenizer_of, unembedding
 from neurotrace.models.protocol import HookedModel
+from neurotrace.models.written import MeanWritten, mean_written
 
 if TYPE_CHECKING:
     from neurotrace.studies.study import Study
@@ -136,13 +137,14 @@ def explore(
             unit = "activation" if name == "contrast" else "correlation"
             rankings.append((f"{name}, all pairs", "", Scores(name, values, unit, signed=False)))
     top = strongest([each for _, _, each in rankings], neurons)
+    written = mean_written(model, encoded, progress=progress)
     details: dict[str, Any] = {
         "places": [neuron.layer * info.d_mlp + neuron.index for neuron in top],
         "pairs": [_texts(pair) for pair in encoded.pairs],
         "effects": list(_effects(model, encoded, top, pairs_each, mode, progress)),
         "activations": [_histogram(activations, neuron) for neuron in top],
-        "tokens": _tokens(model, top),
-        "neighbours": _neighbours(model, top),
+        "tokens": _tokens(written, top),
+        "neighbours": _neighbours(written, top),
     }
     used = sorted({place for each in details["effects"] for place in each["pairs"]})
     details["pairs"] = [details["pairs"][place] for place in used]
@@ -263,16 +265,19 @@ def _histogram(activations: Activations, neuron: Neuron) -> dict[str, Any]:
     return dict(zip(SIDES, counts, strict=True)) | {"low": _digits(low), "high": _digits(ends[1])}
 
 
-def _tokens(model: HookedModel, top: Sequence[Neuron]) -> list[dict[str, list[tuple[str, float]]]]:
+def _tokens(
+    written: MeanWritten, top: Sequence[Neuron]
+) -> list[dict[str, list[tuple[str, float]]]]:
     """What each neuron writes straight into the logits, around their mean, before the last norm."""
+    model = written.model
     words, tokenizer = unembedding(model).float(), tokenizer_of(model)
     if len(words) != inspect_model(model).d_model:  # a projection stands between
         return [{"for": [], "against": []} for _ in top]
     few = min(_TOKENS, words.shape[1])
     found = []
+    every = _rows(written, top)
     for start in range(0, len(top), 64):
-        part = top[start : start + 64]
-        rows = torch.stack([w_out(model, n.layer)[n.index].float() for n in part])
+        rows = every[start : start + 64]
         logits = rows @ words
         logits = logits - logits.mean(dim=-1, keepdim=True)
         for sign in (1, -1):
@@ -289,14 +294,19 @@ def _tokens(model: HookedModel, top: Sequence[Neuron]) -> list[dict[str, list[tu
     return found
 
 
-def _neighbours(model: HookedModel, top: Sequence[Neuron]) -> list[list[tuple[int, float]]]:
-    """Places of the neurons whose W_out rows point most the same way, with the cosine."""
-    info = inspect_model(model)
-    rows = torch.stack([w_out(model, n.layer)[n.index].float() for n in top])
-    rows = torch.nn.functional.normalize(rows, dim=-1)
+def _rows(written: MeanWritten, top: Sequence[Neuron]) -> Float[Tensor, "neuron d_model"]:
+    """What each neuron writes."""
+    of = {layer: written.rows(layer) for layer in {n.layer for n in top}}
+    return torch.stack([of[n.layer][n.index] for n in top])
+
+
+def _neighbours(written: MeanWritten, top: Sequence[Neuron]) -> list[list[tuple[int, float]]]:
+    """Places of the neurons that write most the same way, with the cosine."""
+    info = inspect_model(written.model)
+    rows = torch.nn.functional.normalize(_rows(written, top), dim=-1)
     values, places = [], []
     for layer in range(info.n_layers):  # the best of each layer, then the best of those
-        cosine = rows @ torch.nn.functional.normalize(w_out(model, layer).float(), dim=-1).t()
+        cosine = rows @ torch.nn.functional.normalize(written.rows(layer), dim=-1).t()
         best = cosine.topk(min(_NEIGHBOURS + 1, info.d_mlp), dim=-1)
         values.append(best.values)
         places.append(best.indices + layer * info.d_mlp)

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from families import FAMILIES, OTHER_LOGITS, WORDS, build, random_pairs
 from planted import word_tokenizer
+from ranker_laws import QUICK, obeyed
 from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -32,11 +33,6 @@ from neurotrace.models.engines import engine_of
 from neurotrace.models.hooks import forward, inspect_model, twin
 from neurotrace.rankers.registry import RANKERS
 
-QUICK = {  # the costliest rankers, shortened
-    "integrated": {"steps": 2, "layers": [1]},
-    "slimming": {"steps": 3, "price": 1e-3},
-    "hard_concrete": {"steps": 3, "price": 1e-3},
-}
 SOME = [nt.Neuron(0, 1), nt.Neuron(0, 9), nt.Neuron(1, 33), nt.Neuron(3, 60)]
 
 
@@ -115,8 +111,8 @@ def collected_is_what_the_projections_receive(model, encoded) -> None:
 
 
 def every_ranker_ranks(model, encoded) -> list[str]:
-    """Which rankers this family does without, and why."""
-    without = []
+    """Which rankers this family does without, and why; the others rank, and obey their laws."""
+    without, found = [], {}
     for name in RANKERS:
         try:
             scores = RANKERS[name].function(model, encoded, **QUICK.get(name, {}))
@@ -126,6 +122,8 @@ def every_ranker_ranks(model, encoded) -> list[str]:
         measured = scores.value[~scores.value.isnan()]
         assert torch.isfinite(measured).all(), name
         assert (measured != 0).any(), name
+        found[name] = scores
+    obeyed(model, encoded, found)
     return without
 
 

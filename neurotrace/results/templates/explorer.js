@@ -259,9 +259,9 @@ function neurotraceExplorer(root, data) {
       parts.push(make("h4", {}, "Exact effect on L, nats"), table(["family", "direction", "what", "effect", "low", "high", "pairs"],
         details.effects.map((e) => [e.family, spoken(e.direction), e.mode, e.mean[i], e.low[i], e.high[i], e.pairs.length])));
     }
-    parts.push(make("div", { class: "nt-two" }, make("div", {}, ...activations), ...(i >= 0 ? [make("div", {}, make("h4", {}, "Writes for and against (W_out·W_U)"),
+    parts.push(make("div", { class: "nt-two" }, make("div", {}, ...activations), ...(i >= 0 ? [make("div", {}, make("h4", {}, "Writes for and against (through W_U)"),
       table(["for", "", "against", " "], details.tokens[i].for.map((f, k) => [make("code", {}, f[0]), f[1], make("code", {}, details.tokens[i].against[k][0]), details.tokens[i].against[k][1]]))),
-      make("div", {}, make("h4", {}, "Neighbours by cosine of W_out"), table(["neuron", "cosine"], details.neighbours[i].map(([p, c]) => [link(p), c])))] : [])));
+      make("div", {}, make("h4", {}, "Neighbours by cosine of what they write"), table(["neuron", "cosine"], details.neighbours[i].map(([p, c]) => [link(p), c])))] : [])));
     if (i >= 0) {
       const rows = [];
       for (const e of details.effects) e.pairs.forEach((p, k) => { const pair = details.pairs[p];
