@@ -1,4 +1,4 @@
-"""Statistics of training pairs that interventions need: class means, gradients, norms of what is written."""
+"""Statistics of training pairs that interventions need: class means, gradients, norms of writes."""
 
 from __future__ import annotations
 

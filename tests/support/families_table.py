@@ -193,7 +193,10 @@ The table tests one tiny random model of each family, built from transformers' c
 
 - the hooks pass the self-check at load, and the logits equal those of transformers;
 - `collect` returns the inputs of transformers' down projections;
-- every ranker ranks, and the gradient predicts the effect of a small patch;
+- every ranker obeys its law (`tests/support/ranker_laws.py`): the last layer's `direct` equals
+  `gradient`, `integrated` adds up to the effect on its layer, `exact` equals the measured effect, what
+  a neuron writes is what transformers' own model does when the neuron changes a little, and so on;
+- the gradient predicts the effect of a small patch;
 - every intervention, slope and exact effect is the same by the suffix engine and by full passes
   with hooks.
 

@@ -21,6 +21,7 @@ from neurotrace.engine.parts import Parts, find_parts, hooked
 from neurotrace.interventions.reference import gather
 from neurotrace.models.encoding import by_length
 from neurotrace.models.hooks import twin
+from neurotrace.rankers.imprint import imprint
 
 QUICK: dict[str, dict[str, Any]] = {  # the costliest rankers, shortened
     "exact": {"neurons": [nt.Neuron(layer, at) for layer in range(4) for at in range(1, 64, 9)]},
@@ -43,8 +44,8 @@ def obeyed(model: Any, encoded: Any, scores: dict[str, nt.Scores]) -> None:
     agree(value["two_ended"], (ends[0] + ends[1]) / 2)
     agree(value["direct"][-1], value["gradient"][-1], of=value["gradient"])
     effects_are_as_measured(model, encoded, value)
-    assert torch.equal(value["random_scores"], nt.random_scores(model, seed=0).value)
-    assert not torch.equal(value["random_scores"], nt.random_scores(model, seed=1).value)
+    assert torch.equal(value["random"], nt.random_scores(model, seed=0).value)
+    assert not torch.equal(value["random"], nt.random_scores(model, seed=1).value)
     if (
         "relp" in value
     ):  # in the last layer it holds the norms' scales, and nothing else is left to hold
@@ -57,6 +58,7 @@ def obeyed(model: Any, encoded: Any, scores: dict[str, nt.Scores]) -> None:
     rows = torch.stack([projection_rows(module) for module in parts.projections])
     agree(value["magnitude"], rows.norm(dim=-1).cpu())
     on_one_pair(model, parts, encoded.at([0]), change[0])
+    rows_lean_to_their_gradient(model, parts, encoded.at([0]))
 
 
 def agree(one: Tensor, other: Tensor, *, of: Tensor | None = None, within: float = 1e-4) -> None:
@@ -133,6 +135,27 @@ def on_one_pair(model: Any, parts: Parts, one: Any, change: Tensor) -> None:
         expected = increased(parts, one, neuron, probes[neuron].written[0], change)
         found = float(lens[neuron.layer, neuron.index])
         assert abs(found - expected) < 0.03 * abs(expected) + 2e-3 * float(lens.abs().max()), neuron
+
+
+def rows_lean_to_their_gradient(model: Any, parts: Parts, one: Any) -> None:
+    """`imprint` in the first and last layer, from the weights' own gradients, solved layer by layer."""
+    found = imprint(model, one).value
+    modules: list[Any] = [parts.projections[0], parts.projections[-1]]
+    weights = [module.weight.requires_grad_() for module in modules]
+    with torch.enable_grad():
+        ids = one.ids(SIDES[0])[0][None].to(parts.device)
+        logits = parts.model(ids, use_cache=False).logits[:, -1]
+        slopes = torch.autograd.grad(difference(logits, one).sum(), weights)
+    for layer, module, slope in zip((0, -1), modules, slopes, strict=True):
+        signs = (slope if isinstance(module, Conv1D) else slope.t()).sign()
+        rows = projection_rows(module)
+        spread = torch.cov(rows.t(), correction=0)
+        spread += 0.01 * spread.diagonal().mean() * torch.eye(len(spread), device=spread.device)
+        towards = torch.linalg.solve(spread, signs.t()).t()
+        leans = (towards * (rows - rows.mean(0))).sum(1) / (towards * signs).sum(1).sqrt()
+        both = torch.stack([-found[layer], leans.cpu()])
+        assert torch.corrcoef(both)[0, 1] > 0.99
+        agree(both[0].abs().mean(), both[1].abs().mean(), within=0.05)
 
 
 def probed(parts: Parts, one: Any, neuron: nt.Neuron) -> Probe:
