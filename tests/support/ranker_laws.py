@@ -152,7 +152,8 @@ def rows_lean_to_their_gradient(model: Any, parts: Parts, one: Any) -> None:
         spread = torch.cov(rows.t(), correction=0)
         spread += 0.01 * spread.diagonal().mean() * torch.eye(len(spread), device=spread.device)
         towards = torch.linalg.solve(spread, signs.t()).t()
-        leans = (towards * (rows - rows.mean(0))).sum(1) / (towards * signs).sum(1).clamp(min=1e-12).sqrt()
+        size = (towards * signs).sum(1).clamp(min=1e-12).sqrt()
+        leans = (towards * (rows - rows.mean(0))).sum(1) / size
         both = torch.stack([-found[layer], leans.cpu()])
         assert torch.corrcoef(both)[0, 1] > 0.99
         agree(both[0].abs().mean(), both[1].abs().mean(), within=0.05)
