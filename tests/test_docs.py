@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from commands import neurotrace
 
 DOCS = Path(__file__).parent.parent / "docs"
 _NOTE, _FENCE = r"(?P<note><!-- not run: [^\n]+ -->\n)?", r"```(?P<kind>\w*)\n(?P<text>.*?)^```"
@@ -31,6 +29,7 @@ def blocks(page: str) -> list[tuple[str, str]]:
 @pytest.mark.parametrize("page", PAGES)
 def test_the_blocks_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NEUROTRACE_DEBUG", "1")
     names: dict = {"__name__": "docs"}
     for kind, text in blocks(page):
         if kind == "python":
@@ -44,10 +43,7 @@ def test_the_blocks_run(page, tmp_path, monkeypatch):
 
 
 def command(line: str, code: int) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "neurotrace.cli", *shlex.split(line)[1:]],
-        capture_output=True, text=True, env={**os.environ, "NEUROTRACE_DEBUG": "1"},
-    )  # fmt: skip
+    done = neurotrace(*shlex.split(line)[1:])
     assert done.returncode == code, f"{line}\n{done.stderr[-2000:]}"
 
 

@@ -10,14 +10,14 @@ import sys
 import time
 
 import pytest
-from commands import GOOD, neurotrace, refused
+from commands import GOOD, neurotrace, neurotrace_process, refused
 
 
 def test_importing_and_help_load_no_torch():
     code = "import sys, neurotrace, neurotrace.cli.main; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "False"
-    done = neurotrace("--help")
+    done = neurotrace_process("--help")
     assert done.returncode == 0
     assert "demo" in done.stdout
     assert neurotrace("--version").stdout.startswith("neurotrace 0.")
@@ -43,7 +43,7 @@ def test_bad_pairs(tmp_path, content, words):
 
 def test_bad_calls(tmp_path):
     refused(neurotrace("run", "--model", "organism"), "--probes")
-    refused(neurotrace("nonsense"), "nonsense")
+    refused(neurotrace_process("nonsense"), "nonsense")
     refused(
         neurotrace("run", "--model", "no/such", "--probes", "inference", "--out", "o", cwd=tmp_path),
         "no/such", "organism",
@@ -68,7 +68,7 @@ def test_bad_calls(tmp_path):
 
 
 def test_terminal_escapes_do_not_reach_the_terminal(tmp_path):
-    done = neurotrace("run", "--model", "organism", "--probes", "\x1b[31mred", "--out", "o")
+    done = neurotrace_process("run", "--model", "organism", "--probes", "\x1b[31mred", "--out", "o")
     assert done.returncode == 2
     assert "\x1b" not in done.stderr
 
