@@ -6,6 +6,7 @@ import ast
 import json
 import os
 import pickle
+import runpy
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,6 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from commands import neurotrace
 from planted import planted_model, planted_pairs
 
 import neurotrace as nt
@@ -174,13 +176,12 @@ def test_prompts_are_data_everywhere(asked, tmp_path):
     lines = [json.dumps(pair.__dict__) for pair in [*odd, *pairs[len(odd) : -1], long]]
     (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
     out = tmp_path / "run"
-    done = subprocess.run(
-        [sys.executable, "-m", "neurotrace.cli", "sweep", "--model", asked.model, "--probes",
-         str(tmp_path / "pairs.jsonl"), "--mode", "scale:3e38", "--out", str(out)],
-        capture_output=True,
+    done = neurotrace(
+        "sweep", "--model", asked.model, "--probes", str(tmp_path / "pairs.jsonl"),
+        "--mode", "scale:3e38", "--out", str(out),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    said = done.stdout + done.stderr
+    said = (done.stdout + done.stderr).encode()
     assert b"not finite" in said
     assert not {b"\x1b", b"\x07", b"\0", "\u202e".encode()} & {bytes([c]) for c in said}
     assert "\u202e" not in said.decode()
@@ -193,33 +194,43 @@ def test_prompts_are_data_everywhere(asked, tmp_path):
         nt.sweep(replace(asked, probes=(str(tmp_path / "pairs.jsonl"),)), tmp_path / "no")
 
 
-def test_no_network_when_offline(asked, tmp_path):
-    program = """
+OFFLINE = """
 import socket, sys
 def refuse(*what, **_): print("network:", what, file=sys.stderr); raise OSError("no network")
 socket.socket.connect = socket.getaddrinfo = refuse
 from neurotrace.cli.main import main
-main()
+for words in {calls}:
+    sys.argv = ["neurotrace", *words]
+    try:
+        main()
+    except SystemExit as end:
+        print("exit code:", end.code)
 """
+
+
+def test_no_network_when_offline(asked, tmp_path):
+    """From the first import on: a process of its own, one for all three calls."""
     calls = [
         (["sweep", "--model", asked.model, "--probes", asked.probes[0], "--out", "run"], 0),
         (["sweep", "--model", "organism", "--probes", "letters", "--out", "no", "--dry-run"], 0),
         (["sweep", "--model", "some/model", "--probes", "letters", "--out", "no"], 2),
     ]
-    for words, code in calls:
-        done = subprocess.run(
-            [sys.executable, "-c", program, *words], capture_output=True, text=True, cwd=tmp_path,
-            env=os.environ | {"HF_HUB_OFFLINE": "1"},
-        )  # fmt: skip
-        assert done.returncode == code, done.stderr
-        assert "network:" not in done.stderr
-
-
-def test_generated_inputs_are_refused_in_a_line():
-    """400 of the 10,000 of `tests/faults/fuzz.py`."""
-    script = Path(__file__).parent / "faults" / "fuzz.py"
     done = subprocess.run(
-        [sys.executable, script, "--times", "400", "--seed", "1"], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "no traceback, hang or stray file" in done.stdout
+        [sys.executable, "-c", OFFLINE.format(calls=[words for words, _ in calls])],
+        capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"HF_HUB_OFFLINE": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    codes = [line.split()[-1] for line in done.stdout.splitlines() if line.startswith("exit code:")]
+    assert codes == [str(code) for _, code in calls], done.stderr
+    assert "network:" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("times", "seed"), [(160, 1), pytest.param(2000, 2, marks=pytest.mark.nightly)]
+)
+def test_generated_inputs_are_refused_in_a_line(times, seed, monkeypatch, capsys):
+    """Some of the 10,000 of `tests/faults/fuzz.py`."""
+    script = Path(__file__).parent / "faults" / "fuzz.py"
+    monkeypatch.setattr(sys, "argv", [str(script), "--times", str(times), "--seed", str(seed)])
+    runpy.run_path(str(script), run_name="__main__")
+    assert "no traceback, hang or stray file" in capsys.readouterr().out

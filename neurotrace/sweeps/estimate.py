@@ -101,12 +101,20 @@ def estimate(asked: Sweep, shard: Shard) -> Estimate:
 
 
 def _resident() -> float:
-    """Bytes that this process took at most so far, with all loaded that a sweep needs but a model."""
+    """Bytes that this process took at most so far, with all loaded that a sweep needs but a model.
+
+    On Linux `ru_maxrss` begins with the peak of the process that started this one; `VmHWM` does not.
+    """
     import resource
     import sys
 
     import transformer_lens.model_bridge  # noqa: F401
 
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text("utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return float(line.split()[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
 

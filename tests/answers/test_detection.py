@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,9 @@ from neurotrace.answers.views import read_views, view_names
 from neurotrace.cli.main import app
 from neurotrace.core.errors import InputError
 from neurotrace.core.prompts import load_prompts, originals
+from neurotrace.detectors import transfer as transfers
+from neurotrace.detectors.invariant import InvariantDetector
+from neurotrace.detectors.linear import LinearDetector
 from neurotrace.detectors.transfer import COLUMNS, OTHERS, Task, fit_all, transfer
 
 FAMILIES = ("arithmetic", "inference", "letters")
@@ -26,8 +30,21 @@ def prompts():
     return [prompt for name in FAMILIES for prompt in load_prompts(name)]
 
 
+@pytest.fixture(
+    scope="module", params=["quick", pytest.param("as shipped", marks=pytest.mark.nightly)]
+)
+def settings(request):
+    """Quick: few steps of training and one strength of the penalty, where only the way is tested."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "quick":
+            few = {"warmup": 100, "steps": 100, "rounds": 2, "divide_steps": 20}
+            patch.setattr(transfers, "InvariantDetector", partial(InvariantDetector, **few))
+            patch.setattr(LinearDetector, "_choose", lambda *_: 1.0)
+        yield request.param
+
+
 @pytest.fixture(scope="module")
-def call(tmp_path_factory):
+def call(settings, tmp_path_factory):
     out = tmp_path_factory.mktemp("detect") / "out"
     return ["detect", "--model", "organism", "--probes", "arithmetic", "inference", "--out", str(out),
             "--max-prompts", "40", "--folds", "2", "--depths", "1"]  # fmt: skip
@@ -97,7 +114,7 @@ def test_the_table_is_whole(table):
     assert pairs == {(one, one), (one, two), (two, one), (two, two), (OTHERS, one), (OTHERS, two)}
 
 
-def test_what_is_asked_about_was_never_learnt_from():
+def test_what_is_asked_about_was_never_learnt_from(settings):
     """Rows whose outcome can only be known by having seen their group: chance, in every cell."""
     rng = np.random.default_rng(0)
     groups = np.repeat(np.arange(80), 2)

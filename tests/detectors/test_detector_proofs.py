@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
+from neurotrace.detectors import proofs
 from neurotrace.detectors.digits import coloured_digits
 from neurotrace.detectors.invariant import InvariantDetector
-from neurotrace.detectors.proofs import prove_balance, prove_invariance
 
 
-def test_generated_environments_do_what_known_ones_do_and_erm_does_not():
-    table = prove_invariance([2], ["erm", "vrex known", "vrex generated"]).set_index("method")
+@pytest.mark.parametrize("copies", [2, pytest.param(8, marks=pytest.mark.nightly)])
+def test_generated_environments_do_what_known_ones_do_and_erm_does_not(copies, monkeypatch):
+    monkeypatch.setattr(proofs, "coloured_digits", partial(coloured_digits, copies=copies))
+    table = proofs.prove_invariance([2], ["erm", "vrex known", "vrex generated"]).set_index(
+        "method"
+    )
     erm, known, generated = (
         table.loc[name, "reversed_test"] for name in ("erm", "vrex known", "vrex generated")
     )
@@ -30,7 +36,7 @@ def test_generated_environments_are_those_in_which_the_colour_changes_sides():
 
 @pytest.fixture(scope="module")
 def balance():
-    return prove_balance([2]).set_index(["with_copy", "method"])
+    return proofs.prove_balance([2]).set_index(["with_copy", "method"])
 
 
 @pytest.mark.parametrize("kind", ["bayesian product", "bayesian mixture"])

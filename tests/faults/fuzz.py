@@ -15,7 +15,7 @@ import argparse
 import contextlib
 import copy
 import faulthandler
-import io
+import functools
 import json
 import random
 import re
@@ -31,9 +31,9 @@ from unittest import mock
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import typer.main
 
 import neurotrace as nt
-from neurotrace.cli import main as cli
 from neurotrace.core.errors import InputError
 from neurotrace.sweeps.manifest import content_hash
 from neurotrace.sweeps.parts import sealed
@@ -41,6 +41,7 @@ from neurotrace.sweeps.parts import sealed
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from benchmarks.open_million import made_up
+from commands import neurotrace
 
 SECONDS = 120  # of wall time, on a machine that may be busy
 MODEL = "this is where a model would be loaded"
@@ -217,26 +218,16 @@ def scrambled(draw: random.Random, raw: bytes) -> bytes:
 
 def call(words: list[str], run: Path) -> bool:
     """Whether `neurotrace sweep …` refused: with exit code 2 and clean lines, else code 0."""
-    said, printed = io.StringIO(), io.StringIO()
-    argv = ["neurotrace", "sweep", *words, "--out", str(run)]
-    with (
-        mock.patch.object(sys, "argv", argv),
-        contextlib.redirect_stderr(said),
-        contextlib.redirect_stdout(printed),
-    ):
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code
-    lines = said.getvalue().splitlines()
-    assert code in (0, 2), lines
-    assert code == 0 or lines, "refused without a word"
+    done = neurotrace("sweep", *words, "--out", str(run))
+    lines = done.stderr.splitlines()
+    assert done.returncode in (0, 2), lines
+    assert done.returncode == 0 or lines, "refused without a word"
     assert all(line.startswith(("neurotrace: ", "warning: ")) for line in lines), lines
-    text = re.sub(r"\s", "", said.getvalue())
-    assert text.isprintable(), repr(said.getvalue()[:300])
-    assert re.sub(r"\s", "", printed.getvalue()).isprintable(), repr(printed.getvalue()[:300])
+    text = re.sub(r"\s", "", done.stderr)
+    assert text.isprintable(), repr(done.stderr[:300])
+    assert re.sub(r"\s", "", done.stdout).isprintable(), repr(done.stdout[:300])
     assert len(text) < 5000, f"{len(text)} characters for a mistake"
-    return code == 2 and MODEL not in said.getvalue()
+    return done.returncode == 2 and MODEL not in done.stderr
 
 
 def rows(run: nt.SweepRun) -> list[pa.Table]:
@@ -271,7 +262,7 @@ def watched():
 
     signal.signal(signal.SIGALRM, hang)
     signal.alarm(SECONDS)
-    faulthandler.dump_traceback_later(2 * SECONDS, exit=True)
+    faulthandler.dump_traceback_later(2 * SECONDS, exit=True, file=sys.__stderr__)
     try:
         yield
     finally:
@@ -281,7 +272,7 @@ def watched():
 
 @contextlib.contextmanager
 def readers_only():
-    """No model is loaded: what would load one is refused instead."""
+    """No model is loaded: what would load one is refused instead. The command tree is built once."""
 
     def refuse(*_: object, **__: object) -> None:
         raise InputError(MODEL)
@@ -289,6 +280,7 @@ def readers_only():
     with (
         mock.patch("neurotrace.sweeps.driver.load", refuse),
         mock.patch("neurotrace.sweeps.estimate.estimate", refuse),
+        mock.patch("typer.main.get_command", functools.cache(typer.main.get_command)),
     ):
         yield
 

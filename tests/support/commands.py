@@ -21,6 +21,7 @@ GOOD = {
     "reasoning": "think 1+1=", "memorized_answer": "3", "reasoned_answer": "2",
 }  # fmt: skip
 
+_IGNORED = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)
 Done = subprocess.CompletedProcess[str]
 
 
@@ -43,7 +44,9 @@ def neurotrace(*arguments: str, cwd: Path | None = None) -> Done:
         except BaseException:  # what the interpreter would do with it
             traceback.print_exc()
             code = 1
-    return subprocess.CompletedProcess(["neurotrace", *arguments], code, out.getvalue(), err.getvalue())
+    return subprocess.CompletedProcess(
+        ["neurotrace", *arguments], code, out.getvalue(), err.getvalue()
+    )
 
 
 def neurotrace_process(*arguments: str, cwd: Path | None = None) -> Done:
@@ -63,6 +66,10 @@ def refused(done: Done, *words: str) -> None:
         assert word in line
 
 
+def _print_warning(message, category, filename, lineno, *_) -> None:
+    print(warnings.formatwarning(message, category, filename, lineno), end="", file=sys.stderr)
+
+
 @contextlib.contextmanager
 def _as_called(arguments: tuple[str, ...], cwd: Path | None) -> Iterator[None]:
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -73,9 +80,10 @@ def _as_called(arguments: tuple[str, ...], cwd: Path | None) -> Iterator[None]:
             mock.patch.dict(os.environ),
             warnings.catch_warnings(),
         ):
-            warnings.resetwarnings()  # Python's own filters; all else is shown, once a place
-            for kind in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+            warnings.resetwarnings()  # Python's own filters, and where it shows what passes them
+            for kind in _IGNORED:
                 warnings.simplefilter("ignore", kind)
+            warnings.showwarning = _print_warning
             os.chdir(cwd or before)
             yield
     finally:

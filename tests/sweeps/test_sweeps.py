@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from commands import neurotrace, refused
 from hypothesis import given, strategies as st
 from planted import PLANTED, planted_model, planted_pairs
 
@@ -400,26 +401,15 @@ def test_command_line(asked, tmp_path):
     assert 0 < done < 60
     assert not list(Path(folder, "parts").glob(".*"))
     assert nt.sweep(nt.open_run(folder).manifest.asked, folder).computed == 60 - done
-    finished = command("--out", folder, "--resume")
+    finished = neurotrace("sweep", "--out", folder, "--resume")
     assert (finished.returncode, finished.stderr) == (0, "")
     assert "60 of 60 parts are done, 0 of them now" in finished.stdout
     for more, word in [
         (["--mode", "mean"], "--mode is 'mean', the sweep in"),
         (["--shard", "3/2"], "expected i/n"),
     ]:
-        refused = command("--out", folder, "--resume", *more)
-        assert refused.returncode == 2
-        assert word in refused.stderr
-        assert len(refused.stderr.splitlines()) == 1
-    assert "--model is missing" in command("--out", folder, "--probes", "arithmetic").stderr
-
-
-def command(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "neurotrace.cli", "sweep", *arguments],
-        capture_output=True,
-        text=True,
-    )
+        refused(neurotrace("sweep", "--out", folder, "--resume", *more), word)
+    refused(neurotrace("sweep", "--out", folder, "--probes", "arithmetic"), "--model is missing")
 
 
 def test_signals_once_and_twice():
@@ -435,9 +425,13 @@ def test_signals_once_and_twice():
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_killed_with_9_and_resumed():
-    """Three of the fifty times of `tests/faults/kill_resume.py --times 50`."""
+@pytest.mark.parametrize(
+    ("times", "pairs"), [(2, 30), pytest.param(10, 60, marks=pytest.mark.nightly)]
+)
+def test_killed_with_9_and_resumed(times, pairs):
+    """Some of the fifty times of `tests/faults/kill_resume.py --times 50`."""
     script = Path(__file__).parents[1] / "faults" / "kill_resume.py"
-    done = subprocess.run([sys.executable, script, "--times", "3"], capture_output=True, text=True)
+    words = [sys.executable, script, "--times", str(times), "--pairs", str(pairs)]
+    done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "none lost or doubled" in done.stdout
