@@ -15,8 +15,20 @@ TODAY = version("transformer-lens") >= "4"
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
+# One of each engine path and kind of block, and every refusal; the rest is nightly. `test_suffix.py` holds
+# the engine on all of them.
+DAILY = (
+    "gpt2", "neox", "gptj", "opt_post_norm", "llama", "gemma2", "phi", "cohere2", "youtu", "qwen3_5",
+    "bamba",
+)  # fmt: skip
+NAMES = [
+    name if name in DAILY or family.refused else pytest.param(name, marks=pytest.mark.nightly)
+    for name, family in FAMILIES.items()
+]
+
+
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", NAMES)
 def test_family(name, device, tmp_path):
     row, family = examine(name, tmp_path, device), FAMILIES[name]
     refused = family.refused if TODAY else family.before_4 or family.refused

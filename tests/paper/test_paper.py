@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pandas as pd
@@ -57,17 +58,23 @@ def test_never_rule_and_held_out_sums_are_never_trained_by_the_rule():
         assert colours.shape[1] == 1
 
 
+FEW = {"sums": (4, 4), "colours": (32, 32)}  # sequences a step: a sixth of the usual
+
+
 @pytest.fixture(scope="module")
 def few_steps(tmp_path_factory):
     """A folder with a model that was trained for twelve steps."""
     folder = tmp_path_factory.mktemp("paper") / "seed-0"
-    model, record = training.train(0, steps=12)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "BATCH", FEW)
+        model, record = training.train(0, steps=12)
     training.save(model, record, folder)
     return folder
 
 
-def test_training_is_reproducible_and_keeps_checkpoints(few_steps):
+def test_training_is_reproducible_and_keeps_checkpoints(few_steps, monkeypatch):
     kept = []
+    monkeypatch.setattr(training, "BATCH", FEW)
     again, record = training.train(0, steps=12, keep=lambda step, _: kept.append(step))
     assert kept == sorted({round(share * 12) for share in training.KEPT})
     assert record["steps"] == json.loads((few_steps / "training.json").read_text())["steps"]
@@ -99,8 +106,15 @@ def test_slopes_of_a_site_predict_a_small_shift_there(few_steps, site):
         )
 
 
-def test_the_comparison_on_a_model_that_only_learned_colours(tmp_path, monkeypatch):
-    """After 150 steps some pairs of one family behave; all tables are filled, and nothing is done twice."""
+@pytest.mark.parametrize("batch", ["few", pytest.param("usual", marks=pytest.mark.nightly)])
+def test_the_comparison_on_a_model_that_only_learned_colours(batch, tmp_path, monkeypatch):
+    """After 150 steps some pairs of one family behave; all tables are filled, and nothing is done twice.
+
+    The few are drawn in float32: bfloat16 takes minutes where the processor has no units for it.
+    """
+    if batch == "few":
+        monkeypatch.setattr(training, "BATCH", FEW)
+        monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
     folder = tmp_path / "seed-0"
     ours, paper = ARMS[2], ARMS[0]
     arms = [replace(paper, kinds=("shift", "shift:2")), replace(ours, kinds=("patch", "set"))]
