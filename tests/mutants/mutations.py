@@ -1,0 +1,186 @@
+"""One-line changes of the package, and the tests that must notice each."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Mutation(NamedTuple):
+    name: str
+    file: str  # below neurotrace/
+    old: str  # occurs once in the file
+    new: str
+    tests: tuple[str, ...]
+
+
+EFFECTS = ("tests/interventions/test_effects.py",)
+RANKERS = ("tests/rankers/test_rankers.py",)
+CHOSEN = ("tests/studies/test_leakage.py",)
+TRUST = ("tests/answers/test_leakage.py",)
+ENVIRONMENTS = ("tests/detectors/test_environments.py",)
+ABLATION = ("tests/ablation/test_ablation.py",)
+SCORES = ("tests/core/test_neurons_scores.py", "tests/rankers/test_registry.py")
+PAIRS = ("tests/core/test_pairs.py",)
+STATISTICS = ("tests/core/test_statistics.py", "tests/studies/test_significance.py")
+ENCODING = ("tests/models/test_tokens_activations.py",)
+HOOKS = ("tests/models/test_hooks.py",)
+ENGINE = ("tests/engine/test_suffix.py",)
+MARGIN = ("tests/answers/test_circuits.py",)
+CALIBRATION = ("tests/answers/test_trust.py",)
+SWEEPS = ("tests/sweeps/test_sweeps.py",)
+STUDY = ("tests/studies/test_study.py",)
+
+MUTATIONS = (
+    # signs
+    Mutation("L is turned round", "core/metrics.py",
+             "return (_pick(logits, memorized) - _pick(logits, reasoned)).float()",
+             "return (_pick(logits, reasoned) - _pick(logits, memorized)).float()", EFFECTS),
+    Mutation("the sign of a direction", "core/sides.py",
+             "return -1.0 if self is Direction.TO_REASONING else 1.0",
+             "return 1.0 if self is Direction.TO_REASONING else -1.0", SCORES),
+    Mutation("donor and recipient change places", "core/sides.py",
+             'return "reasoning" if self is Direction.TO_REASONING else "memorization"',
+             'return "memorization" if self is Direction.TO_REASONING else "reasoning"', EFFECTS),
+    Mutation("top k from the wrong end", "core/scores.py",
+             "return to.sign * self.value if self.signed else self.value.abs()",
+             "return -to.sign * self.value if self.signed else self.value.abs()", SCORES),
+    Mutation("the sign of the shift", "interventions/kinds.py",
+             "offset=-to.sign * s * moments_of(means).contrast",
+             "offset=to.sign * s * moments_of(means).contrast", EFFECTS),
+    Mutation("the sign of steering", "interventions/kinds.py",
+             "return direction.sign * strength * reference.gap * weight / total",
+             "return -direction.sign * strength * reference.gap * weight / total", EFFECTS),
+    Mutation("a flip is counted the wrong way", "interventions/effects.py",
+             "wanted = part.reasoned if to_reasoning else part.memorized",
+             "wanted = part.memorized if to_reasoning else part.reasoned", EFFECTS),
+    Mutation("prefers is counted the wrong way", "interventions/effects.py",
+             'moved = after["L_after"] < 0 if to_reasoning else after["L_after"] > 0',
+             'moved = after["L_after"] > 0 if to_reasoning else after["L_after"] < 0', EFFECTS),
+    Mutation("KL the other way round", "core/metrics.py",
+             "return (log_p.exp() * (log_p - log_q)).sum(dim=-1).clamp(min=0)",
+             "return (log_q.exp() * (log_q - log_p)).sum(dim=-1).clamp(min=0)", EFFECTS),
+    Mutation("the margin's parts change places", "answers/margin.py",
+             "Margins(answer, found[0], found[1], found[2 + 2 * place], found[3 + 2 * place])",
+             "Margins(answer, found[0], found[1], found[3 + 2 * place], found[2 + 2 * place])", MARGIN),
+    # interventions and controls
+    Mutation("a patch of its own run", "interventions/kinds.py",
+             'lambda _, __, s: Affine(keep=1 - s, gain=s)',
+             'lambda _, __, s: Affine(keep=s, gain=1 - s)', EFFECTS),
+    Mutation("scale adds one", "interventions/kinds.py", "lambda _, __, s: Affine(keep=s)",
+             "lambda _, __, s: Affine(keep=1 + s)", ABLATION),
+    Mutation("steering ignores the rows' norms", "interventions/kinds.py",
+             "weight = slope / values_at(reference.norms, neurons) ** 2",
+             "weight = slope / values_at(reference.norms, neurons) ** 0", EFFECTS),
+    Mutation("other_donor takes the pair's own", "interventions/donors.py",
+             "[next_of_other_group(encoded, place) for place in places] if foreign else places",
+             "places if foreign else places", EFFECTS),
+    Mutation("another group may be the same group", "interventions/donors.py",
+             "lambda other: other.family == own.family and other.group != own.group\n",
+             "lambda other: other.family == own.family\n", EFFECTS),
+    Mutation("all signs are right", "interventions/controls.py",
+             "heads[torch.randperm(len(intervention), generator=generator)"
+             "[: len(intervention) // 2]] = True",
+             "heads[:] = True", EFFECTS),
+    Mutation("norm control writes as its activation says", "interventions/controls.py",
+             "offset = written / values_at(reference.norms, neurons).clamp(min=1e-6)",
+             "offset = written", EFFECTS),
+    Mutation("random neurons may be the chosen ones", "core/scores.py", "free[taken] = False",
+             "free[taken] = True", SCORES),
+    Mutation("a map drops its offset", "interventions/intervention.py",
+             "new = torch.where(keep == 0, 0, keep * values) + offset",
+             "new = torch.where(keep == 0, 0, keep * values)", ABLATION),
+    # read position, batches, encoding
+    Mutation("the position before the last is read", "models/activations.py",
+             "found[:, layer] = post[:, -1].detach().float().cpu()",
+             "found[:, layer] = post[:, -2].detach().float().cpu()", ENCODING),
+    Mutation("slopes at the position before the last", "models/gradients.py",
+             "changed[:, -1] = changed[:, -1] + nudges[layer]",
+             "changed[:, -2] = changed[:, -2] + nudges[layer]", RANKERS),
+    Mutation("a pair that doesn't behave is kept", "models/encoding.py",
+             "if recalls[row] and reasons[row]:", "if recalls[row] or reasons[row]:", ENCODING),
+    Mutation("answers with the same first token are kept", "models/encoding.py",
+             "if firsts[0] == firsts[1]:", "if firsts[0] == firsts[1] == -1:", ENCODING),
+    Mutation("variance forgets the mean", "models/activations.py",
+             "total = self.variance.mean(dim=0) + (self.contrast / 2) ** 2",
+             "total = self.variance.mean(dim=0)", RANKERS),
+    # splits
+    Mutation("a split by nothing", "core/pairs.py",
+             "(test if (key, getattr(pair, by)) in held_out else train).append(pair)",
+             "(test if len(test) < len(train) else train).append(pair)", PAIRS),
+    Mutation("a fold trains on its groups", "core/pairs.py",
+             "elif not own_group and not own_template:", "elif not own_template:", PAIRS),
+    Mutation("a pair is held out in every fold", "core/pairs.py",
+             "(test if own_group else train).append(pair)", "test.append(pair)", PAIRS),
+    # statistics
+    Mutation("bootstrap over pairs instead of groups", "core/statistics.py",
+             "names = {group: place for place, group in enumerate(dict.fromkeys(groups))}\n"
+             "    member = np.array([names[group] for group in groups])",
+             "names = dict(enumerate(groups))\n    member = np.arange(len(groups))", STATISTICS),
+    Mutation("an interval of 80 %", "core/statistics.py", "tail = (1 - level) / 2",
+             "tail = (1 - level) * 2", STATISTICS),
+    Mutation("a rate of 1 has no interval", "core/statistics.py", "if rate in (0.0, 1.0):",
+             "if rate in (2.0, 3.0):", EFFECTS),
+    Mutation("family-wise p is the single one", "core/statistics.py",
+             "highest = sums.cummax(dim=1).values.maximum(peak[:, None])", "highest = sums", STATISTICS),
+    # rankers
+    Mutation("the gradient forgets where it goes", "rankers/gradient.py",
+             "        total += (targets.changes(rows, values) * slopes).sum(dim=0)\n    return Scores(\n",
+             "        total += slopes.sum(dim=0)\n    return Scores(\n", RANKERS),
+    Mutation("contrast is turned round", "models/activations.py",
+             "return self.mean[1] - self.mean[0]", "return self.mean[0] - self.mean[1]", RANKERS),
+    Mutation("a study's two_ended is one-ended", "rankers/gradient.py",
+             "slopes = (slopes + evidence.slopes[1 - place, some]) / 2",
+             "slopes = slopes + 0 * evidence.slopes[1 - place, some]",
+             ("tests/rankers/test_from_evidence.py",)),
+    Mutation("relevance through attention patterns", "engine/relp.py",
+             "return func(*args, **kwargs).detach()", "return func(*args, **kwargs)",
+             ("tests/rankers/test_rankers_relp_masks.py",)),
+    # exact effects
+    Mutation("effects are not differences", "ablation/passes.py",
+             "effect = one_by_one(task, of, part, new.flatten(1)[:, part].t()) - of.before",
+             "effect = one_by_one(task, of, part, new.flatten(1)[:, part].t())", ABLATION),
+    Mutation("the search stops at once", "ablation/top.py", "self.count[some] += len(rows)",
+             "self.count[some] += len(rows) + 1000", ABLATION),
+    # engine and hooks
+    Mutation("hooks stay after an exception", "models/hooks.py",
+             "with model.hooks(fwd_hooks=[(site_name(*point), make(point)) for point in fired]):\n"
+             "        return",
+             "model.hooks(fwd_hooks=[(site_name(*point), make(point)) for point in fired]).__enter__()\n"
+             "    return", HOOKS),
+    Mutation("a way is never disproved", "engine/proof.py",
+             "if not (error <= share * effect + rounding).all():", "if not (error <= 1e9).all():", ENGINE),
+    Mutation("a prefix that is too short", "engine/engine.py",
+             "cache = self.parts.model(ids[:, :start], use_cache=True).past_key_values",
+             "cache = self.parts.model(ids[:, : start - 1], use_cache=True).past_key_values", ENGINE),
+    Mutation("blocks below the change run on", "engine/engine.py",
+             "yield block, _always(constant)", "yield block, block.forward", ENGINE),
+    # trust
+    Mutation("the circuit is found on what is judged", "answers/judging.py",
+             "found = slopes(model, data.first, progress=progress)",
+             "found = slopes(model, data.asked, progress=progress)", TRUST),
+    Mutation("k is chosen on what is judged", "answers/judging.py",
+             "for key, rows in data.cells(train=True).items():",
+             "for key, rows in data.cells(train=False).items():", TRUST),
+    Mutation("a calibration scores what it was fitted on", "answers/tables.py",
+             "for fitted, scored in ((held[first], held[~first]), (held[~first], held[first])):",
+             "for fitted, scored in ((held, held[~first]), (held, held[first])):", TRUST),
+    Mutation("calibration from the first half too", "answers/tables.py",
+             'held = frame[~frame["train"]]\n    groups', "held = frame\n    groups", TRUST),
+    Mutation("abstention never", "answers/calibration.py",
+             "return far | (np.abs(_margin(parts)) < self.least)",
+             "return far & (np.abs(_margin(parts)) < self.least)", CALIBRATION),
+    # detectors
+    Mutation("L_IP is gone", "detectors/environments.py",
+             "(diverse + self.balance * uniform + preserve * alike).backward()",
+             "(diverse + self.balance * uniform).backward()", ENVIRONMENTS),
+    Mutation("L_LI is gone", "detectors/environments.py",
+             "(diverse + self.balance * uniform + preserve * alike).backward()",
+             "(diverse + preserve * alike).backward()", ENVIRONMENTS),
+    Mutation("environments are divided once", "detectors/invariant.py",
+             "for number in range(self.rounds):", "for number in range(1):", ENVIRONMENTS),
+    Mutation("the first division preserves", "detectors/invariant.py",
+             "preserve=self.preserve if number else 0.0", "preserve=self.preserve", ENVIRONMENTS),
+    Mutation("IRM's slope lacks the logit", "detectors/risks.py",
+             "slope = ((torch.sigmoid(logit) - y) * logit) @ share",
+             "slope = (torch.sigmoid(logit) - y) @ share", ("tests/detectors/test_detectors.py",)),
+)  # fmt: skip
