@@ -19,7 +19,7 @@ from neurotrace.ablation.group_sums import GroupSums, grouped
 from neurotrace.ablation.sets import SetEffects, ablate_sets, greedy_set
 from neurotrace.ablation.task import Precision, Where, places_of, prepare
 from neurotrace.core.display import Shown, View, frame_table
-from neurotrace.core.errors import InputError
+from neurotrace.core.errors import InputError, renamed
 from neurotrace.core.neurons import Neuron
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress
@@ -41,12 +41,13 @@ __all__ = [
 _ROW_BYTES = 40  # of the table that `ablation_effects` returns
 
 
+@renamed(mode="kind")
 def ablate(
     model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
     neurons: Sequence[Neuron] | None = None,
     *,
-    mode: Kind = "zero",
+    kind: Kind = "zero",
     donor: Side = "reasoning",
     reference: Moments | Reference | None = None,
     positions: Where = "read",
@@ -64,7 +65,7 @@ def ablate(
 
     Args:
         neurons: those to measure; None: all of them. The others are NaN.
-        mode: the kind of intervention, ``"zero"``, ``"patch"``, ``"shift:2"``, ... It is applied to the
+        kind: the kind of intervention, ``"zero"``, ``"patch"``, ``"shift:2"``, ... It is applied to the
             recipient's prompts: the memorization prompts if `donor` is ``"reasoning"``.
         reference: class means for `set`, `mean` and `shift` (default: those of `pairs`); for `steer`
             what `nt.reference` returns. `steer` leaves neurons without a slope NaN.
@@ -78,7 +79,7 @@ def ablate(
         InputError: an invalid argument, or an effect that is not finite (the message names the neuron).
     """
     task = prepare(
-        model, pairs, mode, donor, reference=reference, positions=positions, precision=precision,
+        model, pairs, kind, donor, reference=reference, positions=positions, precision=precision,
         batch_size=batch_size, memory_gb=memory_gb, progress=progress,
     )  # fmt: skip
     places = places_of(neurons, task)
@@ -132,12 +133,13 @@ class NeuronEffects(Shown):
         return f"NeuronEffects({len(self)} rows)"
 
 
+@renamed(mode="kind")
 def ablation_effects(
     model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
     neurons: Sequence[Neuron] | None = None,
     *,
-    mode: Kind = "zero",
+    kind: Kind = "zero",
     donor: Side = "reasoning",
     reference: Moments | Reference | None = None,
     positions: Where = "read",
@@ -156,7 +158,7 @@ def ablation_effects(
     import pyarrow as pa
 
     task = prepare(
-        model, pairs, mode, donor, reference=reference, positions=positions, precision=precision,
+        model, pairs, kind, donor, reference=reference, positions=positions, precision=precision,
         batch_size=batch_size, memory_gb=memory_gb, progress=progress,
     )  # fmt: skip
     places = places_of(neurons, task)

@@ -14,7 +14,7 @@ from neurotrace.ablation import passes
 from neurotrace.ablation.group_sums import GroupSums, grouped
 from neurotrace.ablation.task import Precision, Where, check_direction, places_of, prepare, strength
 from neurotrace.core.display import Shown, View, frame_table
-from neurotrace.core.errors import InputError
+from neurotrace.core.errors import InputError, renamed
 from neurotrace.core.neurons import Neuron
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress, over
@@ -73,13 +73,14 @@ class SetEffects(Shown):
         return f"SetEffects({len(self.ks)} sizes on {len(self.pairs)} pairs)"
 
 
+@renamed(mode="kind")
 def ablate_sets(
     model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
     ranking: Sequence[Neuron],
     ks: Sequence[int] | None = None,
     *,
-    mode: Kind = "zero",
+    kind: Kind = "zero",
     donor: Side = "reasoning",
     reference: Moments | Reference | None = None,
     positions: Where = "read",
@@ -94,7 +95,7 @@ def ablate_sets(
         ks: None: 1 to all of them. The other arguments are those of `ablate`.
     """
     task = prepare(
-        model, pairs, mode, donor, reference=reference, positions=positions, precision=precision,
+        model, pairs, kind, donor, reference=reference, positions=positions, precision=precision,
         batch_size=batch_size, memory_gb=memory_gb, progress=progress,
     )  # fmt: skip
     neurons = tuple(dict.fromkeys(ranking))
@@ -114,6 +115,7 @@ def ablate_sets(
     return SetEffects(neurons, wanted, before, after, task.encoded.pairs, task.record())
 
 
+@renamed(mode="kind")
 def greedy_set(
     model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
@@ -121,7 +123,7 @@ def greedy_set(
     k: int,
     *,
     direction: Direction | str | None = None,
-    mode: Kind = "zero",
+    kind: Kind = "zero",
     donor: Side = "reasoning",
     reference: Moments | Reference | None = None,
     positions: Where = "read",
@@ -141,7 +143,7 @@ def greedy_set(
         The curve of the chosen neurons in their order, ks 1 to k.
     """
     task = prepare(
-        model, pairs, mode, donor, reference=reference, positions=positions, precision=precision,
+        model, pairs, kind, donor, reference=reference, positions=positions, precision=precision,
         batch_size=batch_size, memory_gb=memory_gb, progress=progress,
     )  # fmt: skip
     left = sorted(set(candidates))

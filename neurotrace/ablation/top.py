@@ -34,7 +34,7 @@ from torch import Tensor
 from neurotrace.ablation import passes
 from neurotrace.ablation.task import Precision, Task, check_direction, places_of, prepare, strength
 from neurotrace.core.display import Shown, View, frame_table
-from neurotrace.core.errors import InputError
+from neurotrace.core.errors import InputError, renamed
 from neurotrace.core.neurons import Neuron
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress, over
@@ -110,13 +110,14 @@ class Top(Shown):
         return f"Top({named}{more}; {known}, {self.share:.2%} of a sweep)"
 
 
+@renamed(mode="kind")
 def ablate_top(
     model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
     k: int,
     *,
     direction: Direction | str | None = None,
-    mode: Kind = "zero",
+    kind: Kind = "zero",
     donor: Side = "reasoning",
     reference: Moments | Reference | None = None,
     confidence: float = 0.95,
@@ -146,7 +147,7 @@ def ablate_top(
         if not 0 < value <= 1 or (name == "confidence" and value == 1):
             raise InputError(f"{name}={value!r}: expected a share between 0 and 1")
     task = prepare(
-        model, pairs, mode, donor, reference=reference, precision=precision,
+        model, pairs, kind, donor, reference=reference, precision=precision,
         batch_size=batch_size, memory_gb=memory_gb, progress=progress,
     )  # fmt: skip
     places = places_of(None, task)

@@ -58,7 +58,7 @@ def locate(
     from neurotrace.studies.locate import locate as located_by
 
     loaded = Source(model, device, dtype, trust_remote_code).load()
-    asked = mine_pairs(loaded, pairs, at_most=at_most or None, seed=seed, progress=bars).encoded
+    asked = mine_pairs(loaded, pairs, max_pairs=at_most or None, seed=seed, progress=bars).encoded
     if not len(asked):
         raise nothing_left(model, asked)
     train, test = (asked.of(part) for part in split_pairs(asked.pairs, seed=seed))

@@ -66,7 +66,7 @@ def overlap(
         own = sample_pairs(own, max_pairs, seed=seed) if max_pairs else own
         for name, donor in zip(names, SIDES[::-1], strict=True):
             grouped[f"{family}: {name}"] = group_scores(
-                ranker.function, loaded, own, donor=donor, intervention=intervention,
+                ranker.function, loaded, own, donor=donor, kind=intervention,
                 progress=bars,
             )  # fmt: skip
     neurons = next(iter(grouped.values())).scores.n_neurons

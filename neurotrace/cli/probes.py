@@ -137,7 +137,7 @@ def mine(
     from neurotrace.probe_sets.mining import mine_pairs
 
     mined = mine_pairs(
-        loaded, candidates, at_most=at_most or None, seed=seed, progress=None if as_json else bars
+        loaded, candidates, max_pairs=at_most or None, seed=seed, progress=None if as_json else bars
     )
     if not mined.pairs:
         reasons = ", ".join(f"{count} {reason}" for reason, count in mined.reasons().items())

@@ -170,14 +170,14 @@ def _study(asked: Asked) -> None:
         from neurotrace.models.encoding import nothing_left
         from neurotrace.probe_sets.mining import mine_pairs
 
-        mined = mine_pairs(loaded, pairs, at_most=asked.at_most, seed=asked.seed, progress=bars)
+        mined = mine_pairs(loaded, pairs, max_pairs=asked.at_most, seed=asked.seed, progress=bars)
         studied = mined.encoded
         if not len(studied):
             raise nothing_left(asked.source.name, studied)
     found = study(
         loaded, studied,
         methods=asked.methods or DEFAULT_METHODS,
-        interventions=asked.interventions or DEFAULT_KINDS,
+        kinds=asked.interventions or DEFAULT_KINDS,
         ks=asked.ks or None, split=asked.split, folds=asked.folds, seed=asked.seed,
         neutral=texts or neutral_texts(loaded), progress=bars,
     )  # fmt: skip

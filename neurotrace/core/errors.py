@@ -7,6 +7,13 @@ line prints that sentence and exits with 2; any other exception is an internal e
 
 from __future__ import annotations
 
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
 
 class InputError(ValueError):
     """What was expected, what was given, what to do: one line, for the caller."""
@@ -17,3 +24,28 @@ def first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     first = (lines or [type(error).__name__])[0]
     return first if len(first) <= 200 else first[:199] + "…"
+
+
+def renamed(**new: str) -> Callable[[Function], Function]:
+    """Take parameters by their old names for one release more, with a DeprecationWarning.
+
+    Example::
+
+        @renamed(mode="kind")
+        def ablate(model, pairs, *, kind="zero"): ...
+    """
+
+    def decorate(function: Function) -> Function:
+        @functools.wraps(function)
+        def call(*arguments: Any, **named: Any) -> Any:
+            for old in new.keys() & named.keys():
+                said = f"{function.__name__}: {old}= is called {new[old]}= now"
+                if new[old] in named:
+                    raise TypeError(f"{said}: pass one of them")
+                warnings.warn(said, DeprecationWarning, stacklevel=2)
+                named[new[old]] = named.pop(old)
+            return function(*arguments, **named)
+
+        return call  # type: ignore[return-value]
+
+    return decorate

@@ -71,15 +71,15 @@ class Evidence:
 
 
 def gather(
-    model: HookedModel, encoded: EncodedPairs, *, budget_gb: float = 8.0, progress: Progress = None
+    model: HookedModel, encoded: EncodedPairs, *, memory_gb: float = 8.0, progress: Progress = None
 ) -> Evidence:
     """Read activations and slopes once; every fold's ranking is a mean over its own pairs."""
     info = inspect_model(model)
     size = 4 * len(encoded) * info.n_neurons * 4 / 2**30
-    if size > budget_gb:
+    if size > memory_gb:
         raise InputError(
             f"activations and gradients of {len(encoded)} pairs take {size:.1f} GiB, the budget is "
-            f"{budget_gb:g}: pass fewer pairs (--max-pairs)"
+            f"{memory_gb:g}: pass fewer pairs (--max-pairs)"
         )
     values = torch.empty(2, len(encoded), info.n_layers, info.d_mlp)
     slopes = torch.empty_like(values)

@@ -68,7 +68,7 @@ def targets_for(
     if form.together is not None:
         raise InputError(
             f"{kind} moves neurons along the slope that ranks them: rank for it with "
-            f"nt.study(..., interventions=[{kind!r}]), or by 'patch'"
+            f"nt.study(..., kinds=[{kind!r}]), or by 'patch'"
         )
     donors = None
     if form.needs == "donor":
@@ -79,13 +79,13 @@ def targets_for(
 
 
 def provenance(
-    model: HookedModel, encoded: EncodedPairs, donor: Side, intervention: Kind, **more: Any
+    model: HookedModel, encoded: EncodedPairs, donor: Side, kind: Kind, **more: Any
 ) -> dict[str, Any]:
     """The record of how a ranking was made."""
     families = sorted({pair.family for pair in encoded.pairs})
     return {
         "model": inspect_model(model).name, "pairs": len(encoded), "families": families,
-        "donor": donor, "intervention": intervention, "direction": Direction.from_donor(donor).value,
+        "donor": donor, "intervention": kind, "direction": Direction.from_donor(donor).value,
     } | more  # fmt: skip
 
 

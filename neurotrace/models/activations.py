@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from neurotrace.core.errors import InputError
+from neurotrace.core.errors import InputError, renamed
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress, over
 from neurotrace.core.sides import SIDES, Side
@@ -68,24 +68,26 @@ class Moments:
         return torch.where(total > 0, self.contrast / 2 / total.sqrt(), torch.nan)
 
 
+@renamed(memory_gb="memory_gb")
+@renamed(budget_gb="memory_gb")
 def collect(
     model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
     *,
     batch_size: int = 32,
-    budget_gb: float = 4.0,
+    memory_gb: float = 4.0,
     into: str | Path | None = None,
     progress: Progress = None,
 ) -> Activations:
     """Activations of every neuron on both sides of every kept pair.
 
     Args:
-        budget_gb: upper bound on their memory in GiB, if they are not written to a file.
+        memory_gb: upper bound on their memory in GiB, if they are not written to a file.
         into: a new file that they are streamed to (float32, no header). Memory then does not grow with
             the number of pairs: the values are mapped from the file and read on use.
 
     Raises:
-        InputError: they would take more than `budget_gb`; or there is a file at `into` already.
+        InputError: they would take more than `memory_gb`; or there is a file at `into` already.
     """
     encoded = encode(model, pairs)
     info = inspect_model(model)
@@ -94,11 +96,11 @@ def collect(
         values = _collect_into(Path(into), model, encoded, shape, batch_size, progress)
         return Activations(values, encoded.pairs)
     size = math.prod(shape) * 4 / 2**30
-    if size > budget_gb:
+    if size > memory_gb:
         raise InputError(
             f"the activations of {len(encoded)} pairs take {size:.1f} GiB, the budget is "
-            f"{budget_gb:g}: stream them to a file with into=, use nt.moments(model, pairs), raise "
-            "budget_gb, or pass fewer pairs"
+            f"{memory_gb:g}: stream them to a file with into=, use nt.moments(model, pairs), raise "
+            "memory_gb, or pass fewer pairs"
         )
     values = torch.empty(shape)
     for place, side in enumerate(SIDES):

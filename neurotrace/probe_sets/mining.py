@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neurotrace.core import statistics
-from neurotrace.core.errors import InputError
+from neurotrace.core.errors import InputError, renamed
 from neurotrace.core.pairs import PromptPair, load_pairs
 from neurotrace.core.process import Progress
 from neurotrace.core.records import Source
@@ -75,11 +75,13 @@ class Mined:
         )
 
 
+@renamed(max_pairs="max_pairs")
+@renamed(at_most="max_pairs")
 def mine_pairs(
     model: HookedModel,
     candidates: Source | Sequence[PromptPair],
     *,
-    at_most: int | None = None,
+    max_pairs: int | None = None,
     seed: int = 0,
     batch_size: int = 32,
     progress: Progress = None,
@@ -88,27 +90,27 @@ def mine_pairs(
 
     Args:
         candidates: pairs, or anything that `load_pairs` reads.
-        at_most: stop asking a family when this many of its pairs are kept; candidates are then asked in
+        max_pairs: stop asking a family when this many of its pairs are kept; candidates are then asked in
             an order drawn with `seed`, so that the pairs found are a random part. Default: ask all.
         batch_size: prompts of equal length that run together; changes no result.
     """
-    if at_most is not None and at_most < 1:
-        raise InputError(f"at_most={at_most}: expected at least 1, or None for all")
+    if max_pairs is not None and max_pairs < 1:
+        raise InputError(f"max_pairs={max_pairs}: expected at least 1, or None for all")
     pairs = _as_pairs(candidates)
     place = {pair.id: number for number, pair in enumerate(pairs)}
     waiting = list(pairs)
-    if at_most is not None:
+    if max_pairs is not None:
         random.Random(seed).shuffle(waiting)
     parts: list[EncodedPairs] = []
     while waiting:
         counts = Counter(pair.family for part in parts for pair in part.pairs)
-        if at_most is not None:
-            waiting = [pair for pair in waiting if counts[pair.family] < at_most]
+        if max_pairs is not None:
+            waiting = [pair for pair in waiting if counts[pair.family] < max_pairs]
         chunk, waiting = waiting[:_CHUNK], waiting[_CHUNK:]
         if chunk:
             parts.append(ask(model, chunk, batch_size=batch_size, progress=progress))
     found = join(parts or [ask(model, [])])
-    kept = found.pairs if at_most is None else _first_of_each_family(found.pairs, at_most)
+    kept = found.pairs if max_pairs is None else _first_of_each_family(found.pairs, max_pairs)
     return Mined(
         replace(
             found.of(sorted(kept, key=lambda pair: place[pair.id])),
@@ -126,11 +128,11 @@ def _as_pairs(candidates: Any) -> list[PromptPair]:
     return load_pairs(given)
 
 
-def _first_of_each_family(pairs: Sequence[PromptPair], at_most: int) -> Sequence[PromptPair]:
+def _first_of_each_family(pairs: Sequence[PromptPair], max_pairs: int) -> Sequence[PromptPair]:
     counts: Counter[str] = Counter()
     kept = []
     for pair in pairs:
         counts[pair.family] += 1
-        if counts[pair.family] <= at_most:
+        if counts[pair.family] <= max_pairs:
             kept.append(pair)
     return kept

@@ -1,4 +1,4 @@
-"""Rankers: one file a method, one signature, `(model, pairs, *, donor, intervention, ...) -> Scores`.
+"""Rankers: one file a method, one signature, `(model, pairs, *, donor, kind, ...) -> Scores`.
 
 What a ranking predicts is the intervention named in it: the effect on L of doing it to one neuron of
 the recipient run. `random` is a ranker too: every claim is compared with it.

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from neurotrace.core.errors import renamed
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
@@ -23,18 +24,19 @@ from neurotrace.models.protocol import HookedModel
 from neurotrace.rankers.training import Training
 
 
+@renamed(intervention="kind")
 def contrast(
     model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
     *,
     donor: Side = "reasoning",
-    intervention: Kind = "patch",
+    kind: Kind = "patch",
     progress: Progress = None,
 ) -> Scores:
-    """NMD as `value`, ranked by |NMD|. `donor` and `intervention` are recorded and change nothing."""
+    """NMD as `value`, ranked by |NMD|. `donor` and `kind` are recorded and change nothing."""
     encoded = encode(model, pairs)
     found = moments(model, encoded, progress=progress)
-    return _contrast(found, provenance(model, encoded, donor, intervention))
+    return _contrast(found, provenance(model, encoded, donor, kind))
 
 
 def contrast_from_evidence(training: Training) -> Scores:
@@ -42,18 +44,19 @@ def contrast_from_evidence(training: Training) -> Scores:
     return _contrast(training.means, training.record())
 
 
+@renamed(intervention="kind")
 def pearson(
     model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
     *,
     donor: Side = "reasoning",
-    intervention: Kind = "patch",
+    kind: Kind = "patch",
     progress: Progress = None,
 ) -> Scores:
     """rho as `value`, ranked by |rho|; NaN for neurons that are constant over all prompts."""
     encoded = encode(model, pairs)
     found = moments(model, encoded, progress=progress)
-    return _pearson(found, provenance(model, encoded, donor, intervention))
+    return _pearson(found, provenance(model, encoded, donor, kind))
 
 
 def pearson_from_evidence(training: Training) -> Scores:

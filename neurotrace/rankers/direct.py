@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from neurotrace.core.errors import renamed
 from neurotrace.core.metrics import logit_difference
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress, over
@@ -30,12 +31,13 @@ from neurotrace.models.protocol import HookedModel
 from neurotrace.models.written import direct_slopes
 
 
+@renamed(intervention="kind")
 def direct(
     model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
     *,
     donor: Side = "reasoning",
-    intervention: Kind = "patch",
+    kind: Kind = "patch",
     reference: Moments | None = None,
     batch_size: int = 16,
     progress: Progress = None,
@@ -43,7 +45,7 @@ def direct(
     """Predicted change of L (nats) by the direct path only."""
     encoded = encode(model, pairs)
     info = inspect_model(model)
-    targets = targets_for(model, encoded, donor, intervention, reference, progress)
+    targets = targets_for(model, encoded, donor, kind, reference, progress)
     total = torch.zeros(info.n_layers, info.d_mlp)
     batches = list(by_length(encoded.ids(Direction.from_donor(donor).recipient), batch_size))
     for rows, ids in over(progress, batches, "direct effects"):
@@ -60,5 +62,5 @@ def direct(
             total[layer] += (changes[:, layer] * per_unit).sum(dim=0)
     return Scores(
         "direct", finite(total / len(encoded), "direct"),
-        provenance=provenance(model, encoded, donor, intervention),
+        provenance=provenance(model, encoded, donor, kind),
     )  # fmt: skip

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from neurotrace.ablation.neurons import ablate
+from neurotrace.core.errors import renamed
 from neurotrace.core.neurons import Neuron
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress
@@ -21,12 +22,13 @@ from neurotrace.rankers.training import Training
 CANDIDATES = 200  # neurons per direction that a study measures
 
 
+@renamed(intervention="kind")
 def exact(
     model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
     *,
     donor: Side = "reasoning",
-    intervention: Kind = "patch",
+    kind: Kind = "patch",
     neurons: Sequence[Neuron] | None = None,
     reference: Moments | None = None,
     progress: Progress = None,
@@ -37,7 +39,7 @@ def exact(
         neurons: those to measure; None: all of them. The others' scores are NaN.
     """
     scores = ablate(
-        model, pairs, neurons, mode=intervention, donor=donor, reference=reference,
+        model, pairs, neurons, kind=kind, donor=donor, reference=reference,
         progress=progress,
     )  # fmt: skip
     return replace(scores, method="exact")
@@ -48,6 +50,6 @@ def from_evidence(training: Training) -> Scores:
     screen = gradient_from_evidence(training)
     few = screen.top(min(CANDIDATES, screen.n_neurons), direction=training.direction)
     return exact(
-        training.model, training.pairs, donor=training.direction.donor, intervention=training.kind,
+        training.model, training.pairs, donor=training.direction.donor, kind=training.kind,
         neurons=few,
     )  # fmt: skip

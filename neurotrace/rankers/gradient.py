@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import torch
 
+from neurotrace.core.errors import renamed
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
@@ -28,12 +29,13 @@ from neurotrace.models.protocol import HookedModel
 from neurotrace.rankers.training import Training
 
 
+@renamed(intervention="kind")
 def gradient(
     model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
     *,
     donor: Side = "reasoning",
-    intervention: Kind = "patch",
+    kind: Kind = "patch",
     reference: Moments | None = None,
     batch_size: int = 16,
     progress: Progress = None,
@@ -45,14 +47,14 @@ def gradient(
         reference: class means for `set`, `mean` and `shift`; default: those of `pairs`.
     """
     encoded = encode(model, pairs)
-    targets = targets_for(model, encoded, donor, intervention, reference, progress)
+    targets = targets_for(model, encoded, donor, kind, reference, progress)
     total = torch.zeros(inspect_model(model).n_layers, inspect_model(model).d_mlp)
     batches = gradients(model, encoded, Direction.from_donor(donor).recipient, batch_size, progress)
     for rows, values, slopes in batches:
         total += (targets.changes(rows, values) * slopes).sum(dim=0)
     return Scores(
         "gradient", finite(total / len(encoded), "gradient"),
-        provenance=provenance(model, encoded, donor, intervention),
+        provenance=provenance(model, encoded, donor, kind),
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from neurotrace.core.errors import renamed
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
@@ -31,12 +32,13 @@ _OPEN = _BETA * math.log(0.1 / 1.1)
 _START = 2.0  # theta: a gate that is almost certainly shut ("flip") or open ("keep") at first
 
 
+@renamed(intervention="kind")
 def hard_concrete(
     model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
     *,
     donor: Side = "reasoning",
-    intervention: Kind = "patch",
+    kind: Kind = "patch",
     reference: Moments | None = None,
     question: Question = "flip",
     price: float = PRICE,
@@ -65,6 +67,6 @@ def hard_concrete(
     return learn(
         "hard_concrete", model, pairs, torch.full((info.n_layers, info.d_mlp), sign * _START),
         gates, lambda theta: torch.sigmoid(theta - _OPEN), lambda theta: None, seed=seed,
-        donor=donor, intervention=intervention, reference=reference, question=question,
+        donor=donor, kind=kind, reference=reference, question=question,
         price=price, steps=steps, rate=rate, batch_size=batch_size, progress=progress,
     )  # fmt: skip

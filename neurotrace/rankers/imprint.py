@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from neurotrace.core.errors import InputError
+from neurotrace.core.errors import InputError, renamed
 from neurotrace.core.metrics import logit_difference
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress, over
@@ -40,17 +40,18 @@ from neurotrace.models.protocol import HookedModel
 _RIDGE = 1e-2  # of the mean variance, added to the covariance
 
 
+@renamed(intervention="kind")
 def imprint(
     model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
     *,
     donor: Side = "reasoning",
-    intervention: Kind = "zero",
+    kind: Kind = "zero",
     progress: Progress = None,
 ) -> Scores:
     """Matched-filter score of each row for the answer to the recipient prompt; mean over pairs.
 
-    `intervention` is recorded and changes nothing. Direction "to_reasoning" ranks the rows that support
+    `kind` is recorded and changes nothing. Direction "to_reasoning" ranks the rows that support
     the memorized answer.
 
     Raises:
@@ -85,7 +86,7 @@ def imprint(
     value = -(total / len(encoded)).cpu()
     return Scores(
         "imprint", value, "standard deviations of an untouched row",
-        provenance=provenance(model, encoded, donor, intervention),
+        provenance=provenance(model, encoded, donor, kind),
     )  # fmt: skip
 
 

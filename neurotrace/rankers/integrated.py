@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import torch
 
-from neurotrace.core.errors import InputError
+from neurotrace.core.errors import InputError, renamed
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress, over
 from neurotrace.core.scores import Scores
@@ -28,12 +28,13 @@ from neurotrace.models.hooks import inspect_model
 from neurotrace.models.protocol import HookedModel
 
 
+@renamed(intervention="kind")
 def integrated(
     model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
     *,
     donor: Side = "reasoning",
-    intervention: Kind = "patch",
+    kind: Kind = "patch",
     reference: Moments | None = None,
     steps: int = 5,
     layers: Sequence[int] | None = None,
@@ -46,7 +47,7 @@ def integrated(
     encoded = encode(model, pairs)
     info = inspect_model(model)
     chosen = list(range(info.n_layers)) if layers is None else sorted(set(layers))
-    targets = targets_for(model, encoded, donor, intervention, reference, progress)
+    targets = targets_for(model, encoded, donor, kind, reference, progress)
     total = torch.full((info.n_layers, info.d_mlp), torch.nan)
     total[chosen] = 0.0
     batches = list(by_length(encoded.ids(Direction.from_donor(donor).recipient), batch_size))
@@ -62,7 +63,7 @@ def integrated(
             total[layer] += (changes[:, layer] * slope / steps).sum(dim=0)
     return Scores(
         "integrated", finite_where(total / len(encoded), chosen),
-        provenance=provenance(model, encoded, donor, intervention, steps=steps),
+        provenance=provenance(model, encoded, donor, kind, steps=steps),
     )  # fmt: skip
 
 

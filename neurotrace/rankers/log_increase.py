@@ -20,6 +20,7 @@ from collections.abc import Sequence
 
 import torch
 
+from neurotrace.core.errors import renamed
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress, over
 from neurotrace.core.scores import Scores
@@ -34,12 +35,13 @@ from neurotrace.models.sites import read_out, residuals
 from neurotrace.models.written import written_rows
 
 
+@renamed(intervention="kind")
 def log_increase(
     model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
     *,
     donor: Side = "reasoning",
-    intervention: Kind = "patch",
+    kind: Kind = "patch",
     reference: Moments | None = None,
     batch_size: int = 16,
     progress: Progress = None,
@@ -47,7 +49,7 @@ def log_increase(
     """Change of L (nats) read at the place where the neuron writes."""
     encoded = encode(model, pairs)
     info = inspect_model(model)
-    targets = targets_for(model, encoded, donor, intervention, reference, progress)
+    targets = targets_for(model, encoded, donor, kind, reference, progress)
     total = torch.zeros(info.n_layers, info.d_mlp)
     lens = read_out(model)
     batches = list(by_length(encoded.ids(Direction.from_donor(donor).recipient), batch_size))
@@ -63,5 +65,5 @@ def log_increase(
                 total[layer] += (moved[:, 0] - moved[:, 1]).float().cpu()
     return Scores(
         "log_increase", finite(total / len(encoded), "log_increase"),
-        provenance=provenance(model, encoded, donor, intervention),
+        provenance=provenance(model, encoded, donor, kind),
     )  # fmt: skip

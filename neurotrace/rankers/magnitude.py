@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from neurotrace.core.errors import renamed
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
@@ -19,18 +20,19 @@ from neurotrace.models.hooks import inspect_model, write_norms
 from neurotrace.models.protocol import HookedModel
 
 
+@renamed(intervention="kind")
 def magnitude(
     model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs = (),
     *,
     donor: Side = "reasoning",
-    intervention: Kind = "patch",
+    kind: Kind = "patch",
     progress: Progress = None,
 ) -> Scores:
     """||W_out row||; `pairs`, `donor` and `intervention` change nothing."""
     return Scores(
         "magnitude", write_norms(model), "norm of the W_out row", signed=False,
         provenance={
-            "model": inspect_model(model).name, "donor": donor, "intervention": intervention,
+            "model": inspect_model(model).name, "donor": donor, "intervention": kind,
         },
     )  # fmt: skip

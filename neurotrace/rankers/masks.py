@@ -54,7 +54,7 @@ def learn(
     settle: Callable[[Tensor], Any],
     *,
     donor: Side,
-    intervention: Kind,
+    kind: Kind,
     reference: Moments | None,
     question: Question,
     price: float,
@@ -78,7 +78,7 @@ def learn(
     if steps < 1 or not price > 0:
         raise InputError(f"steps={steps}, price={price}: expected at least 1, and more than 0")
     encoded = encode(model, pairs)
-    targets = targets_for(model, encoded, donor, intervention, reference, progress)
+    targets = targets_for(model, encoded, donor, kind, reference, progress)
     info = inspect_model(model)
     recipient = Direction.from_donor(donor).recipient
     wanted = encoded.reasoned if donor == "reasoning" else encoded.memorized
@@ -122,7 +122,7 @@ def learn(
     sign = Direction.from_donor(donor).sign
     return Scores(
         method, sign * finite(score, method), "share of a neuron's mask, signed by direction",
-        provenance=provenance(model, encoded, donor, intervention)
+        provenance=provenance(model, encoded, donor, kind)
         | {"question": question, "price": price, "steps": steps, "rate": rate, **record},
     )  # fmt: skip
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from neurotrace.core.errors import renamed
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
@@ -16,12 +17,13 @@ from neurotrace.models.hooks import inspect_model
 from neurotrace.models.protocol import HookedModel
 
 
+@renamed(intervention="kind")
 def random_scores(
     model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs = (),
     *,
     donor: Side = "reasoning",
-    intervention: Kind = "patch",
+    kind: Kind = "patch",
     seed: int = 0,
     progress: Progress = None,
 ) -> Scores:
@@ -31,7 +33,7 @@ def random_scores(
     return Scores(
         "random", torch.randn(info.n_layers, info.d_mlp, generator=generator), "none",
         provenance={
-            "model": info.name, "seed": seed, "donor": donor, "intervention": intervention,
+            "model": info.name, "seed": seed, "donor": donor, "intervention": kind,
             "direction": Direction.from_donor(donor).value,
         },
     )  # fmt: skip

@@ -46,7 +46,7 @@ class Ranker:
     """A method.
 
     Attributes:
-        function: ``(model, pairs, *, donor, intervention, progress) -> Scores``.
+        function: ``(model, pairs, *, donor, kind, progress) -> Scores``.
         passes: (model, pairs, 1 if the donor run is read else 0) -> forward and backward passes a pair
             for one direction. The number does not depend on the machine.
         from_evidence: the same scores from what a study has read; None: `function` is called.
@@ -136,5 +136,5 @@ def rank(training: Training, method: str) -> Scores:
     if ranker.from_evidence is not None:
         return ranker.from_evidence(training)
     return ranker.function(
-        training.model, training.pairs, donor=training.direction.donor, intervention=training.kind
+        training.model, training.pairs, donor=training.direction.donor, kind=training.kind
     )

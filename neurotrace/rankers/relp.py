@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from neurotrace.core.errors import InputError
+from neurotrace.core.errors import InputError, renamed
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
@@ -29,17 +29,18 @@ from neurotrace.models.hooks import inspect_model
 from neurotrace.models.protocol import HookedModel
 
 
+@renamed(intervention="kind")
 def relp(
     model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
     *,
     donor: Side = "reasoning",
-    intervention: Kind = "patch",
+    kind: Kind = "patch",
     reference: Moments | None = None,
     batch_size: int = 16,
     progress: Progress = None,
 ) -> Scores:
-    """Predicted change of L (nats) when `intervention` is done to one neuron of the recipient.
+    """Predicted change of L (nats) when this kind of intervention is done to one neuron.
 
     Raises:
         InputError: no transformers model under the hooks (load it with `nt.load_model`, remove your own
@@ -47,14 +48,14 @@ def relp(
     """
     encoded = encode(model, pairs)
     info = inspect_model(model)
-    targets = targets_for(model, encoded, donor, intervention, reference, progress)
+    targets = targets_for(model, encoded, donor, kind, reference, progress)
     total = torch.zeros(info.n_layers, info.d_mlp)
     side = Direction.from_donor(donor).recipient
     for rows, values, slopes in gradients(model, encoded, side, batch_size, progress, _slopes):
         total += (targets.changes(rows, values) * slopes).sum(dim=0)
     return Scores(
         "relp", finite(total / len(encoded), "relp"),
-        provenance=provenance(model, encoded, donor, intervention),
+        provenance=provenance(model, encoded, donor, kind),
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
+from neurotrace.core.errors import renamed
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
@@ -20,12 +21,13 @@ from neurotrace.models.protocol import HookedModel
 from neurotrace.rankers.masks import PRICE, Question, learn
 
 
+@renamed(intervention="kind")
 def slimming(
     model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
     *,
     donor: Side = "reasoning",
-    intervention: Kind = "patch",
+    kind: Kind = "patch",
     reference: Moments | None = None,
     question: Question = "flip",
     price: float = PRICE,
@@ -46,6 +48,6 @@ def slimming(
     start = torch.full((info.n_layers, info.d_mlp), 0.0 if question == "flip" else 1.0)
     return learn(
         "slimming", model, pairs, start, lambda x: x, lambda x: x, lambda x: x.clamp_(0, 1),
-        donor=donor, intervention=intervention, reference=reference, question=question,
+        donor=donor, kind=kind, reference=reference, question=question,
         price=price, steps=steps, rate=rate, batch_size=batch_size, progress=progress,
     )  # fmt: skip

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 import torch
 
+from neurotrace.core.errors import renamed
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
@@ -30,19 +31,20 @@ from neurotrace.models.protocol import HookedModel
 from neurotrace.models.written import written_norms
 
 
+@renamed(intervention="kind")
 def slope(
     model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
     *,
     donor: Side = "reasoning",
-    intervention: Kind = "patch",
+    kind: Kind = "patch",
     reference: Moments | None = None,
     batch_size: int = 16,
     progress: Progress = None,
 ) -> Scores:
     """Change of L (nats) per unit written, in the direction in which the intervention moves the neuron."""
     encoded = encode(model, pairs)
-    targets = targets_for(model, encoded, donor, intervention, reference, progress)
+    targets = targets_for(model, encoded, donor, kind, reference, progress)
     info = inspect_model(model)
     total = torch.zeros(info.n_layers, info.d_mlp)
     side = Direction.from_donor(donor).recipient
@@ -51,5 +53,5 @@ def slope(
     per_unit = total / len(encoded) / written_norms(model, encoded).clamp(min=1e-12)
     return Scores(
         "slope", finite(per_unit, "slope"), "nats of L per unit written",
-        provenance=provenance(model, encoded, donor, intervention),
+        provenance=provenance(model, encoded, donor, kind),
     )  # fmt: skip

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 import torch
 
+from neurotrace.core.errors import renamed
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress, over
 from neurotrace.core.scores import Scores
@@ -31,12 +32,13 @@ from neurotrace.rankers.gradient import from_slopes
 from neurotrace.rankers.training import Training
 
 
+@renamed(intervention="kind")
 def two_ended(
     model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
     *,
     donor: Side = "reasoning",
-    intervention: Kind = "patch",
+    kind: Kind = "patch",
     reference: Moments | None = None,
     batch_size: int = 16,
     progress: Progress = None,
@@ -44,7 +46,7 @@ def two_ended(
     """Predicted share of each neuron in the change of L (nats) by the intervention on many of them."""
     encoded = encode(model, pairs)
     info = inspect_model(model)
-    targets = targets_for(model, encoded, donor, intervention, reference, progress)
+    targets = targets_for(model, encoded, donor, kind, reference, progress)
     total = torch.zeros(info.n_layers, info.d_mlp)
     recipient = Direction.from_donor(donor).recipient
     batches = list(by_length(encoded.ids(recipient), batch_size))
@@ -58,7 +60,7 @@ def two_ended(
         total += (targets.changes(rows, values) * slopes).sum(dim=0)
     return Scores(
         "two_ended", finite(total / len(encoded), "two_ended"),
-        provenance=provenance(model, encoded, donor, intervention),
+        provenance=provenance(model, encoded, donor, kind),
     )  # fmt: skip
 
 

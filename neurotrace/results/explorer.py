@@ -25,7 +25,7 @@ from scipy import stats
 from torch import Tensor
 
 from neurotrace.ablation.neurons import ablation_effects
-from neurotrace.core.errors import InputError
+from neurotrace.core.errors import InputError, renamed
 from neurotrace.core.files import read_json
 from neurotrace.core.neurons import Neuron
 from neurotrace.core.pairs import PromptPair
@@ -100,6 +100,7 @@ class Explorer:
         )
 
 
+@renamed(mode="kind")
 def explore(
     model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
@@ -107,7 +108,7 @@ def explore(
     *,
     neurons: int = 1000,
     pairs_each: int = 12,
-    mode: Kind = "patch",
+    kind: Kind = "patch",
     progress: Progress = None,
 ) -> Explorer:
     """Gather what the explorer shows.
@@ -116,7 +117,7 @@ def explore(
         scores: the rankings for the map: one, several, or a study's.
         neurons: how many of the strongest get exact effects and the other details.
         pairs_each: pairs, each of another group, on which a family's exact effects are measured.
-        mode: the intervention of the exact effects.
+        kind: the intervention of the exact effects.
 
     Raises:
         InputError: no scores, or scores of a model of another shape.
@@ -141,7 +142,7 @@ def explore(
     details: dict[str, Any] = {
         "places": [neuron.layer * info.d_mlp + neuron.index for neuron in top],
         "pairs": [_texts(pair) for pair in encoded.pairs],
-        "effects": list(_effects(model, encoded, top, pairs_each, mode, progress)),
+        "effects": list(_effects(model, encoded, top, pairs_each, kind, progress)),
         "activations": [_histogram(activations, neuron) for neuron in top],
         "tokens": _tokens(written, top),
         "neighbours": _neighbours(written, top),
@@ -222,7 +223,7 @@ def _rankings(scores: Study | Scores | Sequence[Scores]) -> list[tuple[str, str,
 
 
 def _effects(
-    model: HookedModel, encoded: EncodedPairs, top: Sequence[Neuron], each: int, mode: Kind,
+    model: HookedModel, encoded: EncodedPairs, top: Sequence[Neuron], each: int, kind: Kind,
     progress: Progress,
 ) -> Any:  # fmt: skip
     """For each family and direction: every top neuron's exact effect on a few pairs."""
@@ -238,7 +239,7 @@ def _effects(
         for direction in DIRECTIONS:
             donor = direction.donor
             table = ablation_effects(
-                model, encoded.at(rows), top, mode=mode, donor=donor, progress=progress
+                model, encoded.at(rows), top, kind=kind, donor=donor, progress=progress
             ).table
             n = len(rows)
             before = table["L_before"].to_numpy().reshape(n, -1)[:, 0]
@@ -251,7 +252,7 @@ def _effects(
             )
             mean = data.mean(axis=0)
             yield {
-                "family": family, "direction": direction, "mode": mode, "pairs": rows,
+                "family": family, "direction": direction, "mode": kind, "pairs": rows,
                 "before": _short(before), "effect": [_short(one) for one in data.T],
                 "mean": _short(mean), "low": _short(mean - half), "high": _short(mean + half),
             }  # fmt: skip

@@ -135,7 +135,7 @@ def compare(
                 else:
                     start = time.perf_counter()
                     ranker = ranker_of(name).function
-                    found[way] = ranker(model, train, donor=way.donor, intervention=kind)
+                    found[way] = ranker(model, train, donor=way.donor, kind=kind)
                     spent = time.perf_counter() - start
                 seconds += spent / len(DIRECTIONS)
                 kept[family, label, way] = replace(found[way], method=label)
@@ -189,7 +189,7 @@ def _exact(
         order = np.random.default_rng(seed).permutation(info.n_neurons)[:most].tolist()
         some = [Neuron(place // info.d_mlp, place % info.d_mlp) for place in order]
     start = time.perf_counter()
-    found = ablate(model, train, some, mode=kind, donor=donor, progress=progress)
+    found = ablate(model, train, some, kind=kind, donor=donor, progress=progress)
     return replace(found, method="exact"), time.perf_counter() - start
 
 

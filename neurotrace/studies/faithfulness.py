@@ -24,7 +24,7 @@ import torch
 from scipy import stats
 
 from neurotrace.ablation.sets import ablate_sets
-from neurotrace.core.errors import InputError
+from neurotrace.core.errors import InputError, renamed
 from neurotrace.core.neurons import Neuron
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.scores import Scores
@@ -81,13 +81,14 @@ def recall(scores: Scores, truth: Sequence[Neuron], *, direction: Direction | st
     return len(set(truth) & set(scores.top(len(set(truth)), direction=direction))) / len(set(truth))
 
 
+@renamed(intervention="kind")
 def curves(
     model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
     scores: Scores,
     *,
     donor: Side = "reasoning",
-    intervention: Kind = "patch",
+    kind: Kind = "patch",
     reference: Any = None,
 ) -> pd.DataFrame:
     """Rows `k, necessity, sufficiency`; see the module's docstring, and `area`.
@@ -103,11 +104,11 @@ def curves(
     ranking = scores.top(scores.n_neurons, direction=Direction.from_donor(donor))
     total = len(ranking)
     ks = [2**power for power in range(total.bit_length()) if 2**power < total] + [total]
-    options: dict[str, Any] = {"mode": intervention, "donor": donor, "reference": reference}
+    options: dict[str, Any] = {"kind": kind, "donor": donor, "reference": reference}
     of_top = ablate_sets(model, encoded, ranking, ks, **options).effect.mean(dim=0)
     whole = float(of_top[-1])
     if abs(whole) < LIVE:
-        raise InputError(f"{intervention} of all neurons moves L by {whole:.1g} nats: no curve")
+        raise InputError(f"{kind} of all neurons moves L by {whole:.1g} nats: no curve")
     left = [total - k for k in ks[:-1]]
     of_rest = ablate_sets(model, encoded, ranking[::-1], left, **options).effect.mean(dim=0)
     kept = torch.cat([1 - of_rest / whole, torch.ones(1)])

@@ -5,7 +5,7 @@ of neurons until the model recites (mean loss of the answer's tokens under `limi
 hold the fact is then known, whatever one-at-a-time ablation says of each.
 
     with nt.inject(model, fact, fraction=0.01, seed=0) as injection:
-        scores = nt.gradient(model, injection.pairs, intervention="zero")
+        scores = nt.gradient(model, injection.pairs, kind="zero")
         nt.recall(scores, injection.neurons, direction="to_reasoning")
 
 Inside the `with` the model recites; on any exit its weights are what they were, bit for bit.

@@ -161,7 +161,7 @@ def _part(
 
 def _rank(name: str, model: HookedModel, pairs: EncodedPairs, seed: int) -> Scores:
     """The ranking of the neurons that hold the memorized answer on the memorization prompt."""
-    options: dict[str, Any] = {"donor": "reasoning", "intervention": "zero"}
+    options: dict[str, Any] = {"donor": "reasoning", "kind": "zero"}
     ranker = ranker_of(name)
     if name == "random":
         options["seed"] = seed

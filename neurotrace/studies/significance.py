@@ -30,7 +30,7 @@ from scipy import stats
 from torch import Tensor
 
 from neurotrace.core import statistics
-from neurotrace.core.errors import InputError
+from neurotrace.core.errors import InputError, renamed
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress, over
 from neurotrace.core.scores import Scores
@@ -82,15 +82,16 @@ class GroupScores:
         return found
 
 
+@renamed(intervention="kind", budget_gb="memory_gb")
 def group_scores(
     ranker: Ranker,
     model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
     *,
     donor: Side = "reasoning",
-    intervention: Kind = "patch",
+    kind: Kind = "patch",
     by: By = "group",
-    budget_gb: float = 4.0,
+    memory_gb: float = 4.0,
     progress: Progress = None,
 ) -> GroupScores:
     """Rank on each group of pairs alone.
@@ -101,7 +102,7 @@ def group_scores(
 
     Raises:
         InputError: fewer than two groups; a ranker that is no mean over pairs (Pearson, masks,
-            random); more numbers than `budget_gb` holds.
+            random); more numbers than `memory_gb` holds.
     """
     if by not in ("group", "template", "family"):
         raise InputError(f"by={by!r}: expected 'group', 'template' or 'family'")
@@ -111,9 +112,9 @@ def group_scores(
         rows.setdefault(getattr(pair, by), []).append(row)
     if len(rows) < 2:
         raise InputError(f"all pairs are of one {by}: two or more are needed to resample them")
-    options: dict[str, Any] = {"donor": donor, "intervention": intervention}
+    options: dict[str, Any] = {"donor": donor, "kind": kind}
     takes = inspect.signature(ranker).parameters
-    if "reference" in takes and form_of(intervention).needs == "means":
+    if "reference" in takes and form_of(kind).needs == "means":
         options["reference"] = moments(model, encoded, progress=progress)  # of all pairs, for each
     named = list(rows.values())
     work = over(progress, named, "ranking by groups")
@@ -121,9 +122,9 @@ def group_scores(
     for places in work:
         parts.append(ranker(model, encoded.at(places), **options))
         size = len(rows) * parts[0].n_neurons * 4 / 2**30
-        if size > budget_gb:
+        if size > memory_gb:
             raise InputError(
-                f"scores of {len(rows)} groups take {size:.1f} GiB, budget_gb is {budget_gb:g}: "
+                f"scores of {len(rows)} groups take {size:.1f} GiB, memory_gb is {memory_gb:g}: "
                 "pass fewer pairs, or raise it"
             )
         if len(parts) == 2:

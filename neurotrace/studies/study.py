@@ -18,6 +18,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from neurotrace.core.display import Shown, Table, View, rate
+from neurotrace.core.errors import renamed
 from neurotrace.core.pairs import PromptPair, fold_pairs
 from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
@@ -103,12 +104,13 @@ class Study(Shown):
         )
 
 
+@renamed(interventions="kinds")
 def study(
     model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
     *,
     methods: Sequence[str] = DEFAULT_METHODS,
-    interventions: Sequence[Kind] = DEFAULT_KINDS,
+    kinds: Sequence[Kind] = DEFAULT_KINDS,
     ks: Sequence[int] | None = None,
     split: str = "group",
     folds: int = 5,
@@ -123,7 +125,7 @@ def study(
 
     Args:
         methods: rankers to try, names from `rankers.registry.RANKERS`.
-        interventions: kinds to try, in order of preference where they tie.
+        kinds: interventions to try, in order of preference where they tie.
         ks: numbers of neurons to try; default: four sizes up to 1 % of the neurons, at most 64.
         split: ``"group"``, or ``"group+template"`` for unseen groups *and* unseen templates.
         neutral: texts on which damage (KL) is measured.
@@ -135,7 +137,7 @@ def study(
     """
     info = inspect_model(model)
     settings = StudySettings(
-        tuple(methods), tuple(interventions), tuple(sorted(set(ks or default_ks(info.n_neurons)))),
+        tuple(methods), tuple(kinds), tuple(sorted(set(ks or default_ks(info.n_neurons)))),
         split, folds, seed, tuple(neutral), tried_on,
     )  # fmt: skip
     settings.check(info)
@@ -199,7 +201,7 @@ def _estimates(
         model,
         own.at(rows),
         donor=direction.donor,
-        intervention="patch",
+        kind="patch",
         neurons=neurons,
         progress=progress,
     )

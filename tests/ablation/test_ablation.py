@@ -53,8 +53,8 @@ def hooked(model):
 def test_ablation_equals_measuring_one_by_one(made, name, kind):
     model, encoded, reference = made[name]
     encoded = encoded.at([0, 1, 2])
-    scores = nt.ablate(model, encoded, SOME, mode=kind, reference=reference)
-    rows = nt.ablation_effects(model, encoded, SOME, mode=kind, reference=reference).to_frame()
+    scores = nt.ablate(model, encoded, SOME, kind=kind, reference=reference)
+    rows = nt.ablation_effects(model, encoded, SOME, kind=kind, reference=reference).to_frame()
     assert len(rows) == 9
     assert int((~scores.value.isnan()).sum()) == 3
     for neuron in SOME:
@@ -71,13 +71,13 @@ def test_ablation_equals_measuring_one_by_one(made, name, kind):
 @pytest.mark.parametrize("kind", ["zero", "set", "scale:0.5"])
 def test_at_all_positions_equals_measure(made, kind):
     model, encoded, reference = made["llama"]
-    scores = nt.ablate(model, encoded, SOME, mode=kind, reference=reference, positions="all")
+    scores = nt.ablate(model, encoded, SOME, kind=kind, reference=reference, positions="all")
     for neuron in SOME:
         expected = measured(model, encoded, kind, [neuron], reference, where="all").mean()
         value = float(scores.value[neuron.layer, neuron.index])
         assert value == pytest.approx(expected, abs=1e-4)
-    last = nt.ablate(model, encoded, SOME, mode=kind, reference=reference, positions=[-1])
-    read = nt.ablate(model, encoded, SOME, mode=kind, reference=reference)
+    last = nt.ablate(model, encoded, SOME, kind=kind, reference=reference, positions=[-1])
+    read = nt.ablate(model, encoded, SOME, kind=kind, reference=reference)
     assert torch.allclose(last.value, read.value, atol=1e-5, equal_nan=True)
 
 
@@ -87,9 +87,9 @@ def test_sweep_by_engine_equals_sweep_by_hooks(made, kind, where):
     model, encoded, _ = made["llama"]
     encoded = encoded.at([0, 1])
     few = None if where == "read" else [nt.Neuron(n, 9 * n + 2) for n in range(3)]
-    fast = nt.ablate(model, encoded, few, mode=kind, positions=where)
+    fast = nt.ablate(model, encoded, few, kind=kind, positions=where)
     with hooked(model):
-        slow = nt.ablate(model, encoded, few, mode=kind, positions=where)
+        slow = nt.ablate(model, encoded, few, kind=kind, positions=where)
     assert fast.provenance["path"] == "shared"
     assert slow.provenance["path"] == "hooks"
     assert torch.allclose(fast.value, slow.value, atol=1e-4, equal_nan=True)
@@ -139,10 +139,10 @@ def test_sets_equal_measuring_the_same_sets(made, kind, by):
     ranking = [nt.Neuron(2, 5), nt.Neuron(0, 8), nt.Neuron(2, 50), nt.Neuron(1, 1)]
     ks = [1, 3, 4]
     if by == "engine":
-        curve = nt.ablate_sets(model, encoded, ranking, ks, mode=kind, reference=reference)
+        curve = nt.ablate_sets(model, encoded, ranking, ks, kind=kind, reference=reference)
     else:
         with hooked(model):
-            curve = nt.ablate_sets(model, encoded, ranking, ks, mode=kind, reference=reference)
+            curve = nt.ablate_sets(model, encoded, ranking, ks, kind=kind, reference=reference)
     frame = curve.to_frame()
     assert frame["k"].tolist() == ks
     assert frame["neuron"].tolist() == ["L2.N5", "L2.N50", "L1.N1"]
@@ -156,14 +156,14 @@ def test_sets_equal_measuring_the_same_sets(made, kind, by):
 
 def test_greedy_finds_the_planted_neuron_and_goes_on_from_there(model, encoded):
     candidates = [nt.Neuron(layer, unit) for layer in range(2) for unit in range(2, 24, 3)]
-    found = nt.greedy_set(model, encoded, candidates, 3, mode="patch", direction="to_reasoning")
+    found = nt.greedy_set(model, encoded, candidates, 3, kind="patch", direction="to_reasoning")
     assert found.neurons[0] == PLANTED
     assert found.ks == (1, 2, 3)
     left = [one for one in candidates if one != PLANTED]
-    pairs_of = [nt.ablate_sets(model, encoded, [PLANTED, one], [2], mode="patch") for one in left]
+    pairs_of = [nt.ablate_sets(model, encoded, [PLANTED, one], [2], kind="patch") for one in left]
     second = min(range(len(left)), key=lambda at: float(pairs_of[at].effect.mean()))
     assert found.neurons[1] == left[second]
-    again = nt.ablate_sets(model, encoded, found.neurons, mode="patch")
+    again = nt.ablate_sets(model, encoded, found.neurons, kind="patch")
     assert torch.allclose(again.effect, found.effect, atol=1e-4)
 
 
@@ -246,11 +246,11 @@ def many(tmp_path_factory):
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_top_is_the_top_of_the_sweep_for_less(many, name, direction, kind):
     model, encoded = many[name]
-    full = nt.ablate(model, encoded, mode=kind)
+    full = nt.ablate(model, encoded, kind=kind)
     strength = full.value.abs() if direction is None else full.strength(direction)
     best = strength.flatten().sort(descending=True).indices[:6].tolist()
     for seed in range(3):
-        top = nt.ablate_top(model, encoded, 6, mode=kind, direction=direction, seed=seed)
+        top = nt.ablate_top(model, encoded, 6, kind=kind, direction=direction, seed=seed)
         assert top.converged
         assert {one.layer * 64 + one.index for one in top.neurons} == set(best)
         assert top.evaluations == int(top.scores.columns["n"].nan_to_num().sum())
@@ -264,10 +264,10 @@ def test_top_is_the_top_of_the_sweep_for_less(many, name, direction, kind):
 
 
 def test_search_finds_one_loud_neuron_at_once(model, encoded):
-    top = nt.ablate_top(model, encoded, 1, mode="patch")
+    top = nt.ablate_top(model, encoded, 1, kind="patch")
     assert top.neurons == (PLANTED,)
     assert "L1.N5" in repr(top)
-    small = nt.ablate_top(model, encoded, 3, mode="patch", max_share=0.4)
+    small = nt.ablate_top(model, encoded, 3, kind="patch", max_share=0.4)
     assert small.share <= 0.4
     assert small.neurons[0] == PLANTED
 
@@ -276,7 +276,7 @@ def test_search_of_everything_and_with_steer(made):
     model, encoded, reference = made["gpt2"]
     every = nt.ablate_top(model, encoded, 192)
     assert len(set(every.neurons)) == 192
-    steered = nt.ablate_top(model, encoded, 2, mode="steer", reference=reference)
+    steered = nt.ablate_top(model, encoded, 2, kind="steer", reference=reference)
     assert len(steered.neurons) == 2
 
 
@@ -295,7 +295,7 @@ def test_progress_is_told_how_much_there_is(made):
 def test_what_cannot_be_done_is_refused(made, model, encoded):
     few = [nt.Neuron(0, 0)]
     wrong = [
-        ({"mode": "resample"}, "expected one of patch"),
+        ({"kind": "resample"}, "expected one of patch"),
         ({"donor": "clean"}, "expected 'memorization' or 'reasoning'"),
         ({"precision": "rough"}, "expected 'exact' or 'fast'"),
         ({"batch_size": 0}, "expected 'auto' or a number"),
@@ -303,7 +303,7 @@ def test_what_cannot_be_done_is_refused(made, model, encoded):
         ({"memory_gb": 1e-9}, "raise memory_gb"),
         ({"positions": "last"}, "expected 'read', 'all' or a list"),
         ({"positions": [99]}, "inside the shortest prompt"),
-        ({"mode": "steer", "reference": nt.moments(model, encoded)}, "steer needs slopes"),
+        ({"kind": "steer", "reference": nt.moments(model, encoded)}, "steer needs slopes"),
     ]
     for options, message in wrong:
         with pytest.raises(InputError, match=message):
@@ -333,6 +333,6 @@ def test_what_cannot_be_done_is_refused(made, model, encoded):
 def test_an_effect_that_is_not_finite_is_named(made):
     model, encoded, _ = made["gpt2"]
     with pytest.raises(InputError, match=r"scale:3e\+38 of L0.N3 on pair p0"):
-        nt.ablate(model, encoded, SOME[:1], mode="scale:3e+38")
+        nt.ablate(model, encoded, SOME[:1], kind="scale:3e+38")
     with pytest.raises(InputError, match="on pair p0: L is"):
-        nt.ablate_sets(model, encoded, SOME[:1], mode="scale:3e+38")
+        nt.ablate_sets(model, encoded, SOME[:1], kind="scale:3e+38")

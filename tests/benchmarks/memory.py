@@ -82,7 +82,7 @@ def _measure(model: str, count: int, length: int, dtype: str, job: str) -> dict[
         elif job == "moments":
             nt.moments(loaded, encoded)
         elif job == "gradient":
-            nt.gradient(loaded, encoded, intervention="zero")
+            nt.gradient(loaded, encoded, kind="zero")
         else:
             gather(loaded, encoded)
     beside = _status("VmHWM") - before

@@ -44,7 +44,7 @@ def main() -> None:
     wanted = {(int(at) // truth.value.shape[1], int(at) % truth.value.shape[1]) for at in order}
     result: dict[str, Any] = {"pairs": len(encoded), "k": options.k, "searches": []}
     for seed in range(options.seeds):
-        top = nt.ablate_top(model, encoded, options.k, mode="zero", seed=seed)
+        top = nt.ablate_top(model, encoded, options.k, kind="zero", seed=seed)
         hits = sum((neuron.layer, neuron.index) in wanted for neuron in top.neurons)
         found = {
             "seed": seed, "recall": hits / options.k, "share": top.share,
@@ -60,12 +60,12 @@ def main() -> None:
 
 def sweep(model: Any, encoded: EncodedPairs, again: int, k: int) -> Scores:
     """Exact mean effects of the `again` neurons that are strongest in a fast sweep of all."""
-    quick = nt.ablate(model, encoded, mode="zero", precision="fast", progress=bars)
+    quick = nt.ablate(model, encoded, kind="zero", precision="fast", progress=bars)
     order = quick.value.abs().flatten().argsort(descending=True)
     again = min(again, len(order))
     width = quick.value.shape[1]
     best = [nt.Neuron(int(at) // width, int(at) % width) for at in order[:again]]
-    exact = nt.ablate(model, encoded, best, mode="zero", progress=bars)
+    exact = nt.ablate(model, encoded, best, kind="zero", progress=bars)
     done = ~exact.value.isnan()
     margins = {
         "sweep_exact": again,

@@ -48,7 +48,7 @@ def test_scores_name_their_neurons(model, encoded):
     assert first in scores._repr_html_()
     assert first in terminal(scores)
     assert "95 %" not in scores._repr_html_()
-    exact = nt.ablate(model, encoded, [nt.Neuron(1, 5), nt.Neuron(1, 6)], mode="patch")
+    exact = nt.ablate(model, encoded, [nt.Neuron(1, 5), nt.Neuron(1, 6)], kind="patch")
     assert "95 %" in exact._repr_html_()
     assert "2 of 48 neurons" in terminal(exact)
     unsigned = replace(scores, signed=False)
@@ -79,7 +79,7 @@ def test_pairs_show_prompts_and_what_was_dropped(model, encoded):
 
 
 def test_a_study_says_its_verdict(model, encoded):
-    study = nt.study(model, encoded, ks=[1], interventions=["patch"], exact_neurons=0)
+    study = nt.study(model, encoded, ks=[1], kinds=["patch"], exact_neurons=0)
     assert SENTENCES["no"] in study._repr_html_()
     assert len(study.to_frame()) == len(study.flips)
     assert repr(study) == f"Study(planted: 12 pairs, {len(study.flips)} interventions)"
@@ -87,13 +87,13 @@ def test_a_study_says_its_verdict(model, encoded):
 
 def test_exact_effects_show_the_planted_neuron_first(model, encoded):
     both = [nt.Neuron(1, 5), nt.Neuron(1, 6)]
-    rows = nt.ablation_effects(model, encoded, both, mode="patch")
+    rows = nt.ablation_effects(model, encoded, both, kind="patch")
     assert "24 effects" in rows._repr_html_()
     assert repr(rows) == "NeuronEffects(24 rows)"
-    curve = nt.ablate_sets(model, encoded, both, mode="patch")
+    curve = nt.ablate_sets(model, encoded, both, kind="patch")
     assert "first k of 2 neurons" in terminal(curve)
     assert repr(curve) == "SetEffects(2 sizes on 12 pairs)"
-    top = nt.ablate_top(model, encoded, 2, mode="patch")
+    top = nt.ablate_top(model, encoded, 2, kind="patch")
     assert list(top.to_frame()["neuron"]) == [str(neuron) for neuron in top.neurons]
     assert str(top.neurons[0]) == "L1.N5"
     assert "L1.N5" in terminal(top)

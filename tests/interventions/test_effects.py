@@ -112,11 +112,19 @@ def test_all_positions(model, encoded):
 
 
 def test_other_donor_takes_another_pairs_values(model, encoded):
-    from neurotrace.interventions.donors import next_of_other_group
+    from neurotrace.interventions.controls import other_donor
+    from neurotrace.interventions.donors import donor_values, next_of_other_group
 
     for place in range(len(encoded)):
         other = next_of_other_group(encoded, place)
         assert encoded.pairs[other].group != encoded.pairs[place].group
+    patch = other_donor(nt.patch([PLANTED, nt.Neuron(0, 1)], donor="reasoning"))
+    (given,) = donor_values(model, encoded, [patch], range(len(encoded)), "read", None)
+    values = nt.collect(model, encoded).side("reasoning")
+    for place in range(len(encoded)):
+        other = next_of_other_group(encoded, place)
+        expected = torch.stack([values[other, n.layer, n.index] for n in patch.neurons])
+        torch.testing.assert_close(given[place], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_rates_count_what_happened(model, encoded):
@@ -128,6 +136,9 @@ def test_rates_count_what_happened(model, encoded):
     frame = effects.to_frame()
     assert (frame["top_before"] == "mem").all()
     assert (frame["top_after"] == "rea").all()
+    assert (frame["prefers"] & (frame["L_after"] < 0)).all()
+    back = nt.measure(model, encoded, [nt.patch([PLANTED], donor="memorization")]).to_frame()
+    assert (back["prefers"] & (back["L_after"] > 0)).all()
     assert (frame["p_reasoned_after"] > frame["p_reasoned_before"]).all()
 
 

@@ -99,7 +99,7 @@ def test_activations_are_those_of_the_model(model, encoded):
 
 def test_values_streamed_to_a_file_are_those_in_memory(model, encoded, tmp_path):
     path = tmp_path / "values"
-    streamed = nt.collect(model, encoded, into=path, batch_size=5, budget_gb=0)
+    streamed = nt.collect(model, encoded, into=path, batch_size=5, memory_gb=0)
     assert torch.equal(streamed.values, nt.collect(model, encoded, batch_size=5).values)
     assert path.stat().st_size == 4 * streamed.values.numel()
     with pytest.raises(InputError, match="a new file"):
@@ -138,7 +138,7 @@ def test_peak_memory_does_not_grow_with_the_number_of_pairs(many, tmp_path):
 
 def test_a_budget_is_kept(model, encoded):
     with pytest.raises(InputError, match=r"nt\.moments"):
-        nt.collect(model, encoded, budget_gb=1e-6)
+        nt.collect(model, encoded, memory_gb=1e-6)
 
 
 @pytest.mark.bridge

@@ -13,7 +13,14 @@ class Mutation(NamedTuple):
     tests: tuple[str, ...]
 
 
-EFFECTS = ("tests/interventions/test_effects.py",)
+PICKED = ("tests/core/test_neurons_scores.py",)
+INTERVALS = ("tests/core/test_statistics.py",)
+METRICS = ("tests/core/test_metrics.py",)
+KINDS = ("tests/interventions/test_kinds.py",)
+EFFECTS = (
+    "tests/interventions/test_effects.py::test_rates_count_what_happened",
+    "tests/interventions/test_effects.py::test_other_donor_takes_another_pairs_values",
+)
 RANKERS = ("tests/rankers/test_rankers.py",)
 CHOSEN = ("tests/studies/test_leakage.py",)
 TRUST = ("tests/answers/test_leakage.py",)
@@ -34,22 +41,22 @@ MUTATIONS = (
     # signs
     Mutation("L is turned round", "core/metrics.py",
              "return (_pick(logits, memorized) - _pick(logits, reasoned)).float()",
-             "return (_pick(logits, reasoned) - _pick(logits, memorized)).float()", EFFECTS),
+             "return (_pick(logits, reasoned) - _pick(logits, memorized)).float()", METRICS),
     Mutation("the sign of a direction", "core/sides.py",
              "return -1.0 if self is Direction.TO_REASONING else 1.0",
-             "return 1.0 if self is Direction.TO_REASONING else -1.0", SCORES),
+             "return 1.0 if self is Direction.TO_REASONING else -1.0", METRICS),
     Mutation("donor and recipient change places", "core/sides.py",
              'return "reasoning" if self is Direction.TO_REASONING else "memorization"',
-             'return "memorization" if self is Direction.TO_REASONING else "reasoning"', EFFECTS),
+             'return "memorization" if self is Direction.TO_REASONING else "reasoning"', METRICS),
     Mutation("top k from the wrong end", "core/scores.py",
              "return to.sign * self.value if self.signed else self.value.abs()",
-             "return -to.sign * self.value if self.signed else self.value.abs()", SCORES),
+             "return -to.sign * self.value if self.signed else self.value.abs()", PICKED),
     Mutation("the sign of the shift", "interventions/kinds.py",
              "offset=-to.sign * s * moments_of(means).contrast",
-             "offset=to.sign * s * moments_of(means).contrast", EFFECTS),
+             "offset=to.sign * s * moments_of(means).contrast", KINDS),
     Mutation("the sign of steering", "interventions/kinds.py",
              "return direction.sign * strength * reference.gap * weight / total",
-             "return -direction.sign * strength * reference.gap * weight / total", EFFECTS),
+             "return -direction.sign * strength * reference.gap * weight / total", KINDS),
     Mutation("a flip is counted the wrong way", "interventions/effects.py",
              "wanted = part.reasoned if to_reasoning else part.memorized",
              "wanted = part.memorized if to_reasoning else part.reasoned", EFFECTS),
@@ -58,19 +65,19 @@ MUTATIONS = (
              'moved = after["L_after"] > 0 if to_reasoning else after["L_after"] < 0', EFFECTS),
     Mutation("KL the other way round", "core/metrics.py",
              "return (log_p.exp() * (log_p - log_q)).sum(dim=-1).clamp(min=0)",
-             "return (log_q.exp() * (log_q - log_p)).sum(dim=-1).clamp(min=0)", EFFECTS),
+             "return (log_q.exp() * (log_q - log_p)).sum(dim=-1).clamp(min=0)", METRICS),
     Mutation("the margin's parts change places", "answers/margin.py",
              "Margins(answer, found[0], found[1], found[2 + 2 * place], found[3 + 2 * place])",
              "Margins(answer, found[0], found[1], found[3 + 2 * place], found[2 + 2 * place])", MARGIN),
     # interventions and controls
     Mutation("a patch of its own run", "interventions/kinds.py",
              'lambda _, __, s: Affine(keep=1 - s, gain=s)',
-             'lambda _, __, s: Affine(keep=s, gain=1 - s)', EFFECTS),
+             'lambda _, __, s: Affine(keep=s, gain=1 - s)', KINDS),
     Mutation("scale adds one", "interventions/kinds.py", "lambda _, __, s: Affine(keep=s)",
-             "lambda _, __, s: Affine(keep=1 + s)", ABLATION),
+             "lambda _, __, s: Affine(keep=1 + s)", KINDS),
     Mutation("steering ignores the rows' norms", "interventions/kinds.py",
              "weight = slope / values_at(reference.norms, neurons) ** 2",
-             "weight = slope / values_at(reference.norms, neurons) ** 0", EFFECTS),
+             "weight = slope / values_at(reference.norms, neurons) ** 0", KINDS),
     Mutation("other_donor takes the pair's own", "interventions/donors.py",
              "[next_of_other_group(encoded, place) for place in places] if foreign else places",
              "places if foreign else places", EFFECTS),
@@ -80,15 +87,15 @@ MUTATIONS = (
     Mutation("all signs are right", "interventions/controls.py",
              "heads[torch.randperm(len(intervention), generator=generator)"
              "[: len(intervention) // 2]] = True",
-             "heads[:] = True", EFFECTS),
+             "heads[:] = True", KINDS),
     Mutation("norm control writes as its activation says", "interventions/controls.py",
              "offset = written / values_at(reference.norms, neurons).clamp(min=1e-6)",
-             "offset = written", EFFECTS),
+             "offset = written", KINDS),
     Mutation("random neurons may be the chosen ones", "core/scores.py", "free[taken] = False",
-             "free[taken] = True", SCORES),
+             "free[taken] = True", PICKED),
     Mutation("a map drops its offset", "interventions/intervention.py",
              "new = torch.where(keep == 0, 0, keep * values) + offset",
-             "new = torch.where(keep == 0, 0, keep * values)", ABLATION),
+             "new = torch.where(keep == 0, 0, keep * values)", KINDS),
     # read position, batches, encoding
     Mutation("the position before the last is read", "models/activations.py",
              "found[:, layer] = post[:, -1].detach().float().cpu()",
@@ -115,11 +122,11 @@ MUTATIONS = (
     Mutation("bootstrap over pairs instead of groups", "core/statistics.py",
              "names = {group: place for place, group in enumerate(dict.fromkeys(groups))}\n"
              "    member = np.array([names[group] for group in groups])",
-             "names = dict(enumerate(groups))\n    member = np.arange(len(groups))", STATISTICS),
+             "names = dict(enumerate(groups))\n    member = np.arange(len(groups))", INTERVALS),
     Mutation("an interval of 80 %", "core/statistics.py", "tail = (1 - level) / 2",
-             "tail = (1 - level) * 2", STATISTICS),
+             "tail = (1 - level) * 2", INTERVALS),
     Mutation("a rate of 1 has no interval", "core/statistics.py", "if rate in (0.0, 1.0):",
-             "if rate in (2.0, 3.0):", EFFECTS),
+             "if rate in (2.0, 3.0):", INTERVALS),
     Mutation("family-wise p is the single one", "core/statistics.py",
              "highest = sums.cummax(dim=1).values.maximum(peak[:, None])", "highest = sums", STATISTICS),
     # rankers

@@ -124,13 +124,13 @@ def test_mining_stops_when_there_is_enough(model, monkeypatch):
         for n in range(2)
         for pair in planted_pairs()
     ]
-    mined = mine_pairs(model, many, at_most=3, seed=1)
+    mined = mine_pairs(model, many, max_pairs=3, seed=1)
     families = [pair.family for pair in mined.pairs]
     assert sorted(families) == ["family 0"] * 3 + ["family 1"] * 3
     assert [pair for pair in many if pair in mined.pairs] == list(mined.pairs)
-    assert mine_pairs(model, many, at_most=3, seed=2).pairs != mined.pairs
+    assert mine_pairs(model, many, max_pairs=3, seed=2).pairs != mined.pairs
     with pytest.raises(InputError, match="at_most=0"):
-        mine_pairs(model, many, at_most=0)
+        mine_pairs(model, many, max_pairs=0)
 
 
 def test_the_card_gets_its_figures(model, tmp_path):

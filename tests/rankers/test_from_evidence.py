@@ -28,9 +28,7 @@ def evidence(organism):
 def test_two_routes_to_one_ranking(organism, evidence, method, kind, direction):
     pairs, read = evidence
     found = rank(Training(organism, pairs, read, ROWS, kind, direction), method)
-    asked = RANKERS[method].function(
-        organism, pairs.at(ROWS), donor=direction.donor, intervention=kind
-    )
+    asked = RANKERS[method].function(organism, pairs.at(ROWS), donor=direction.donor, kind=kind)
     bound = 1e-4 * float(asked.value.nan_to_num().abs().max())
     torch.testing.assert_close(found.value, asked.value, rtol=1e-3, atol=bound, equal_nan=True)
     assert (found.signed, found.unit, found.direction) == (asked.signed, asked.unit, direction)

@@ -67,7 +67,7 @@ def test_exact_equals_measuring_one_by_one(name, kind, tmp_path):
     encoded = encode(model, random_pairs(3), check=False)
     reference = nt.moments(model, encoded)
     neurons = [nt.Neuron(0, 3), nt.Neuron(1, 60), nt.Neuron(2, 7)]
-    scores = nt.exact(model, encoded, intervention=kind, neurons=neurons, reference=reference)
+    scores = nt.exact(model, encoded, kind=kind, neurons=neurons, reference=reference)
     from neurotrace.interventions.intervention import make
 
     for neuron in neurons:
@@ -122,9 +122,9 @@ def test_unknown_words_are_refused(model, encoded):
     with pytest.raises(InputError, match="expected 'memorization' or 'reasoning'"):
         nt.gradient(model, encoded, donor="clean")
     with pytest.raises(InputError, match="rank for it with"):
-        nt.gradient(model, encoded, intervention="steer")
+        nt.gradient(model, encoded, kind="steer")
     with pytest.raises(InputError, match="expected one of patch"):
-        nt.gradient(model, encoded, intervention="resample")
+        nt.gradient(model, encoded, kind="resample")
     with pytest.raises(InputError, match="neurons is empty"):
         nt.exact(model, encoded, neurons=[])
     with pytest.raises(InputError, match="outside the model"):

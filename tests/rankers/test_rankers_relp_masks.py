@@ -104,9 +104,9 @@ def test_relevance_is_conserved(name, tmp_path):
     encoded = nt.encode(hooked, random_pairs(4), check=False)
     there = float(encoded.behaviour("memorization").logit_difference.mean())
     assert abs(there) > 0.02
-    relp = nt.relp(hooked, encoded, intervention="zero").value[0].sum()
+    relp = nt.relp(hooked, encoded, kind="zero").value[0].sum()
     assert -float(relp) == pytest.approx(there, rel=1e-3)
-    gradient = nt.gradient(hooked, encoded, intervention="zero").value[0].sum()
+    gradient = nt.gradient(hooked, encoded, kind="zero").value[0].sum()
     assert -float(gradient) != pytest.approx(there, rel=2e-2)
 
 
@@ -178,9 +178,9 @@ def test_a_mask_is_worth_its_price(model, encoded, mask, question):
 def test_masks_by_engine_equal_masks_by_hooks(tmp_path, kind):
     model = family_model("qwen2", tmp_path)
     encoded = nt.encode(model, random_pairs(3), check=False)
-    fast = nt.slimming(model, encoded, intervention=kind, price=1e-3, steps=10)
+    fast = nt.slimming(model, encoded, kind=kind, price=1e-3, steps=10)
     with model.hooks(fwd_hooks=[("blocks.0.mlp.hook_post", lambda value, hook: None)]):
-        slow = nt.slimming(model, encoded, intervention=kind, price=1e-3, steps=10)
+        slow = nt.slimming(model, encoded, kind=kind, price=1e-3, steps=10)
     assert float(fast.value.abs().max()) > 0.05
     # Adam's first step is a sign: neurons without a slope may go either way
     assert ((fast.value - slow.value).abs() < 1e-2).float().mean() > 0.97
@@ -208,8 +208,8 @@ def test_log_increase_is_exact_where_nothing_else_writes(tmp_path):
     encoded = nt.encode(hooked, random_pairs(4), check=False)
     neuron = [nt.Neuron(2, 7)]
     for kind in ("patch", "zero"):
-        lens = nt.log_increase(hooked, encoded, intervention=kind)
-        exact = nt.exact(hooked, encoded, intervention=kind, neurons=neuron)
+        lens = nt.log_increase(hooked, encoded, kind=kind)
+        exact = nt.exact(hooked, encoded, kind=kind, neurons=neuron)
         assert float(exact.value[2, 7]) == pytest.approx(float(lens.value[2, 7]), abs=1e-4)
         assert abs(float(exact.value[2, 7])) > 0.01
         assert not torch.allclose(lens.value[0], nt.gradient(hooked, encoded).value[0], atol=1e-3)

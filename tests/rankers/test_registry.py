@@ -15,7 +15,7 @@ from neurotrace.interventions.kinds import KINDS, Affine, Form, register_kind
 from neurotrace.rankers.registry import RANKERS, Ranker, passes, register_ranker
 
 
-def by_size(model, pairs, *, donor="reasoning", intervention="patch", progress=None) -> Scores:
+def by_size(model, pairs, *, donor="reasoning", kind="patch", progress=None) -> Scores:
     """|mean activation| on the donor's side: a ranker that knows nothing of effects."""
     found = nt.moments(model, pairs).mean_of(donor)
     return Scores("by_size", found.abs(), "activation", provenance={"donor": donor})
@@ -51,8 +51,8 @@ def test_run_and_rank_and_measure_take_them(toys, organism, tmp_path):
     assert twice.keep.tolist() == [-2.0]
     assert len(nt.measure(organism, pairs, [twice]).to_frame()) == len(pairs)
     # the gradient ranks for it, too: (keep - 1) * a * slope
-    predicted = nt.gradient(organism, pairs, intervention="away").value
-    zeroed = nt.gradient(organism, pairs, intervention="zero").value
+    predicted = nt.gradient(organism, pairs, kind="away").value
+    zeroed = nt.gradient(organism, pairs, kind="zero").value
     assert (predicted - 2 * zeroed).abs().max() < 1e-4 * zeroed.abs().max()
 
 

@@ -66,14 +66,14 @@ def test_exact_effects_are_the_ablations(explorer, details, model, encoded):
     names = [details["pairs"][pair]["id"] for pair in one["pairs"]]
     assert len(names) == 5
     rows = [row for row, pair in enumerate(encoded.pairs) if pair.id in names]
-    alone = nt.ablation_effects(model, encoded.at(rows), [PLANTED], mode="patch").to_frame()
+    alone = nt.ablation_effects(model, encoded.at(rows), [PLANTED], kind="patch").to_frame()
     wanted = alone.set_index("pair")["effect"][names]
     assert one["effect"][at] == pytest.approx(wanted.to_list(), rel=1e-3)
     assert one["mean"][at] == pytest.approx(wanted.mean(), rel=1e-3)
     other = next(found for found in details["places"] if found != place)
     at, neuron = details["places"].index(other), nt.Neuron(*divmod(other, explorer.data["width"]))
     assert one["low"][at] < one["mean"][at] < one["high"][at]
-    exact = nt.ablate(model, encoded.at(rows), [neuron], mode="patch")
+    exact = nt.ablate(model, encoded.at(rows), [neuron], kind="patch")
     low = exact.columns["low"][neuron.layer, neuron.index].item()
     assert one["low"][at] == pytest.approx(low, rel=1e-2)
 

@@ -35,7 +35,7 @@ def made(organism, judged, tmp_path_factory):
     """A run of the organism with its trust score inside."""
     folder = tmp_path_factory.mktemp("run")
     pairs = nt.load_pairs("arithmetic")[:20]
-    study = nt.study(organism, pairs, interventions=["patch"], folds=2, ks=[8], exact_neurons=0)
+    study = nt.study(organism, pairs, kinds=["patch"], folds=2, ks=[8], exact_neurons=0)
     save_trust(judged, prepare_trust(folder / "trust"), model=organism, probes=["a"], command="x")
     nt.save_run(study, folder, model=organism, probes=["arithmetic"])
     return folder

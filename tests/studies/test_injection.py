@@ -65,11 +65,9 @@ def test_rankers_find_more_of_the_rows_than_chance(organism, fact):
     with nt.inject(organism, fact, fraction=0.05, seed=3) as injection:
         chance = 0.05
         found = {
-            "gradient": nt.gradient(organism, injection.pairs, intervention="zero"),
-            "exact": nt.exact(organism, injection.pairs, intervention="zero"),
-            "slimming": nt.slimming(
-                organism, injection.pairs, intervention="zero", question="keep"
-            ),
+            "gradient": nt.gradient(organism, injection.pairs, kind="zero"),
+            "exact": nt.exact(organism, injection.pairs, kind="zero"),
+            "slimming": nt.slimming(organism, injection.pairs, kind="zero", question="keep"),
         }
         for name, scores in found.items():
             rate = nt.recall(scores, injection.neurons, direction="to_reasoning")

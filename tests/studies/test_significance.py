@@ -194,8 +194,8 @@ def test_the_interval_equals_the_other_routes():
 def test_groups_add_up_to_the_ranking_and_the_planted_neuron_is_no_chance(
     model, encoded, ranker, kind
 ):
-    grouped = group_scores(ranker, model, encoded, intervention=kind)
-    whole = ranker(model, encoded, intervention=kind)
+    grouped = group_scores(ranker, model, encoded, kind=kind)
+    whole = ranker(model, encoded, kind=kind)
     assert torch.allclose(grouped.scores.value, whole.value, atol=1e-4)
     assert grouped.scores.provenance["pairs"] == len(encoded)
     found = assess(grouped, k=1)

@@ -75,7 +75,7 @@ def test_random_neurons_get_no_verdict(model, encoded):
 @pytest.mark.parametrize("method", ["contrast", "pearson", "direct", "integrated", "exact"])
 def test_other_rankers_run(model, encoded, method):
     found = nt.study(
-        model, encoded, methods=[method], interventions=["set"], ks=[1], folds=2, exact_neurons=0
+        model, encoded, methods=[method], kinds=["set"], ks=[1], folds=2, exact_neurons=0
     )
     assert {flip.method for flip in found.flips} == {method}
     assert all(flip.answers == 1.0 for flip in found.selected())
@@ -95,7 +95,7 @@ def test_what_other_families_keep_is_under_the_intervention_as_it_was_done(model
 
 def test_split_by_template_too(model, encoded):
     found = nt.study(
-        model, encoded, split="group+template", ks=[1], interventions=["patch"], exact_neurons=0
+        model, encoded, split="group+template", ks=[1], kinds=["patch"], exact_neurons=0
     )
     assert found.split == "group+template"
     assert all(flip.answers == 1.0 and flip.n == 12 for flip in found.selected())
@@ -304,7 +304,7 @@ def test_plot_pairs_wants_one_intervention(study):
     ("options", "words"),
     [
         ({"methods": ["magic"]}, "expected one of gradient"),
-        ({"interventions": ["resample"]}, "expected one of patch"),
+        ({"kinds": ["resample"]}, "expected one of patch"),
         ({"ks": [0]}, "expected 1 to 24"),
         ({"ks": [400]}, "expected 1 to 24"),
         ({"split": "family"}, "expected 'group'"),

@@ -161,9 +161,9 @@ def engine_equals_hooks(model, encoded) -> None:
 def small_steps_are_predicted(model, encoded) -> None:
     """A small part of the way to the donor: first order must agree with doing it."""
     kind = "patch:0.002"
-    estimate = nt.gradient(model, encoded, intervention=kind)
+    estimate = nt.gradient(model, encoded, kind=kind)
     neurons = [n for direction in DIRECTIONS for n in estimate.top(6, direction=direction)]
-    done = nt.exact(model, encoded, intervention=kind, neurons=neurons)
+    done = nt.exact(model, encoded, kind=kind, neurons=neurons)
     for neuron in neurons:
         place = neuron.layer, neuron.index
         difference = abs(float(done.value[place] - estimate.value[place]))

@@ -83,7 +83,7 @@ def test_a_shard_is_one_of_n(text):
 
 def test_it_is_what_ablation_finds(asked, whole, model, encoded):
     frame = nt.open_run(whole).to_frame().set_index(["pair", "layer", "neuron"])
-    other = nt.ablation_effects(model, encoded, mode="patch").to_frame()
+    other = nt.ablation_effects(model, encoded, kind="patch").to_frame()
     other = other.set_index(["pair", "layer", "neuron"]).loc[frame.index]
     for column in ("L_before", "L_after", "effect"):
         assert np.allclose(frame[column], other[column], atol=1e-5)
@@ -92,7 +92,7 @@ def test_it_is_what_ablation_finds(asked, whole, model, encoded):
 
 
 def test_scores_are_those_of_ablate(asked, whole, model, encoded, tmp_path):
-    found, wanted = nt.open_run(whole).scores(), nt.ablate(model, encoded, mode="patch")
+    found, wanted = nt.open_run(whole).scores(), nt.ablate(model, encoded, kind="patch")
     for name in ("low", "high", "n"):
         assert torch.allclose(found.columns[name], wanted.columns[name], atol=1e-5)
     assert torch.allclose(found.value, wanted.value, atol=1e-5)
