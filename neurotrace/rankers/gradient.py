@@ -40,7 +40,7 @@ def gradient(
     batch_size: int = 16,
     progress: Progress = None,
 ) -> Scores:
-    """Predicted change of L (nats) when `intervention` is applied to one neuron of the recipient.
+    """Predicted change of L (nats) when this kind of intervention is done to one neuron of the recipient.
 
     Args:
         donor: ``"reasoning"`` ranks for flips to reasoning, ``"memorization"`` for flips to memory.

@@ -29,7 +29,7 @@ def magnitude(
     kind: Kind = "patch",
     progress: Progress = None,
 ) -> Scores:
-    """||W_out row||; `pairs`, `donor` and `intervention` change nothing."""
+    """||W_out row||; `pairs`, `donor` and `kind` change nothing."""
     return Scores(
         "magnitude", write_norms(model), "norm of the W_out row", signed=False,
         provenance={
