@@ -68,7 +68,6 @@ class Moments:
         return torch.where(total > 0, self.contrast / 2 / total.sqrt(), torch.nan)
 
 
-@renamed(memory_gb="memory_gb")
 @renamed(budget_gb="memory_gb")
 def collect(
     model: HookedModel,

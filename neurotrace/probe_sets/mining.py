@@ -75,7 +75,6 @@ class Mined:
         )
 
 
-@renamed(max_pairs="max_pairs")
 @renamed(at_most="max_pairs")
 def mine_pairs(
     model: HookedModel,
