@@ -1,13 +1,13 @@
-"""Does an answer come from memory? The causal margin, the trust score, and what they are compared with.
+"""Does an answer come from memory? The causal margin, the trust score and baselines.
 
-answered     what the model answers to single prompts
+answered     the model's answers to single prompts
 circuit      the memory and reasoning neurons
 margin       the causal margin
 calibration  the margin as a probability
-trust        the trust score, a row a prompt
-monitor      the same for each token as it is written
+trust        the trust score of each prompt
+monitor      the same for each generated token
 baselines    signals that need no intervention
-judging      the trust score found, calibrated and judged on different prompts
+judging      evaluation: the score found, calibrated and tested on different prompts
 tables       a trust study's tables
 views        features of a prompt for detectors
 detection    every detector on every task

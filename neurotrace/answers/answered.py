@@ -1,8 +1,7 @@
-"""What the unchanged model answers to single prompts, and which of the two named answers that is.
+"""The unchanged model's answers to single prompts, compared with the two named answers.
 
-The answer is the top-1 token at the final token position, free of what is named. Its *outcome* is
-"memory" where it begins the memorized answer, "reasoning" where it begins the reasoned one, else
-"other".
+The answer is the top-1 token at the final token position. Its *outcome* is "memory" if it begins the
+memorized answer, "reasoning" if it begins the reasoned one, else "other".
 """
 
 from __future__ import annotations
@@ -109,7 +108,7 @@ class Answered(Shown):
             for family, part in table.groupby("family", sort=False)
         ]  # fmt: skip
         return View(
-            f"What the model answers to {len(self)} prompts: with the memorized answer, with the "
+            f"The model's answers to {len(self)} prompts: with the memorized answer, with the "
             f"reasoned one, or otherwise. {len(self.dropped)} could not be read.",
             (Table(("family", *OUTCOMES, "its first prompt"), rows),),
             "All prompts: .to_frame(); those with a named answer: .decided(); left out: .dropped.",
@@ -128,8 +127,8 @@ def answer(
 ) -> Answered:
     """Ask the model every prompt.
 
-    A prompt whose named answers can't be told apart at the final token position (the same first token,
-    or a token that reaches into the prompt) is left out, and comes back in `dropped`.
+    A prompt whose named answers cannot be distinguished at the final token position (the same first
+    token, or a token that merges with the prompt) is left out and listed in `dropped`.
 
     Raises:
         InputError: no prompt is left; an empty prompt or one that is too long.
@@ -221,6 +220,6 @@ def _ask(
 
 
 def _first(tokenizer: Any, prompt: str, ids: list[int], answer: str) -> int | None:
-    """First token of the answer behind the prompt; None where it changes the prompt's own tokens."""
+    """First token of the answer behind the prompt; None if the answer changes the prompt's own tokens."""
     joined = tokenizer(prompt + answer).input_ids
     return joined[len(ids)] if joined[: len(ids)] == ids and len(joined) > len(ids) else None

@@ -1,9 +1,9 @@
-"""What could tell memory from reasoning without any intervention: the margin is judged beside these.
+"""Baselines of the causal margin: signals that use no intervention.
 
-`PLAIN` ones need no training: how sure the model is, where its answer stands in the prompt. The others
-learn: from the prompt's words, from all neurons at the final token position, from the residual stream
-there at some depths, and from the *writes*: what each layer's attention and MLP write for the answer,
-write · d log p(answer) / d residual behind the last block, two numbers a layer.
+The `PLAIN` ones need no training: the model's confidence, the position of its answer in the prompt. The
+others are trained: on the prompt's words, on all neurons at the final token position, on the residual
+stream there at some depths, and on the *writes*: the contribution of each layer's attention and MLP to
+the answer, write · d log p(answer) / d residual behind the last block, two numbers a layer.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PLAIN = (
 
 
 def plain_signals(model: HookedModel, asked: Answered) -> dict[str, Float[Array, " prompt"]]:
-    """Signals that nothing was fitted for; their sign is arbitrary."""
+    """Signals without training; their sign is arbitrary."""
     tokenizer = tokenizer_of(model)
     answers = [tokenizer.decode([token]).strip() for token in asked.top.tolist()]
     texts = [prompt.prompt for prompt in asked.prompts]

@@ -1,10 +1,10 @@
-"""From the parts of a causal margin to probabilities that mean what they say; no model here.
+"""Calibrated probabilities from the parts of a causal margin; no model here.
 
-Two logistic regressions on the margin's parts (memory fall, reasoning fall): P(from memory), and,
-where changed versions of the prompts were seen, P(the answer survives a change). And the cloud of the
-prompts that they were fitted on: what lies further out than all but one in a hundred of those (by
-Mahalanobis distance) is something that calibration hasn't seen. So is a margin nearer zero than all but
-one in a hundred: there neither kind of neuron bears the answer, and the sign of the rest means nothing.
+Two logistic regressions on the margin's parts (memory fall, reasoning fall) give P(from memory) and, if
+changed versions of the prompts were asked, P(the answer stays right after a change). A row is *outside*
+the calibration if its Mahalanobis distance is larger than that of all but one in a hundred calibration
+prompts, or if its margin is nearer zero than theirs: then neither kind of neuron affects the answer,
+and the sign of the margin has no meaning.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _INSIDE = 0.99  # share of the calibration prompts that count as seen
 
 @dataclass(frozen=True)
 class Calibration:
-    """Fitted by `fit_calibration`; small enough to be read in a file's header."""
+    """Made by `fit_calibration`; small enough for a file's header."""
 
     memory: Float[Array, " 1+feature"]  # intercept, then a weight for each of FEATURES
     survival: Float[Array, " 1+feature"] | None
     center: Float[Array, " feature"]
     precision: Float[Array, "feature feature"]
-    limit: float  # squared distance from the center beyond which nothing was seen
+    limit: float  # squared distance from the center of all but one in a hundred calibration prompts
     count: int  # prompts
     least: float = 0.0  # nats; margins smaller than that were not seen
 
@@ -41,13 +41,13 @@ class Calibration:
         return expit(self.memory[0] + parts @ self.memory[1:])
 
     def p_survives(self, parts: Float[Array, "row feature"]) -> Float[Array, " row"]:
-        """P(the answer survives a change of the question); NaN where calibration saw no change."""
+        """P(the answer stays right after a change of the question); NaN if calibration saw no change."""
         if self.survival is None:
             return np.full(len(parts), np.nan)
         return expit(self.survival[0] + parts @ self.survival[1:])
 
     def outside(self, parts: Float[Array, "row feature"]) -> Bool[Array, " row"]:
-        """Whether a row is unlike what calibration has seen."""
+        """Whether a row is outside the calibration."""
         far = _distance(parts, self.center, self.precision) > self.limit
         return far | (np.abs(_margin(parts)) < self.least)
 
@@ -88,7 +88,7 @@ def fit_calibration(
     Args:
         from_memory: whether the answer was the memorized one.
         changed, survived: the parts of the prompts whose changed version was asked, and whether the
-            answer was still there.
+            answer stayed right.
 
     Raises:
         InputError: one outcome only, or numbers that are not finite.

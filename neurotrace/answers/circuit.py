@@ -1,12 +1,12 @@
-"""The neurons that a trust score asks: those that hold up memory, and those that hold up reasoning.
+"""The neurons of a trust score: those that support memory, and those that support reasoning.
 
     score_i = mean over prompts of (a_i - off_i) * dL/da_i,   L = logit(memorized) - logit(reasoned)
 
-is what switching neuron i off is predicted to take from L at the final token position, for all neurons
-of a prompt in about one forward pass (`suffix_slopes.py`). The k highest are the memory neurons, the k
-lowest the reasoning neurons. Families and outcomes weigh alike, however many prompts they bring: a
-neuron that is silent while the model recalls can only be seen while it reasons. Prompts that the model
-answers with neither named answer say nothing about the two and are left out.
+is the predicted drop of L if neuron i is switched off at the final token position. All neurons of a
+prompt take about one forward pass (`engine/slopes.py`). The k highest are the memory neurons, the k
+lowest the reasoning neurons. Families and outcomes have equal weight, whatever their number of prompts,
+because a neuron that is silent during recall is only visible during reasoning. Prompts that the model
+answers with neither named answer are left out.
 """
 
 from __future__ import annotations
@@ -52,13 +52,15 @@ _FORMAT = "neurotrace.circuit/1"
 
 @dataclass(frozen=True)
 class Circuit(Shown):
-    """Memory and reasoning neurons of one model, and what *off* sets each of them to."""
+    """Memory and reasoning neurons of one model, and the value that *off* gives each of them."""
 
     memory: tuple[Neuron, ...]
     reasoning: tuple[Neuron, ...]
     memory_off: Float[Tensor, " neuron"]
     reasoning_off: Float[Tensor, " neuron"]
-    norms: Float[Tensor, " neuron"]  # ||W_out row||, memory's then reasoning's: tells models apart
+    norms: Float[
+        Tensor, " neuron"
+    ]  # ||W_out row||, memory's then reasoning's: identifies the model
     provenance: Mapping[str, Any] = field(default_factory=dict)
     calibration: Calibration | None = None
 
@@ -80,12 +82,12 @@ class Circuit(Shown):
         )
 
     def check(self, model: HookedModel) -> None:
-        """InputError unless the model has these very neurons."""
+        """InputError unless the model has exactly these neurons."""
         info = inspect_model(model)
         every = (*self.memory, *self.reasoning)
         beyond = [n for n in every if n.layer >= info.n_layers or n.index >= info.d_mlp]
         found = None if beyond else norms_of(model, every)
-        # a model in half precision has the same rows but for rounding
+        # a model in half precision has the same rows up to rounding
         if found is None or not torch.allclose(found, self.norms, rtol=5e-3):
             raise InputError(
                 f"this circuit is of another model: expected {self.provenance.get('model', 'unknown')}, "
@@ -111,7 +113,7 @@ class Circuit(Shown):
         """Read what `save` wrote, or a folder of `neurotrace circuit`; `InputError` for any other file."""
         if os.path.isdir(path):
             path = Path(path) / "circuit.safetensors"
-        if not os.path.isfile(path):  # which is False, no OSError, for a name that is too long
+        if not os.path.isfile(path):  # returns False, not an OSError, for a name that is too long
             raise InputError(
                 f"no circuit at {path}: make one with `neurotrace circuit --model M --probes P --out DIR`"
             )
@@ -162,7 +164,7 @@ class Circuit(Shown):
                 f"calibrated on {self.calibration.count} prompts: nt.trust(model, prompts, circuit)"
             )
         return View(
-            f"The neurons behind recall and reasoning in {about.get('model', 'a model')}.{found}",
+            f"The neurons behind memory and reasoning in {about.get('model', 'a model')}.{found}",
             (Table(("kind", "count", "neurons, strongest first"), rows),),
             f"It is {state}. All neurons and what off sets them to: .to_frame().",
         )
@@ -177,10 +179,10 @@ class Circuit(Shown):
 
 @dataclass(frozen=True)
 class Slopes:
-    """Sums over the prompts of each (family, template, outcome), from which circuits are made.
+    """Sums over the prompts of each (family, template, outcome); circuits are computed from them.
 
-    The sums of any of the cells give the circuit of their prompts: leaving a family or a template
-    out costs no further pass.
+    Any subset of the cells gives the circuit of its prompts, so leaving out a family or a template
+    needs no further pass.
     """
 
     counts: Mapping[Cell, int]
@@ -197,7 +199,7 @@ class Slopes:
     def mean(
         self, sums: Mapping[Cell, Tensor], outcome: Outcome | None = None
     ) -> Float[Tensor, "layer neuron"]:
-        """Mean over prompts, in which every (family, outcome) weighs alike."""
+        """Mean over prompts, in which every (family, outcome) has equal weight."""
         kinds = sorted({(f, o) for f, _, o in self.counts if outcome in (None, o)})
         means = []
         for kind in kinds:
@@ -220,10 +222,10 @@ def find_circuit(
 
     Args:
         k: default: one neuron in a thousand, at least 4.
-        off: what *off* sets a neuron to: 0, its mean, or its mean where the *other* outcome came.
+        off: the value that *off* gives a neuron: 0, its mean, or its mean over the *other* outcome.
 
     Raises:
-        InputError: only one outcome occurs; k neurons of either kind aren't there.
+        InputError: only one outcome occurs; fewer than k neurons of a kind exist.
     """
     answered = answer(model, prompts_of(pairs), progress=progress).decided()
     found = slopes(model, answered, batch_size=batch_size, progress=progress)
@@ -277,7 +279,7 @@ def circuit_from(
         offs = torch.stack([found.mean(found.value, own) for own in ("reasoning", "memory")])
     effect, slope = found.mean(found.effect), found.mean(found.slope)
     predicted = finite(effect - offs * slope, "the circuit's slopes")
-    # off may mean two things for a neuron: it is of the kind in which it does more
+    # a neuron may qualify for both kinds: it gets the one in which its effect is larger
     of_memory = predicted[0] > -predicted[1]
     predicted = torch.stack([predicted[0] * of_memory, predicted[1] * ~of_memory])
     memory = Scores("memory", predicted[0]).top(k, direction="to_memorization")

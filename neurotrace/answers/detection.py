@@ -1,8 +1,8 @@
-"""Detectors of one model, from prompts to a table: what tells memory from reasoning, and where else.
+"""Detectors of one model, from prompts to a table of transfer between tasks.
 
-Reads the views at the final token position, asks `detectors/transfer.py` for every detector on every
-pair of tasks, chooses one by how well it does on tasks that it did not learn from, and fits that on
-all.
+Reads the views at the final token position, runs every detector on every pair of tasks
+(`detectors/transfer.py`), chooses the one that performs best on tasks that it was not trained on, and
+fits it on all.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ from neurotrace.models.protocol import HookedModel
 if TYPE_CHECKING:
     import pandas as pd
 
-CIRCUIT_PROMPTS = 60  # prompts a circuit is found on, at most
+CIRCUIT_PROMPTS = 60  # maximum number of prompts to find a circuit on
 _KINDS = ("own", "another", "others", "worst")  # columns of `summary`
-ASK_MORE = 3  # prompts asked for one that is used: outcomes are rarely even
+ASK_MORE = 3  # prompts asked per prompt used, because outcomes are rarely balanced
 
 
 @dataclass(frozen=True)
 class Detection(Shown):
-    """What `detect` found."""
+    """The result of `detect`."""
 
     table: pd.DataFrame  # `transfer.COLUMNS`
     weights: pd.DataFrame  # of the fused views
     chosen: Detector
-    about: dict[str, Any]  # of the chosen one: model, detector, views in order, what it learnt from
+    about: dict[str, Any]  # of the chosen one: model, detector, views in order, training data
     circuit: Circuit | None
     outcomes: dict[str, dict[str, int]] = field(default_factory=dict)  # by unit
 
     def to_frame(self) -> pd.DataFrame:
-        """A row for each (detector, view, task learnt from, task asked about)."""
+        """One row for each (detector, view, training task, test task)."""
         return self.table
 
     def _view(self) -> View:
@@ -60,7 +60,7 @@ class Detection(Shown):
             f"{unit} {n['memory']}/{n['reasoning']}" for unit, n in self.outcomes.items()
         )
         return View(
-            f"Detectors of recall in {self.about['model']}, asked about groups that they have not seen. "
+            f"Detectors of memory in {self.about['model']}, tested on groups that they have not seen. "
             f"Answered from memory/by reasoning: {counts}.",
             (Table(("detector", "view", "own task", "another", "the one left out", "worst"), rows,
                    "AUROC for “from memory”, mean over tasks; .5 is chance"),),
@@ -87,14 +87,14 @@ def detect(
 ) -> Detection:
     """Every detector, trained and tested on every pair of tasks; see the module's docstring.
 
-    Changed versions (`perturbs`) are left out: what they perturb is what a detector is about.
+    Changed versions (`perturbs`) are left out; detectors are trained and tested on the originals.
 
     Args:
-        by: "family", or "template": what is trained on and tested on.
+        by: "family", or "template": the unit of training and testing.
         depths: blocks at which each site is read, spread evenly.
         k: neurons of either kind in a circuit; None: 0.11 % of all, at least 4.
-        max_prompts: so many prompts of each unit at most, both outcomes alike as far as they go.
-        margin: find circuits and judge the causal margin too, which takes most of the time.
+        max_prompts: maximum number of prompts of each unit, balanced over both outcomes if possible.
+        margin: also find circuits and evaluate the causal margin; this takes most of the time.
 
     Raises:
         InputError: an outcome is missing.
@@ -146,7 +146,7 @@ def detect(
 
 
 def choose(table: pd.DataFrame) -> tuple[str, str]:
-    """(detector, view) with the highest mean AUROC on units that it did not learn from.
+    """(detector, view) with the highest mean AUROC on units that it was not trained on.
 
     Among those that can be fitted and saved: linear, fused and the causal margin. With a single unit:
     on its own held-out groups.
@@ -162,9 +162,9 @@ def choose(table: pd.DataFrame) -> tuple[str, str]:
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """A row a (detector, view): mean AUROC on its own task, on another, on the one left out of all.
+    """One row per (detector, view): mean AUROC on its own task, on another, and on the task left out.
 
-    `worst` is the lowest of the tasks that it did not learn from (its own, where there is one task).
+    `worst` is the lowest of the tasks that it was not trained on (its own, if there is only one task).
     """
     import pandas as pd
 
@@ -224,7 +224,7 @@ def _some(prompts: Sequence[Prompt], by: str, most: int, seed: int) -> list[Prom
 
 
 def _sample(answered: Answered, by: str, most: int, seed: int) -> list[int]:
-    """Rows, at most `most` a unit, of either outcome half of them as far as they go."""
+    """Rows, at most `most` a unit, half of them of either outcome if possible."""
     rng = np.random.default_rng(seed)
     units, recalled = _units(answered.prompts, by), np.array(answered.outcome) == "memory"
     rows: list[int] = []

@@ -1,17 +1,19 @@
-"""Is the trust score any good? Found on some prompts, calibrated on others, judged on others still.
+"""Evaluation of the trust score: found, calibrated and tested on different prompts.
 
-1. *Ask* the model every prompt; those that it answers with a named answer remain.
-2. *Split* the groups in two halves, over all families at once: France is on one side everywhere.
+1. *Ask* the model every prompt; keep those that it answers with a named answer.
+2. *Split* the groups in two halves, over all families at once, so that a group is in one half
+   everywhere.
 3. *Choose* k and what *off* means on the first half, each family's margins by a circuit of the others
    (of the other templates, or groups, where there is one family). While the largest k is the best,
    twice as many are tried, up to `_LARGEST` of all neurons.
-4. *Find* circuits on the first half, judge each on the second: that of everything (unseen items), those
-   without one template (unseen templates), those without one family (unseen families). AUROC for
-   "the answer is the memorized one", within each family, intervals by resampling groups.
-5. Beside them, on the same prompts: what needs no neuron (log-probability, entropy, where the answer
-   stands in the prompt) and what learns from the same first half (the prompt's words; a logistic
-   regression on all neurons at the final token position, on the residual stream at four depths, on what
-   each layer writes for the answer), and `DRAWS` circuits of random neurons.
+4. *Find* circuits on the first half and test each on the second: the circuit of all prompts (unseen
+   items), those without one template (unseen templates), those without one family (unseen families).
+   AUROC for "the answer is the memorized one", within each family, with intervals from resampled
+   groups.
+5. *Compare*, on the same prompts, with signals without training (log-probability, entropy, position of
+   the answer in the prompt), with signals trained on the same first half (the prompt's words; logistic
+   regressions on all neurons at the final token position, on the residual stream at four depths, on
+   what each layer writes for the answer), and with `DRAWS` circuits of random neurons.
 6. *Calibrate* on one half of the second half, score the other, and the other way round: ECE, the
    AUROC for "the answer fails on a changed version", risk against coverage, LiMem.
 """
@@ -44,15 +46,15 @@ from neurotrace.models.hooks import inspect_model
 from neurotrace.models.protocol import HookedModel
 
 SHARES = (0.0005, 0.001, 0.002, 0.004, 0.008)  # of all neurons: the sizes to choose from
-DRAWS = 20  # circuits of random neurons: one alone may tell by luck
+DRAWS = 20  # circuits of random neurons: a single one may be predictive by chance
 _LARGEST = 0.05  # of all neurons
-_TOGETHER = 4  # circuits in one call: what they leave is held for all of them
+_TOGETHER = 4  # circuits in one call: the logits of all of them are held in memory
 Keep = Callable[[str, str], bool]  # (family, template) -> whether its prompts find the circuit
 
 
 @dataclass(frozen=True)
 class TrustStudy(Shown):
-    """What came of it; every table is a data frame with a row for each thing judged."""
+    """The results; every table is a data frame."""
 
     circuit: Circuit  # of the first half, calibrated on all of the second
     outcomes: pd.DataFrame  # family, template, memory, reasoning, other
@@ -97,7 +99,7 @@ def trust_study(
     seed: int = 0,
     progress: Progress = None,
 ) -> TrustStudy:
-    """Find, calibrate and judge; see the module's docstring.
+    """Find, calibrate and evaluate; see the module's docstring.
 
     Args:
         prompts: of one or several sets, changed versions among them.
@@ -114,7 +116,7 @@ def trust_study(
     best = choices[choices["chosen"]].iloc[0]
     make = _maker(model, found, int(best["k"]), best["off"])
     circuit = make(lambda family, template: True)
-    assert circuit is not None  # a part of these prompts gave one
+    assert circuit is not None  # a subset of these prompts gave a circuit
     falls, random_margins = _falls(model, data, make, circuit, values, seed, progress)
     frame = tables.frame_of(data.asked, data.train, falls, consistencies(asked))
     for name, signal in plain_signals(model, data.asked).items():
@@ -138,7 +140,7 @@ def trust_study(
 
 @dataclass(frozen=True)
 class _Data:
-    """The decided prompts, with what is known of each as an array."""
+    """The decided prompts, with their properties as arrays."""
 
     asked: Answered
     family: np.ndarray
@@ -176,7 +178,7 @@ class _Data:
 
 
 def _maker(model: HookedModel, found: Slopes, k: int, off: str) -> Callable[[Keep], Circuit | None]:
-    """Keep -> the circuit of those prompts; None where they show one outcome only, or too little."""
+    """Keep -> the circuit of those prompts; None if they have one outcome only, or are too few."""
 
     def make(keep: Keep) -> Circuit | None:
         try:
@@ -218,7 +220,7 @@ def _choose(
 
 
 def _best(table: pd.DataFrame) -> pd.Series:
-    """Of what is as good as the best, the smallest and simplest."""
+    """The smallest and simplest of the candidates that are as good as the best."""
     as_good = table["auroc"] >= table["auroc"].max() - 0.002
     return table[as_good | table["auroc"].isna().all()].sort_values("k", kind="stable").iloc[0]
 
@@ -257,8 +259,8 @@ def _falls(
     model: HookedModel, data: _Data, make: Callable[[Keep], Circuit | None], circuit: Circuit,
     values: np.ndarray, seed: int, progress: Progress,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:  # fmt: skip
-    """Memory and reasoning falls on the second half, [prompt, 2], by the circuit of everything, and those
-    without the prompt's template and its family; NaN where there is none. Margins by random circuits,
+    """Memory and reasoning falls on the second half, [prompt, 2], by the circuit of all prompts and by
+    those without the prompt's template and family; NaN if there is none. Margins by random circuits,
     [draw, prompt]."""
     controls = [_random_like(model, circuit, seed + draw) for draw in range(DRAWS)]
     found = {
@@ -282,7 +284,7 @@ def _falls(
 
 
 def _random_like(model: HookedModel, circuit: Circuit, seed: int) -> Circuit:
-    """As many other neurons in each layer, dealt at random to memory and reasoning."""
+    """As many other neurons in each layer, assigned at random to memory and reasoning."""
     info = inspect_model(model)
     blank = Scores("random", torch.zeros(info.n_layers, info.d_mlp))
     drawn = blank.random_like((*circuit.memory, *circuit.reasoning), seed=seed)

@@ -1,10 +1,10 @@
-"""The causal margin: what the model's own answer loses when memory, or reasoning, is switched off.
+"""The causal margin: the drop of the model's own answer with memory, or reasoning, neurons off.
 
     margin = [log p(y) - log p(y | memory off)] - [log p(y) - log p(y | reasoning off)]
 
-with y the model's free top-1 answer: the *memory fall* minus the *reasoning fall*, in nats. Positive:
-the answer rests on memory. It asks the model itself, by intervention, and needs no named answers. With
-the suffix engine: one forward pass a prompt and two changed rows.
+with y the model's top-1 token: the *memory fall* minus the *reasoning fall*, in nats. A positive margin
+means that the answer comes from memory. The margin is measured by intervention and needs no named
+answers. With the suffix engine it takes one forward pass a prompt and two changed rows.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Margins(Shown):
-    """A number a prompt, in the order of the prompts; nats."""
+    """One number per prompt, in the order of the prompts; nats."""
 
     answer: Int[Tensor, " prompt"]  # id of the top-1 token
     log_probability: Float[Tensor, " prompt"]  # of the answer
@@ -67,7 +67,7 @@ class Margins(Shown):
         columns = ("prompt", "margin", "memory fall", "reasoning fall", "log p(answer)")
         return View(
             f"Causal margins of {len(self)} prompts' own answers, nats. {int((self.margin > 0).sum())} "
-            "lean on memory (above zero), the others on reasoning.",
+            "come from memory (above zero), the others from reasoning.",
             (Table(columns, rows),),
             "All prompts: .to_frame(); as probabilities: nt.trust.",
         )

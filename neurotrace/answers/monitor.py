@@ -1,9 +1,9 @@
-"""Watch a model write: each token with what it rests on, memory or reasoning, as it is chosen.
+"""Score each generated token: does it come from memory or from reasoning?
 
-Before each token the model is asked three times: as it is, with the memory neurons off and with the
-reasoning neurons off at the last position. The token is the unchanged model's own (greedy); what was
-written before stays as it was. With the suffix engine this costs little more than writing does; by full
-passes, three times as much.
+For each token the model runs three times: unchanged, with the memory neurons off and with the reasoning
+neurons off at the last position. The token is the unchanged model's (greedy), so the text is that of
+plain generation. With the suffix engine this costs little more than generation; by full passes, three
+times as much.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from neurotrace.models.protocol import HookedModel
 
 @dataclass(frozen=True)
 class Token:
-    """One written token and its score; nats. Without a calibration `p_memory` and `abstain` are None."""
+    """One generated token and its score; nats. Without a calibration `p_memory` and `abstain` are None."""
 
     text: str
     id: int
@@ -45,11 +45,11 @@ def monitor(
 ) -> Iterator[Token]:
     """The model's greedy continuation, token by token, each with its score.
 
-    Stops at the end-of-text token, after `max_new_tokens`, or where the context is full.
+    Stops at the end-of-text token, after `max_new_tokens`, or when the context is full.
 
     Raises:
         InputError: an empty or too long prompt; a circuit of another model; numbers that are not
-            finite. All but the last at the call, before anything is written.
+            finite. All but the last are raised at the call, before any token.
     """
     circuit.check(model)
     ids = prompt_ids(model, [prompt])[0][None]

@@ -1,8 +1,9 @@
-"""From the falls of a trust study to its tables; no model here.
+"""The tables of a trust study, from its falls; no model here.
 
-A frame has a row for each decided prompt: `id, family, template, group`, `train` (of the first half),
-`memory` (the outcome), `survived` (share of its changed versions; NaN: none), for each of `items`,
-`templates`, `families` (what its circuit had not seen) the two falls, and plain signals.
+A frame has one row for each decided prompt: `id, family, template, group`, `train` (in the first half),
+`memory` (the outcome), `survived` (share of its changed versions on which the answer stays right; NaN:
+none), the two falls for each of `items`, `templates`, `families` (unseen by the circuit), and plain
+signals.
 """
 
 from __future__ import annotations
@@ -20,7 +21,11 @@ from neurotrace.answers.calibration import FEATURES, Calibration, fit_calibratio
 from neurotrace.core.display import Cell, share
 from neurotrace.detectors.judging import auroc, auroc_interval, ece
 
-UNSEEN = {"items": "family", "templates": "template", "families": "family"}  # judged within each
+UNSEEN = {
+    "items": "family",
+    "templates": "template",
+    "families": "family",
+}  # AUROC is computed within each
 Array = np.ndarray
 
 
@@ -44,7 +49,7 @@ def frame_of(
 
 
 def outcomes(everything: Answered) -> pd.DataFrame:
-    """How often the model answers each template from memory, by reasoning, otherwise."""
+    """Counts of answers from memory, by reasoning and otherwise, for each template."""
     frame = pd.DataFrame(
         {
             "family": [prompt.family for prompt in everything.prompts],
@@ -77,7 +82,7 @@ def calibrated(frame: pd.DataFrame, seed: int) -> pd.DataFrame:
 
 
 def calibration(held: pd.DataFrame) -> Calibration:
-    """Fitted on the margins of prompts that had no part in finding the circuit."""
+    """A calibration fitted on prompts that had no part in finding the circuit."""
     changed = held[held["survived"].notna()]
     return fit_calibration(
         _parts(held), held["memory"].to_numpy(), _parts(changed), changed["survived"] > 0.5
@@ -87,9 +92,9 @@ def calibration(held: pd.DataFrame) -> Calibration:
 def signals(
     frame: pd.DataFrame, asked: Answered, features: Mapping[str, Array], random_margins: Array
 ) -> pd.DataFrame:
-    """AUROC of every signal on the second half, by what was unseen, within a family or template.
+    """AUROC of every signal on the second half, for unseen items, templates and families.
 
-    Each of the `features` is learnt from by itself; "mean" is the mean over families or templates.
+    One detector is trained on each of the `features`; "mean" is the mean over families or templates.
     `auroc_lo` and `auroc_hi` are a 95 % interval, groups resampled; where `draws` is not 1 (random
     neurons) `auroc` is the mean of the draws, and they are the lowest and the highest draw's.
 
@@ -124,7 +129,7 @@ def signals(
 
 
 def failures(held: pd.DataFrame) -> pd.DataFrame:
-    """AUROC for "the answer fails on a changed version" of the trust score and of plain confidence."""
+    """AUROC for "the answer fails on a changed version" by the trust score and by plain confidence."""
     changed = held[held["survived"].notna()]
     failed = (changed["survived"] < 0.5).to_numpy()
     rows = []
@@ -140,7 +145,7 @@ def failures(held: pd.DataFrame) -> pd.DataFrame:
 
 
 def coverage(held: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """Share of answers that fail on a changed version, among those that are kept, least risky first.
+    """Risk against coverage: the share of kept answers that fail on a changed version, least risky first.
 
     `risk_lo`, `risk_hi`: 95 %, groups resampled, of the risk above the same threshold.
     """
@@ -212,7 +217,7 @@ def mean_rows(signals: pd.DataFrame) -> list[tuple[Cell, ...]]:
 
 
 def mean_auroc(score: Array, y: Array, strata: Array) -> float:
-    """Mean over strata of the AUROC within each; strata without both outcomes or a score are left out."""
+    """Mean of the AUROCs within strata; strata without both outcomes or a score are left out."""
     found = []
     for stratum in sorted(set(strata)):
         own = (strata == stratum) & ~np.isnan(score)
@@ -239,7 +244,7 @@ def _judged(score: Array, part: pd.DataFrame, strata: Array | None = None) -> di
 
 
 def _learned(learn: Any, X: Any, strata: Array, unseen: str, train: Array, y: Array) -> Array:
-    """`learn`ed on the first half; for unseen templates and families without the very one."""
+    """Trained on the first half; for unseen templates and families without the tested one."""
     if unseen == "items":
         return learn(X, train, y)
     found = np.full(len(y), np.nan)
@@ -259,7 +264,7 @@ def _risks(changed: pd.DataFrame) -> dict[str, Array]:
 
 
 def _oriented(signal: Array, train: Array, y: Array) -> Array:
-    """Turned round where lower means memory on the first half."""
+    """With reversed sign if lower values mean memory on the first half."""
     return -signal if auroc(signal[train], y[train]) < 0.5 else signal
 
 

@@ -1,20 +1,20 @@
-"""The trust score: a row a prompt, from the neurons, before the answer is believed.
+"""The trust score: one row per prompt, computed from the neurons.
 
     id, prompt          a bare text's id is its place, from 0
     answer              the model's own next token
-    memory_fall         what log p(answer) loses with the memory neurons off, nats
+    memory_fall         drop of log p(answer) with the memory neurons off, nats
     reasoning_fall      the same with the reasoning neurons off
     margin              memory_fall - reasoning_fall
     p_memory            calibrated P(the answer comes from memory)
-    p_survives          calibrated P(the answer survives a change of the question)
-    consistency         share of the given changed versions that the answer did survive
-    abstain             the parts lie outside what calibration has seen, or the margin is nearer 0 (these
-                        neurons don't bear the answer): the numbers mean nothing
+    p_survives          calibrated P(the answer stays right after a change of the question)
+    consistency         share of the given changed versions on which the answer stays right
+    abstain             the parts are outside the calibration's range, or the margin is nearer 0 (these
+                        neurons do not affect the answer): the numbers have no meaning
 
-No named answers are needed to score; `calibrate` needs them, on prompts that had no part in finding
-the circuit. An answer *survives* a changed version where the model gives the answer that it implies
-there: the changed version's reasoned answer if it was the reasoned one, else the memorized one again
-(and that is wrong there, since nothing about the changed item is memorized).
+No named answers are needed to score; `calibrate` needs them, on prompts that had no part in finding the
+circuit. An answer *survives* a changed version if the model gives the corresponding answer there: the
+changed version's reasoned answer if it was the reasoned one, else the memorized answer again (which is
+wrong there, because nothing is memorized about the changed item).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trust(Shown):
-    """One row a prompt; the columns are in the module's docstring, and `prompt` (its id or text)."""
+    """One row per prompt; the columns are in the module's docstring, and `prompt` (its id or text)."""
 
     table: pa.Table
 
@@ -74,8 +74,8 @@ class Trust(Shown):
         count, abstains = len(self), int(np.sum(self.table["abstain"].to_numpy()))
         recalled = int(np.sum(self.table["p_memory"].to_numpy() > 0.5))
         return View(
-            f"What the model's own answers to {count} prompts rest on: {recalled} likelier on memory, "
-            f"{count - recalled} on reasoning; {abstains} unlike all that calibration has seen.",
+            f"The model's own answers to {count} prompts: {recalled} rather from memory, "
+            f"{count - recalled} from reasoning; {abstains} outside the calibration's range.",
             (Table(columns, cells),),
             "All rows: .to_frame(); as JSON lines: .rows(); a figure: nt.plot_margins(trust).",
         )
@@ -96,12 +96,12 @@ def trust(
     """Score the model's own answer to each prompt.
 
     Args:
-        prompts: texts, or `Prompt`s; a prompt's changed versions (those that name it in `perturbs`)
-            are asked, not scored, and give its `consistency`.
+        prompts: texts, or `Prompt`s. A prompt's changed versions (those that name it in `perturbs`) are
+            asked but not scored; they give its `consistency`.
         circuit: a calibrated one: see `calibrate`.
         detector: a fitted scikit-learn classifier over the two parts (memory_fall, reasoning_fall)
-            whose P(class 1) is to stand for `p_memory`; default: the circuit's own calibration. One
-            over other views (neurons, fused) is asked with `read_views`, not here.
+            whose P(class 1) replaces `p_memory`; default: the circuit's calibration. For a detector
+            over other views (neurons, fused) use `read_views`.
 
     Raises:
         InputError: no prompts; an uncalibrated circuit or one of another model; an empty or too long
@@ -154,8 +154,8 @@ def calibrate(
 ) -> Circuit:
     """The circuit with its calibration, from prompts that had no part in finding it.
 
-    Prompts that the model answers with neither named answer are left out. Where changed versions are
-    among the prompts, `p_survives` is calibrated too.
+    Prompts that the model answers with neither named answer are left out. If the prompts include
+    changed versions, `p_survives` is calibrated as well.
 
     Raises:
         InputError: one outcome only; the circuit is of another model.
@@ -171,7 +171,7 @@ def calibrate(
 
 
 def consistencies(asked: Answered) -> dict[str, float]:
-    """Id of a prompt -> share of its changed versions that its answer survives.
+    """Id of a prompt -> share of its changed versions on which its answer stays right.
 
     Only of prompts that the model answers with a named answer and whose changed versions were asked.
     """

@@ -1,14 +1,14 @@
-"""Views of a prompt: what the model does at the final token position, as features for a detector.
+"""Views of a prompt: the model's state at the final token position as features for a detector.
 
     neurons            every MLP neuron
-    neurons@12         those of block 12; residual@12, attention@12: the stream behind it, what its
-                       attention writes
-    margin             what the answer loses with memory, and with reasoning, switched off (a circuit)
+    neurons@12         those of block 12; residual@12, attention@12: the stream behind it, the output of
+                       its attention
+    margin             drop of the answer with memory, and with reasoning, neurons off (needs a circuit)
     confidence         log-probability of the answer and entropy of the next token
     length             tokens in the prompt
     occurs             whether the model's answer stands in the prompt, as a token
 
-The last three need no look inside: a detector that doesn't beat them has found nothing.
+The last three use no model internals. A detector must be better than these.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def read_views(
     batch_size: int = 32,
     progress: Progress = None,
 ) -> dict[str, Float[Array, "prompt feature"]]:
-    """The named views of every prompt, in one hooked pass (and a margin, where it is asked for).
+    """The named views of every prompt, in one hooked pass (and a margin, if requested).
 
     Raises:
         InputError: a name that is no view; "margin" without a circuit; values that are not finite.

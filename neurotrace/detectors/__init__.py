@@ -1,7 +1,8 @@
 """Detectors: from an array of features to P(the model answers from memory).
 
-`linear`, `invariant` and `fused` hold the three, with scikit-learn's contract; `judging` says how good
-one is, `transfer` where it holds, `proofs` shows each idea where it must work. They know no model.
+`linear`, `invariant` and `fused` hold the three, with scikit-learn's interface. `judging` evaluates
+one, `transfer` tests it on other tasks, `proofs` checks each idea on data where it must work. They know
+no model.
 
 May import: core.
 To add one: a file with a subclass of `base.Detector`; tests/detectors holds its contract.

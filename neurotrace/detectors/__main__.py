@@ -1,4 +1,4 @@
-"""`python -m neurotrace.detectors`: what invariance and balance are worth on digits."""
+"""`python -m neurotrace.detectors`: sanity checks of invariance and balance on digits."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""What the detectors share: reading their input, probabilities from logits, a basis for few rows.
+"""The base of the detectors: checked input, probabilities from logits, a basis for few rows.
 
-A detector tells from an array of features, a row a prompt, whether the model will answer from memory
-(class 1) or from what the prompt says (class 0). It keeps scikit-learn's contract; two classes only.
-After `fit` it is frozen: scoring reads the fitted numbers and never the batch around a row.
+A detector predicts from an array of features, one row per prompt, whether the model will answer from
+memory (class 1) or from what the prompt says (class 0). It follows scikit-learn's interface, with two
+classes only. After `fit` it is frozen: the score of a row does not depend on the other rows of its
+batch.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Detector(Shown, ClassifierMixin, BaseEstimator):
     """Base of the detectors. Subclasses give `fit` and `decision_function`, the logit of class 1."""
 
     classes_: Array
-    FITTED: tuple[str, ...] = ()  # what `fit` leaves behind, and `save_detector` writes
+    FITTED: tuple[str, ...] = ()  # the fitted attributes, which `save_detector` writes
 
     def predict_proba(self, X: Any) -> Float[Array, "row 2"]:
         """P(class 0), P(class 1)."""
@@ -46,11 +47,11 @@ class Detector(Shown, ClassifierMixin, BaseEstimator):
         raise NotImplementedError
 
     def to_frame(self) -> pd.DataFrame:
-        """What `fit` learnt, as a table."""
+        """The fitted parameters, as a table."""
         raise NotImplementedError
 
     def _learnt(self) -> tuple[str, tuple[str, ...], list[tuple[Cell, ...]]]:
-        """What `fit` learnt: a sentence, a table's columns and its rows."""
+        """The fitted parameters: a sentence, a table's columns and its rows."""
         raise NotImplementedError
 
     def _view(self) -> View:
@@ -67,7 +68,7 @@ class Detector(Shown, ClassifierMixin, BaseEstimator):
         )
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
-        """scikit-learn's would win over ours."""
+        """scikit-learn's representation would override this one."""
         return {"text/html": self._repr_html_()}
 
     def __sklearn_tags__(self) -> Any:
@@ -129,27 +130,29 @@ def weights_rows(frame: pd.DataFrame) -> list[tuple[Cell, ...]]:
 
 
 class Basis:
-    """Standardised features on as many axes as there are rows to tell apart.
+    """Standardised features, rotated onto at most as many axes as there are rows.
 
-    z = (x - mean) / max(sd, floor · median sd) / sqrt(features): a row's squared length is at most about
-    1 whatever the number of features, so one penalty suits all sites. Without the floor a neuron that
-    fired on one training prompt in a hundred is stretched until, where it fires often, it drowns all
-    others: on the organism that alone made detectors fail on other families. With more features than
-    rows z is turned onto the rows' principal axes, all of them, which loses nothing: a linear detector
-    with an L2 penalty never leaves their span.
+    z = (x - mean) / max(sd, floor · median sd) / sqrt(features): a row's squared length is at most
+    about 1 whatever the number of features, so one penalty suits all sites. Without the floor, a neuron
+    that fired on one training prompt in a hundred is scaled up so far that it dominates all others
+    where it fires often; on the organism this alone made detectors fail on other families. With more
+    features than rows z is rotated onto all principal axes of the rows. This loses nothing, because the
+    weights of a linear detector with an L2 penalty lie in their span.
     """
 
     def __init__(self, X: Float[Array, "row feature"], floor: float = 1.0) -> None:
         self.mean = X.mean(axis=0)
         spread = X.std(axis=0)
-        live = spread > 1e-7 * np.maximum(1, np.abs(self.mean))  # a dead neuron says nothing
+        live = spread > 1e-7 * np.maximum(
+            1, np.abs(self.mean)
+        )  # a dead neuron carries no information
         least = floor * np.median(spread[live]) if live.any() else 1.0
         self.scale = np.where(live, 1 / np.maximum(np.where(live, spread, 1), least), 0)
         self.scale /= np.sqrt(X.shape[1])
         self.axes: Array | None = None
         if X.shape[1] > len(X):
             Z = (X - self.mean) * self.scale
-            squares, turned = np.linalg.eigh(Z @ Z.T)  # of the few rows, not of the many features
+            squares, turned = np.linalg.eigh(Z @ Z.T)  # over the few rows, not the many features
             real = squares > 1e-9 * max(squares[-1], 1e-12)
             self.axes = Z.T @ (turned[:, real] / np.sqrt(squares[real]))
 
@@ -160,7 +163,7 @@ class Basis:
     def unfold(
         self, coef: Float[Array, "axis out"], intercept: Float[Array, " out"]
     ) -> tuple[Float[Array, "feature out"], Float[Array, " out"]]:
-        """Weights on the turned features as weights on the features themselves."""
+        """Weights on the rotated features as weights on the original features."""
         raw = (coef if self.axes is None else self.axes @ coef) * self.scale[:, None]
         return raw, intercept - self.mean @ raw
 

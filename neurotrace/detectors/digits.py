@@ -1,6 +1,6 @@
-"""Data on which each idea can be seen to work: scikit-learn's 8×8 digits, coloured or in views.
+"""Data for the sanity checks: scikit-learn's 8×8 digits, coloured or in views.
 
-Outcome: is the digit 5 or more; a quarter of the labels are wrong where that is asked.
+Outcome: is the digit 5 or more? Optionally a quarter of the labels are wrong.
 """
 
 from __future__ import annotations
@@ -12,13 +12,17 @@ import numpy as np
 from jaxtyping import Float, Int
 
 Array = np.ndarray
-AGREEMENT = {"train-1": 0.8, "train-2": 0.9, "test": 0.1}  # how often colour and label agree
+AGREEMENT = {
+    "train-1": 0.8,
+    "train-2": 0.9,
+    "test": 0.1,
+}  # share of rows on which colour and label agree
 LABEL_NOISE = 0.25
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Features, outcomes, and where each row comes from."""
+    """Features, outcomes, and the origin of each row."""
 
     X: Float[Array, "row feature"]
     y: Int[Array, " row"]
@@ -26,7 +30,7 @@ class Rows:
 
 
 def coloured_digits(seed: int, *, copies: int = 8) -> tuple[Rows, Rows]:
-    """(train, test): in training the colour predicts the label better than the shape does.
+    """(train, test): in training, colour predicts the label better than shape.
 
     An image is two channels of 64 pixels, one of them blank. Labels are flipped with probability
     .25, so shape gives at most 75 %; colour agrees with the (flipped) label on 80 % and 90 % of the
@@ -56,7 +60,7 @@ def coloured_digits(seed: int, *, copies: int = 8) -> tuple[Rows, Rows]:
 def digit_views(
     seed: int, *, copy: bool = True
 ) -> tuple[dict[str, slice], tuple[Array, Array], tuple[Array, Array]]:
-    """(views, train, test) of rows that show the same digit in parts of unequal worth.
+    """(views, train, test) of rows that show the same digit in views of unequal information.
 
     strong: the lower five rows of pixels. weak: the top two. noise: 32 random numbers. copy: the strong
     view again.

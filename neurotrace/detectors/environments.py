@@ -1,4 +1,4 @@
-"""Environments that nobody labelled, generated from the data (EDNIL, NeurIPS 2022, arXiv 2308.08778).
+"""Unlabelled environments, generated from the data (EDNIL, NeurIPS 2022, arXiv 2308.08778).
 
 Heads f_e, one an environment, compete for the rows: P(e | i) = softmax_e(-loss(f_e(x_i), y_i) / τ).
 They minimise  L_ED + β L_LI + γ L_IP  with
@@ -8,7 +8,7 @@ They minimise  L_ED + β L_LI + γ L_IP  with
     L_IP = mean_e (R_e - mean R)²                                what the invariant model already uses
                                                                  works equally well in all of them
 
-so that what differs between the environments is what a predictor must not rely on.
+so that an invariant predictor must not rely on what differs between the environments.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from neurotrace.detectors.risks import shares
 
 
 class EnvironmentHeads:
-    """Linear heads that divide rows among environments; trained further at each call of `divide`."""
+    """Linear heads that divide rows among environments; each call of `divide` trains them further."""
 
     def __init__(
         self,

@@ -1,8 +1,8 @@
-"""Several views of one row, each with an expert of its own, weighted by Bayesian inference.
+"""Several views of one row, each with its own expert, weighted by Bayesian inference.
 
-Each view (neurons, residual stream, a single number …) is a range of columns. Its expert's logits on
-rows that it did not learn from say how much it can be trusted; `weights.py` turns them into a posterior,
-so that a strong view isn't drowned by many weak ones, and a copy isn't counted twice.
+Each view (neurons, residual stream, a single number …) is a range of columns. `weights.py` computes a
+posterior of the weights from each expert's logits on rows that it was not trained on. So many weak
+views do not dominate a strong one, and a copy is not counted twice.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class FusedDetector(Detector):
         views: name -> (first column, column after the last); None: all columns are one view.
         kind: "product" or "mixture".
         expert: detector cloned for each view; None: `LinearDetector()`.
-        folds, seed: of the folds in which experts are judged; `groups` given to `fit` stay whole.
+        folds, seed: for the folds in which experts are evaluated; `groups` given to `fit` stay whole.
 
     After `fit`: `experts_` by view, `draws_` of the posterior (`weights()` sums them up).
     """
@@ -61,7 +61,7 @@ class FusedDetector(Detector):
         self.seed = seed
 
     def fit(self, X: Any, y: Any, groups: Any = None) -> FusedDetector:
-        """Learn the experts and the posterior of their weights."""
+        """Fit the experts and the posterior of their weights."""
         X, y = self._read(X, y)
         if self.kind not in ("product", "mixture"):
             raise InputError(f"kind={self.kind!r}: expected 'product' or 'mixture'")
@@ -126,10 +126,10 @@ class FusedDetector(Detector):
         return f"A {self.kind} of {len(rows)} experts.", columns, rows
 
     def weights_of(self, X: Any) -> Float[Array, "row view"]:
-        """How much each view decides for each row; rows sum to one.
+        """The share of each view in the decision on each row; rows sum to one.
 
-        Product: |w_m ℓ_m|, what the view adds to the logit. Mixture: π_m p_m(ŷ), its responsibility
-        for the answer ŷ that the detector gives.
+        Product: |w_m ℓ_m|, the view's contribution to the logit. Mixture: π_m p_m(ŷ), its
+            responsibility for the predicted answer ŷ.
         """
         logits = self._logits(X)
         mean = self.draws_.mean(axis=0)
@@ -159,7 +159,7 @@ def _fit(expert: Detector, X: Array, y: Array, groups: Any) -> Detector:
 
 
 def _like(expert: Detector) -> Detector:
-    """An unfitted expert with the same penalty: another penalty's logits have another scale."""
+    """An unfitted expert with the same penalty, because the penalty sets the scale of the logits."""
     again = clone(expert)
     return again.set_params(C=expert.C_) if isinstance(expert, LinearDetector) else again
 
@@ -168,7 +168,7 @@ def _calibration(logit: Array, y: Array, kind: Kind) -> tuple[float, float]:
     """(slope, shift) that make an expert's logits comparable with the others'.
 
     Product: mean 0, sd 1, so that a weight is a contribution. Mixture: Platt's calibration, so that an
-    over-confident expert doesn't lose its weight to a vague one.
+    over-confident expert does not lose weight to an uncertain one.
     """
     if kind == "product":
         sd = logit.std()

@@ -1,4 +1,4 @@
-"""How good a detector is on rows that it did not learn from."""
+"""Evaluation of a detector on rows that it was not trained on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Judgement:
-    """AUROC with its 95 % interval, accuracy at one half, ECE; NaN where it isn't defined."""
+    """AUROC with its 95 % interval, accuracy at one half, ECE; NaN if not defined."""
 
     auroc: float
     auroc_lo: float
@@ -33,7 +33,7 @@ def judge(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Judgement:
-    """Judge P(class 1) against outcomes 0/1; the interval resamples whole groups."""
+    """Evaluate P(class 1) against outcomes 0/1; the interval resamples whole groups."""
     p, y = np.asarray(p, dtype=float), np.asarray(y).astype(int)
     low, high = auroc_interval(p, y, groups, resamples=resamples, seed=seed)
     return Judgement(
@@ -42,7 +42,7 @@ def judge(
 
 
 def auroc(score: Float[Array, " row"], y: Array) -> float:
-    """Chance that a row of class 1 scores above one of class 0 (ties count half)."""
+    """Probability that a row of class 1 scores above one of class 0 (ties count half)."""
     if len(np.unique(y)) < 2:
         return float("nan")
     return float(roc_auc_score(y, score))
@@ -59,8 +59,8 @@ def auroc_interval(
 ) -> tuple[float, float]:
     """95 % percentile bootstrap over groups; resamples with one class are left out.
 
-    With `strata`: of the mean of the AUROCs within each. With fewer than two groups, or one class,
-    (NaN, NaN): nothing to resample.
+    With `strata`: of the mean of the AUROCs within each. (NaN, NaN) with fewer than two groups or one
+    class.
     """
     _, member = np.unique(np.asarray(groups), return_inverse=True)
     count = member.max(initial=-1) + 1

@@ -28,9 +28,9 @@ class LinearDetector(Detector):
     Args:
         C: inverse strength of the penalty; None chooses among `PENALTIES` the strongest whose
             log-loss over folds is within a standard error of the best.
-        folds: number of those folds; `groups` given to `fit` are never cut in two.
-        seed: of the folds.
-        floor: of the scale that features are standardised by, see `Basis`; 0 for none.
+        folds: number of those folds; `groups` given to `fit` are never split.
+        seed: for the folds.
+        floor: lower bound of the scale that standardises features, see `Basis`; 0 for none.
     """
 
     FITTED = ("classes_", "n_features_in_", "coef_", "intercept_", "C_")
@@ -44,7 +44,7 @@ class LinearDetector(Detector):
         self.floor = floor
 
     def fit(self, X: Any, y: Any, groups: Any = None) -> LinearDetector:
-        """Learn from rows X with outcomes y; rows with equal `groups` stay in one fold."""
+        """Fit on rows X with outcomes y; rows with equal `groups` stay in one fold."""
         X, y = self._read(X, y)
         basis = Basis(X, self.floor)
         Z = basis.turn(X)
@@ -59,7 +59,7 @@ class LinearDetector(Detector):
         return X @ self.coef_[0] + self.intercept_[0]
 
     def to_frame(self) -> pd.DataFrame:
-        """Rows (feature, weight), the heaviest first; weights on the features as they are."""
+        """Rows (feature, weight), the largest first; weights on the original features."""
         check_is_fitted(self)
         return weights_frame(self.coef_[0])
 
@@ -81,7 +81,7 @@ class LinearDetector(Detector):
 
 
 def folds_of(y: Array, groups: Any, folds: int, seed: int) -> list[tuple[Array, Array]]:
-    """(train, test) rows of each fold, both classes in each train part; [] where there are too few."""
+    """(train, test) rows of each fold, both classes in each train part; [] if there are too few."""
     smallest = int(min(np.bincount(y.astype(int), minlength=2)))
     count = min(folds, smallest, len(y) if groups is None else len(np.unique(groups)))
     if count < 2:

@@ -1,4 +1,4 @@
-"""Each idea on its own ground: `python -m neurotrace.detectors` prints both tables.
+"""Sanity checks on data where each idea must work: `python -m neurotrace.detectors` prints both tables.
 
 Invariance: coloured digits, the colour's meaning reversed at test. ERM, known environments and
 generated ones. Balance: the same digit in a strong, a weak, a noise and a copied view. Bayesian weights
@@ -28,7 +28,7 @@ METHODS = ("erm", "irm known", "vrex known", "groupdro known", "irm generated", 
 def prove_invariance(seeds: Iterable[int], methods: Sequence[str] = METHODS) -> pd.DataFrame:
     """Accuracy on the training environments and on the reversed test set, a row a seed and method.
 
-    "grey" learns from the same digits without their colour: what a perfect method would reach.
+    "grey" is trained on the same digits without colour: the score of a perfect method.
     """
     import pandas as pd
 

@@ -1,6 +1,6 @@
 """Detectors as files: fitted arrays as safetensors, everything else as JSON in the header. No pickle.
 
-An expert inside a fused detector is a detector too: its arrays stand under `experts.NUMBER.`.
+An expert inside a fused detector is a detector, too; its arrays are under `experts.NUMBER.`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def save_detector(
     """Write a fitted detector as one safetensors file.
 
     Args:
-        about: anything JSON takes to keep with it: the model, the views, what it was trained on.
+        about: JSON data to keep with it: the model, the views, the training data.
     """
     from safetensors.numpy import save_file
 
@@ -50,7 +50,7 @@ def load_detector(path: str | Path) -> Detector:
 
 
 def about_detector(path: str | Path) -> dict[str, Any]:
-    """What was kept with a saved detector."""
+    """The data kept with a saved detector."""
     return _read(path)[0]["about"]
 
 

@@ -1,9 +1,9 @@
-"""Which detectors hold elsewhere: train on one task, test on every other, all on groups held out.
+"""Transfer of detectors: train on one task, test on every other, always on held-out groups.
 
-Groups are dealt into folds; in each fold a detector learns from one unit (a family, a relation or a
-template) without the fold's groups, and is asked about the fold's groups of *every* unit. So nothing
-that it is asked about, in its own unit or another, was seen in training. With `OTHERS` as training unit
-it learns from all units but the one it is asked about, which gives invariance its environments.
+Groups are dealt into folds. In each fold a detector is trained on one unit (a family, a relation or a
+template) without the fold's groups, and tested on the fold's groups of *every* unit. So no group is in
+training and test, in the same unit or in another. With `OTHERS` as training unit it is trained on all
+units but the tested one; these are the environments of invariant training.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 OTHERS = "others"
-BASELINES = ("length", "occurs", "confidence")  # views that need no look inside; with words
-LEAST = 5  # rows of the rarer class without which nothing is learnt
+BASELINES = ("length", "occurs", "confidence")  # views that use no model internals; with words
+LEAST = 5  # minimum number of rows of the rarer class for training
 COLUMNS = (
     "detector", "view", "train_family", "test_family", "auroc", "auroc_lo", "auroc_hi", "accuracy",
     "ece", "n",
@@ -45,22 +45,22 @@ Margins = Callable[[Array, Array], Float[Array, "row 2"]]
 
 @dataclass(frozen=True)
 class Task:
-    """What detectors learn from and are judged on; one entry a prompt."""
+    """The data of detectors, one entry per prompt."""
 
     views: Mapping[str, Float[Array, "row feature"]]
     y: Array  # 1: answered from memory
-    units: Array  # what is trained on and tested on
+    units: Array  # the unit of training and testing
     environments: Array  # finer than units where possible: templates
     groups: Array
     texts: Sequence[str]
-    margins: Margins | None = None  # finds a circuit on training rows alone
-    fused: tuple[str, ...] = ()  # views that fusion weighs, the margin besides
+    margins: Margins | None = None  # finds a circuit on training rows only
+    fused: tuple[str, ...] = ()  # views that are fused, besides the margin
 
     def split(self, folds: int, seed: int) -> Iterator[tuple[Array, Array]]:
-        """(rows that may be learnt from, rows that may be asked about), fold by fold."""
+        """(rows for training, rows for testing), fold by fold."""
         strata = np.array([f"{u}/{y}" for u, y in zip(self.units, self.y, strict=True)])
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a rare stratum may miss a fold; it then says nothing
+            warnings.simplefilter("ignore")  # a rare stratum may miss a fold and is then left out
             yield from StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(
                 strata, strata, self.groups
             )
@@ -68,7 +68,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A detector that has learnt, and the way from rows to its probabilities."""
+    """A fitted detector, and the map from rows to its probabilities."""
 
     detector: str
     view: str
@@ -127,7 +127,7 @@ def transfer(
 
 
 def fit_all(task: Task, train: Array, asked: Array, seed: int) -> Iterator[Fitted]:
-    """Every detector and baseline, learnt from the rows `train`."""
+    """Every detector and baseline, fitted on the rows `train`."""
     y, groups = task.y[train], task.groups[train]
     views = dict(task.views)
     if task.margins is not None:
@@ -173,7 +173,7 @@ def stack(
 
 
 def words(task: Task, train: Array) -> Fitted:
-    """Logistic regression on the words of the prompt: what needs no model at all."""
+    """Logistic regression on the words of the prompt: a baseline without a model."""
     model = make_pipeline(
         CountVectorizer(token_pattern=r"\S+", binary=True), LogisticRegression(max_iter=1000)
     )
@@ -186,8 +186,8 @@ def words(task: Task, train: Array) -> Fitted:
 
 
 def _relatives(task: Task, X: Array, train: Array, asked: Array, seed: int) -> Iterator[Fitted]:
-    """Of a linear detector on the same features: standardised otherwise, and its invariant cousins, by
-    generated environments and, if any, known ones. Their view is to be named."""
+    """Variants of a linear detector on the same features: other standardisation, and invariant training
+    on generated and, if any, known environments."""
     y, groups, environment = task.y[train], task.groups[train], task.environments[train]
     own = _restandardised(X, task.units, [train, asked])
     for name, each in (("linear, re-standardised", own), ("linear, no floor", X)):
@@ -207,7 +207,7 @@ def _fitted(name: str, view: str, model: Any, X: Array) -> Fitted:
 
 
 def _margin_model(parts: Float[Array, "row 2"], y: Array) -> Detector:
-    """The margin itself, memory fall minus reasoning fall, made a probability."""
+    """The margin itself, memory fall minus reasoning fall, as a probability."""
     return LinearDetector(C=1.0).fit(parts[:, :1] - parts[:, 1:], y)
 
 
@@ -226,7 +226,7 @@ def _best(chances: Mapping[str, float], prefix: str) -> str:
 
 
 def _restandardised(X: Array, units: Array, parts: Sequence[Array]) -> Array:
-    """Each unit's rows standardised by themselves, labels unseen: the training and the asked ones apart."""
+    """Each unit's rows standardised separately, without labels: training and test rows apart."""
     out = np.full(X.shape, np.nan)
     for rows in parts:
         for unit in set(units[rows]):

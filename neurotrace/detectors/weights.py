@@ -1,13 +1,13 @@
-"""How much each view counts: the posterior of the weights of several experts (after BMVAE, Machine
-Learning 111(12), 2022), from their out-of-fold logits.
+"""The posterior of the weights of several experts (after BMVAE, Machine Learning 111(12), 2022), from
+their out-of-fold logits.
 
     product   logit P(y = 1) = b + Σ_m w_m ℓ_m,    w_m ~ HalfNormal(1), b ~ Normal(0, 1)
     mixture   P(y = 1) = Σ_m π_m σ(ℓ_m),           π ~ Dirichlet(1/M)
 
-Sampled with emcee. The posteriors have as many dimensions as there are views, cost microseconds a
-point, and a view that is noise sits on the boundary w = 0: there a Laplace approximation is wrong and
-a factorised variational one (pyro, numpyro) hides that two copies share one weight; an ensemble
-sampler sees both, is made for so few dimensions and needs numpy only.
+Sampled with emcee. The posteriors have as many dimensions as there are views and cost microseconds a
+point. The weight of a noise view lies on the boundary w = 0, where a Laplace approximation is wrong. A
+factorised variational approximation (pyro, numpyro) does not show that two copies share one weight. An
+ensemble sampler represents both, suits few dimensions and needs numpy only.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ def plot_monitor(
     """The written text, coloured; the prompt before it stays white.
 
     Blue: memory, red: reasoning, by P(from memory), or by the margin where the circuit is not
-    calibrated. Dotted frame: unlike all that calibration has seen.
+    calibrated. Dotted frame: outside the calibration's range.
 
     Args:
         tokens: from `nt.monitor`.
@@ -89,7 +89,7 @@ def _laid(pieces: Iterable[str], width: int) -> list[tuple[str, int, int]]:
 
 def _said(token: Token) -> str:
     rests = "" if token.p_memory is None else f"P(from memory) {token.p_memory:.3f}<br>"
-    unlike = "<br>unlike all that calibration has seen" if token.abstain else ""
+    unlike = "<br>outside the calibration's range" if token.abstain else ""
     return (
         f"“{clip(token.text)}”, log p {token.log_probability:.2f}<br>{rests}memory fall "
         f"{token.memory_fall:.2f}, reasoning fall {token.reasoning_fall:.2f} nats{unlike}"

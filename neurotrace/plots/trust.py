@@ -202,5 +202,5 @@ def plot_margins(
     figure.update_yaxes(title="reasoning fall, nats")
     figure.update_layout(legend={"orientation": "h", "y": -0.2})
     return finish(
-        figure, title or "The causal margin's two parts (×: unlike all that was calibrated on)"
+        figure, title or "The causal margin's two parts (×: outside the calibration's range)"
     )
