@@ -1,4 +1,4 @@
-"""What a sweep is asked to do: text and numbers only, so that a manifest can hold it."""
+"""The settings of a sweep: text and numbers only, so that a manifest can hold them."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Sweep:
     Args:
         layers: ``"all"``, or numbers and ranges, ``"0-5,8"``.
         neurons: a text file that names neurons, ``L3.N771``, one a line; ``""``: all of them.
-        max_pairs: draw so many of the pairs, by `seed`; 0: all of them.
-        threads: of the processor; 0: the manifest's, at first this machine's.
+        max_pairs: draw this many of the pairs, by `seed`; 0: all of them.
+        threads: number of CPU threads; 0: the manifest's, for a new sweep this machine's.
         batch: tokens (rows × recomputed positions) in one pass; 0: the device's default.
-        part_rows: rows of one Parquet file: what an interruption can cost.
+        part_rows: rows of one Parquet file, the most that an interruption can lose.
     """
 
     model: str
@@ -81,11 +81,11 @@ class Sweep:
             return tuple(int(place) for place in self.positions.split(","))
         except ValueError:
             raise InputError(
-                f"positions is {short(self.positions)}: expected read, all, or places, -2,-1 say"
+                f"positions is {short(self.positions)}: expected read, all, or positions, e.g. -2,-1"
             ) from None
 
     def chosen(self, n_layers: int, d_mlp: int) -> list[Neuron] | None:
-        """The neurons that `layers` and `neurons` leave; None: all."""
+        """The neurons selected by `layers` and `neurons`; None: all."""
         named = read_neurons(self.neurons) if self.neurons else None
         if self.layers == "all":
             return named
@@ -100,7 +100,7 @@ class Sweep:
         return kept
 
     def record(self) -> dict[str, Any]:
-        """As a manifest holds it."""
+        """The record in a manifest."""
         return asdict(self) | {"probes": list(self.probes)}
 
 
@@ -130,13 +130,13 @@ def asked_of(record: Any, where: str) -> Sweep:
 
 
 def read_neurons(path: str) -> list[Neuron]:
-    """Neurons named in a text file, one a line or divided by blanks."""
+    """Neurons named in a text file, one a line or separated by spaces."""
     try:
         words = Path(path).read_bytes().decode("utf-8").split()
     except (OSError, ValueError) as error:
         raise InputError(f"neurons {path!r}: can't be read as UTF-8 text ({error})") from None
     if not words:
-        raise InputError(f"neurons {path!r}: no neuron in it; expected one a line, L3.N771 say")
+        raise InputError(f"neurons {path!r}: no neuron in it; expected one a line, e.g. L3.N771")
     try:
         return [Neuron.parse(word) for word in words]
     except InputError as error:
@@ -149,13 +149,13 @@ def ranges(text: str) -> list[int]:
     for piece in text.split(","):
         match = re.fullmatch(r"\s*(\d{1,5})(?:-(\d{1,5}))?\s*", piece)
         if match is None or int(match[2] or match[1]) < int(match[1]):
-            raise InputError(f"layers is {short(text)}: expected numbers and ranges, 0-5,8 say")
+            raise InputError(f"layers is {short(text)}: expected numbers and ranges, e.g. 0-5,8")
         found |= set(range(int(match[1]), int(match[2] or match[1]) + 1))
     return sorted(found)
 
 
 def pairs_of(asked: Sweep) -> Sequence[Any]:
-    """The pairs that are asked for, as text."""
+    """The requested pairs, as text."""
     from neurotrace.core.pairs import load_pairs, sample_pairs
 
     pairs = [pair for name in asked.probes for pair in load_pairs(name)]
@@ -164,7 +164,7 @@ def pairs_of(asked: Sweep) -> Sequence[Any]:
         twice = next(one for one in ids if ids.count(one) > 1)
         raise InputError(f"the pair id {short(twice)} occurs in more than one of the probes")
     for pair in pairs:
-        for name in ("id", "family", "template", "group"):  # which stand in every row
+        for name in ("id", "family", "template", "group"):  # which are in every row
             if len(getattr(pair, name)) > _LONGEST:
                 raise InputError(
                     f"pair {short(pair.id)}: its {name} has {len(getattr(pair, name))} characters; "

@@ -1,4 +1,4 @@
-"""Many sweeps from one file: models × probes × modes × seeds, a run's folder each.
+"""Many sweeps from one file: models × probes × modes × seeds, each with its own folder.
 
     models: [organism, /models/llama]
     probes: [arithmetic, [inference, letters]]    # an inner list is one sweep over both
@@ -7,7 +7,7 @@
     max_pairs: 50                                 # and any other setting of a sweep, for all cells
 
 A folder is named after its cell and a hash of its settings, so that cells can be added to the file
-later. Several processes may work through one file: each takes what nobody holds.
+later. Several processes may work through one file; each takes cells that no other holds.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _FAILED = "failed.json"
 
 @dataclass(frozen=True)
 class Cell:
-    """One sweep of the file and the folder's name that it goes to."""
+    """One sweep of the file and the name of its folder."""
 
     name: str
     asked: Sweep
@@ -60,7 +60,7 @@ def read_cells(path: str | Path) -> list[Cell]:
     """Read and check a file of sweeps.
 
     Raises:
-        InputError: names the file, the entry, and what was wanted.
+        InputError: names the file, the entry, and what was expected.
     """
     record = _yaml(path)
     if not isinstance(record, dict):
@@ -75,7 +75,7 @@ def read_cells(path: str | Path) -> list[Cell]:
     for axis, default in (("models", None), ("probes", None), ("modes", ["zero"]), ("seeds", [0])):
         values = record.get(axis, default)
         if not isinstance(values, list) or not values:
-            raise InputError(f"{path}: {axis} is {short(values)}; expected a list, [organism] say")
+            raise InputError(f"{path}: {axis} is {short(values)}; expected a list, e.g. [organism]")
         axes[axis] = values
     if len(axes["seeds"]) > 1 and not record.get("max_pairs"):
         raise InputError(f"{path}: seeds draw max_pairs of the pairs: name max_pairs, or one seed")
@@ -105,10 +105,10 @@ def run_cells(
     stop: Stop = lambda: False,
     tell: Callable[[Status], None] = lambda _: None,
 ) -> list[Status]:
-    """Sweep each cell into its folder under `out`; one that fails doesn't stop the others."""
+    """Sweep each cell into its folder under `out`; a failed cell does not stop the others."""
     found = []
     key, model = None, None
-    bad: dict[Any, str] = {}  # models that can't be loaded: once is enough
+    bad: dict[Any, str] = {}  # models that cannot be loaded are tried once
     for cell in cells:
         if stop():
             break
@@ -120,7 +120,7 @@ def run_cells(
                 if wanted in bad:
                     raise InputError(bad[wanted])
                 if wanted != key:
-                    key, model = None, None  # let the old one go before the new one comes
+                    key, model = None, None  # release the old model before loading the new one
                     try:
                         model, key = load(cell.asked, trust_remote_code=trust_remote_code), wanted
                     except InputError as error:
@@ -131,7 +131,7 @@ def run_cells(
                 )
                 folder.remove(_FAILED)
             except Held:
-                pass  # somebody else was faster
+                pass  # another process was faster
             except InputError as error:
                 folder.make()
                 folder.write(_FAILED, json.dumps({"error": str(error)}).encode())
@@ -141,7 +141,7 @@ def run_cells(
 
 
 def status(cell: Cell, out: str, shard: str = "1/1") -> Status:
-    """What the cell's folder says."""
+    """The status of the cell, from its folder."""
     mine = parse_shard(shard)
     try:
         return _status(cell, open_folder(f"{out}/{cell.name}"), mine)
@@ -195,7 +195,7 @@ def _yaml(path: str | Path) -> Any:
                 )
             depth += isinstance(event, yaml.CollectionStartEvent)
             depth -= isinstance(event, yaml.CollectionEndEvent)
-            if depth > _DEEPEST:  # PyYAML's time grows with the square of it
+            if depth > _DEEPEST:  # PyYAML's time grows with its square
                 raise ValueError("nested too deep")
         return yaml.safe_load(text)
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:

@@ -1,9 +1,9 @@
-"""The same parts, on workers of a Ray cluster: each loads the model once and is handed part by part.
+"""The same parts on workers of a Ray cluster: each worker loads the model once and receives part by part.
 
-The driver holds the shard's lock and a queue of part numbers; nothing else goes over the wire. A
-worker writes its parts itself, so `out` must be one place for all nodes. What a lost worker held goes
-back to the queue, and another worker is started; if the driver dies its workers go with it, and the
-next call goes on with what is there. Two parts are under way with each worker, so that none waits.
+The driver holds the shard's lock and a queue of part numbers; only these are sent. A worker writes its
+parts itself, so `out` must be one place for all nodes. The parts of a lost worker return to the queue,
+and another worker is started. If the driver dies, its workers stop, and the next call resumes. Each
+worker has two parts assigned, so that none waits.
 """
 
 from __future__ import annotations
@@ -28,19 +28,21 @@ from neurotrace.sweeps.manifest import read_manifest
 from neurotrace.sweeps.parts import PARTS, part_file
 
 AHEAD = 2  # parts under way with one worker
-_LOSSES = 3  # workers that one part, or the loading of the model, may cost
-_STARTS = 3  # tries to start Ray here: it gives itself 30 seconds, too few on a busy machine
-_PATIENCE = 60.0  # seconds without any worker before it is said
+_LOSSES = 3  # maximum number of workers that may die of one part, or while loading the model
+_STARTS = (
+    3  # attempts to start Ray here: its own limit of 30 seconds is too short on a busy machine
+)
+_PATIENCE = 60.0  # seconds without any worker before a message
 
 
 class Worker:
-    """What runs on a node: the model, and the parts that it is told to do."""
+    """The process on a node: the model, and the parts assigned to it."""
 
     def __init__(self, asked: dict[str, Any], url: str, trust_remote_code: bool) -> None:
         self.asked, self.folder, self.trust = Sweep(**asked), open_folder(url), trust_remote_code
 
     def start(self) -> int:
-        """Load the model and agree with the folder's manifest; returns its threads."""
+        """Load the model and check it against the folder's manifest; returns its threads."""
         from neurotrace.core.process import quiet
         from neurotrace.sweeps.work import open_work
 
@@ -58,7 +60,7 @@ class Worker:
 
 @dataclass
 class _Crew:
-    """Workers, and what is under way with each: reference -> (worker, part; None: its start)."""
+    """Workers, and the tasks of each: reference -> (worker, part; None: its start)."""
 
     ray: Any
     hire: Callable[[], Any]
@@ -77,14 +79,14 @@ class _Crew:
         return sum(one is worker for one, _ in self.under_way.values())
 
     def ended(self) -> list[Any]:
-        """All that has ended, waiting a second for the first; of many Ray picks any, not the oldest."""
+        """All ended tasks; waits a second for the first. (Ray returns any of them, not the oldest.)"""
         refs = list(self.under_way)
         self.ray.wait(refs, num_returns=1, timeout=1.0)
         done: list[Any] = self.ray.wait(refs, num_returns=len(refs), timeout=0)[0]
         return done
 
     def replace(self, worker: Any) -> list[int]:
-        """Another one for a dead worker, unless they die while loading; the parts that it held."""
+        """Replace a dead worker, unless workers die while loading; returns the parts that it held."""
         own = [ref for ref, (one, _) in self.under_way.items() if one is worker]
         held = [part for ref in own if (part := self.under_way.pop(ref)[1]) is not None]
         self.unborn += worker not in self.ready
@@ -113,18 +115,18 @@ def sweep_on_ray(
     """`sweep`, on the workers of a cluster.
 
     Args:
-        address: ``"local"`` starts a cluster on this machine; else that of one that runs.
-        workers: how many; 0: one for each `threads` processors of the cluster.
+        address: ``"local"`` starts a cluster on this machine; else the address of a running one.
+        workers: number of workers; 0: one for each `threads` processors of the cluster.
 
     Raises:
-        InputError: as `sweep`; Ray is not installed or not there; `out` is not one place for all
-            nodes; a part that three workers died of.
+        InputError: as for `sweep`; Ray is not installed or not reachable; `out` is not one place for
+            all nodes; three workers died of one part.
     """
     mine = parse_shard(shard)
     if workers < 0:
         raise InputError(f"workers is {workers}: expected a number from 0")
     folder = open_folder(out)
-    if folder.local:  # workers start elsewhere
+    if folder.local:  # workers start in another folder
         folder = open_folder(folder.path)
     known = read_manifest(folder)
     folder.make(PARTS, LOCKS)
@@ -160,7 +162,7 @@ def sweep_on_ray(
 def _finished(
     crew: _Crew, folder: Folder, missing: Sequence[int], stop: Stop
 ) -> Iterator[tuple[list[str], bool]]:
-    """What `Worker.do` returns, for each part, in the order in which they become ready."""
+    """The results of `Worker.do`, in the order in which the parts are finished."""
     queue = deque(missing)
     losses: Counter[int] = Counter()
     last = time.monotonic()
@@ -178,7 +180,7 @@ def _finished(
             last = time.monotonic()
         elif time.monotonic() - last > _PATIENCE:
             warnings.warn(
-                "still waiting for a worker: has the cluster processors left?", stacklevel=2
+                "still waiting for a worker: does the cluster have free processors?", stacklevel=2
             )
             last = time.monotonic()
         for ref in crew.ended():
@@ -189,10 +191,10 @@ def _finished(
                 result = crew.ray.get(ref)
             except crew.ray.exceptions.RayTaskError as error:
                 raise _own(error) from None
-            except crew.ray.exceptions.RayError:  # the worker is gone, or what it returned
+            except crew.ray.exceptions.RayError:  # the worker or its result is lost
                 held = crew.replace(worker)
                 queue.extendleft(reversed(held))
-                losses.update(held[:1])  # the one that it was at
+                losses.update(held[:1])  # the part that it was working on
                 if held and losses[held[0]] >= _LOSSES:
                     raise InputError(
                         f"part {held[0]} has cost {_LOSSES} workers: is their memory enough? Run the "
@@ -209,7 +211,7 @@ def _finished(
 
 
 def _wait_for_one(crew: _Crew) -> None:
-    """Until one worker has loaded the model and the folder has a manifest."""
+    """Wait until one worker has loaded the model and the folder has a manifest."""
     while not crew.ready:
         for ref in crew.ray.wait(list(crew.under_way), num_returns=1, timeout=_PATIENCE)[0]:
             worker, _ = crew.under_way[ref]
@@ -243,7 +245,7 @@ def _connect(address: str, processors: int) -> Any:
                 **options, log_to_driver=False, logging_level=logging.ERROR, namespace="neurotrace"
             )
             break
-        except Exception as error:  # a node that starts too slowly is a plain Exception
+        except Exception as error:  # Ray raises a plain Exception for a node that starts too slowly
             line = first_line(error)
             ray.shutdown()
             if left:
@@ -261,7 +263,7 @@ def _connect(address: str, processors: int) -> Any:
 
 
 def _own(error: Any) -> Exception:
-    """What a worker raised, without Ray's traceback where it is the user's to mend."""
+    """The error of a worker, without Ray's traceback if it is the user's mistake."""
     cause = getattr(error, "cause", error)
     return InputError(str(cause)) if isinstance(cause, InputError) else error
 

@@ -1,4 +1,4 @@
-"""What a sweep will take, from the model's configuration alone: no weights are read.
+"""The cost of a sweep, from the model's configuration alone: no weights are read.
 
 The model is built on torch's meta device, which holds shapes and no numbers. A changed row passes
 through the blocks above its neuron's, at the final token position only (or at every recomputed
@@ -23,9 +23,9 @@ from neurotrace import organism
 from neurotrace.core.errors import InputError, first_line
 from neurotrace.core.files import read_json
 
-SHARE = 0.8  # of a large matrix multiplication's rate: what tests/benchmarks/sweep.py measures
-CALL = 2.5e-4  # seconds that a pass spends on one block however few rows it has
-ROW_BYTES = 9.0  # of Parquet a cell: two floats that don't compress, and little else
+SHARE = 0.8  # share of a large matrix multiplication's rate, measured by tests/benchmarks/sweep.py
+CALL = 2.5e-4  # minimum seconds of a pass per block, for any number of rows
+ROW_BYTES = 9.0  # bytes of Parquet per cell: mostly two floats that do not compress
 BASE = 0.55 * 2**30  # bytes of Python with torch, transformers and TransformerLens loaded
 _MOST_LAYERS = 1000
 _MOST_TIMED, _FEW = 2e11, 64  # operations of the multiplication that is timed; its rows at least
@@ -62,7 +62,7 @@ class Cost:
 
 
 def shape_of(config: Any, name: str) -> Shape:
-    """Build the model without numbers and look at its parts.
+    """Build the model without weights and find its parts.
 
     Raises:
         InputError: an architecture without one dense MLP a block, or one that can't be built.
@@ -82,8 +82,10 @@ def shape_of(config: Any, name: str) -> Shape:
         parts = find_parts(model)
         heads = int(text.num_attention_heads)
         size = int(getattr(text, "head_dim", None) or text.hidden_size // heads)
-    except Exception as error:  # configurations are wrong in as many ways as there are
-        raise InputError(f"{name}: no model to reckon with ({first_line(error)})") from None
+    except Exception as error:  # a wrong configuration can raise anything
+        raise InputError(
+            f"{name}: can't estimate the cost of this model ({first_line(error)})"
+        ) from None
     kinds = (torch.nn.Linear, Conv1D)
     blocks = [
         sum(m.weight.numel() for m in block.modules() if isinstance(m, kinds))
@@ -129,15 +131,15 @@ def cost(
     copies: float = 1.0,
     base: float = BASE,
 ) -> Cost:
-    """What sweeping one prompt a pair of these lengths takes.
+    """The cost of sweeping one prompt a pair of these lengths.
 
     Args:
-        gflops: what a large matrix multiplication reaches; `SHARE` of it is reckoned with.
+        gflops: rate of a large matrix multiplication; the estimate uses `SHARE` of it.
         in_layer: neurons swept in each layer; None: all of them.
-        tokens: recomputed positions of a row, for each pair; None: the last one alone.
-        runs: clean runs a pair: 2 for a patch, which looks at the donor as well.
-        copies: of the weights that are in memory at once while the model is loaded.
-        base: bytes that the process takes without a model.
+        tokens: recomputed positions of a row, for each pair; None: the last one only.
+        runs: clean runs a pair: 2 for a patch, which also runs the donor.
+        copies: number of copies of the weights in memory while the model is loaded.
+        base: bytes of the process without a model.
     """
     swept = [shape.d_mlp] * shape.layers if in_layer is None else list(in_layer)
     operations = passes = 0.0
@@ -157,10 +159,10 @@ def cost(
 
 
 def needs(shape: Shape, pairs: int, length: int, *, number_bytes: int) -> dict[str, float]:
-    """Bytes that collecting and ranking take with the model: its weights and what a job adds.
+    """Bytes of collecting and ranking: the model's weights and what a job adds.
 
-    Batches are the defaults': 32 prompts where nothing is differentiated, 16 where it is. What a run
-    keeps of every pair is float32: activations and slopes, on both sides.
+    Batches are the defaults: 32 prompts without gradients, 16 with gradients. A run keeps activations
+    and slopes of every pair on both sides, in float32.
     """
     weights = float(shape.parameters * number_bytes)
     one = float(4 * shape.neurons)  # a number for each neuron
@@ -183,7 +185,7 @@ def needs(shape: Shape, pairs: int, length: int, *, number_bytes: int) -> dict[s
 
 
 def measured_gflops(shape: Shape, *, device: Any, dtype: Any, threads: int, batch: int) -> float:
-    """The rate of this model's own largest multiplication, here and now, at its best in half a second."""
+    """Measured rate of this model's largest multiplication here: the best within half a second."""
     import torch
 
     if threads:
@@ -210,10 +212,10 @@ def growth(
     shape: Shape, pairs: int, length: int, *, everywhere: bool, gflops: float, number_bytes: int,
     batch: int, base: float = BASE,
 ) -> list[tuple[str, Cost]]:  # fmt: skip
-    """The cost, and what becomes of it when one size is doubled.
+    """The cost, and the cost when one size is doubled.
 
     Args:
-        everywhere: at all positions, not at the final token position alone.
+        everywhere: at all positions, not at the final token position only.
     """
 
     def of(shape: Shape, pairs: int = pairs, length: int = length) -> Cost:

@@ -1,8 +1,8 @@
-"""The loop of one shard: what is missing, part by part.
+"""The loop over the missing parts of one shard.
 
-Order of a start: lock, manifest (written by the first, compared by all others), broken parts set
-aside, leftovers of interrupted writes removed, and then each missing part computed and written.
-Nothing else is remembered anywhere, so there is nothing that an interruption can leave inconsistent.
+Order of a start: lock, manifest (written by the first, compared by all others), broken parts set aside,
+leftovers of interrupted writes removed, and then each missing part computed and written. No other state
+is kept, so an interruption cannot leave an inconsistent state.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ Stop = Callable[[], bool]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a call of `sweep` did.
+    """The result of a call of `sweep`.
 
     Attributes:
         computed: parts that this call wrote.
-        done, parts: whole parts of this shard, and all of its parts.
+        done, parts: number of complete parts of this shard, and of all its parts.
         marked: cells whose effect is not finite, as ``"L3.N771 on pair p7: not a number"``, in `computed`.
         short: whether memory ran out and passes were made smaller.
     """
@@ -62,19 +62,19 @@ def sweep(
     progress: Any = None,
     stop: Stop = lambda: False,
 ) -> Outcome:
-    """Measure every cell that `out` doesn't hold yet. Call it again after any interruption.
+    """Measure every cell that `out` does not hold yet. Call it again after any interruption.
 
     Args:
         out: the run's folder, a path or a URL that fsspec knows.
         shard: ``"i/n"``: only the i-th of n shares of the parts. Shares may run anywhere at the same
-            time, into one folder or into several (`open_run` puts those together).
-        model: the one that `asked` names, already loaded.
+            time, into one folder or into several (`open_run` joins them).
+        model: the model that `asked` names, already loaded.
         trust_remote_code: run code that comes with the model. Never taken from a manifest.
-        stop: asked before each part.
+        stop: called before each part; True stops.
 
     Raises:
-        InputError: the folder holds another sweep (named by what differs), is being written by
-            somebody else, can't be written, or something is wrong with model, pairs or settings.
+        InputError: the folder holds another sweep (the message names the difference), is being written
+            by another process, cannot be written, or the model, pairs or settings are invalid.
     """
     from neurotrace.sweeps.work import open_work
 
@@ -94,7 +94,7 @@ def sweep(
 
 
 def load(asked: Sweep, *, trust_remote_code: bool = False) -> Any:
-    """The model that is asked for; what can be wrong besides is found before its weights are read."""
+    """Load the requested model; everything else is checked before its weights are read."""
     from neurotrace.interventions.kinds import parse_kind
     from neurotrace.models.loading import load_model
 
@@ -107,7 +107,7 @@ def load(asked: Sweep, *, trust_remote_code: bool = False) -> Any:
 
 
 def agree(folder: Folder, manifest: Manifest) -> None:
-    """Write the manifest, or refuse where the folder's is another one."""
+    """Write the manifest, or raise if the folder's manifest differs."""
     known = read_manifest(folder)
     if known is None:
         write_manifest(folder, manifest)
@@ -117,11 +117,11 @@ def agree(folder: Folder, manifest: Manifest) -> None:
 
 
 def what_is_missing(folder: Folder, manifest: Manifest, shard: Shard) -> tuple[list[int], int]:
-    """(parts of the shard that are not there, how many it has); broken files are moved away."""
+    """(missing parts of the shard, number of its parts); broken files are moved away."""
     own = manifest.layout.of_shard(shard)
     whole, broken = present(folder, manifest)
     for name, why in broken.items():
-        warnings.warn(f"{name}: {why}; set aside and done again", stacklevel=3)
+        warnings.warn(f"{name}: {why}; set aside and computed again", stacklevel=3)
         set_aside(folder, name)
     missing = [part for part in own if part not in whole]
     sweep_up(folder, missing)
@@ -179,5 +179,5 @@ def known_sweep(out: str | Path) -> tuple[Folder, Manifest]:
     folder = open_folder(out)
     manifest = read_manifest(folder)
     if manifest is None:
-        raise InputError(f"{out}: no sweep in it (no manifest.json); nothing to go on with")
+        raise InputError(f"{out}: no sweep in it (no manifest.json); nothing to resume")
     return folder, manifest

@@ -1,6 +1,7 @@
-"""What a sweep that is asked for would take here: configuration and tokenizer are read, no weights.
+"""The estimated cost of a sweep on this machine; reads configuration and tokenizer, no weights.
 
-Whether the model answers each pair as named is not known before it runs, so pairs are "at most".
+Before the run it is unknown which pairs the model answers correctly, so the number of pairs is an upper
+bound.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def machine_here(
 
 
 def estimate(asked: Sweep, shard: Shard) -> Estimate:
-    """Reckon with this machine's measured rate.
+    """Estimate with this machine's measured rate.
 
     Raises:
         InputError: the model's configuration or tokenizer can't be read.
@@ -101,7 +102,7 @@ def estimate(asked: Sweep, shard: Shard) -> Estimate:
 
 
 def _resident() -> float:
-    """Bytes that this process took at most so far, with all loaded that a sweep needs but a model.
+    """Peak bytes of this process so far, with everything loaded that a sweep needs except the model.
 
     On Linux `ru_maxrss` begins with the peak of the process that started this one; `VmHWM` does not.
     """

@@ -1,7 +1,7 @@
-"""A folder, local or wherever fsspec reaches (s3://bucket/run): files are there whole or not at all.
+"""A folder, local or on any fsspec file system (s3://bucket/run): files are complete or absent.
 
-Locally a file is written under another name, synced and renamed. Elsewhere it is uploaded under
-another name and moved, which object stores do in one step.
+A local file is written under another name, synced and renamed. A remote one is uploaded under another
+name and moved, which object stores do in one step.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Folder:
         return posixpath.join(self.path, name)
 
     def make(self, *inside: str) -> None:
-        """Make the folder, with these inside it, and prove that it can be written.
+        """Make the folder, with these inside it, and check that it can be written.
 
         Raises:
             InputError: it can't.
@@ -47,13 +47,13 @@ class Folder:
                 self.fs.makedirs(self.file(name), exist_ok=True)
             self.write(".writable", b"")
             self.fs.rm_file(self.file(".writable"))
-        except Exception as error:  # each store has its own
+        except Exception as error:  # each store has its own error types
             raise InputError(
                 f"can't write to {self.url}: {reason(error)}; name a folder that can be written"
             ) from None
 
     def write(self, name: str, content: bytes) -> None:
-        """Write `name` whole.
+        """Write `name` completely.
 
         Raises:
             InputError: the disk is full, or the folder has become read-only.
@@ -69,7 +69,7 @@ class Folder:
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Any]:
-        """A file to write to, which becomes `name` when the `with` ends well."""
+        """A file to write to, which becomes `name` when the `with` ends without an error."""
         head, _, tail = name.rpartition("/")
         temporary = self.file(posixpath.join(head, f".{tail}.{uuid.uuid4().hex[:8]}"))
         try:
@@ -94,7 +94,7 @@ class Folder:
         return InputError(f"can't read {self.file(name)}: {reason(error)}")
 
     def read(self, name: str) -> bytes | None:
-        """The file's bytes; None where there is none.
+        """The file's bytes; None if there is no such file.
 
         Raises:
             InputError: it can't be read.
@@ -123,7 +123,7 @@ class Folder:
 
 
 def open_folder(where: str | Path) -> Folder:
-    """The folder of this path or URL; nothing is touched yet.
+    """The folder of this path or URL; nothing is read or written yet.
 
     Raises:
         InputError: an empty path, an unknown kind of URL, or a package that it needs is missing.
@@ -144,5 +144,5 @@ def open_folder(where: str | Path) -> Folder:
 
 
 def reason(error: BaseException) -> str:
-    """An exception in a few words."""
+    """A short description of an exception."""
     return str(getattr(error, "strerror", None) or error or type(error).__name__)

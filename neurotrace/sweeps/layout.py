@@ -1,9 +1,8 @@
 """Cells in a fixed order, cut into parts by arithmetic alone.
 
-A cell is one neuron on one pair: number = pair × neurons + place among the sweep's neurons. A part
-is a run of cells, and always the same run: whole pairs where several fit into `part_rows`, else an
-equal slice of one pair. What is computed together lies within one part, so a part's numbers are the
-same bits whoever computes it, after whatever interruption, and in whichever shard.
+A cell is one neuron on one pair: number = pair × neurons + place among the sweep's neurons. A part is a
+fixed run of cells: whole pairs if several fit into `part_rows`, else an equal slice of one pair. A pass
+never spans two parts, so a part's bits do not depend on the process, on interruptions or on the shard.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ PART_ROWS = 2**14
 
 @dataclass(frozen=True)
 class Layout:
-    """How `pairs` × `neurons` cells are cut."""
+    """The division of `pairs` × `neurons` cells into parts."""
 
     pairs: int
     neurons: int
@@ -30,7 +29,7 @@ class Layout:
 
     @property
     def slices(self) -> int:
-        """Parts that one pair takes; 1 where a part holds whole pairs."""
+        """Number of parts of one pair; 1 if a part holds whole pairs."""
         return -(-self.neurons // self.part_rows)
 
     @property
@@ -72,5 +71,5 @@ def parse_shard(text: str) -> Shard:
     """``"2/8"``: the second of eight; `InputError` for anything else."""
     match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise InputError(f"shard {text!r}: expected i/n with i from 1 to n, 2/8 say")
+        raise InputError(f"shard {text!r}: expected i/n with i from 1 to n, e.g. 2/8")
     return Shard(int(match[1]), int(match[2]))

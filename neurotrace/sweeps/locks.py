@@ -1,9 +1,9 @@
-"""One writer a shard. The lock says who it is.
+"""One writer per shard; the lock names the owner.
 
-On a local or network file system the kernel holds the lock (flock) and drops it when its owner dies,
-by kill -9 too. On other stores there is no such thing: the owner renews a file, and one that was not
-renewed for half an hour counts as dead. A mistake costs time only: two writers of one part write the
-same bits.
+On a local or network file system the kernel holds the lock (flock) and releases it when its owner dies,
+also by kill -9. Other stores have no locks: the owner renews a file, and an owner that has not renewed
+it for half an hour counts as dead. A wrong guess costs only time, because two writers of one part write
+the same bits.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from neurotrace.sweeps.folders import Folder
 from neurotrace.sweeps.layout import Shard
 
 LOCKS = "locks"
-_A_LOOK = 1.0  # seconds: who only looks whether a lock is held holds it for a moment
-DEAD_AFTER = 1800.0  # seconds without a sign of life, where the kernel can't tell
+_A_LOOK = 1.0  # seconds: a process that only checks a lock holds it for a moment
+DEAD_AFTER = 1800.0  # seconds without renewal, if the kernel does not know
 
 
 class Held(InputError):
-    """Somebody else writes this shard, or one that overlaps it."""
+    """Another process writes this shard, or one that overlaps it."""
 
 
 @contextmanager
 def locked(folder: Folder, shard: Shard) -> Iterator[Callable[[], None]]:
-    """Hold the shard's lock inside the `with`; call what it yields now and then, as a sign of life.
+    """Hold the shard's lock inside the `with`; call the yielded function regularly to renew it.
 
     Raises:
         Held: names the owner.
@@ -72,7 +72,7 @@ def locked(folder: Folder, shard: Shard) -> Iterator[Callable[[], None]]:
 
 
 def owners(folder: Folder) -> dict[Shard, dict[str, Any]]:
-    """Live locks: shard -> who holds it."""
+    """Live locks: shard -> its owner."""
     found = {}
     for file in folder.names(LOCKS):
         try:
@@ -125,7 +125,7 @@ def _flock(handle: int, kind: int) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:  # a file system without locks
-        warnings.warn(f"two writers can't be told apart here: {error.strerror}", stacklevel=3)
+        warnings.warn(f"two writers can't be distinguished here: {error.strerror}", stacklevel=3)
     return True
 
 

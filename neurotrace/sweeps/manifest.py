@@ -1,9 +1,8 @@
-"""What a sweep's numbers depend on. A folder goes on only with the very same.
+"""Everything that a sweep's numbers depend on. A folder resumes only with the same.
 
-`content` holds it all: weights, configuration, prompts as token ids, metric, intervention, neurons,
-positions, precision, batch, threads and versions; its SHA-256 names the sweep and stands in every
-part. `asked` holds how it was called (names and paths, which may change), `notes` what is good to
-know.
+`content` holds weights, configuration, prompts as token ids, metric, intervention, neurons, positions,
+precision, batch, threads and versions; its SHA-256 identifies the sweep and is in every part. `asked`
+holds the call (names and paths, which may change), `notes` further information.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from neurotrace.sweeps.layout import Layout
 NAME = "manifest.json"
 FORMAT = "neurotrace.sweep"
 VERSION = 1
-_MOST_BYTES = 2**24  # of a manifest that is read
+_MOST_BYTES = 2**24  # maximum size of a manifest
 
 
 @dataclass(frozen=True)
@@ -59,10 +58,10 @@ def write_manifest(folder: Folder, manifest: Manifest) -> None:
 
 
 def read_manifest(folder: Folder) -> Manifest | None:
-    """The folder's manifest; None where there is none.
+    """The folder's manifest; None if there is none.
 
     Raises:
-        InputError: it is no manifest of a sweep, was changed by hand, or is of a newer version.
+        InputError: it is not the manifest of a sweep, was changed by hand, or is of a newer version.
     """
     raw = folder.read(NAME)
     if raw is None:
@@ -100,7 +99,7 @@ def read_manifest(folder: Folder) -> Manifest | None:
 
 
 def refuse_other(was: Mapping[str, Any], now: Mapping[str, Any], folder: Folder) -> None:
-    """Refuse to mix two sweeps in one folder, and name what differs.
+    """Raise if the folder holds another sweep; the message names the differences.
 
     Raises:
         InputError: `now` is not what the folder holds.
@@ -110,12 +109,12 @@ def refuse_other(was: Mapping[str, Any], now: Mapping[str, Any], folder: Folder)
         more = f" (and {len(found) - 4} more)" if len(found) > 4 else ""
         raise InputError(
             f"{folder.url} holds another sweep: {'; '.join(found[:4])}{more}. Name another folder, "
-            "or call it as it was"
+            "or use the earlier settings"
         )
 
 
 def differences(was: Any, now: Any, name: str = "") -> list[str]:
-    """Each leaf that differs, as ``"mode: was 'zero', is 'mean'"``."""
+    """Each differing value, as ``"mode: was 'zero', is 'mean'"``."""
     if isinstance(was, Mapping) and isinstance(now, Mapping):
         keys = [*was, *(key for key in now if key not in was)]
         return [

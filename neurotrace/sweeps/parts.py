@@ -1,12 +1,12 @@
-"""One Parquet file a part: a row a cell, written whole, and known from its footer.
+"""One Parquet file per part, one row per cell, written completely and identified by its footer.
 
-A cell whose effect is not finite has nulls in `L_after` and `effect`, so that no reader averages it
-in, and `mark` says what was met. `batch` is the number of tokens in the pass that computed it: less
-than the manifest's says that memory ran short, and that the last bits may differ.
+A cell whose effect is not finite has nulls in `L_after` and `effect`, so that no mean includes it;
+`mark` gives the reason. `batch` is the number of tokens in the pass that computed it. If it is less
+than the manifest's, memory ran short and the last bits may differ.
 
-Parquet protects the bytes of its pages alone: a bit of a footer's statistics can hide rows from a
-filter, or keep Arrow's reader waiting for ever. So a part is sealed: the note in its footer holds the
-CRC-32 of all that stands before the footer, and that of the footer.
+Parquet's checksums cover only its pages. One wrong bit in a footer's statistics can hide rows from a
+filter or hang Arrow's reader. So the note in the footer holds two CRC-32 sums: of all bytes before the
+footer, and of the footer.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def schema() -> pa.Schema:
 def write_part(
     folder: Folder, manifest: Manifest, part: int, table: pa.Table, *, seconds: float
 ) -> None:
-    """Write the part, whole or not at all."""
+    """Write the part completely or not at all."""
     import pyarrow.parquet as pq
 
     first, last = manifest.layout.bounds(part)
@@ -83,7 +83,7 @@ def sealed(raw: bytes) -> bytes:
 
 
 def present(folder: Folder, manifest: Manifest) -> tuple[dict[int, dict[str, Any]], dict[str, str]]:
-    """Whole parts (number -> its note), and files that are none (name -> why)."""
+    """Complete parts (number -> its note), and other files (name -> reason)."""
     from concurrent.futures import ThreadPoolExecutor
 
     names = [name for name in folder.names(PARTS) if not name.startswith(".")]
@@ -99,7 +99,7 @@ def present(folder: Folder, manifest: Manifest) -> tuple[dict[int, dict[str, Any
 
 
 def is_whole(folder: Folder, part: int) -> bool:
-    """Whether every byte is as it was written; `present` looks at the footer alone."""
+    """Whether every byte is as it was written; `present` checks only the footer."""
     raw = folder.read(part_file(part)) or b""
     try:
         footer = _footer(io.BytesIO(raw))
@@ -127,7 +127,7 @@ def _footer(file: Any) -> bytes:
 
 
 def sweep_up(folder: Folder, parts: list[int]) -> None:
-    """Remove what an interrupted write of these parts left under another name."""
+    """Remove temporary files of interrupted writes of these parts."""
     own = {f".{part_file(part).removeprefix(PARTS + '/')}" for part in parts}
     for name in folder.names(PARTS):
         if name.rpartition(".")[0] in own:
@@ -135,7 +135,7 @@ def sweep_up(folder: Folder, parts: list[int]) -> None:
 
 
 def set_aside(folder: Folder, name: str) -> None:
-    """Keep a broken part's bytes where no reader takes them for a part."""
+    """Move a broken part to a name that no reader takes for a part."""
     try:
         folder.fs.mv(folder.file(f"{PARTS}/{name}"), folder.file(f"{PARTS}/.broken-{name}"))
     except OSError as error:
@@ -145,7 +145,7 @@ def set_aside(folder: Folder, name: str) -> None:
 
 
 def _check(folder: Folder, manifest: Manifest, name: str) -> dict[str, Any] | str:
-    """The part's note, or what is wrong with the file."""
+    """The part's note, or the problem of the file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

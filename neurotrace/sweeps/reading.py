@@ -1,4 +1,4 @@
-"""`open_run`: the parts of one or several folders as one table, read when asked for.
+"""`open_run`: the parts of one or several folders as one table, read lazily.
 
 Files are found by their number, never by a path that a manifest names, and each is checked against
 the manifest's hash before it counts.
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SweepRun(Shown):
-    """A sweep on disk, whole or not yet.
+    """A sweep on disk, complete or partial.
 
-    Columns: `pair, family, template, group, layer, neuron`; `L_before, L_after, effect` (nats, null
-    where not finite); `batch` (most tokens in the pass that found it); `mark` (why it is null).
+    Columns: `pair, family, template, group, layer, neuron`; `L_before, L_after, effect` (nats, null if
+    not finite); `batch` (tokens in the pass that computed it); `mark` (why it is null).
 
     Attributes:
         parts: number -> the folder that holds it.
@@ -53,7 +53,7 @@ class SweepRun(Shown):
 
     @property
     def missing(self) -> tuple[int, ...]:
-        """Parts that are not there."""
+        """Missing parts."""
         return tuple(part for part in range(self.layout.parts) if part not in self.parts)
 
     @property
@@ -61,7 +61,7 @@ class SweepRun(Shown):
         return len(self.parts) == self.layout.parts
 
     def __len__(self) -> int:
-        """Rows that are there."""
+        """Number of rows on disk."""
         cut = map(self.layout.bounds, self.parts)
         return sum(last - first for first, last in cut)
 
@@ -93,7 +93,7 @@ class SweepRun(Shown):
         return self.dataset().to_table(columns=columns, filter=where).to_pandas()
 
     def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """The rows in order, some at a time.
+        """The rows in order, in batches.
 
         Raises:
             InputError: a part is damaged.
@@ -113,23 +113,23 @@ class SweepRun(Shown):
         return marked_cells(self.dataset().to_table(columns, filter=pc.field("mark").is_valid()))
 
     def scores(self) -> Scores:
-        """What `nt.ablate` returns, from the rows; see `means.py`."""
+        """The same `Scores` as `nt.ablate` returns, computed from the rows."""
 
         return scores(self)
 
     def check(self) -> None:
-        """Read everything once.
+        """Read and check everything once.
 
         Raises:
             InputError: parts are missing, broken or damaged; the first ones are named.
         """
         if self.broken:
             name, why = next(iter(self.broken.items()))
-            raise InputError(f"{name}: {why}; run the sweep again, it does that part anew")
+            raise InputError(f"{name}: {why}; run the sweep again, it computes that part again")
         if not self.complete:
             raise InputError(
                 f"{len(self.missing)} of {self.layout.parts} parts are missing (the first: "
-                f"{self.missing[0]}): run the sweep again, it goes on"
+                f"{self.missing[0]}): run the sweep again, it resumes"
             )
         for part, folder in self.parts.items():
             if not is_whole(folder, part):
@@ -190,10 +190,11 @@ class SweepRun(Shown):
 
 
 def open_run(*folders: str | Path) -> SweepRun:
-    """Open a sweep's folder; several folders of one sweep (its shards) are put together.
+    """Open a sweep's folder; several folders of one sweep (its shards) are joined.
 
     Raises:
-        InputError: no sweep there, or the folders hold different ones; names the difference.
+        InputError: no sweep there, or the folders hold different sweeps (the message names the
+            difference).
     """
     if not folders:
         raise InputError("open_run: name the folder of a sweep")

@@ -1,8 +1,8 @@
 """The model, loaded once, and the rows of any part.
 
-A part's passes are laid out by the manifest alone (`batch` tokens each, never tried out and never
-mixed with another part's), so its rows have the same bits on every machine of one kind. Memory that
-runs out halves the passes for the rest of this process, and the rows say so.
+The manifest alone determines a part's passes (`batch` tokens each, without trials, never shared with
+another part), so its rows have the same bits on every machine of one kind. If memory runs out, passes
+are halved for the rest of this process, and the rows record it.
 """
 
 from __future__ import annotations
@@ -38,8 +38,13 @@ from neurotrace.sweeps.parts import TEXTS, schema
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_MEMORY_GB = 4.0  # that one pass may take; a fixed number, so that passes are laid out alike
-_PACKAGES = ("torch", "transformers", "transformer-lens", "numpy")  # whose versions move numbers
+_MEMORY_GB = 4.0  # memory of one pass; a fixed number, so that passes are always the same
+_PACKAGES = (
+    "torch",
+    "transformers",
+    "transformer-lens",
+    "numpy",
+)  # packages whose versions change numbers
 METRIC = "change of L = logit(memorized) - logit(reasoned) at the last token, nats"
 
 
@@ -53,16 +58,16 @@ class Work:
 
 
 def open_work(asked: Sweep, model: HookedModel, *, progress: Progress = None) -> Work:
-    """Encode the pairs, prove the engine, and write down what all that is.
+    """Encode the pairs, check the engine, and make the manifest.
 
     Raises:
-        InputError: no pair that this model answers, or a setting that doesn't fit it.
+        InputError: no pair that this model answers correctly, or a setting that does not fit the model.
     """
     if asked.threads:
         torch.set_num_threads(asked.threads)
     pairs = pairs_of(asked)
     encoded = encode(model, pairs, progress=progress)
-    ordered = encoded.at(grouped(encoded.pairs))  # a group's pairs stay together
+    ordered = encoded.at(grouped(encoded.pairs))  # the pairs of a group stay together
     task = prepare(
         model, ordered, asked.mode, cast(Side, asked.donor), positions=cast(Where, asked.where()),
         precision=cast(Precision, asked.precision), progress=progress,
@@ -121,7 +126,7 @@ def compute(work: Work, part: int) -> pa.Table:
 def _one_pair(
     task: Task, row: int, places: Int[Tensor, " place"]
 ) -> tuple[float, np.ndarray, np.ndarray]:
-    """(L before, change of L for each place, tokens in the pass that found it)."""
+    """(L before, change of L for each place, tokens in the pass that computed it)."""
     try:
         of = passes.clean(task, row)
         new = (of.values + passes.changes(task, of.values, of.given)).flatten(1)
@@ -174,7 +179,7 @@ def _content(
 
 
 def _texts(encoded: EncodedPairs) -> list[Any]:
-    """Everything about the pairs that a row depends on: texts, token ids, answers' ids."""
+    """Everything about the pairs that a row depends on: texts, token ids, ids of the answers."""
     return [
         [pair.__dict__, memorization.tolist(), reasoning.tolist(), int(memorized), int(reasoned)]
         for pair, memorization, reasoning, memorized, reasoned in zip(
@@ -185,7 +190,7 @@ def _texts(encoded: EncodedPairs) -> list[Any]:
 
 
 def _config(model: Any) -> dict[str, Any]:
-    """The configuration without names, paths and versions: rope_theta and its like."""
+    """The configuration without names, paths and versions (e.g. rope_theta)."""
     settings: dict[str, Any] = (getattr(model, "config", None) and model.config.to_dict()) or {}
     left_out = ("transformers_version", "name_or_path")
     return {

@@ -67,7 +67,7 @@ def test_cost_of_a_model_that_is_not_here(tmp_path):
         ({"num_attention_heads": 0}, "config.json"),
     ],
 )
-def test_configurations_that_cannot_be_reckoned_with(tmp_path, change, message):
+def test_configurations_that_cannot_be_estimated(tmp_path, change, message):
     path = config_file(tmp_path, **change)
     with pytest.raises(InputError, match=message):
         shape_of(config_from_file(path), path)

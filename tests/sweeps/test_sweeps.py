@@ -225,7 +225,7 @@ def test_broken_parts_are_named_and_done_again(asked, whole, tmp_path):
     }
     with pytest.raises(InputError, match="run the sweep again"):
         run.check()
-    with pytest.warns(UserWarning, match="set aside and done again") as said:
+    with pytest.warns(UserWarning, match="set aside and computed again") as said:
         assert nt.sweep(asked, out).computed == 3
     assert len([one for one in said if "set aside" in str(one.message)]) == 4
     assert merged(out).equals(merged(whole))
