@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from neurotrace.answers.monitor import Token as Token, monitor as monitor
     from neurotrace.answers.trust import Trust as Trust, calibrate as calibrate, trust as trust
     from neurotrace.answers.views import read_views as read_views, view_names as view_names
+    from neurotrace.core.display import to_dataset as to_dataset
     from neurotrace.core.errors import InputError as InputError
     from neurotrace.core.neurons import NEURON_DEFINITION as NEURON_DEFINITION, Neuron as Neuron
     from neurotrace.core.pairs import (
@@ -161,6 +162,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0.dev0"
 
 _HOME = {
+    "core.display": ("to_dataset",),
     "core.errors": ("InputError",),
     "core.neurons": ("Neuron", "NEURON_DEFINITION"),
     "core.records": ("probe_names",),

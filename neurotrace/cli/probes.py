@@ -12,6 +12,7 @@ import typer
 from neurotrace.cli.options import Device, Dtype, Model
 from neurotrace.core.errors import InputError
 from neurotrace.core.process import quiet
+from neurotrace.probe_sets.importing import FORMAT_NAMES
 
 app = typer.Typer(no_args_is_help=True, help="The sets of pairs that ship, and your own.")
 
@@ -177,9 +178,7 @@ def import_(
     ] = None,
     form: Annotated[
         str | None,
-        typer.Option(
-            "--format", help="Of the file's layout; default: known by its columns. docs/probes.md."
-        ),
+        typer.Option("--format", help=f"{', '.join(FORMAT_NAMES)}; default: known by its columns."),
     ] = None,
     columns: Annotated[
         list[str] | None,

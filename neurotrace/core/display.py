@@ -9,11 +9,14 @@ from __future__ import annotations
 import html
 import io
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
 from typing import TYPE_CHECKING, Any
 
+from neurotrace.core.errors import InputError
+
 if TYPE_CHECKING:
+    import datasets
     import pandas as pd
     from rich.console import Group
     from rich.text import Text
@@ -68,6 +71,10 @@ class Shown:
     def _view(self) -> View:
         raise NotImplementedError
 
+    def to_dataset(self) -> datasets.Dataset:
+        """The rows of `to_frame` as a `datasets.Dataset`, to filter, save or share."""
+        return to_dataset(self)
+
     def _repr_html_(self) -> str:
         return to_html(self._view())
 
@@ -81,6 +88,31 @@ class Shown:
         page = io.StringIO()
         Console(file=page, force_terminal=sys.stdout.isatty(), width=100).print(self.__rich__())
         printer.text(page.getvalue().rstrip("\n"))
+
+
+def to_dataset(rows: Any) -> datasets.Dataset:
+    """A `datasets.Dataset` of pairs, prompts or any result that has rows.
+
+    Args:
+        rows: what has `to_frame` (`EncodedPairs`, `Effects`, `NeuronEffects`, `Scores`, ...), or a list
+            of `PromptPair`s or `Prompt`s; `load_pairs` reads what comes of those.
+
+    Raises:
+        InputError: it has no rows.
+
+    Example:
+        >>> to_dataset(load_pairs("letters")).save_to_disk("letters")
+    """
+    import datasets
+
+    if hasattr(rows, "to_frame"):
+        return datasets.Dataset.from_pandas(rows.to_frame(), preserve_index=False)
+    records = list(rows) if isinstance(rows, Iterable) else []
+    if not records or not all(is_dataclass(each) for each in records):
+        raise InputError(
+            f"expected a result with rows, or a list of pairs or prompts, got {type(rows).__name__}"
+        )
+    return datasets.Dataset.from_list([asdict(each) for each in records])
 
 
 def to_html(view: View) -> str:

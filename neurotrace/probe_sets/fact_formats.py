@@ -330,43 +330,19 @@ def _named_apart(made: Made, wordings: int) -> Made:
 
 
 FORMATS = (
+    Format("mquake", mquake, ({"requested_rewrite", "questions", "answer", "new_answer"},)),
+    Format("comp-mech", comp_mech, ({"base_prompt", "prompt", "target_true", "target_new"},)),
     Format(
-        "mquake", "MQuAKE: questions over several edited facts",
-        frozenset({"requested_rewrite", "questions", "answer", "new_answer"}), mquake,
+        "counterfact", counterfact,
+        (
+            {"requested_rewrite"},
+            {"prompt", "subject", "target_true", "target_new"},
+            {"prompt", "subject", "target_true", "target_false"},
+        ),
     ),
-    Format(
-        "counterfact", "CounterFact: a fact and its counterfactual answer",
-        frozenset({"requested_rewrite"}), counterfact,
-    ),
-    Format(
-        "comp-mech", "the same with the context in the prompt",
-        frozenset({"base_prompt", "prompt", "target_true", "target_new"}), comp_mech,
-    ),
-    Format(
-        "counterfact", "", frozenset({"prompt", "subject", "target_true", "target_false"}), counterfact,
-    ),
-    Format(
-        "counterfact", "", frozenset({"prompt", "subject", "target_true", "target_new"}), counterfact,
-    ),
-    Format(
-        "easyedit", "EasyEdit's and KnowEdit's: ground_truth and target_new",
-        frozenset({"prompt", "subject", "ground_truth", "target_new"}), easyedit,
-    ),
-    Format(
-        "known-facts", "ROME's known_1000: subject, attribute, template",
-        frozenset({"subject", "attribute", "template"}), known_facts,
-    ),
-    Format(
-        "lre", "LRE's relations: samples and prompt templates",
-        frozenset({"samples", "prompt_templates"}), lre,
-    ),
-    Format(
-        "pararel", "ParaRel: subjects, objects and patterns",
-        frozenset({"sub_label", "obj_label"}), pararel,
-    ),
-    Format("pararel", "", frozenset({"pattern"}), pararel),
-    Format(
-        "function-vectors", "lists of input and output",
-        frozenset({"input", "output"}), function_vectors,
-    ),
+    Format("easyedit", easyedit, ({"prompt", "subject", "ground_truth", "target_new"},)),
+    Format("known-facts", known_facts, ({"subject", "attribute", "template"},)),
+    Format("lre", lre, ({"samples", "prompt_templates"},)),
+    Format("pararel", pararel, ({"sub_label", "obj_label"}, {"pattern"})),
+    Format("function-vectors", function_vectors, ({"input", "output"},)),
 )  # fmt: skip

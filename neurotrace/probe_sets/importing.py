@@ -19,7 +19,7 @@ from neurotrace.probe_sets import fact_formats, table_formats
 from neurotrace.probe_sets.rows import Format, Options, Row
 
 FORMATS: tuple[Format, ...] = (*fact_formats.FORMATS, *table_formats.FORMATS)
-FORMAT_NAMES = tuple(dict.fromkeys(each.name for each in FORMATS))
+FORMAT_NAMES = tuple(each.name for each in FORMATS)
 
 
 def import_pairs(
@@ -134,14 +134,13 @@ def _row(where: str, record: Any) -> Row:
 
 
 def _fits(layout: Format, row: Row) -> bool:
-    return layout.columns <= set(row.cells)
+    return any(columns <= set(row.cells) for columns in layout.columns)
 
 
 def _layout(name: str | None, row: Row) -> Format:
-    named = [each for each in FORMATS if name in (None, each.name)]
-    fitting = [each for each in named if _fits(each, row)]
-    if fitting or name is not None:
-        return (fitting or named)[0]
+    for each in FORMATS:
+        if each.name == name or (name is None and _fits(each, row)):
+            return each
     raise InputError(
         f"{row.where}: no known layout has the columns {short(', '.join(map(str, row.cells)), 200)}; name "
         f"the format ({', '.join(FORMAT_NAMES)}), or say which column is which: columns= (--columns)"

@@ -7,8 +7,8 @@ text is needed, a prompt that already holds the context into which it would be p
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
 from typing import Any
 
 from neurotrace.core.errors import InputError
@@ -150,16 +150,13 @@ class Format:
     """A layout of somebody's files.
 
     Attributes:
-        columns: a record that has all of them is taken for one of these.
         make: (rows, options) -> the pairs' records, each with its row's place.
-        needs: the options without which it can't be read.
+        columns: a record that has all of one of these is taken for it.
     """
 
     name: str
-    about: str
-    columns: frozenset[str]
     make: Callable[[Sequence[Row], Options], Made]
-    needs: tuple[str, ...] = field(default=())
+    columns: tuple[Set[str], ...]
 
 
 def facts_in_contexts(facts: Iterable[Fact], options: Options) -> Made:

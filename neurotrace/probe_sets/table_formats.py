@@ -289,20 +289,8 @@ class _Decoder:
 
 
 FORMATS = (
-    Format(
-        "memotrap", "MemoTrap (CSV): an instruction against a saying",
-        frozenset({"prompt", "classes", "answer_index"}), memotrap,
-    ),
-    Format(
-        "mib", "MIB's rows: a prompt and a counterfactual, each with its choices",
-        frozenset({"prompt", "choices", "answerKey"}), mib, ("clean",),
-    ),
-    Format(
-        "greater-than", "EAP-IG's greater-than: two years, of which one is the label",
-        frozenset({"clean", "corrupted", "label"}), greater_than, ("clean", "sets"),
-    ),
-    Format(
-        "clean-corrupt", "EAP-IG's tables: clean and corrupted prompts, answers as text or token ids",
-        frozenset({"clean", "corrupted"}), clean_corrupt, ("clean",),
-    ),
-)  # fmt: skip
+    Format("memotrap", memotrap, ({"prompt", "classes", "answer_index"},)),
+    Format("mib", mib, ({"prompt", "choices", "answerKey"},)),
+    Format("greater-than", greater_than, ({"clean", "corrupted", "label"},)),
+    Format("clean-corrupt", clean_corrupt, ({"clean", "corrupted"},)),
+)

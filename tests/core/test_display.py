@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import torch
 from rich.console import Console
@@ -55,6 +56,27 @@ def test_scores_name_their_neurons(model, encoded):
     assert "not what it causes" in unsigned._repr_html_()
     one = nt.Scores("one", torch.tensor([[1.0, float("nan")]]))
     assert "L0.N0" in terminal(one)
+
+
+def test_results_become_datasets(model, encoded):
+    """The rows of `to_frame`, and a list of pairs as it was."""
+    import datasets
+
+    exact = nt.ablate(model, encoded, [nt.Neuron(1, 5)], mode="patch")
+    scores = nt.gradient(model, encoded)
+    effects = nt.measure(model, encoded, [nt.zero([nt.Neuron(1, 5)], direction="to_reasoning")])
+    table = nt.ablation_effects(model, encoded, [nt.Neuron(1, 5)], mode="zero")
+    for result in (encoded, scores, exact, effects, table):
+        rows = result.to_dataset()
+        assert isinstance(rows, datasets.Dataset)
+        left, right = (frame.astype(object) for frame in (rows.to_pandas(), result.to_frame()))
+        pd.testing.assert_frame_equal(left, right)
+    assert nt.load_pairs(nt.to_dataset(encoded.pairs)) == list(encoded.pairs)
+    prompts = nt.prompts_of(encoded.pairs)
+    assert nt.load_prompts(nt.to_dataset(prompts)) == prompts
+    for wrong in ([], [1], 3, Evil()):
+        with pytest.raises(nt.InputError, match="expected a result with rows"):
+            nt.to_dataset(wrong)
 
 
 def test_effects_show_rates_with_intervals(model, encoded):
