@@ -199,7 +199,7 @@ def test_what_is_no_answer_never_becomes_one(value, words):
     ):
         with pytest.raises(InputError, match="'reasoned_answer'") as caught:
             load_pairs(source, columns=CHANGES)
-        assert words in str(caught.value)
+        assert f"'reasoned_answer' is {words}" in str(caught.value)
         assert where in str(caught.value)
         assert "\n" not in str(caught.value)
 

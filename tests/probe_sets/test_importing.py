@@ -276,6 +276,8 @@ def test_what_the_pairs_say(tmp_path):
     first_, second = read(tmp_path, "greater-than")
     assert (first_.reasoned_answer, first_.memorized_answer) == ("53", "02")
     assert (second.reasoned_answer, second.memorized_answer) == ("05", "02")
+    turned = read(tmp_path, "greater-than", clean="memorization")[0]
+    assert (turned.memorization, turned.memorized_answer) == (first_.reasoning, "53")
     pair = first("mib")
     assert (pair.reasoned_answer, pair.memorized_answer) == (" Mary", " John")
 
@@ -563,6 +565,27 @@ def test_ids_of_another_tokenizer_are_noticed(tmp_path, ioi, text):
     (tmp_path / "ioi.csv").write_text(ioi)
     with pytest.raises(InputError, match=r"another tokenizer|not the one that made"):
         import_pairs(tmp_path / "ioi.csv", clean="reasoning", tokenizer=other)
+
+
+def test_signs_of_another_tokenizer(tokenizer):
+    """Each alone is enough: pieces that can't follow the prompt, pieces and whole words mixed."""
+    words = [tokenizer(f" {name}").input_ids[0] for name in NAMES]
+    row = {"clean": "a t", "corrupted": "a t"}
+
+    def read_with(*ids):
+        rows = [row | {"correct_idx": a, "incorrect_idx": b} for a, b in ids]
+        return import_pairs(rows, clean="reasoning", tokenizer=tokenizer)
+
+    end, other = tokenizer.convert_tokens_to_ids(
+        ["o", "x"]
+    )  # "a to" is written with the token " to"
+    with pytest.raises(InputError, match=r"another tokenizer.*1 of 2 answers, 'o' .*can't follow"):
+        read_with((end, other))
+    spaced = [(words[0], words[1]), (words[2], words[3])]
+    row = {"clean": "Mary, Amber (", "corrupted": "Mary, Amber ("}
+    assert len(read_with(*spaced)) == 2
+    with pytest.raises(InputError, match=r"another tokenizer.*some answers begin a word \(' Mary'"):
+        read_with(*spaced, (words[4], other))
 
 
 def test_answers_that_do_not_occur_are_said_where_no_one_knows_whether_they_should(tokenizer):

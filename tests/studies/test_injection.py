@@ -13,7 +13,7 @@ import neurotrace as nt
 from neurotrace.core.errors import InputError
 from neurotrace.models.hooks import twin
 from neurotrace.rankers.imprint import imprint
-from neurotrace.studies.injection import Fact, UnteachableError, load_facts
+from neurotrace.studies.injection import Fact, UnteachableError, _hopeless, load_facts
 from neurotrace.studies.injection_study import injection_study
 
 
@@ -148,6 +148,16 @@ def test_training_that_leads_nowhere_is_given_up(organism, fact, monkeypatch):
             patched.setattr("neurotrace.studies.injection._hopeless", lambda *_: False)
             with nt.inject(organism, each, fraction=0.01, seed=seed) as injection:
                 assert injection.steps == taught
+
+
+def test_falls_that_may_become_faster_are_waited_for():
+    """Ten times too slow is too slow; four times is what facts did on the way that were taught."""
+    for share, given_up in ((1 / 4, False), (1 / 9, False), (1 / 11, True)):
+        needed = 10 / 400  # nats a step: 10 are left, and 400 steps
+        losses = [10 + needed * share * (100 - step) for step in range(101)]
+        assert _hopeless(losses, 0.0, 500) == given_up
+        assert not _hopeless(losses[:51], 0.0, 500)  # too early to say
+        assert not _hopeless(losses[:100], 0.0, 500)  # between two looks
 
 
 def test_packaged_facts(tmp_path):
