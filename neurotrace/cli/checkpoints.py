@@ -26,7 +26,8 @@ def checkpoints(
         ),
     ],
     probes: Annotated[
-        list[str], typer.Option(help="Packaged set, .jsonl file or folder (repeatable).")
+        list[str],
+        typer.Option(help="Packaged set, file (.jsonl, .csv, .parquet) or folder (repeatable)."),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the table and the figure.")],
     which: Annotated[

@@ -18,9 +18,7 @@ def circuit(
     model: Model,
     probes: Annotated[
         list[str],
-        typer.Option(
-            help="Packaged set with prompts.jsonl, .jsonl file or folder; several are fine."
-        ),
+        typer.Option(help="Packaged set, file of prompts or folder; several are fine."),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the circuit and the tables.")],
     more_probes: MoreProbes = None,

@@ -27,7 +27,7 @@ def detect(
     model: Model,
     probes: Annotated[
         list[str],
-        typer.Option(help="Set with prompts.jsonl, .jsonl file or folder; several are fine."),
+        typer.Option(help="Packaged set, file of prompts or folder; several are fine."),
     ],
     out: Annotated[Path, typer.Option(help="Folder for tables, figures and the chosen detector.")],
     more_probes: MoreProbes = None,

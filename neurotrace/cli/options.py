@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 Model = Annotated[str, typer.Option(help="Built-in model, hub name, local folder or .gguf file.")]
 Probes = Annotated[
-    list[str], typer.Option(help="Packaged set, .jsonl file or folder; several are fine.")
+    list[str],
+    typer.Option(help="Packaged set, file (.jsonl, .csv, .parquet) or folder; several are fine."),
 ]
 MoreProbes = Annotated[list[str] | None, typer.Argument(help="Further sets: --probes A B C works.")]
 Device = Annotated[

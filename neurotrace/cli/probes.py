@@ -17,7 +17,9 @@ from neurotrace.probe_sets.importing import FORMAT_NAMES
 app = typer.Typer(no_args_is_help=True, help="The sets of pairs that ship, and your own.")
 
 _Names = Annotated[list[str] | None, typer.Argument(help="Names of sets that ship.")]
-_Sets = Annotated[list[str] | None, typer.Argument(help="Sets that ship, .jsonl files or folders.")]
+_Sets = Annotated[
+    list[str] | None, typer.Argument(help="Sets that ship, files of pairs or folders.")
+]
 _All = Annotated[bool, typer.Option("--all", help="Every set that ships.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -48,7 +50,7 @@ def list_(as_json: _Json = False) -> None:
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="A set that ships, a .jsonl file or a folder.")],
+    name: Annotated[str, typer.Argument(help="A set that ships, a file of pairs or a folder.")],
     as_json: _Json = False,
 ) -> None:
     """One pair of each template, both prompts and both answers."""

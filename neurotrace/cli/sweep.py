@@ -33,7 +33,8 @@ def sweep(
         str | None, typer.Option(help="Built-in model, hub name, local folder or .gguf file.")
     ] = None,
     probes: Annotated[
-        list[str] | None, typer.Option(help="Packaged set, .jsonl file or folder (repeatable).")
+        list[str] | None,
+        typer.Option(help="Packaged set, file (.jsonl, .csv, .parquet) or folder (repeatable)."),
     ] = None,
     mode: Annotated[
         str | None,

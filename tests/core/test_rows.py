@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings, strategies as st
 
 from neurotrace.core.errors import InputError
 from neurotrace.core.pairs import PAIR_FIELDS, PromptPair, load_pairs
@@ -257,6 +258,18 @@ def test_broken_files(tmp_path, name, raw, words):
     for word in (name, *words):
         assert word in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.binary(max_size=200) | st.text("ab,;\t|\"'\n\r[]{}: 1\ufeff", max_size=60).map(str.encode)
+)
+def test_any_bytes_are_rows_or_a_named_error(tmp_path_factory, raw):
+    folder = tmp_path_factory.getbasetemp()
+    for name in ("fuzz.csv", "fuzz.tsv", "fuzz.json", "fuzz.parquet"):
+        (folder / name).write_bytes(raw)
+        with pytest.raises(InputError, match=name):
+            load_pairs(folder / name)
 
 
 def test_columns_and_constants(tmp_path):
