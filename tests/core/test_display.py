@@ -62,10 +62,10 @@ def test_results_become_datasets(model, encoded):
     """The rows of `to_frame`, and a list of pairs as it was."""
     import datasets
 
-    exact = nt.ablate(model, encoded, [nt.Neuron(1, 5)], mode="patch")
+    exact = nt.ablate(model, encoded, [nt.Neuron(1, 5)], kind="patch")
     scores = nt.gradient(model, encoded)
     effects = nt.measure(model, encoded, [nt.zero([nt.Neuron(1, 5)], direction="to_reasoning")])
-    table = nt.ablation_effects(model, encoded, [nt.Neuron(1, 5)], mode="zero")
+    table = nt.ablation_effects(model, encoded, [nt.Neuron(1, 5)], kind="zero")
     for result in (encoded, scores, exact, effects, table):
         rows = result.to_dataset()
         assert isinstance(rows, datasets.Dataset)
