@@ -129,7 +129,7 @@ def test_mining_stops_when_there_is_enough(model, monkeypatch):
     assert sorted(families) == ["family 0"] * 3 + ["family 1"] * 3
     assert [pair for pair in many if pair in mined.pairs] == list(mined.pairs)
     assert mine_pairs(model, many, max_pairs=3, seed=2).pairs != mined.pairs
-    with pytest.raises(InputError, match="at_most=0"):
+    with pytest.raises(InputError, match="max_pairs=0"):
         mine_pairs(model, many, max_pairs=0)
 
 
