@@ -34,7 +34,7 @@ from neurotrace.answers.answered import Answered, answer
 from neurotrace.answers.baselines import inside_features, plain_signals
 from neurotrace.answers.circuit import OFFS, Circuit, Slopes, circuit_from, norms_of, slopes
 from neurotrace.answers.margin import Margins, causal_margins
-from neurotrace.answers.trust import consistencies, parts_of
+from neurotrace.answers.trust import consistencies, limem, parts_of
 from neurotrace.core.display import Shown, Table, View, frame_table
 from neurotrace.core.errors import InputError
 from neurotrace.core.process import Progress
@@ -134,7 +134,8 @@ def trust_study(
         tables.coverage(held),
         {"k": int(best["k"]), "off": str(best["off"]), "seed": seed, "random_draws": DRAWS,
          "k_is_largest_tried": k is None and int(best["k"]) == int(choices["k"].max())}
-        | tables.summary(held, everything, consistencies(asked)),
+        | tables.summary(held, everything, consistencies(asked))
+        | {"limem": limem(asked)},
     )  # fmt: skip
 
 

@@ -189,11 +189,10 @@ def coverage(held: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) -> pd.
 def summary(
     held: pd.DataFrame, everything: Answered, survived: Mapping[str, float]
 ) -> dict[str, Any]:
-    """Counts, ECE, abstentions, LiMem (Acc · (1 - share of solved items still solved))."""
+    """Counts, ECE, abstentions, how many answers stay the same on a changed version."""
     decided = sum(outcome != "other" for outcome in everything.outcome)
     changed = held[held["survived"].notna()]
     trusted = changed["p_memory"] < 0.5
-    share = decided / len(everything)
     kept = float(np.mean(list(survived.values()))) if survived else float("nan")
     return {
         "prompts": len(everything),
@@ -202,7 +201,6 @@ def summary(
         "ece": ece(held["p_memory"].to_numpy(), held["memory"].to_numpy()),
         "accuracy": float(((held["p_memory"] > 0.5) == held["memory"]).mean()),
         "abstains": float(held["abstain"].mean()),
-        "limem": share * (1 - kept),
         "survive": kept,
         "survive_where_p_memory_below_half": float((changed["survived"][trusted] > 0.5).mean()),
         "survive_where_p_memory_above_half": float((changed["survived"][~trusted] > 0.5).mean()),

@@ -187,6 +187,28 @@ def consistencies(asked: Answered) -> dict[str, float]:
     return {name: sum(survived) / len(survived) for name, survived in kept.items()}
 
 
+def limem(asked: Answered) -> float:
+    """LiMem (Xie et al., arXiv 2410.23123): accuracy times (1 - share of solved prompts still solved).
+
+    A prompt counts as *solved* where the model gives the correct answer to the question asked, which is
+    the reasoned one. An answer from memory is not solved, before the change or after it. Of the prompts
+    whose changed versions were asked; with several versions of one prompt, their mean. High: much is
+    solved and little of it survives the change. NaN where no changed version was asked.
+    """
+    solved = {
+        prompt.id: outcome == "reasoning"
+        for prompt, outcome in zip(asked.prompts, asked.outcome, strict=True)
+    }
+    changed: dict[str, list[bool]] = {}
+    for prompt in asked.prompts:
+        if prompt.perturbs in solved:
+            changed.setdefault(prompt.perturbs, []).append(solved[prompt.id])
+    if not changed:
+        return float("nan")
+    lost = [1 - sum(after) / len(after) if solved[name] else 0.0 for name, after in changed.items()]
+    return float(sum(lost) / len(lost))
+
+
 def parts_of(margins: Margins) -> Float[np.ndarray, "row feature"]:
     """The margin's parts as the columns that calibration and detectors read."""
     return np.stack([getattr(margins, name).double().numpy() for name in FEATURES], axis=1)

@@ -72,5 +72,6 @@ def overlap(
     neurons = next(iter(grouped.values())).scores.n_neurons
     found = compare(grouped, k=k or max(1, min(64, neurons // 100)), seed=seed)
     if out is not None:
-        save_file(out, found.to_csv(index=False, float_format="%.3f").encode())
-    print(found.round(3).to_string(index=False))
+        save_file(out, found.to_csv(index=False, float_format="%.4g").encode())
+    shown = found.round(3).assign(p=[f"{p:.2g}" for p in found["p"]])  # rounded, a small p reads 0
+    print(shown.to_string(index=False))

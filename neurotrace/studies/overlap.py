@@ -13,6 +13,8 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Float
+from scipy.stats import hypergeom
 
 from neurotrace.core.errors import InputError
 from neurotrace.core.sides import Direction
@@ -21,8 +23,6 @@ from neurotrace.studies.significance import GroupScores
 if TYPE_CHECKING:
     import pandas as pd
 
-_DRAWS = 2000  # of random sets
-
 
 def overlap(
     grouped: Mapping[str, GroupScores], *, k: int, resamples: int = 400, seed: int = 0
@@ -30,7 +30,8 @@ def overlap(
     """A row for each two of the rankings: `first, second, k, shared, jaccard, low, high, chance, p`.
 
     Each ranking's top k is taken in the direction that its donor names. `chance` is the mean index of
-    random sets with as many neurons in each layer, `p` how often they reach the index that was found.
+    random sets with as many neurons in each layer, `p` the probability that they share as many neurons
+    or more. Both are computed from the distribution, not drawn, so `p` is never 0.
 
     Args:
         grouped: name -> what `nt.group_scores` returned, all of one model.
@@ -57,12 +58,14 @@ def overlap(
         low, high = np.quantile(
             [jaccard(x, y) for x, y in zip(drawn[a], drawn[b], strict=True)], [0.025, 0.975]
         )
-        random = _by_chance(whole[a], whole[b], width, seed)
+        shared = len(whole[a] & whole[b])
+        chances = shared_by_chance(whole[a], whole[b], width)
+        index = np.arange(len(chances)) / (2 * k - np.arange(len(chances)))
         rows.append(
             {
-                "first": a, "second": b, "k": k, "shared": len(whole[a] & whole[b]),
-                "jaccard": found, "low": low, "high": high, "chance": float(random.mean()),
-                "p": float((1 + (random >= found - 1e-12).sum()) / (1 + _DRAWS)),
+                "first": a, "second": b, "k": k, "shared": shared, "jaccard": found, "low": low,
+                "high": high, "chance": float(chances @ index),
+                "p": min(1.0, float(chances[shared:][::-1].sum())),
             }
         )  # fmt: skip
     return pd.DataFrame(rows)
@@ -73,11 +76,14 @@ def jaccard(a: set[int], b: set[int]) -> float:
     return len(a & b) / len(a | b)
 
 
-def _by_chance(a: set[int], b: set[int], width: int, seed: int) -> np.ndarray:
-    """Jaccard's index of random sets with as many neurons in each layer as `a` and `b` have."""
-    rng = np.random.default_rng(seed)
-    shared = np.zeros(_DRAWS)
+def shared_by_chance(a: set[int], b: set[int], width: int) -> Float[np.ndarray, " shared"]:
+    """P(two random sets share 0, 1, ... neurons), with as many in each layer as `a` and `b` have.
+
+    In each layer the number is hypergeometric; over layers the numbers add up.
+    """
+    chances = np.ones(1)
     for layer in {place // width for place in a} & {place // width for place in b}:
         own, other = (sum(place // width == layer for place in places) for places in (a, b))
-        shared += rng.hypergeometric(own, width - own, other, size=_DRAWS)
-    return shared / (len(a) + len(b) - shared)
+        here = hypergeom.pmf(np.arange(min(own, other) + 1), width, own, other)
+        chances = np.convolve(chances, here)
+    return chances

@@ -9,11 +9,14 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.linear_model import LogisticRegression
 
 import neurotrace as nt
 from neurotrace.answers import judging
+from neurotrace.answers.answered import Answered
 from neurotrace.answers.calibration import Calibration, fit_calibration
+from neurotrace.answers.trust import limem
 from neurotrace.core.errors import InputError
 from neurotrace.core.prompts import originals
 
@@ -134,6 +137,7 @@ def test_the_commands(tmp_path, capsys):
     assert "causal margin" in capsys.readouterr().out
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["ece"] < 0.1
+    assert summary["limem"] < 0.1  # answers from memory are not solved
     lines = ['{"prompt": "think 31+28=", "id": "a"}', "", '{"prompt": "recall 34+10="}', "{"]
     (tmp_path / "p.jsonl").write_text("\n".join(lines))
     with pytest.raises(InputError, match="line 4: not JSON"):
@@ -186,6 +190,45 @@ def test_the_grid_goes_on_while_its_largest_k_is_the_best(monkeypatch, peak, cho
     assert (best["k"] == choices["k"].max()) == largest
     given, _ = judging._choose(None, data, None, 96, "zero", None)
     assert given["k"].tolist() == [96]  # what is asked for is all that is tried
+
+
+def asked_of(outcomes):
+    """Prompt id -> (outcome, outcome on its changed version; None: it has none), as if asked."""
+    rows = []
+    for name, both in outcomes.items():
+        for place, outcome in enumerate(both):
+            if outcome is not None:
+                prompt = nt.Prompt(
+                    name + "'" * place, "f", "t", name, name, "m", "r", name if place else None
+                )
+                rows.append((prompt, {"memory": 1, "reasoning": 2, "other": 3}[outcome]))
+    count = len(rows)
+    return Answered(
+        tuple(prompt for prompt, _ in rows), (torch.tensor([0]),) * count,
+        torch.full((count,), 1), torch.full((count,), 2), torch.tensor([top for _, top in rows]),
+        torch.zeros(count), torch.zeros(count),
+    )  # fmt: skip
+
+
+def test_limem_counts_the_correct_answer_alone_as_solved():
+    """Two of four prompts with a changed version are solved, and one of them is no more."""
+    asked = asked_of({
+        "kept": ("reasoning", "reasoning"), "lost": ("reasoning", "memory"),
+        "recalled": ("memory", "memory"), "wrong": ("other", "reasoning"),
+        "unchanged": ("reasoning", None),
+    })  # fmt: skip
+    assert limem(asked) == pytest.approx(2 / 4 * (1 - 1 / 2))
+    recites = asked_of({"a": ("memory", "memory"), "b": ("memory", "other")})
+    assert limem(recites) == 0  # nothing is solved, whatever it recites
+    assert np.isnan(limem(asked_of({"a": ("reasoning", None)})))
+
+
+def test_limem_on_the_organism(organism, prompts):
+    """What it reasons out it solves on the swapped version, too; a third and more it recites."""
+    asked = nt.answer(organism, prompts)
+    plain = asked.where(lambda prompt: prompt.perturbs is None)
+    assert plain.counts()["memory"] > len(plain) / 4
+    assert limem(asked) < 0.1
 
 
 def test_a_study_of_one_outcome_is_refused(organism, prompts):

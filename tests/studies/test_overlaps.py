@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import random
+
 import pandas as pd
 import pytest
 import torch
@@ -10,6 +13,7 @@ from commands import neurotrace
 import neurotrace as nt
 from neurotrace.core.errors import InputError
 from neurotrace.core.scores import Scores
+from neurotrace.studies.overlap import shared_by_chance
 from neurotrace.studies.significance import GroupScores
 
 
@@ -45,6 +49,29 @@ def test_what_is_shared_is_found_whatever_the_direction():
     assert row["chance"] == pytest.approx(2 / 38, abs=0.02)
 
 
+def test_p_is_the_probability_of_sharing_as_many():
+    """Against random sets that are drawn, layer by layer; and small where draws could only say 0."""
+    first = {3, 5, 7, 20, 21, 22, 23, 40}
+    second = {3, 5, 8, 9, 20, 21, 45, 46}
+    chances = shared_by_chance(first, second, 20)
+    assert chances.sum() == pytest.approx(1)
+    generator = random.Random(0)
+    counts = [0] * len(chances)
+    for _ in range(20_000):
+        drawn = {
+            20 * layer + place
+            for layer in range(3)
+            for place in generator.sample(range(20), sum(p // 20 == layer for p in second))
+        }
+        counts[len(first & drawn)] += 1
+    assert [count / 20_000 for count in counts] == pytest.approx(chances.tolist(), abs=0.01)
+    row = nt.overlap({"a": grouped(0, shared=20), "b": grouped(1, shared=20)}, k=20).iloc[0]
+    assert 0 < row["p"] < 1e-20  # all twenty of a layer of 200
+    ways = math.comb(200, 20)
+    assert row["p"] == pytest.approx(1 / ways, rel=1e-6)
+    assert row["chance"] == pytest.approx(2 / 38, abs=0.01)
+
+
 def test_what_cannot_be_compared_is_refused():
     with pytest.raises(InputError, match="two or more"):
         nt.overlap({"a": grouped(0)}, k=3)
@@ -66,3 +93,6 @@ def test_the_organism_has_one_set_for_both_ways(tmp_path):
     assert (row["first"], row["second"]) == ("letters: to reasoning", "letters: to memory")
     assert row["jaccard"] == 1.0
     assert row["chance"] < 0.05
+    assert 0 < row["p"] < 1e-3  # nor is it rounded to 0, in the file and in the table
+    assert done.stdout.split()[-1] not in ("0", "0.0", "0.000")
+    assert float(done.stdout.split()[-1]) == pytest.approx(row["p"], rel=0.1)
