@@ -176,7 +176,12 @@ def ablation_effects(
         found["effect"].append(effect.numpy())
     row, place, before, effect_ = (np.concatenate(column) for column in found.values())
     columns: dict[str, Any] = {}
-    for name, own in (("pair", "id"), ("family",) * 2, ("template",) * 2, ("group",) * 2):
+    for name, own in (
+        ("pair", "id"),
+        ("family", "family"),
+        ("template", "template"),
+        ("group", "group"),
+    ):
         words = [getattr(pair, own) for pair in task.encoded.pairs]
         known = list(dict.fromkeys(words))
         codes = np.array([known.index(word) for word in words], dtype="int32")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from neurotrace.core.display import line
+
 if TYPE_CHECKING:
     from rich.text import Text
 
@@ -13,21 +15,15 @@ if TYPE_CHECKING:
 
 def say(message: str, code: int) -> int:
     """One line on standard error; returns the exit code."""
-    print(f"neurotrace: {printable(message)}", file=sys.stderr)
+    print(f"neurotrace: {line(message)}", file=sys.stderr)
     return code
-
-
-def printable(text: str) -> str:
-    """One line without control characters: those of a prompt or a file name are not for a terminal."""
-    line = " ".join(text.split())
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in line)
 
 
 def plain(text: str) -> Text:
     """Words of a prompt or a file for a table: no markup, no control characters."""
     from rich.text import Text
 
-    return Text(printable(text))
+    return Text(line(text))
 
 
 def show(found: list[tuple[str, Cost]]) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from neurotrace.cli.console import printable
+from neurotrace.core.display import line
 from neurotrace.core.process import quiet
 
 
@@ -28,5 +28,5 @@ def report(
     run = load_run(folder)
     save_file(page, write_report(run).encode())
     for reason in run.left_out:
-        print(f"not shown: {printable(reason)}", file=sys.stderr)
+        print(f"not shown: {line(reason)}", file=sys.stderr)
     print(f"report: {page}")

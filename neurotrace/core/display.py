@@ -177,8 +177,13 @@ def frame_table(frame: pd.DataFrame, title: str = "", *, limit: int = 10) -> Tab
 
 
 def plain(text: str) -> str:
-    """`text` without control characters."""
+    """`text` without control characters: those of a prompt or a file name are not for a terminal."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+def line(text: str) -> str:
+    """`plain`, in one line."""
+    return plain(" ".join(text.split()))
 
 
 def percent(value: float | None) -> str:

@@ -329,6 +329,11 @@ def _cannot_write(path: Path, error: OSError) -> InputError:
     )
 
 
+def json_bytes(content: Any) -> bytes:
+    """`content` as a JSON file holds it; half a surrogate pair becomes a question mark."""
+    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "replace")
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write, sync, rename. After any failure the file under the final name is unchanged."""
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)

@@ -11,6 +11,7 @@ import html
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neurotrace.core import display
 from neurotrace.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -96,5 +97,4 @@ def fade(colour: str, alpha: float = 0.15) -> str:
 
 
 def clip(text: str, limit: int = 40) -> str:
-    short = text if len(text) <= limit else text[: limit - 1] + "…"
-    return html.escape(short)  # plotly reads tags in its labels
+    return html.escape(display.clip(text, limit))  # plotly reads tags in its labels

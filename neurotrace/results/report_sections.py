@@ -121,8 +121,9 @@ def _caveats(trust: JudgedTrust, kinds: list[str]) -> list[str]:
         equal.setdefault(tuple(f"“{name}”" for name in as_good), []).append(kind)
     for names, where in equal.items():
         if names:
+            do = "does" if len(names) == 1 else "do"
             found.append(
-                f"On unseen {_listed(where)} {_listed(names)} do{'es' * (len(names) == 1)} as well as "
+                f"On unseen {_listed(where)} {_listed(names)} {do} as well as "
                 f"the margin, within {_AS_GOOD}: there, correlation is enough."
             )
     parts = signals[(signals["of"] != "mean") & (signals["unseen"] == "items")]

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neurotrace.core.errors import InputError
-from neurotrace.core.files import parquet, prepare_folder, write_atomically
+from neurotrace.core.files import json_bytes, parquet, prepare_folder, write_atomically
 from neurotrace.core.neurons import NEURON_DEFINITION
 from neurotrace.core.process import package_versions
 from neurotrace.models.identity import weights_hash
@@ -83,9 +83,9 @@ def save_run(
         if explorer is None:  # one of another run would lie about this one
             (folder / "explorer.json").unlink(missing_ok=True)
         else:
-            write_atomically(folder / "explorer.json", _json(explorer.data))
-        write_atomically(folder / "summary.json", _json(summary))
-        write_atomically(folder / "manifest.json", _json(record))
+            write_atomically(folder / "explorer.json", json_bytes(explorer.data))
+        write_atomically(folder / "summary.json", json_bytes(summary))
+        write_atomically(folder / "manifest.json", json_bytes(record))
         write_atomically(folder / "report.html", write_report(load_run(folder)).encode())
     except OSError as error:
         raise InputError(
@@ -136,6 +136,7 @@ def manifest(
 
     from neurotrace import __version__
     from neurotrace.models.hooks import tokenizer_of, twin
+    from neurotrace.results.reading import FORMAT
 
     info = study.model
     tokenizer = tokenizer_of(model)
@@ -145,7 +146,7 @@ def manifest(
         json.dumps(pair.__dict__, sort_keys=True, ensure_ascii=True) for pair in study.encoded.pairs
     )
     return {
-        "format": "neurotrace.run/1",
+        "format": FORMAT,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": command,
         "neurotrace": __version__,
@@ -222,7 +223,3 @@ def _dropped(study: Study) -> pa.Table:
     return pa.table(
         {name: pa.array([row[i] for row in rows], pa.string()) for i, name in enumerate(fields)}
     )
-
-
-def _json(content: Any) -> bytes:
-    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "replace")

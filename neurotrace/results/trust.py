@@ -11,7 +11,6 @@ As `trust` inside a run's folder it becomes a section of the run's report.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from neurotrace.core.errors import InputError
 from neurotrace.core.files import (
     filling,
+    json_bytes,
     noted,
     prepare_folder,
     read_json,
@@ -107,8 +107,7 @@ def save_trust(
         for name in FILES:  # none of the earlier ones may stand beside the new
             (folder / name).unlink(missing_ok=True)
         for name, content in (("manifest", manifest), ("summary", study.summary)):
-            text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-            write_atomically(folder / f"{name}.json", text.encode("utf-8", "replace"))
+            write_atomically(folder / f"{name}.json", json_bytes(content))
         for name in TABLES:
             frame = getattr(study, name)
             write_atomically(folder / f"{name}.parquet", noted(frame, manifest))
