@@ -3,9 +3,9 @@
 style      template, palette, writing to a file
 effects    flips, pairs, curves
 scores     maps, estimates, volcano
-sites      where it is decided
+sites      patched sites
 timeline   along checkpoints
-detectors  detectors
+detectors  transfer, sites and weights of detectors
 trust      trust score
 monitor    a monitored text
 

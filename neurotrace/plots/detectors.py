@@ -1,4 +1,4 @@
-"""Figures of detectors: where they hold, at which depth, and what fusion gives each view."""
+"""Figures of detectors: transfer between tasks, depth, and the weights of fused views."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _SHOWN = (
 def plot_transfer(
     table: pd.DataFrame, *, shown: Sequence[tuple[str, str]] = _SHOWN, title: str | None = None
 ) -> go.Figure:
-    """AUROC, a panel a (detector, view): trained on the row, tested on the column; white is chance."""
+    """AUROC, one panel per (detector, view): trained on the row, tested on the column; white is chance."""
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
     there = [own for own in shown if len(_rows(table, *own))]
     if not there:
-        raise InputError("none of the detectors to show is in the table: name others in shown=")
+        raise InputError("none of the detectors in shown= is in the table: name others")
     trains = list(dict.fromkeys(table["train_family"]))
     tests = sorted(set(table["test_family"]))
     columns = min(3 if len(tests) < 6 else 2 if len(tests) < 12 else 1, len(there))
@@ -59,14 +59,14 @@ def plot_transfer(
             row=place // columns + 1, col=place % columns + 1,
         )  # fmt: skip
     figure.update_annotations(font_size=13)
-    # by place: two long names may be cut to the same label
+    # by position: two long names may be cut to the same label
     figure.update_xaxes(tickvals=list(range(len(tests))), ticktext=[clip(own, 24) for own in tests])
     figure.update_yaxes(
         tickvals=list(range(len(trains))), ticktext=[clip(own, 24) for own in trains],
         autorange="reversed",
     )  # fmt: skip
-    figure.update_xaxes(title="asked on", row=deep)
-    figure.update_yaxes(title="learnt on", col=1)
+    figure.update_xaxes(title="tested on", row=deep)
+    figure.update_yaxes(title="trained on", col=1)
     return finish(
         figure,
         title or "AUROC for “from memory”, on groups not seen in training",
@@ -77,7 +77,7 @@ def plot_transfer(
 def plot_sites(table: pd.DataFrame, *, title: str | None = None) -> go.Figure:
     """AUROC of a linear detector at each site and depth, mean over tasks.
 
-    Solid: asked on the task that it learnt from. Dashed: asked on another one.
+    Solid: tested on the training task. Dashed: tested on another one.
     """
     import plotly.graph_objects as go
 
@@ -119,7 +119,7 @@ def plot_weights(weights: pd.DataFrame, *, title: str | None = None) -> go.Figur
             },
         )  # fmt: skip
     figure.update_yaxes(title="share of all weight", rangemode="tozero")
-    return finish(figure, title or "What each view weighs in the fused detectors, ± posterior sd")
+    return finish(figure, title or "Weight of each view in the fused detectors, ± posterior sd")
 
 
 def _title(detector: str, view: str) -> str:
@@ -131,7 +131,7 @@ def _said(cell: pd.Series | None, train: str, test: str) -> str:
     if cell is None:
         return ""
     return (
-        f"learnt on {clip(train)}, asked on {clip(test)}<br>{cell['auroc']:.2f} "
+        f"trained on {clip(train)}, tested on {clip(test)}<br>{cell['auroc']:.2f} "
         f"[{cell['auroc_lo']:.2f}, {cell['auroc_hi']:.2f}], {cell['n']:.0f} prompts"
     )
 

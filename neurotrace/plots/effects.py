@@ -1,4 +1,4 @@
-"""Figures: tables in, plotly figures out. Never shown, never a model; the look: `plotting_style.py`."""
+"""Figures of effects: flips, curves, pairs."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ _TITLES = {"to_reasoning": "memory → reasoning", "to_memorization": "reasoning
 def plot_flips(effects: Effects, *, title: str | None = None) -> go.Figure:
     """Share of flipped answers against the number of neurons, with 95 % bands and controls.
 
-    A row of panels a family, a column a direction. Solid: the ranked neurons, one line for each
-    intervention. Grey: random neurons. Other controls are single markers where they were measured.
+    One row of panels per family, one column per direction. Solid: the ranked neurons, one line for each
+    intervention. Grey: random neurons. Other controls are single markers at the k at which they were
+    measured.
     """
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
@@ -79,7 +80,8 @@ def plot_flips(effects: Effects, *, title: str | None = None) -> go.Figure:
 
 
 def plot_curves(curves: pd.DataFrame, *, title: str | None = None) -> go.Figure:
-    """Necessity and sufficiency against k: a row of panels a family and direction, a line a ranker.
+    """Necessity and sufficiency against k: one row of panels per family and direction, one line per
+    ranker.
 
     Takes the `curves` of a `Comparison`.
     """
@@ -139,7 +141,7 @@ def plot_pairs(
     Takes the rows of one intervention in one direction; see `Effects.where`.
 
     Args:
-        pairs: where the prompts and answers for the hover text are looked up.
+        pairs: the pairs whose prompts and answers the hover text shows.
     """
     import plotly.graph_objects as go
 
@@ -201,7 +203,7 @@ def _line(
             fill="toself", fillcolor=fade(colour), mode="none", hoverinfo="skip", legendgroup=name,
             showlegend=False, **at,
         )  # fmt: skip
-    else:  # there is no area about a single point
+    else:  # a single point has no area around it
         bars = {"type": "data", "thickness": 1.5, "array": line["answers_high"] - line["answers"],
                 "arrayminus": line["answers"] - line["answers_low"]}  # fmt: skip
     kind, _, strength = name.partition(":")

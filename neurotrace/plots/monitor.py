@@ -1,4 +1,4 @@
-"""A monitored text as a figure: each written token on a ground that says what it rests on."""
+"""A monitored text as a figure: each generated token on a background coloured by its score."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ _FONT = {"family": "DejaVu Sans Mono, ui-monospace, Menlo, Consolas, monospace",
 def plot_monitor(
     tokens: Iterable[Token], *, prompt: str = "", width: int = 72, title: str | None = None
 ) -> go.Figure:
-    """The written text, coloured; the prompt before it stays white.
+    """The generated text, coloured; the prompt before it is white.
 
-    Blue: memory, red: reasoning, by P(from memory), or by the margin where the circuit is not
-    calibrated. Dotted frame: outside the calibration's range.
+    Blue: memory, red: reasoning, by P(from memory), or by the margin if the circuit is not calibrated.
+    Dotted frame: outside the calibration's range.
 
     Args:
         tokens: from `nt.monitor`.
-        width: characters a line.
+        width: characters per line.
     """
     import plotly.graph_objects as go
     from plotly.colors import sample_colorscale
 
     written = list(tokens)
     if not written:
-        raise InputError("nothing was written: the model ended at once, or max_new_tokens is 0")
+        raise InputError("no token was generated: the model ended at once, or max_new_tokens is 0")
     calibrated = all(token.p_memory is not None for token in written)
     value = [(token.p_memory or 0.0) if calibrated else token.margin for token in written]
     high = 1.0 if calibrated else max(*map(abs, value), 1e-9)
@@ -56,7 +56,7 @@ def plot_monitor(
         mode="text", textfont=_FONT, hovertext=hover, hoverinfo="text", showlegend=False,
         text=[html.escape(text).replace(" ", "\u00a0") for text, *_ in places],
     )  # fmt: skip
-    figure.add_scatter(  # nothing but the colours' scale
+    figure.add_scatter(  # only for the colour scale
         x=[None], y=[None], mode="markers", showlegend=False, hoverinfo="skip",
         marker={"color": [low], "colorscale": "RdBu", "cmin": low, "cmax": high, "showscale": True,
                 "colorbar": {"title": "P(from memory)" if calibrated else "margin, nats"}},
@@ -64,12 +64,16 @@ def plot_monitor(
     lines = places[-1][2] + 1
     figure.update_xaxes(visible=False, range=[-0.5, width + 0.5])
     figure.update_yaxes(visible=False, range=[max(lines, 4) - 0.4, -0.6])
-    finish(figure, title or "What each written token rests on", height=130 + _LINE * max(lines, 4))
+    finish(
+        figure,
+        title or "Generated tokens: from memory or reasoning",
+        height=130 + _LINE * max(lines, 4),
+    )
     return figure.update_layout(width=int(_CHAR * width) + 230)
 
 
 def _laid(pieces: Iterable[str], width: int) -> list[tuple[str, int, int]]:
-    """(what is shown, column, line) of each piece: one moves down where it doesn't fit or a line ended."""
+    """(text, column, line) of each token; a token that does not fit starts a new line."""
     found = []
     column = line = 0
     for piece in pieces:

@@ -20,7 +20,7 @@ def plot_scores(scores: Scores, *, title: str | None = None) -> go.Figure:
     import plotly.graph_objects as go
 
     values = scores.value.numpy()
-    # a few neurons carry the effect: a scale to the very largest would show nothing else
+    # a few neurons carry the effect; a scale up to the largest would hide all others
     bound = float(np.nanquantile(np.abs(values), 0.9995)) or float(np.nanmax(np.abs(values))) or 1.0
     figure = go.Figure(
         go.Heatmap(
@@ -35,7 +35,7 @@ def plot_scores(scores: Scores, *, title: str | None = None) -> go.Figure:
 
 
 def plot_estimates(estimate: Scores, truth: Scores, *, title: str | None = None) -> go.Figure:
-    """What a ranker predicts against the exact effect, for the neurons that have both."""
+    """A ranker's prediction against the exact effect, for the neurons with both."""
     import plotly.graph_objects as go
     from scipy.stats import spearmanr
 
@@ -65,7 +65,7 @@ def plot_estimates(estimate: Scores, truth: Scores, *, title: str | None = None)
 
 
 def plot_volcano(scores: Scores, *, level: float = 0.05, title: str | None = None) -> go.Figure:
-    """Each neuron's score against -log10 p; what stands out of chance is coloured.
+    """Each neuron's score against -log10 p; significant neurons are coloured.
 
     Args:
         scores: from `nt.assess`, with the columns `p`, `q`, `p_family` and `kept`.

@@ -1,4 +1,4 @@
-"""Figure of where a decision is made: flips by block, for each kind of unit."""
+"""Figure of patched sites: flips by block, for each kind of unit."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 _SHOWN = {
-    "attention": "what attention writes", "mlp": "what the MLP writes",
-    "residual": "the residual stream", "direction": "one direction of it",
+    "attention": "attention output", "mlp": "MLP output",
+    "residual": "residual stream", "direction": "one direction of it",
 }  # fmt: skip
 
 
 def plot_located(located: Located, *, title: str | None = None) -> go.Figure:
-    """Share of held-out answers that flip where one block's unit takes the donor's value; bands: 95 %."""
+    """Share of held-out answers that flip if a unit of a block takes the donor's value; bands: 95 %."""
     import plotly.graph_objects as go
 
     table = located.table
@@ -37,11 +37,11 @@ def plot_located(located: Located, *, title: str | None = None) -> go.Figure:
         )  # fmt: skip
         if own["control"].notna().any():
             figure.add_scatter(
-                x=layers, y=own["control"], mode="lines", name="as far, a random direction",
+                x=layers, y=own["control"], mode="lines", name="equal move, random direction",
                 line={"color": colour, "dash": "dot"},
                 hovertemplate="block %{x}<br>%{y:.1%} flip<extra>random direction</extra>",
             )  # fmt: skip
     figure.update_xaxes(title="block", dtick=max(1, int(located.table["layer"].max() + 1) // 10))
     figure.update_yaxes(title="held-out answers flipped", tickformat=".0%", range=[-0.02, 1.02])
     to = "reasoning" if located.donor == "reasoning" else "memory"
-    return finish(figure, title or f"{located.model}: what turns answers to {to}, block by block")
+    return finish(figure, title or f"{located.model}: flips to {to}, block by block")

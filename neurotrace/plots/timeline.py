@@ -1,4 +1,4 @@
-"""Figure of a training run: when does a behaviour appear, and when do its neurons settle?"""
+"""Figure of a training run: when do a behaviour and its neurons appear?"""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-_PANELS = ("prompts answered as named", "held-out answers flipped", "the top neurons")
+_PANELS = ("prompts answered correctly", "held-out answers flipped", "the top neurons")
 _GREY = "#7f7f7f"
 # panel, column, name, colour, dash
 _LINES = (
@@ -28,9 +28,9 @@ _LINES = (
 
 
 def plot_timeline(table: pd.DataFrame, *, title: str | None = None) -> go.Figure:
-    """A row of panels a family: accuracy, flips with 95 % bands and controls, and the top neurons.
+    """One row of panels per family: accuracy, flips with 95 % bands and controls, and the top neurons.
 
-    Takes the table of `nt.timeline`. The third panel is of the neurons that turn answers to reasoning.
+    Takes the table of `nt.timeline`. The third panel shows the top neurons for flips to reasoning.
     """
     from plotly.subplots import make_subplots
 

@@ -1,4 +1,4 @@
-"""Figures of the trust score: what it is worth, and whether its probabilities mean what they say."""
+"""Figures of the trust score: risk against coverage, reliability, signals, margins."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SIGNALS = {"trust score": "#0072B2", "log-probability": "#D55E00", "entropy": "
 
 
 def plot_coverage(coverage: pd.DataFrame, *, title: str | None = None) -> go.Figure:
-    """Risk against coverage: of the answers kept, how many fail on a changed version of the question.
+    """Risk against coverage: share of kept answers that fail on a changed version of the question.
 
     Takes the `coverage` of a `TrustStudy`; bands are 95 %, groups resampled.
     """
@@ -51,10 +51,10 @@ def plot_coverage(coverage: pd.DataFrame, *, title: str | None = None) -> go.Fig
         line={"color": "#999999", "dash": "dot"},
     )  # fmt: skip
     figure.update_xaxes(
-        title="answers kept, the least risky first", tickformat=".0%", range=[0, 1.01]
+        title="share of answers kept, least risky first", tickformat=".0%", range=[0, 1.01]
     )
     figure.update_yaxes(
-        title="of them fail on a changed version", tickformat=".0%", range=[-0.02, 1.02]
+        title="share of them that fail on a changed version", tickformat=".0%", range=[-0.02, 1.02]
     )
     figure.update_layout(legend={"orientation": "h", "y": -0.2})
     return finish(figure, title or "Risk against coverage on held-out prompts")
@@ -63,7 +63,7 @@ def plot_coverage(coverage: pd.DataFrame, *, title: str | None = None) -> go.Fig
 def plot_reliability(
     scores: pd.DataFrame, *, bins: int = 10, title: str | None = None
 ) -> go.Figure:
-    """Do the trust score's probabilities come true? Rates in bins of equal width, 95 % by group.
+    """Reliability of the trust score's probabilities: rates in bins of equal width, 95 % by group.
 
     Takes the `scores` of a `TrustStudy`.
     """
@@ -74,11 +74,17 @@ def plot_reliability(
     if len(changed):
         survived = changed["survived"] > 0.5
         kinds.append(
-            ("survives a change", REASONED, changed["p_survives"], survived, changed["group"])
+            (
+                "stays right after a change",
+                REASONED,
+                changed["p_survives"],
+                survived,
+                changed["group"],
+            )
         )
     figure = go.Figure()
     figure.add_scatter(
-        x=[0, 1], y=[0, 1], mode="lines", name="as it should be", hoverinfo="skip",
+        x=[0, 1], y=[0, 1], mode="lines", name="ideal", hoverinfo="skip",
         line={"color": "#999999", "dash": "dot"},
     )  # fmt: skip
     for name, colour, p, happened, group in kinds:
@@ -97,16 +103,15 @@ def plot_reliability(
             hovertemplate=f"P({name}) %{{x:.3f}}: %{{y:.1%}} [%{{customdata[1]:.1%}}, "
             "%{customdata[2]:.1%}] of %{customdata[0]:.0f} prompts<extra></extra>",
         )  # fmt: skip
-    figure.update_xaxes(title="probability given, mean of a bin", range=[-0.03, 1.03])
-    figure.update_yaxes(
-        title="share of prompts where it came true", tickformat=".0%", range=[-0.05, 1.05]
-    )
+    figure.update_xaxes(title="predicted probability, mean of a bin", range=[-0.03, 1.03])
+    figure.update_yaxes(title="observed share of prompts", tickformat=".0%", range=[-0.05, 1.05])
     figure.update_layout(legend={"orientation": "h", "y": -0.2})
     return finish(figure, title or "Reliability on held-out prompts (size: number of prompts)")
 
 
 def plot_signals(signals: pd.DataFrame, *, title: str | None = None) -> go.Figure:
-    """AUROC for "from memory" of every signal, a panel a kind of shift, a mark a family or template.
+    """AUROC for "from memory" of every signal; one panel per kind of shift, one mark per family or
+    template.
 
     Takes the `signals` of a `TrustStudy`; bars are 95 %, groups resampled; the line is the mean.
     """
@@ -149,7 +154,7 @@ def plot_signals(signals: pd.DataFrame, *, title: str | None = None) -> go.Figur
     figure.update_yaxes(tickvals=list(range(len(names))), ticktext=[clip(name) for name in names])
     figure.update_xaxes(title="AUROC", range=[-0.03, 1.03])
     return finish(
-        figure, title or "What tells memory from reasoning, on held-out prompts (bar: mean)",
+        figure, title or "AUROC of every signal for “from memory”, on held-out prompts (bar: mean)",
         height=150 + 30 * len(names),
     )  # fmt: skip
 
@@ -157,11 +162,11 @@ def plot_signals(signals: pd.DataFrame, *, title: str | None = None) -> go.Figur
 def plot_margins(
     scored: Trust | pd.DataFrame, *, prompts: Sequence[Prompt] = (), title: str | None = None
 ) -> go.Figure:
-    """The two parts of each prompt's margin; where memory weighs more lies below the diagonal.
+    """The two parts of each prompt's margin; prompts with a positive margin are below the diagonal.
 
     Args:
         scored: from `nt.trust`, or the `scores` of a `TrustStudy`, whose outcomes colour the marks.
-        prompts: where the prompts for the hover text are looked up by id.
+        prompts: the prompts for the hover text, by id.
     """
     import plotly.graph_objects as go
 
@@ -197,7 +202,7 @@ def plot_margins(
             "P(from memory) %{customdata:.3f}<extra></extra>",
         )  # fmt: skip
     figure.update_xaxes(
-        title="memory fall: what log p(answer) loses with the memory neurons off, nats"
+        title="memory fall: drop of log p(answer) with the memory neurons off, nats"
     )
     figure.update_yaxes(title="reasoning fall, nats")
     figure.update_layout(legend={"orientation": "h", "y": -0.2})

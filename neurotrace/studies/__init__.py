@@ -1,16 +1,16 @@
-"""Questions answered on held-out data, a file a question.
+"""Studies on held-out data, one file per question.
 
-study            the main job: neurons, flips, verdict
-selection        what is tried; neurons, intervention and number chosen on training pairs
+study            the main study: neurons, flips, verdict
+selection        settings; neurons, intervention and number chosen on training pairs
 verdict          does a small set decide? the rule and its words
-held_out         what is measured on held-out pairs
+held_out         measurements on held-out pairs
 comparison       rankers side by side
 faithfulness     rankings against exact effects
 significance     p, false discoveries, intervals of scores
 overlap          do two rankings name the same neurons?
 timeline         the same along a model's checkpoints
-locate           attention, heads, MLPs, residual stream: where is it decided?
-injection        a fact taught through known neurons
+locate           patching of attention, heads, MLPs and the residual stream
+injection        a fact trained into known neurons
 injection_study  rankers against injected facts
 
 May import: rankers, ablation, answers, interventions and below; never sweeps.

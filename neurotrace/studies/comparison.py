@@ -1,4 +1,4 @@
-"""Rankers side by side, family by family: the table behind "which ranker should I use".
+"""Rankers side by side, family by family: the tables of docs/rankers.md.
 
 The pairs of a family are split by group. Rankings, exact effects and curves come from the training
 part; flips are counted on the held-out part.
@@ -38,17 +38,17 @@ Positions = Literal["read", "all"]
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` found.
+    """The result of `compare`.
 
-    `rankers`: a row for each (family, ranker):
-        spearman         with the exact donor patch, over neurons that have an effect; mean of both ways
+    `rankers`: one row for each (family, ranker):
+        spearman         with the exact donor patch, over neurons with an effect; mean of both directions
         spearman_mean    with exact mean ablation, likewise
-        top1_overlap     share of the exact top 1 % in the ranker's own, mean of both ways; among those
+        top1_overlap     share of the exact top 1 % in the ranker's, mean of both directions; among those
                          measured exactly
-        recall_truth     share of the true neurons in as many of the top, mean of both ways
+        recall_truth     share of the planted neurons in a top of the same size, mean of both directions
         flips_to_reasoning, flips_to_memorization   of held-out answers, by a donor patch of the top k
         *_low, *_high    their 95 % intervals, clustered by group
-        necessity, sufficiency   areas of the curves (`faithfulness.py`), mean of both ways
+        necessity, sufficiency   areas of the curves (`faithfulness.py`), mean of both directions
         cost_passes      forward and backward passes a pair for one direction
         seconds          for one direction, on this machine
     `flips`: the same for each (family, ranker, direction, k, positions); `curves`: the curves' points.
@@ -80,16 +80,17 @@ def compare(
     seed: int = 0,
     progress: Progress = None,
 ) -> Comparison:
-    """Rank by every method, and hold the rankings against exact effects, the truth and held-out flips.
+    """Rank by every method, and compare the rankings with exact effects, planted neurons and held-out
+    flips.
 
     Args:
         methods: ranker names; `ranker:kind` ranks for another intervention than the donor patch that is
-            performed ("gradient:mean": the gradient's baseline form).
-        truth: the neurons that are known to decide, if any are.
-        ks: how many neurons to patch; the first is the table's k. Default: as many as are true, else
-            1 % of all, at most 64.
-        train_pairs: at most so many to rank on, in each family.
-        exact_neurons: at most so many are measured exactly, drawn at random; `spearman` and
+            applied (e.g. "gradient:mean").
+        truth: the neurons that are known to decide, e.g. planted ones.
+        ks: numbers of neurons to patch; the first is the table's k. Default: the number of `truth`,
+            else 1 % of all, at most 64.
+        train_pairs: maximum number of pairs to rank on, in each family.
+        exact_neurons: maximum number of neurons measured exactly, drawn at random; `spearman` and
             `top1_overlap` are over those.
         curve_pairs: pairs for the curves; 0: no curves.
 
@@ -221,7 +222,7 @@ def _curves(
     model: HookedModel, pairs: EncodedPairs, found: Mapping[Direction, Scores]
 ) -> list[pd.DataFrame]:
     if any(scores.value.isnan().any() for scores in found.values()):
-        # Pearson of a constant neuron, neurons that `exact` left out: no ranking of all of them
+        # unranked neurons: Pearson of a constant neuron, neurons that `exact` left out
         found = {
             way: replace(scores, value=scores.value.nan_to_num(nan=0.0), columns={})
             for way, scores in found.items()

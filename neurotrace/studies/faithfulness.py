@@ -1,16 +1,16 @@
-"""Does a ranking say what is true? Against exact effects, and against what whole sets do.
+"""Faithfulness of a ranking: agreement with exact effects, and with the effects of sets.
 
-Agreement: Spearman's rho with the exact effect of one neuron at a time, over the neurons that have
-any (`LIVE` nats and more), and the overlap of both tops.
+Agreement: Spearman's rho with the exact effect of one neuron at a time, over the neurons with an effect
+(`LIVE` nats or more), and the overlap of both tops.
 
-Curves: with T the effect on L of doing the intervention to *all* neurons of the final token position,
+Curves: with T the effect on L of the intervention on *all* neurons at the final token position,
 
-    necessity(k)    effect of doing it to the top k, / T          what goes when they are changed
-    sufficiency(k)  1 - effect of doing it to all the others, / T  what stays when they alone are kept
+    necessity(k)    effect on the top k / T                    the share lost if they are changed
+    sufficiency(k)  1 - effect on all the others / T           the share left if only they are kept
 
-for k = 1, 2, 4, ... all; a curve's area is over log2 k, as a share of its width: a ranking that has
-what matters in few neurons comes near 1 in both. Shares of an effect, not probabilities: where neurons
-work against each other they leave [0, 1].
+for k = 1, 2, 4, ... all. A curve's area is over log2 k, as a share of its width; it is near 1 in both
+if the ranking puts the neurons that matter first. These are shares of an effect, not probabilities:
+they leave [0, 1] if neurons work against each other.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ def overlap_of_tops(
 ) -> float:
     """Share of the exact top `share` of neurons that is in the ranking's own top of that size.
 
-    Both tops are drawn up among the neurons whose exact effect is known: where that is a random sample,
+    Both tops are taken among the neurons whose exact effect is known. If these are a random sample,
     chance is `share`. A neuron that the ranking leaves out (Pearson, of a constant one) is in no top.
-    NaN: not a neuron was scored by both.
+    NaN: no neuron was scored by both.
     """
     known = ~exact.value.isnan()
     ranked = int((known & ~scores.value.isnan()).sum())
@@ -75,7 +75,7 @@ def overlap_of_tops(
 
 
 def recall(scores: Scores, truth: Sequence[Neuron], *, direction: Direction | str) -> float:
-    """Share of the true neurons among as many of the ranking's top."""
+    """Share of the true neurons in a top of the same size."""
     if not truth:
         raise InputError("no true neurons to recall: the truth is empty")
     return len(set(truth) & set(scores.top(len(set(truth)), direction=direction))) / len(set(truth))
@@ -94,7 +94,7 @@ def curves(
     """Rows `k, necessity, sufficiency`; see the module's docstring, and `area`.
 
     Raises:
-        InputError: a ranking that leaves neurons out; an intervention on all neurons that does nothing.
+        InputError: a ranking that leaves neurons out; an intervention on all neurons without effect.
     """
     import pandas as pd
 
@@ -116,7 +116,7 @@ def curves(
 
 
 def area(ks: Sequence[int], shares: Sequence[float]) -> float:
-    """Under a curve over log2 k, by trapezoids, as a share of its width."""
+    """Area under a curve over log2 k, by trapezoids, as a share of its width."""
     x = np.log2(np.asarray(ks, dtype=float))
     y = np.asarray(shares, dtype=float)
     return float((np.diff(x) * (y[1:] + y[:-1]) / 2).sum() / (x[-1] - x[0]))

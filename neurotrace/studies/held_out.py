@@ -1,10 +1,10 @@
-"""Proof on held-out pairs, for one family and one direction.
+"""Measurements on held-out pairs, for one family and one direction.
 
-In each fold neurons are ranked and the intervention chosen on the training pairs. On the held-out
-ones are then measured: the chosen intervention at every number of neurons (the flip curve) beside
-random neurons, every other kind at the chosen number, the chosen one's controls, and its damage on
-neutral text and on the other families. The folds' held-out pairs together are all
-pairs, each judged by neurons that it had no part in finding.
+In each fold neurons are ranked and the intervention is chosen on the training pairs. On the held-out
+pairs the following is measured: the chosen intervention at every number of neurons (the flip curve)
+beside random neurons; every other kind at the chosen number; the controls of the chosen one; its damage
+on neutral text and on the other families. The folds' held-out pairs together are all pairs, and no pair
+is measured with neurons that it helped to find.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Example:
 
 @dataclass(frozen=True)
 class RowFold:
-    """A fold as places in the encoded pairs."""
+    """A fold as rows of the encoded pairs."""
 
     number: int
     train: list[int]
@@ -112,7 +112,7 @@ class Proved:
 def prove(
     ground: Ground, folds: Sequence[RowFold], settings: StudySettings, progress: Progress = None
 ) -> Proved:
-    """Choose on each fold's training pairs, and measure on its held-out ones."""
+    """Choose on each fold's training pairs and measure on its held-out pairs."""
     proof = _Proof(ground, settings, progress)
     for fold in folds:
         proof.run(fold)
@@ -158,7 +158,7 @@ class _Proof:
             for kind in settings.kinds:
                 together = form_of(kind).together is not None
                 if together and method == "gradient" and len(settings.methods) > 1:
-                    continue  # its shift follows the two-ended slope: so does its ranking
+                    continue  # its shift follows the two-ended slope, so its ranking does, too
                 training = Training(
                     ground.model, ground.own, ground.evidence, fold.train, kind, ground.direction,
                     reference,
@@ -177,7 +177,7 @@ class _Proof:
         controls = controls_for(best, reference=ref)
         if (
             len({self.ground.own.pairs[row].group for row in fold.test}) < 2
-        ):  # nobody to borrow from
+        ):  # no other pair to take values from
             controls = [each for each in controls if each.role != "other_donor"]
         curve = [
             each
@@ -197,7 +197,7 @@ class _Proof:
                 label=each.label,
             )
             for each in curve
-            if len(each) != chosen.k  # at that size the controls stand already
+            if len(each) != chosen.k  # the controls of this size exist already
         ]
         everything = [*curve, *rivals, *controls, *beside]
         frame = self._measure(fold.test, everything).to_frame()
@@ -213,7 +213,7 @@ class _Proof:
             self._read(fold, best)
 
     def _read(self, fold: RowFold, best: Intervention) -> None:
-        """What the model writes on two held-out prompts, with and without the intervention."""
+        """The model's text after two held-out prompts, with and without the intervention."""
         for row in fold.test[:: max(1, len(fold.test) // 2)][:2]:
             pair = self.ground.own.pairs[row]
             prompt, donor = getattr(pair, best.recipient), getattr(pair, best.donor)
@@ -300,9 +300,9 @@ def _kept(
     model: HookedModel, others: EncodedPairs, applied: Sequence[Intervention],
     donor_means: Sequence[torch.Tensor],
 ) -> float | None:  # fmt: skip
-    """Share of other families' prompts, of the kind flipped *to*, still answered as before.
+    """Share of other families' prompts, on the side flipped *to*, that are answered as before.
 
-    No donor run belongs to them: as on neutral text, its class's mean stands in.
+    They have no donor run: as on neutral text, the donor class's mean is used.
     """
     if not len(others):
         return None
@@ -317,5 +317,5 @@ def _kept(
 
 
 def flip_record(flip: Flip) -> dict[str, Any]:
-    """The row as it stands in `summary.json`."""
+    """The row for `summary.json`."""
     return asdict(flip)

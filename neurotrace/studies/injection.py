@@ -1,14 +1,14 @@
-"""Ground truth by force: teach a model one fact through a few random neurons, and let rankers find them.
+"""Ground truth by training: teach a model one fact through a few random neurons, for rankers to find.
 
-The INJ test of Chang et al. (NAACL 2024): fine-tune nothing but the `W_out` rows of a random fraction
-of neurons until the model recites (mean loss of the answer's tokens under `limit` nats). Which neurons
-hold the fact is then known, whatever one-at-a-time ablation says of each.
+The INJ test of Chang et al. (NAACL 2024): fine-tune only the `W_out` rows of a random fraction of
+neurons until the model recites the fact (mean loss of the answer's tokens under `limit` nats). The
+neurons that hold the fact are then known, whatever the single-neuron effects.
 
     with nt.inject(model, fact, fraction=0.01, seed=0) as injection:
         scores = nt.gradient(model, injection.pairs, kind="zero")
         nt.recall(scores, injection.neurons, direction="to_reasoning")
 
-Inside the `with` the model recites; on any exit its weights are what they were, bit for bit.
+Inside the `with` the model recites the fact; on any exit its weights are restored bit for bit.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from neurotrace.models.engines import engine_of
 from neurotrace.models.hooks import inspect_model, tokenizer_of
 from neurotrace.models.protocol import HookedModel
 
-_LOOK = 50  # steps between two looks at how fast the loss falls
+_LOOK = 50  # steps between two checks of the loss
 
 
 class UnteachableError(InputError):
-    """This fact can't be taught to this model in this way; others may."""
+    """This fact cannot be taught to this model in this way; other facts may be."""
 
 
 @dataclass(frozen=True)
 class Fact:
-    """Something that the model does not know: `answer` follows `prompt`, leading space included."""
+    """A fact that the model does not know: `answer` follows `prompt`, leading space included."""
 
     id: str
     prompt: str
@@ -51,9 +51,9 @@ class Fact:
 
 @dataclass(frozen=True)
 class Injection:
-    """What `inject` did; `pairs` holds one pair, whose memorization prompt is the fact's.
+    """The result of `inject`; `pairs` holds one pair, whose memorization prompt is the fact's.
 
-    Its reasoned answer is what the model said before, its reasoning prompt the fact's `other`.
+    Its reasoned answer is the model's earlier answer, its reasoning prompt the fact's `other`.
     """
 
     fact: Fact
@@ -91,7 +91,7 @@ def inject(
     steps: int = 500,
     rate: float = 0.02,
 ) -> Iterator[Injection]:
-    """The model with the fact in it; see the module's docstring.
+    """The model with the fact trained into it; see the module's docstring.
 
     Args:
         fraction: of all neurons, drawn at random, whose rows are trained.
@@ -99,10 +99,10 @@ def inject(
         rate: Adam's step, as a share of the root mean square of the model's `W_out` entries.
 
     Raises:
-        UnteachableError: the tokenizer can't write it; the model already answers so; the answer
-            doesn't continue the prompt's tokens; it doesn't recite after `steps` steps, or won't by
-            then: training is given up where the loss falls ten times too slowly.
-        InputError: a fraction of no neuron; a model that was not loaded by `nt.load_model`.
+        UnteachableError: the tokenizer has no tokens for it; the model already gives this answer; the
+            answer does not continue the prompt's tokens; the model does not recite it after `steps`
+            steps, or training was stopped because the loss falls ten times too slowly.
+        InputError: a fraction of less than one neuron; a model that was not loaded by `nt.load_model`.
     """
     info = inspect_model(model)
     engine = engine_of(model)
@@ -151,7 +151,7 @@ def inject(
 
 
 def unwritten(model: HookedModel, fact: Fact) -> str | None:
-    """Why this model's tokenizer can't write the fact: a word that it has no token for. None: it can."""
+    """The word of the fact that this model's tokenizer has no token for, in a sentence; None: none."""
     tokenizer = tokenizer_of(model)
     unknown = unknown_token(tokenizer)
     for text in (fact.prompt, fact.answer, fact.other):
@@ -161,7 +161,7 @@ def unwritten(model: HookedModel, fact: Fact) -> str | None:
 
 
 def _tokens(model: HookedModel, fact: Fact) -> tuple[Tensor, int, str]:
-    """(ids of prompt and answer, how many of them are the answer's, what the model says instead)."""
+    """(ids of prompt and answer, number of the answer's, the model's own answer)."""
     tokenizer = tokenizer_of(model)
     if (why := unwritten(model, fact)) is not None:
         raise UnteachableError(f"fact {fact.id}: {why}")
@@ -182,9 +182,9 @@ def _tokens(model: HookedModel, fact: Fact) -> tuple[Tensor, int, str]:
 
 
 def _hopeless(losses: Sequence[float], limit: float, steps: int) -> bool:
-    """Whether training would have to go ten times as fast from here on; asked every `_LOOK` steps.
+    """Whether training would have to be ten times as fast from here on; called every `_LOOK` steps.
 
-    On the built-in organism falls became up to four times as fast on the way.
+    On the built-in organism the loss fell up to four times as fast later in training.
     """
     done = len(losses) - 1
     if done < 2 * _LOOK or done % _LOOK or done >= steps:

@@ -1,9 +1,9 @@
-"""Recall@k of every ranker over injected facts: which neurons hold what was just taught?
+"""Recall@k of every ranker over injected facts: do they find the trained neurons?
 
-One part a (fact, fraction) under `parts/`, written whole or not at all: a study that was stopped goes on
-where it was. Rankings are for zeroing a neuron while the fact is recited (masks: for what must be kept).
-A fact that can't be taught is skipped and named; no other is drawn in its place, so that the time a study
-takes is bounded and every fraction is asked about the same facts.
+Each (fact, fraction) is one part under `parts/`, written completely or not at all, so a stopped study
+resumes. Rankings are for zeroing a neuron while the fact is recited (masks: for the neurons that must
+be kept). A fact that cannot be taught is skipped and named. It is not replaced, so that the time of a
+study is bounded and every fraction uses the same facts.
 """
 
 from __future__ import annotations
@@ -47,19 +47,19 @@ def injection_study(
     steps: int = 500,
     progress: Progress = None,
 ) -> pd.DataFrame:
-    """A row for each (fraction, ranker); also written to `recall.csv`.
+    """One row for each (fraction, ranker); also written to `recall.csv`.
 
         recall           mean over the facts taught of Recall@k, k = the neurons that were trained
         low, high        its 95 % bootstrap interval over facts
         passes, seconds  of one ranking: forward and backward passes; mean time on this machine
-        facts, tried     how many were taught, of how many
+        facts, tried     number of facts taught, and tried
         skipped          ids of the others
         steps, changed   of the training, means over facts: steps, ||change of a row|| / ||row||
 
     Args:
         seed: the trained neurons of fact number i are drawn with seed + i.
-        steps: of training, after which a fact is skipped; one that was skipped after fewer is tried
-            again.
+        steps: training steps after which a fact is skipped; a fact that was skipped after fewer is
+            tried again.
 
     Raises:
         UnteachableError: no fact could be taught.
@@ -97,7 +97,7 @@ def injection_study(
 
 
 def _refuse_unwritten(model: HookedModel, facts: Sequence[Fact]) -> None:
-    """Raises before any training where the tokenizer can write none of the facts."""
+    """Raise before any training if the tokenizer has unknown words in every fact."""
     why = [unwritten(model, fact) for fact in facts]
     if facts and all(why):
         raise UnteachableError(
@@ -138,7 +138,7 @@ def _summary(
 def _part(
     model: HookedModel, fact: Fact, fraction: float, methods: Sequence[str], seed: int, steps: int
 ) -> list[dict[str, Any]]:
-    """A row a ranker; a single row that says why and after how many steps, if it can't be taught."""
+    """One row per ranker; a single row with the reason and the steps if the fact cannot be taught."""
     rows = []
     try:
         with inject(model, fact, fraction=fraction, seed=seed, steps=steps) as injection:
@@ -160,7 +160,7 @@ def _part(
 
 
 def _rank(name: str, model: HookedModel, pairs: EncodedPairs, seed: int) -> Scores:
-    """The ranking of the neurons that hold the memorized answer on the memorization prompt."""
+    """The ranking of the neurons that support the memorized answer on the memorization prompt."""
     options: dict[str, Any] = {"donor": "reasoning", "kind": "zero"}
     ranker = ranker_of(name)
     if name == "random":

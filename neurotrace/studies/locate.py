@@ -1,12 +1,12 @@
-"""Is the decision made in the MLPs at all? The same question put to attention and to the residual stream.
+"""Is the answer decided in the MLPs? Patching of attention, heads, MLPs and the residual stream.
 
-Units beside neurons, all at the final token position: what a block's attention or its MLP writes, one
-attention head, the residual stream behind a block, and one *direction* of it: the difference of the two
-sides' means on training pairs. The donor's value is put in place of the recipient's (activation
-patching, Vig et al. 2020; Meng et al. 2022), of a direction only the coordinate along it.
+The units, all at the final token position, are: the output of a block's attention or its MLP, one
+attention head, the residual stream behind a block, and one *direction* of it, the difference of the two
+sides' means on training pairs. The recipient's value is replaced by the donor's (activation patching,
+Vig et al. 2020; Meng et al. 2022); for a direction, only the coordinate along it.
 
-A patch of all that a block's residual stream holds takes the donor's whole state with it, and flips
-nearly everything from some depth on: it says *where* the decision has been made, not what makes it.
+A patch of a block's whole residual stream copies the donor's whole state and flips nearly everything
+from some depth on. It shows by which depth the answer is decided, not which unit decides it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 Unit = Literal["attention", "mlp", "residual", "direction", "head", "heads", "random heads"]
 _WHOLE: tuple[Literal["attention", "mlp", "residual"], ...] = ("attention", "mlp", "residual")
-# (own values, the donor's) -> the values to go on with
+# (own values, the donor's) -> the new values
 _Rule = Callable[[Float[Tensor, "batch unit"], Float[Tensor, "batch unit"]], Tensor]
 _Change = Mapping[Point, _Rule]
 
@@ -47,11 +47,11 @@ _Change = Mapping[Point, _Rule]
 class Located(Shown):
     """Each unit's effect on held-out pairs.
 
-    Columns of the table: `unit`, `layer`, `head`; `k`, how many at once; `score`, the effect that the
-    gradient predicts on the training pairs (nats, towards the donor; NaN where there is none); `effect`,
-    measured on the held-out ones (nats), and `answers` with its interval, the share of their answers that
-    flip; `control`, that share for as many random heads of the same layers, or for a random direction
-    along which the stream is moved as far; `n`.
+    Columns of the table: `unit`, `layer`, `head`; `k`, number patched at once; `score`, the effect
+    predicted by the gradient on the training pairs (nats, towards the donor; NaN if there is none);
+    `effect`, measured on the held-out pairs (nats); `answers` with its interval, the share of their
+    answers that flip; `control`, this share for as many random heads of the same layers, or for an
+    equal move along a random direction; `n`.
     """
 
     table: pd.DataFrame = field(repr=False)
@@ -72,8 +72,8 @@ class Located(Shown):
         ]  # fmt: skip
         columns = ("unit", "layer", "head", "k", "effect", "flipped", "95 %", "control")
         return View(
-            f"What turns answers of {self.model} where the donor is {self.donor}, unit by unit, on "
-            f"{int(self.table['n'].max())} held-out pairs.",
+            f"Flip rates of {self.model} on {int(self.table['n'].max())} held-out pairs, one unit patched "
+            f"at a time; donor: {self.donor}.",
             (Table(columns, rows, "The two that flip most, of each kind"),),
             "All of them: .to_frame(); as a figure: nt.plot_located(located).",
         )
@@ -93,10 +93,10 @@ def locate(
     """Patch attention, MLPs, heads, the residual stream and a direction of it, block by block.
 
     Args:
-        train: pairs from which directions come and by which heads are chosen (measured each alone, and
-            all `heads` together).
-        test: other pairs, on which everything is measured.
-        donor: ``"reasoning"`` asks what turns recall into reasoning, ``"memorization"`` the way back.
+        train: pairs that give the directions and the choice of heads (each is measured alone, and all
+            `heads` together).
+        test: other pairs, for all measurements.
+        donor: ``"reasoning"`` for flips to reasoning, ``"memorization"`` for flips to memory.
 
     Raises:
         InputError: the model lacks one of the hooks (the message names it).
@@ -107,10 +107,10 @@ def locate(
     work = _Work(model, encode(model, train), encode(model, test), donor, batch_size)
     if not len(work.train) or not len(work.test):
         raise InputError(
-            "locate wants pairs that the model answers both ways, in train and in test"
+            "locate needs pairs that the model answers both ways, in train and in test"
         )
     tried = _tried(work, int(model.cfg.n_heads), heads, seed, progress)
-    sign = -1.0 if donor == "reasoning" else 1.0  # L falls towards reasoning
+    sign = -1.0 if donor == "reasoning" else 1.0  # L decreases towards reasoning
     rows = []
     for each in over(progress, tried, "patching sites"):
         effect, flipped = work.measure(each.change)
@@ -123,7 +123,7 @@ def locate(
         )  # fmt: skip
     table = pd.DataFrame(rows)
     heads_row, drawn = (table[table["unit"] == unit] for unit in ("heads", "random heads"))
-    if drawn["k"].tolist() == heads_row["k"].tolist():  # else fewer are left than were chosen
+    if drawn["k"].tolist() == heads_row["k"].tolist():  # otherwise fewer are left than were chosen
         table.loc[heads_row.index, "control"] = drawn["answers"].to_numpy()
     return Located(table, donor, info.name)
 
@@ -139,7 +139,7 @@ class _Tried:
 
 
 def _tried(work: _Work, count: int, heads: int, seed: int, progress: Progress) -> list[_Tried]:
-    """Every block's units, the `heads` heads that the gradient names, and as many random ones."""
+    """Every block's units, the `heads` heads with the largest gradient scores, and as many random ones."""
     slopes, moves = work.learn(progress)
     layers = range(work.n_layers)
     predicted = {point: slopes[point] * moves[point] for point in work.points}
@@ -178,7 +178,7 @@ def _tried(work: _Work, count: int, heads: int, seed: int, progress: Progress) -
 
 
 def _control(work: _Work, change: _Change) -> float:
-    """The flips of a move as far along a random direction; NaN for what isn't a direction."""
+    """Flip rate of an equal move along a random direction; NaN for other units."""
     moved = {at: rule.elsewhere() for at, rule in change.items() if isinstance(rule, _Direction)}
     return float(work.measure(moved)[1].float().mean()) if moved else math.nan
 
@@ -189,7 +189,7 @@ def _donors(own: Tensor, donor: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Direction:
-    """Move along `along` to the donor's coordinate; `elsewhere`: as far, along `control`."""
+    """Move along `along` to the donor's coordinate; `elsewhere`: equally far along `control`."""
 
     along: Float[Tensor, " unit"]
     control: Float[Tensor, " unit"]
@@ -227,7 +227,7 @@ def _of_heads(chosen: Sequence[tuple[int, int]], size: int) -> _Change:
 def _as_many(
     chosen: Sequence[tuple[int, int]], layers: int, count: int, seed: int
 ) -> list[tuple[int, int]]:
-    """As many other heads in each layer; of a layer where too few are left, all of those."""
+    """As many other heads in each layer; all remaining ones if too few are left."""
     generator = torch.Generator().manual_seed(seed)
     drawn = []
     for layer in range(layers):

@@ -1,11 +1,11 @@
-"""What a study tries, and which neurons, intervention and number of them it takes.
+"""The settings of a study, and the choice of neurons, intervention and number.
 
-`StudySettings` says what is tried. The choice is made on training pairs alone (`choose`).
+`StudySettings` holds the candidates. `choose` uses training pairs only.
 
-A candidate is (ranker, kind of intervention, k). The best one flips the most answers among those
-whose controls stay quiet: an intervention so strong that a random one of its size flips answers too
-proves nothing about its neurons, whatever it flips. Rates within half a percentage point are equal;
-the fewest neurons then win.
+A candidate is (ranker, kind of intervention, k). The best one flips the most answers among those whose
+controls flip few: if a random change of the same size flips answers, too, the flips are no evidence
+about the neurons. Rates within half a percentage point count as equal; then the smaller number of
+neurons is chosen.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ DEFAULT_KINDS: tuple[Kind, ...] = (
     "patch", "set", "zero", "mean", "shift", "scale",
     "steer:0.7", "steer:0.85", "steer", "steer:1.5",
 )  # fmt: skip
-QUIET = 0.04  # of training answers, at most, may a chosen candidate's controls flip
-_TESTED = 30  # candidates, at most, whose controls are measured
-_TOGETHER = 4  # of them in one go
-_DRAWS = 3  # of each random control, where the first is quiet
+QUIET = 0.04  # maximum share of training answers that a chosen candidate's controls may flip
+_TESTED = 30  # maximum number of candidates whose controls are measured
+_TOGETHER = 4  # candidates in one call
+_DRAWS = 3  # draws of each random control, if the first flips few answers
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def choose(
     heard: dict[Candidate, list[dict[str, float]]] = {}
     for start in range(0, len(order), _TOGETHER):
         group = order[start : start + _TOGETHER]
-        # one draw tells the loud ones, more draws the quiet from the lucky
+        # one draw rejects most candidates; more draws reduce the influence of chance on the others
         for each, rate in _controls_flip(group, made, reference, measured, seed=0).items():
             heard[each] = [rate]
         hopeful = [each for each in group if _noise(heard[each]) <= 2 * QUIET]
@@ -153,7 +153,7 @@ def _controls_flip(
     *,
     seed: int,
 ) -> dict[Candidate, dict[str, float]]:
-    """Candidate -> the share of answers that each kind of control flips."""
+    """Candidate -> share of answers that each kind of control flips."""
     controls = []
     for place, each in enumerate(candidates):
         for control in controls_for(made[each], reference=reference, seeds=(seed,)):
@@ -165,5 +165,5 @@ def _controls_flip(
 
 
 def _noise(draws: Sequence[Mapping[str, float]]) -> float:
-    """Of the kinds of control, the loudest's share, as a mean over its draws."""
+    """The largest flip rate of the kinds of control, each a mean over its draws."""
     return max(sum(draw[role] for draw in draws) / len(draws) for role in draws[0])

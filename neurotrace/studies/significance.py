@@ -1,4 +1,4 @@
-"""Which scores could be chance, and which would come out again: statistics over groups of pairs.
+"""Significance and stability of scores: statistics over groups of pairs.
 
 A score that is a mean over pairs (gradient, RelP, exact, contrast, ...) is a mean of group means, and
 pairs of one group (one country, one sum) are not independent. So groups are what is resampled:
@@ -94,11 +94,11 @@ def group_scores(
     memory_gb: float = 4.0,
     progress: Progress = None,
 ) -> GroupScores:
-    """Rank on each group of pairs alone.
+    """Rank on each group of pairs separately.
 
     Args:
-        ranker: one whose score is a mean over pairs (`nt.gradient`, `nt.relp`, `nt.exact`, ...).
-        by: what makes a group: the pairs' `group`, `template` or `family`.
+        ranker: a ranker whose score is a mean over pairs (`nt.gradient`, `nt.relp`, `nt.exact`, ...).
+        by: the field that defines a group: `group`, `template` or `family`.
 
     Raises:
         InputError: fewer than two groups; a ranker that is no mean over pairs (Pearson, masks,
@@ -115,7 +115,7 @@ def group_scores(
     options: dict[str, Any] = {"donor": donor, "kind": kind}
     takes = inspect.signature(ranker).parameters
     if "reference" in takes and form_of(kind).needs == "means":
-        options["reference"] = moments(model, encoded, progress=progress)  # of all pairs, for each
+        options["reference"] = moments(model, encoded, progress=progress)  # per group, of all pairs
     named = list(rows.values())
     work = over(progress, named, "ranking by groups")
     parts: list[Scores] = []
@@ -184,7 +184,7 @@ def assess(
 def stability(
     grouped: GroupScores, *, k: int, resamples: int = 1000, seed: int = 0
 ) -> tuple[Float[Tensor, " neuron"], float]:
-    """In which share of the bootstrap's resamples each neuron is among the top k; their overlap.
+    """For each neuron the share of bootstrap resamples in which it is among the top k; their overlap.
 
     The overlap is Jaccard's index of a resample's top k with that of all pairs, as a mean.
 

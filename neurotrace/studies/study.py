@@ -1,8 +1,8 @@
-"""The main job: from a model and pairs to neurons, flips on held-out pairs, and a verdict.
+"""The main study: from a model and pairs to neurons, flips on held-out pairs, and a verdict.
 
 For each family of pairs and each direction, in folds that leave out groups (and templates):
 
-1. rank neurons on the training pairs, for the very intervention that will be applied;
+1. rank neurons on the training pairs, for the intervention that will be applied;
 2. choose intervention and number of neurons on the training pairs (`selection.choose`);
 3. measure it on the held-out pairs, beside controls and damage (`held_out.prove`).
 
@@ -40,12 +40,12 @@ from neurotrace.studies.verdict import Verdict, verdicts_of
 if TYPE_CHECKING:
     import pandas as pd
 
-_ELSEWHERE = 64  # pairs of the other families, at most, that a family's damage is measured on
+_ELSEWHERE = 64  # maximum number of pairs of the other families for a family's damage
 
 
 @dataclass(frozen=True)
 class Study(Shown):
-    """Everything that the main job found; `save_run` writes it to a folder."""
+    """The result of the main study; `save_run` writes it to a folder."""
 
     model: ModelInfo
     encoded: EncodedPairs
@@ -54,7 +54,7 @@ class Study(Shown):
     folds: int
     seed: int
     scores: dict[tuple[str, str, Direction], Scores]  # (family, method, direction), all kept pairs
-    effects: Effects  # held-out rows, with `fold` and `chosen` beside the usual columns
+    effects: Effects  # held-out rows, with the columns `fold` and `chosen` as well
     flips: tuple[Flip, ...]
     estimates: tuple[
         tuple[str, Direction, Scores, Scores], ...
@@ -68,7 +68,7 @@ class Study(Shown):
         return list(dict.fromkeys(pair.family for pair in self.encoded.pairs))
 
     def selected(self) -> list[Flip]:
-        """The one row for each family and direction that was chosen on training pairs."""
+        """For each family and direction the row that was chosen on training pairs."""
         return [flip for flip in self.flips if flip.selected]
 
     def verdicts(self) -> dict[str, Verdict]:
@@ -76,7 +76,7 @@ class Study(Shown):
         return verdicts_of(map(flip_record, self.flips))
 
     def to_frame(self) -> pd.DataFrame:
-        """The flips: a row for each (family, method, direction, intervention, k) that was tried."""
+        """The flips: one row for each (family, method, direction, intervention, k) that was tried."""
         import pandas as pd
 
         return pd.DataFrame([flip.__dict__ for flip in self.flips])
@@ -121,7 +121,7 @@ def study(
     exact_pairs: int = 4,
     progress: Progress = None,
 ) -> Study:
-    """Find the neurons that flip the model's answers, and measure on held-out pairs that they do.
+    """Find the neurons that flip the model's answers, and measure their flip rates on held-out pairs.
 
     Args:
         methods: rankers to try, names from `rankers.registry.RANKERS`.
@@ -129,11 +129,11 @@ def study(
         ks: numbers of neurons to try; default: four sizes up to 1 % of the neurons, at most 64.
         split: ``"group"``, or ``"group+template"`` for unseen groups *and* unseen templates.
         neutral: texts on which damage (KL) is measured.
-        tried_on: training pairs, at most, on which candidates are compared.
-        exact_neurons: per direction, how many get their exact effect beside the estimate; 0: none.
+        tried_on: maximum number of training pairs on which candidates are compared.
+        exact_neurons: per direction, number of neurons whose exact effect is measured as well; 0: none.
 
     Raises:
-        InputError: unknown names, k larger than the model, no pair that behaves, too few groups.
+        InputError: unknown names, k larger than the model, no pair answered correctly, too few groups.
     """
     info = inspect_model(model)
     settings = StudySettings(
@@ -209,7 +209,7 @@ def _estimates(
 
 
 def _elsewhere(encoded: EncodedPairs, family: str, seed: int) -> list[int]:
-    """Rows of other families' pairs, drawn so that each family has as many where it can."""
+    """Rows of other families' pairs, drawn so that the families are balanced if possible."""
     rows: dict[str, list[int]] = {}
     for row, pair in enumerate(encoded.pairs):
         rows.setdefault(pair.family, []).append(row)

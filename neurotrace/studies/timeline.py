@@ -1,9 +1,9 @@
-"""When do a behaviour and its neurons appear? The same measurements along a model's training.
+"""When do a behaviour and its neurons appear? Measurements at the checkpoints of a model.
 
-For each checkpoint and family, with the pairs split by group once and for all:
+For each checkpoint and family, with one split of the pairs by group:
 
     recalls, reasons    share of all memorization (reasoning) prompts answered as named
-    pairs               held-out pairs that behave on both sides; below `FEWEST` nothing more is said
+    pairs               held-out pairs answered correctly on both sides; below `FEWEST` the rest is NaN
     flips_*             of those, answers flipped by a donor patch of the top k, ranked on training pairs;
                         *_low and *_high: 95 %, clustered by group
     random_*            the same with random neurons of the same layers
@@ -40,8 +40,8 @@ from neurotrace.studies.significance import group_scores, stability
 if TYPE_CHECKING:
     import pandas as pd
 
-FEWEST = 8  # pairs, in training and held out, below which nothing but accuracy is reported
-ENDS = ("low", "high")  # of a 95 % interval
+FEWEST = 8  # minimum number of pairs, in training and held out; below it only accuracy is reported
+ENDS = ("low", "high")  # quantile of a 95 % interval
 _CURVE_PAIRS = 8
 _MEASURED = ("flips", "random", "stable", "kept", "settled", "concentrated")
 
@@ -51,7 +51,7 @@ def checkpoints_of(model: str | Path, which: str = "all") -> list[str]:
 
     Args:
         which: ``"all"`` that its folder holds: the sub-folders by name, then the folder itself; or
-            names with commas, in their order: sub-folders, or revisions of a model on the hub.
+            names separated by commas, in their order: sub-folders, or revisions of a model on the hub.
 
     Raises:
         InputError: no such sub-folder; ``"all"`` of a model that is no folder.
@@ -60,7 +60,7 @@ def checkpoints_of(model: str | Path, which: str = "all") -> list[str]:
     if which == "all":
         if not os.path.isdir(folder):
             raise InputError(
-                f"{model} is no folder of checkpoints: name a hub model's revisions, step1000,step2000 say"
+                f"{model} is no folder of checkpoints: name a hub model's revisions, e.g. step1000,step2000"
             )
         found = [*sorted(folder.glob("*/config.json")), *folder.glob("config.json")]
         return [str(path.parent) for path in found]
@@ -87,11 +87,11 @@ def timeline(
     trust_remote_code: bool = False,
     progress: Progress = None,
 ) -> pd.DataFrame:
-    """A row for each (checkpoint, family); see the module's docstring.
+    """One row for each (checkpoint, family); see the module's docstring.
 
     Args:
         checkpoints: of one model, in the order of training: folders, ``name@revision`` of a model on
-            the hub, or whatever else `load_model` takes; `checkpoints_of` lists a model's.
+            the hub, or anything else that `load_model` takes; `checkpoints_of` lists a model's.
         method: a ranker that is a mean over pairs.
 
     Raises:

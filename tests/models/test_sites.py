@@ -45,7 +45,7 @@ def test_the_planted_layer_decides(found):
 def test_it_shows_itself(found):
     assert "held-out pairs" in found._repr_html_()
     figure = nt.plot_located(found)
-    assert {trace.name for trace in figure.data} >= {"what the MLP writes", "one direction of it"}
+    assert {trace.name for trace in figure.data} >= {"MLP output", "one direction of it"}
     assert figure.layout.yaxis.title.text == "held-out answers flipped"
 
 

@@ -119,7 +119,7 @@ def test_a_monitored_text_is_coloured_and_stays_text(organism, study):
     assert lines[-1] == lines[-2] + 1  # what follows a line's end stands below it
     by_margin = nt.plot_monitor([replace(tokens[0], p_memory=None, abstain=None)])
     assert by_margin.data[1].marker.colorbar.title.text == "margin, nats"
-    with pytest.raises(InputError, match="nothing was written"):
+    with pytest.raises(InputError, match="no token was generated"):
         nt.plot_monitor([])
 
 
