@@ -1,8 +1,8 @@
-"""What all our figures share: one template, one palette, one way to a file.
+"""Style shared by all figures: template, palette, writing to a file.
 
-The template is given to each figure; plotly's global one is left alone. RdBu centred at zero for
-signed numbers (blue supports recall, red reasoning); Okabe and Ito's palette, which colour-blind
-readers can tell apart, for lines.
+The template is set on each figure; plotly's global one is not changed. RdBu centred at zero for signed
+numbers (blue supports memory, red reasoning); Okabe and Ito's palette, suited to colour-blind readers,
+for lines.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _IMAGES = (".png", ".svg", ".pdf", ".jpg", ".webp")
 
 
 def template() -> go.layout.Template:
-    """Our look, for figures of your own: `figure.update_layout(template=nt.template())`."""
+    """The project's template, for your own figures: `figure.update_layout(template=nt.template())`."""
     import plotly.graph_objects as go
 
     axis = {
@@ -49,7 +49,7 @@ def template() -> go.layout.Template:
 
 
 def finish(figure: Any, title: str, *, height: int = 440) -> Any:
-    """The figure with our template, its title and its height."""
+    """The figure with the template, its title and its height."""
     figure.update_layout(template=template(), title={"text": clip(title, 110)}, height=height)
     return figure
 
@@ -58,7 +58,7 @@ def save_figure(figure: go.Figure, path: str | Path, *, scale: float = 2.0) -> P
     """Write a figure as .html (offline), or as .png, .svg, .pdf, .jpg, .webp through a browser.
 
     Args:
-        scale: image pixels for each of the figure's.
+        scale: image pixels per pixel of the figure.
 
     Raises:
         InputError: another suffix; the package `kaleido` or a Chrome or Chromium is missing.
@@ -81,7 +81,7 @@ def save_figure(figure: go.Figure, path: str | Path, *, scale: float = 2.0) -> P
 
     try:
         figure.write_image(target, scale=scale)
-    except (ChromeNotFoundError, RuntimeError) as error:  # plotly turns the first into the second
+    except (ChromeNotFoundError, RuntimeError) as error:  # plotly wraps the first
         if "chrome" not in str(error).lower():
             raise
         raise InputError(
@@ -97,4 +97,4 @@ def fade(colour: str, alpha: float = 0.15) -> str:
 
 
 def clip(text: str, limit: int = 40) -> str:
-    return html.escape(display.clip(text, limit))  # plotly reads tags in its labels
+    return html.escape(display.clip(text, limit))  # plotly interprets tags in labels

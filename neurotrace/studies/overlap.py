@@ -1,9 +1,9 @@
-"""Do two rankings name the same neurons? Of memory and of reasoning, of one family and of another.
+"""Overlap of two rankings: of memory and reasoning, or of two families.
 
-Jaccard's index of both tops, |A and B| / |A or B|, beside what chance gives to two random sets that lie
-in the layers as these do, and with an interval from ranking again on resampled groups of pairs. A
-resample's top is noisier than that of all pairs, so the interval may lie below the estimate: then the
-tops agree less well than they seem to.
+Jaccard's index of both tops, |A and B| / |A or B|, is compared with random sets of the same layer
+counts. Its interval comes from ranking again on resampled groups of pairs. A resample's top is noisier
+than that of all pairs, so the interval may lie below the estimate; then the true overlap may be smaller
+than the estimate.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 def overlap(
     grouped: Mapping[str, GroupScores], *, k: int, resamples: int = 400, seed: int = 0
 ) -> pd.DataFrame:
-    """A row for each two of the rankings: `first, second, k, shared, jaccard, low, high, chance, p`.
+    """One row for each pair of rankings: `first, second, k, shared, jaccard, low, high, chance, p`.
 
     Each ranking's top k is taken in the direction that its donor names. `chance` is the mean index of
     random sets with as many neurons in each layer, `p` the probability that they share as many neurons
     or more. Both are computed from the distribution, not drawn, so `p` is never 0.
 
     Args:
-        grouped: name -> what `nt.group_scores` returned, all of one model.
+        grouped: name -> result of `nt.group_scores`, all of one model.
     """
     import pandas as pd
 
