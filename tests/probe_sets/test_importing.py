@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 import neurotrace as nt
+from neurotrace.cli import main as cli
 from neurotrace.core.errors import InputError
 from neurotrace.core.pairs import load_pairs
 from neurotrace.models.loading import load_tokenizer
@@ -208,6 +209,33 @@ def test_each_layout_goes_in_by_its_columns(tmp_path, name):
                 "mib",
                 "greater-than",
             )
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_each_goes_in_by_one_command(tmp_path, monkeypatch, capfd, name):
+    """And, cut in the middle or with half a row, is refused in one line."""
+    file, text, options, count = FILES[name]
+    (tmp_path / "patterns.jsonl").write_text(lines(PARAREL_PATTERNS))
+    (tmp_path / file).write_text(text, "utf-8")
+    options = options | ({"patterns": "patterns.jsonl"} if "patterns" in options else {})
+    words = [word for option, value in options.items() for word in (f"--{option}", value)]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        "sys.argv", ["neurotrace", "probes", "import", file, *words, "--out", "o.jsonl"]
+    )
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 0, capfd.readouterr().err
+    assert len(load_pairs("o.jsonl")) == count
+    assert f"{count} pairs, read as {name.partition(',')[0]}" in capfd.readouterr().out
+    cut = f"{text}x\n" if file.endswith(".csv") else text[: len(text) * 2 // 3].rpartition('"')[0]
+    (tmp_path / file).write_text(cut, "utf-8")
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    said = capfd.readouterr().err.strip().splitlines()
+    assert (end.value.code, len(said)) == (2, 1), said
+    assert said[0].startswith("neurotrace: ")
+    assert file in said[0]
 
 
 def test_every_format_has_a_file_here():
