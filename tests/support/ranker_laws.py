@@ -25,7 +25,7 @@ from neurotrace.rankers.imprint import imprint
 
 QUICK: dict[str, dict[str, Any]] = {  # the costliest rankers, shortened
     "exact": {"neurons": [nt.Neuron(layer, at) for layer in range(4) for at in range(1, 64, 9)]},
-    "integrated": {"steps": 2, "layers": [1], "intervention": "patch:0.05"},
+    "integrated": {"steps": 2, "layers": [1], "kind": "patch:0.05"},
     "slimming": {"steps": 1, "price": 1e-6},
     "hard_concrete": {"steps": 3, "price": 1e-3},
 }
