@@ -120,8 +120,8 @@ def test_trust_and_detectors_are_drawn_and_fit(run, opened):
     """Nothing of a figure lies outside it, or over another of its words."""
     page = opened(run / "report.html", PHONE)
     for name in (
-        "What tells memory from reasoning", "Reliability of the probabilities",
-        "Risk against coverage", "Where detectors hold",
+        "AUROC of the signals", "Reliability of the probabilities",
+        "Risk against coverage", "Transfer of detectors between tasks",
     ):  # fmt: skip
         figure = page.locator(f'.figure[aria-label="{name}"]')
         figure.scroll_into_view_if_needed()

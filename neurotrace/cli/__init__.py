@@ -1,4 +1,4 @@
-"""The command line: a file a command, put together by main.py. No command loads torch before it must.
+"""The command line: one file per command, assembled by main.py. No command loads torch before it must.
 
 main     the app; errors as one line; exit codes
 console  tables and one-line errors

@@ -1,4 +1,4 @@
-"""`neurotrace checkpoints`: the same measurements along a model's training."""
+"""`neurotrace checkpoints`: measurements at the checkpoints of a model."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def checkpoints(
     which: Annotated[
         str,
         typer.Option(
-            help="Of one model: all that its folder holds, or names with commas, of sub-folders or of "
+            help="Of one model: all in its folder, or names separated by commas, of sub-folders or of "
             "a hub model's revisions: step1000,step2000."
         ),
     ] = "all",

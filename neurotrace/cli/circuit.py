@@ -1,4 +1,4 @@
-"""`neurotrace circuit`: find, calibrate and judge the neurons that a trust score asks."""
+"""`neurotrace circuit`: find, calibrate and evaluate the neurons of a trust score."""
 
 from __future__ import annotations
 
@@ -22,18 +22,20 @@ def circuit(
     ],
     out: Annotated[Path, typer.Option(help="Folder for the circuit and the tables.")],
     more_probes: MoreProbes = None,
-    k: Annotated[int, typer.Option(help="Neurons of either kind; 0: chosen on one half.")] = 0,
+    k: Annotated[
+        int, typer.Option(help="Number of neurons of either kind; 0: chosen on one half.")
+    ] = 0,
     seed: Annotated[int, typer.Option(help="Seed of the halves.")] = 0,
     device: Device = None,
     dtype: Dtype = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """The memory and reasoning neurons of a model, calibrated, and how well they tell the two apart."""
+    """Find, calibrate and evaluate the memory and reasoning neurons of a model."""
     from neurotrace.core.process import command_line
     from neurotrace.core.prompts import load_prompts
     from neurotrace.results.trust import prepare_trust, save_trust
 
-    # everything that can be wrong with the call is found before torch is loaded
+    # the whole call is checked before torch is loaded
     names = [*probes, *(more_probes or [])]
     prompts = [prompt for name in names for prompt in load_prompts(name)]
     folder = prepare_trust(out)

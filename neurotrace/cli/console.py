@@ -1,4 +1,4 @@
-"""What every command needs of the terminal: one-line errors, other libraries kept quiet."""
+"""The terminal: one-line errors, escaped text, tables."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def say(message: str, code: int) -> int:
 
 
 def plain(text: str) -> Text:
-    """Words of a prompt or a file for a table: no markup, no control characters."""
+    """Text of a prompt or a file for a table: no markup, no control characters."""
     from rich.text import Text
 
     return Text(line(text))

@@ -1,4 +1,4 @@
-"""`neurotrace detect`: detectors of recall, and where they hold."""
+"""`neurotrace detect`: detectors of memory, and their transfer between tasks."""
 
 from __future__ import annotations
 
@@ -34,17 +34,18 @@ def detect(
     by: Annotated[
         str, typer.Option(help="What to train and test across: family or template.")
     ] = "family",
-    depths: Annotated[int, typer.Option(help="Blocks to read each site at.")] = 8,
+    depths: Annotated[int, typer.Option(help="Number of blocks at which each site is read.")] = 8,
     k: Annotated[
-        int, typer.Option(help="Neurons of either kind in a circuit; 0: 0.11 % of all, at least 4.")
+        int,
+        typer.Option(help="Neurons of either kind in a circuit; 0: 0.11 % of all, at least 4."),
     ] = 0,
     folds: Annotated[int, typer.Option(help="Folds of the held-out groups.")] = 3,
-    seed: Annotated[int, typer.Option(help="Seed of folds and of what is drawn.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of folds and random draws.")] = 0,
     max_prompts: Annotated[
-        int, typer.Option(help="Use at most so many prompts of each task; 0: all.")
+        int, typer.Option(help="Maximum number of prompts of each task; 0: all.")
     ] = 0,
     margin: Annotated[
-        bool, typer.Option("--margin/--no-margin", help="Judge the causal margin too (slow).")
+        bool, typer.Option("--margin/--no-margin", help="Also evaluate the causal margin (slow).")
     ] = True,
     device: Device = None,
     dtype: Dtype = None,

@@ -1,4 +1,4 @@
-"""`neurotrace inject`: teach facts through a few neurons, and let rankers find them."""
+"""`neurotrace inject`: train facts into a few neurons, and test whether rankers find them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from neurotrace.cli.options import Device, Model, TrustRemoteCode
 from neurotrace.core.errors import InputError
 from neurotrace.core.process import quiet
 
-_FEWEST = 8  # neurons that hold a fact: fewer could be taught none
+_FEWEST = 8  # minimum number of trained neurons: with fewer no fact could be taught
 
 
 def inject(
     model: Model,
-    out: Annotated[Path, typer.Option(help="Folder; the same command goes on where it was.")],
+    out: Annotated[Path, typer.Option(help="Folder; the same command resumes.")],
     facts: Annotated[
         str | None,
         typer.Option(
@@ -32,10 +32,10 @@ def inject(
             f"{_FEWEST} neurons or more."
         ),
     ] = None,
-    methods: Annotated[str, typer.Option(help="all, or names with commas.")] = "all",
-    max_facts: Annotated[int, typer.Option(help="Try at most so many facts; 0: all.")] = 0,
+    methods: Annotated[str, typer.Option(help="all, or names separated by commas.")] = "all",
+    max_facts: Annotated[int, typer.Option(help="Maximum number of facts; 0: all.")] = 0,
     steps: Annotated[
-        int, typer.Option(help="Of training, after which a fact is skipped as not teachable.")
+        int, typer.Option(help="Training steps after which a fact is skipped as not teachable.")
     ] = 500,
     seed: Annotated[int, typer.Option(help="Seed of the trained neurons.")] = 0,
     device: Device = None,

@@ -1,4 +1,4 @@
-"""`neurotrace locate`: is the decision made in the MLPs, in attention, where?"""
+"""`neurotrace locate`: is the answer decided in the MLPs or in attention?"""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def locate(
     more_probes: MoreProbes = None,
     heads: Annotated[int, typer.Option(help="Attention heads to patch together.")] = 8,
     at_most: Annotated[
-        int, typer.Option(help="Pairs of each family that behave, at most; 0: all.")
+        int,
+        typer.Option(help="Maximum number of correctly answered pairs of each family; 0: all."),
     ] = 64,
     seed: Annotated[int, typer.Option(help="Seed of the split and of the controls.")] = 0,
     device: Device = None,

@@ -1,4 +1,4 @@
-"""The command line: thin. `--help` loads no torch; a user's mistake is one line and exit code 2."""
+"""The command line. `--help` loads no torch; a mistake of the user is one line and exit code 2."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Find the MLP neurons that make a language model recall or reason, and prove it.",
+    help="Find and test the MLP neurons that make a language model recall or reason.",
 )
 for _command in (
     run.demo, run.run, rank.rank, inject.inject, overlap.overlap, locate.locate, checkpoints.checkpoints,
@@ -41,7 +41,7 @@ for _command in (
     app.command()(_command)
 app.add_typer(probes.app, name="probes")
 
-_INTERRUPTED = "interrupted: nothing half-written was left; run the same command again"
+_INTERRUPTED = "interrupted: no incomplete file was left; run the same command again"
 
 
 class _Interrupt(KeyboardInterrupt):
@@ -49,7 +49,7 @@ class _Interrupt(KeyboardInterrupt):
 
 
 def main() -> None:
-    """Entry point: turns errors into one line. 0 well, 1 our fault, 2 yours, 130 interrupted."""
+    """Entry point: one-line errors. Exit codes: 0, 1 internal error, 2 user's mistake, 130 interrupt."""
     debug = bool(os.environ.get("NEUROTRACE_DEBUG"))
     signals: list[int] = []
 
@@ -69,7 +69,7 @@ def main() -> None:
         if isinstance(error, getattr(_click(), "ClickException", ())):
             told = error.format_message()  # type: ignore[attr-defined]
             sys.exit(say(told, 2) if told else 2)  # a group without a command printed its help
-        if signals:  # a library that was being imported may turn the interrupt into its own error
+        if signals:  # a library that is being imported may convert the interrupt into its own error
             sys.exit(say(_INTERRUPTED, 130))
         if debug:
             raise
@@ -81,7 +81,7 @@ def main() -> None:
                 1,
             )
         )
-    if code == 130:  # how typer reports an interrupt that it caught itself
+    if code == 130:  # typer's exit after an interrupt that it caught itself
         sys.exit(say(_INTERRUPTED, 130))
     sys.exit(code if isinstance(code, int) else 0)
 
@@ -102,7 +102,7 @@ def _root(
 
 
 def _click() -> Any:
-    """The click that typer carries (its own copy in newer versions)."""
+    """The click that typer uses (its own copy in newer versions)."""
     try:
         from typer import _click as module
     except ImportError:

@@ -1,4 +1,4 @@
-"""Options that several commands take: one wording of each."""
+"""Options shared by several commands."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Device = Annotated[
     str | None,
     typer.Option(
         help="cpu, cuda, cuda:1, mps; auto: blocks spread over all accelerators, the CPU and the disk. "
-        "Default: cuda where there is one, else cpu."
+        "Default: cuda if available, else cpu."
     ),
 ]
 Dtype = Annotated[str | None, typer.Option(help="float32 (default), bfloat16, float16.")]
@@ -36,7 +36,7 @@ TrustRemoteCode = Annotated[
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model comes from, as the command line names it."""
+    """The source of a model, as the command line names it."""
 
     name: str
     device: str | None = None
@@ -60,7 +60,7 @@ class Source:
 
 
 def named(probes: Sequence[str], more: Sequence[str] | None = None) -> list[str]:
-    """All the sets that are named: ``--probes A B`` reads as ``--probes A --probes B``."""
+    """All named sets: ``--probes A B`` is the same as ``--probes A --probes B``."""
     return [*probes, *(more or [])]
 
 

@@ -28,13 +28,17 @@ def overlap(
     intervention: Annotated[
         str,
         typer.Option(
-            help="zero: the neurons that hold each answer up; patch: those that turn one into the other."
+            help="zero: the neurons that support each answer; patch: those that flip one into the other."
         ),
     ] = "zero",
     method: Annotated[str, typer.Option(help="A ranker that is a mean over pairs.")] = "gradient",
-    k: Annotated[int, typer.Option(help="Neurons in each top; 0: 1 % of all, at most 64.")] = 0,
-    max_pairs: Annotated[int, typer.Option(help="Use at most so many of a family; 0: all.")] = 0,
-    seed: Annotated[int, typer.Option(help="Seed of what is drawn.")] = 0,
+    k: Annotated[
+        int, typer.Option(help="Number of neurons in each top; 0: 1 % of all, at most 64.")
+    ] = 0,
+    max_pairs: Annotated[
+        int, typer.Option(help="Maximum number of pairs of a family; 0: all.")
+    ] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of random draws.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Write the table to this .csv file.")] = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -57,7 +61,7 @@ def overlap(
 
     ranker = ranker_of(method)
     loaded = Source(model, device, dtype, trust_remote_code).load()
-    # zeroed on the memorization prompt, what holds the memorized answer up lowers L
+    # zeroing neurons that support the memorized answer lowers L on its prompt
     held = intervention in ("zero", "mean")
     names = ("memory", "reasoning") if held else ("to reasoning", "to memory")
     grouped: dict[str, GroupScores] = {}

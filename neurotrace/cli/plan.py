@@ -1,4 +1,4 @@
-"""`neurotrace plan`: what a sweep of a model that isn't here would take."""
+"""`neurotrace plan`: the cost of a sweep, without the model's weights."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def plan(
     gflops: Annotated[
         float,
         typer.Option(
-            help="Rate of a large matrix multiplication on another machine; 0: this one's, measured."
+            help="Rate of a large matrix multiplication on another machine; 0: measured on this one."
         ),
     ] = 0.0,
     pairs: Annotated[int, typer.Option(help="Pairs of prompts.")] = 100,
@@ -39,7 +39,9 @@ def plan(
     ] = None,
     batch: Annotated[
         int | None,
-        typer.Option(help="Most tokens in one pass. Default: `sweep`'s; with --gflops 4096."),
+        typer.Option(
+            help="Maximum number of tokens in one pass. Default: as `sweep`; with --gflops 4096."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
@@ -56,7 +58,7 @@ def plan(
     if not 0 <= gflops < 1e12:
         raise InputError(f"--gflops {gflops}: expected a number above 0, or 0 to measure it")
     if pairs * length > 10**9 or pairs > 10**6:
-        raise InputError(f"--pairs {pairs} --length {length}: more than can be reckoned with")
+        raise InputError(f"--pairs {pairs} --length {length}: too large for an estimate")
     if positions not in ("read", "all"):
         raise InputError(f"--positions {positions}: expected read or all")
     if dtype not in _NUMBER_BYTES:

@@ -1,4 +1,4 @@
-"""`neurotrace probes`: the sets of pairs that ship, and your own."""
+"""`neurotrace probes`: prompt sets, packaged and your own."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @app.command("list")
 def list_(as_json: _Json = False) -> None:
-    """What ships: pairs, families, templates, groups of each set."""
+    """List the packaged sets with their pairs, families, templates and groups."""
     from neurotrace.core.pairs import load_pairs
     from neurotrace.core.records import probe_names
 
@@ -73,7 +73,8 @@ def validate(
     names: _Sets = None,
     every: _All = False,
     model: Annotated[
-        str | None, typer.Option(help="Ask this model, too: which share behaves, by template.")
+        str | None,
+        typer.Option(help="Also measure this model's share of correct pairs, by template."),
     ] = None,
     write: Annotated[
         bool, typer.Option("--write", help="With --model: write the shares into the cards.")
@@ -82,10 +83,10 @@ def validate(
     dtype: Dtype = None,
     as_json: _Json = False,
 ) -> None:
-    """Do the sets keep their promises? Exit code 1 if one doesn't.
+    """Check prompt sets. Exit code 1 if a check fails.
 
-    Valid and minimal pairs; a card that says what it must, with figures of these very pairs; a
-    build.py that writes the same bytes. A path is checked as pairs only.
+    Checks: pairs are valid and minimal; the card has the required words and figures of the current
+    pairs; build.py writes the same bytes. A path is checked as pairs only.
     """
     from neurotrace.core.pairs import load_pairs
     from neurotrace.core.records import probe_names
@@ -105,7 +106,7 @@ def validate(
         print(json.dumps({"sets": rows, "problems": bad, "shares": shares}, ensure_ascii=False))
     else:
         for row in rows:
-            print(f"{row['name']}: {'well' if not row['problems'] else row['first']}")
+            print(f"{row['name']}: {'ok' if not row['problems'] else row['first']}")
         for each in bad[:20]:
             print(f"  {each}")
     if bad:
@@ -119,9 +120,10 @@ def mine(
     names: _Sets = None,
     every: _All = False,
     at_most: Annotated[
-        int, typer.Option(help="Stop asking a family when so many behave; 0: ask all.")
+        int,
+        typer.Option(help="Stop asking a family at this many correct pairs; 0: ask all."),
     ] = 0,
-    seed: Annotated[int, typer.Option(help="Of the order of asking, with --at-most.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the order of asking, with --at-most.")] = 0,
     device: Device = None,
     dtype: Dtype = None,
     as_json: _Json = False,
@@ -144,7 +146,7 @@ def mine(
     )
     if not mined.pairs:
         reasons = ", ".join(f"{count} {reason}" for reason, count in mined.reasons().items())
-        raise InputError(f"none of {len(candidates)} candidates behaves ({reasons})")
+        raise InputError(f"none of {len(candidates)} candidates is answered correctly ({reasons})")
     write_rows(out, [pair_record(pair) for pair in mined.pairs])
     _print_rows(_shares(mined), as_json)
     if not as_json:
@@ -156,10 +158,10 @@ def build(
     names: _Names = None,
     every: _All = False,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the sets' folders; default: where they lie.")
+        Path | None, typer.Option(help="Folder for the sets' folders; default: in place.")
     ] = None,
 ) -> None:
-    """Make sets again from their build.py, bit for bit."""
+    """Build sets again from their build.py, bit for bit."""
     from neurotrace.probe_sets.checking import build_set, set_folder
 
     for name in _wanted(names, every):

@@ -32,11 +32,16 @@ def rank(
     out: Annotated[Path, typer.Option(help="Folder for the tables.")],
     more_probes: MoreProbes = None,
     methods: Annotated[
-        str, typer.Option(help="all, or names with commas; gradient:mean ranks for mean ablation.")
+        str,
+        typer.Option(
+            help="all, or names separated by commas; gradient:mean ranks for mean ablation."
+        ),
     ] = "all",
     truth: Annotated[
         Path | None,
-        typer.Option(help="JSON: a list of neurons known to decide. The organisms bring theirs."),
+        typer.Option(
+            help="JSON list of neurons known to decide. Organisms: default their planted ones."
+        ),
     ] = None,
     k: Annotated[
         list[int] | None,
@@ -46,23 +51,25 @@ def rank(
         ),
     ] = None,
     all_positions: Annotated[
-        bool, typer.Option("--all-positions", help="Count flips by patches at all positions, too.")
+        bool, typer.Option("--all-positions", help="Also count flips by patches at all positions.")
     ] = False,
-    train_pairs: Annotated[int, typer.Option(help="Rank on at most so many of a family.")] = 64,
+    train_pairs: Annotated[
+        int, typer.Option(help="Maximum number of pairs of a family to rank on.")
+    ] = 64,
     exact_neurons: Annotated[
-        int, typer.Option(help="Measure at most so many neurons exactly, drawn at random.")
+        int, typer.Option(help="Maximum number of neurons measured exactly, drawn at random.")
     ] = 4096,
     curve_pairs: Annotated[
         int, typer.Option(help="Pairs for necessity and sufficiency; 0: none.")
     ] = 16,
-    seed: Annotated[int, typer.Option(help="Seed of the split and of what is drawn.")] = 0,
-    max_pairs: Annotated[int, typer.Option(help="Use at most so many pairs; 0: all.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the split and of random draws.")] = 0,
+    max_pairs: Annotated[int, typer.Option(help="Maximum number of pairs; 0: all.")] = 0,
     device: Device = None,
     dtype: Dtype = None,
     trust_remote_code: TrustRemoteCode = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the tables.")] = False,
 ) -> None:
-    """Hold rankers against exact effects, known neurons and held-out flips; write rankers.parquet."""
+    """Compare rankers by exact effects, known neurons and held-out flips; write rankers.parquet."""
     from neurotrace.core.pairs import sample_pairs
     from neurotrace.core.process import command_line
     from neurotrace.results.ranking import known_truth, prepare_tables, read_truth, save_tables

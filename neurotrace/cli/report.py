@@ -18,7 +18,7 @@ def report(
         Path | None, typer.Option(help="The page. Default: report.html in the folder.")
     ] = None,
 ) -> None:
-    """Write the report again from a run's folder; the model isn't needed."""
+    """Write the report again from a run's folder, without the model."""
     quiet()
     from neurotrace.core.files import save_file
     from neurotrace.results.reading import load_run

@@ -1,4 +1,4 @@
-"""`neurotrace run` and `neurotrace demo`: the main job."""
+"""`neurotrace run` and `neurotrace demo`: the main study."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for the run.")] = Path("runs/demo"),
     as_json: Annotated[bool, typer.Option("--json", help="Print summary.json.")] = False,
 ) -> None:
-    """The main job on the built-in organism, and its trust score: about a minute, no network."""
+    """The main study on the built-in organism, and its trust score: about a minute, no network."""
     _study(
         Asked(
             Source("organism", device="cpu"), list(_organism_probes()), out, as_json=as_json,
@@ -68,11 +68,11 @@ def run(
     split: Annotated[str, typer.Option(help="group or group+template.")] = "group",
     folds: Annotated[int, typer.Option(help="Folds of the held-out groups.")] = 5,
     seed: Annotated[int, typer.Option(help="Seed of folds and controls.")] = 0,
-    max_pairs: Annotated[int, typer.Option(help="Use at most so many pairs; 0: all.")] = 0,
+    max_pairs: Annotated[int, typer.Option(help="Maximum number of pairs; 0: all.")] = 0,
     at_most: Annotated[
         int,
         typer.Option(
-            help="Stop asking a family when so many of its pairs behave, in random order; 0: ask all."
+            help="Stop asking a family at this many correctly answered pairs, in random order; 0: ask all."
         ),
     ] = 0,
     neutral: Annotated[
@@ -105,7 +105,7 @@ def run(
 
 @dataclass(frozen=True)
 class Asked:
-    """What the command line asks of the main job."""
+    """The command line's settings for the main study."""
 
     source: Source
     probes: Sequence[str]
@@ -132,7 +132,7 @@ def _study(asked: Asked) -> None:
     from neurotrace.results.run import FILES, save_run
     from neurotrace.results.trust import prepare_trust, save_trust
 
-    # everything that can be wrong with the call is found before torch is loaded
+    # the whole call is checked before torch is loaded
     pairs = pairs_of(asked.probes, asked.max_pairs, asked.seed)
     texts = _texts(asked.neutral) if asked.neutral else None
     if asked.folds < 2:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from neurotrace.sweeps.cells import Status
     from neurotrace.sweeps.driver import Outcome
 
-_NAMED = 10  # marked cells that are named on the terminal; all are in the table
+_NAMED = 10  # number of marked cells named on the terminal; all are in the table
 
 
 def sweep(
@@ -46,17 +46,19 @@ def sweep(
     positions: Annotated[
         str | None, typer.Option(help="read (default: the last token), all, or places: -2,-1.")
     ] = None,
-    layers: Annotated[str | None, typer.Option(help="Layers, 0-5,8 say. Default: all.")] = None,
+    layers: Annotated[str | None, typer.Option(help="Layers, e.g. 0-5,8. Default: all.")] = None,
     neurons: Annotated[
         Path | None, typer.Option(help="File of neurons, L3.N771, one a line. Default: all.")
     ] = None,
-    max_pairs: Annotated[int | None, typer.Option(help="Draw at most so many pairs.")] = None,
+    max_pairs: Annotated[
+        int | None, typer.Option(help="Maximum number of pairs, drawn at random.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of that draw.")] = None,
     precision: Annotated[str | None, typer.Option(help="exact (default) or fast.")] = None,
     device: Device = None,
     dtype: Dtype = None,
     threads: Annotated[int | None, typer.Option(help="Processor threads.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Most tokens in one pass.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Maximum number of tokens in one pass.")] = None,
     part_rows: Annotated[int | None, typer.Option(help="Rows of one file.")] = None,
     spec: Annotated[
         str | None, typer.Option(help="YAML file of sweeps: models, probes, modes, seeds.")
@@ -65,17 +67,17 @@ def sweep(
     ray: Annotated[
         str | None, typer.Option(help="local: on workers of this machine; or a cluster's address.")
     ] = None,
-    workers: Annotated[int, typer.Option(help="Ray workers; 0: as many as there is room for.")] = 0,
+    workers: Annotated[int, typer.Option(help="Number of Ray workers; 0: as many as fit.")] = 0,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the sweep in --out; it knows the rest.")
+        bool, typer.Option("--resume", help="Resume the sweep in --out with its own settings.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what it would take; load no weights.")
+        bool, typer.Option("--dry-run", help="Print the estimated cost; load no weights.")
     ] = False,
     trust_remote_code: TrustRemoteCode = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
 ) -> None:
-    """Measure the exact effect of every neuron on every pair. Run it again to go on."""
+    """Measure the exact effect of every neuron on every pair. Run it again to resume."""
     given = {
         "model": model, "probes": [*(probes or []), *(more_probes or [])] or None, "mode": mode,
         "donor": donor, "positions": positions, "layers": layers,
@@ -95,7 +97,7 @@ def sweep(
     asked = _known(out, named) if resume else _asked(named)
     from neurotrace.sweeps.asked import pairs_of
 
-    pairs_of(asked)  # what is wrong with them is said before torch is loaded
+    pairs_of(asked)  # they are checked before torch is loaded
     if dry_run:
         return _estimate(asked, shard, as_json)
     if resume and _finished(out, shard, as_json):
@@ -119,9 +121,9 @@ def sweep(
 
 @contextmanager
 def finishing() -> Iterator[Callable[[], bool]]:
-    """Inside, SIGINT and SIGTERM let the part at hand finish; a second one leaves at once.
+    """Inside, SIGINT and SIGTERM let the current part finish; a second one exits at once.
 
-    Yields what tells whether one came. Before it is first asked, a signal leaves at once.
+    Yields a function that tells whether one came. Before its first call, a signal exits at once.
     """
     came: list[int] = []
     begun: list[bool] = []
@@ -130,7 +132,7 @@ def finishing() -> Iterator[Callable[[], bool]]:
         if came or not begun:
             raise KeyboardInterrupt
         came.append(number)
-        print("neurotrace: finishing this part; once more to leave at once", file=sys.stderr)
+        print("neurotrace: finishing this part; once more to exit at once", file=sys.stderr)
 
     def stop() -> bool:
         begun.append(True)
@@ -167,7 +169,7 @@ def _cells(spec: str, out: str, shard: str, trust: bool, *, dry_run: bool, as_js
             say(f"{len(failed)} of {len(cells)} failed: {failed[0].name}: {failed[0].note}", 2)
         )
     if len(found) < len(cells) or any(one.state == "partly" for one in found if not dry_run):
-        sys.exit(say("stopped; run the same command again to go on", 130))
+        sys.exit(say("stopped; run the same command again to resume", 130))
 
 
 def _table(found: list[Status]) -> None:
@@ -225,7 +227,7 @@ def _known(out: str, named: dict[str, Any]) -> Sweep:
 
 
 def _finished(out: str, shard: str, as_json: bool) -> bool:
-    """Whether the shard is whole already: then no model need be loaded to say so."""
+    """Whether the shard is already complete, checked without loading the model."""
     from neurotrace.sweeps.driver import Outcome
     from neurotrace.sweeps.layout import parse_shard
     from neurotrace.sweeps.reading import open_run

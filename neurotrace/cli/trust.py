@@ -26,17 +26,15 @@ def trust(
     prompts: Annotated[
         Path, typer.Argument(help="JSON lines with a field `prompt`; -: standard input.")
     ] = Path("-"),
-    batch: Annotated[
-        int, typer.Option(help="Prompts that are scored, and written, together.")
-    ] = 16,
+    batch: Annotated[int, typer.Option(help="Number of prompts scored and written together.")] = 16,
     write: Annotated[
-        int, typer.Option(help="Also write on by so many tokens, each with its score.")
+        int, typer.Option(help="Also generate this many tokens, each with its score.")
     ] = 0,
     device: Device = None,
     dtype: Dtype = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Does the model's own answer rest on memory or on reasoning? JSON lines in, JSON lines out."""
+    """Does the model's own answer come from memory or from reasoning? JSON lines in, JSON lines out."""
     if batch < 1 or write < 0:
         raise InputError(f"--batch {batch} --write {write}: expected at least 1, and at least 0")
     if str(prompts) != "-" and not os.path.isfile(prompts):
@@ -66,7 +64,7 @@ def trust(
 def _parts(source: BinaryIO, size: int, check: Callable[[str], object]) -> Iterator[list[Prompt]]:
     """About `size` prompts at a time; a changed version stays with the prompt before it.
 
-    `check` raises InputError for a text that the model can't take.
+    `check` raises InputError for a text that the model cannot take.
     """
     part: list[Prompt] = []
     for number, line in enumerate(source, 1):
@@ -76,7 +74,7 @@ def _parts(source: BinaryIO, size: int, check: Callable[[str], object]) -> Itera
             prompt = _prompt(line, number)
             _checked(prompt.prompt, number, check)
         except InputError:
-            if part:  # what came before the mistake is scored all the same
+            if part:  # prompts before the mistake are scored
                 yield part
             raise
         if len(part) >= size and prompt.perturbs is None:

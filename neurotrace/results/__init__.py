@@ -1,4 +1,4 @@
-"""Folders and pages: what a command writes, read back and shown.
+"""Result folders and pages: what a command writes, read back and shown.
 
 run              `save_run`: a run's folder
 reading          `load_run`

@@ -1,7 +1,7 @@
 """The folder that `neurotrace detect` writes.
 
-detectors.parquet       a row for each (detector, view, task learnt from, task asked about)
-weights.parquet         posterior weights of the fused views, a row for each fold
+detectors.parquet       one row for each (detector, view, training task, test task)
+weights.parquet         posterior weights of the fused views, one row for each fold
 chosen.safetensors      the chosen detector, fitted on all prompts; `nt.load_detector` reads it
 circuit.safetensors     the circuit whose margin it may read; `nt.Circuit.load` reads it
 transfer.html, sites.html, weights.html
@@ -26,12 +26,12 @@ FILES = (
 
 
 def prepare_detection(out: Path, *, overwrite: bool) -> Path:
-    """Make the folder, and refuse one that holds detectors already."""
+    """Make the folder; raise if it holds detectors already."""
     return prepare_folder(out, FILES, overwrite=overwrite)
 
 
 def save_detection(found: Detection, out: Path, *, model: HookedModel, command: str) -> None:
-    """Write the folder; every file whole or not at all."""
+    """Write the folder; each file is written completely or not at all."""
     from neurotrace import __version__
     from neurotrace.detectors import save_detector
     from neurotrace.plots.detectors import plot_sites, plot_transfer, plot_weights

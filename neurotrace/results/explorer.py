@@ -1,9 +1,9 @@
-"""The neuron explorer: everything known about every neuron, in one piece of HTML without a server.
+"""The neuron explorer: the data of every neuron in one piece of HTML, without a server.
 
-Kept for every neuron: its scores and the mean and deviation of its activation on both sides. Kept for
-the strongest thousand: exact effects on single pairs with an interval, the distributions of the
-activation, the tokens written most for and against, and the nearest neighbours. All of it is
-compressed in the page and opened by the browser when it is asked for (`templates/explorer.js`).
+For every neuron it holds the scores and the mean and deviation of the activation on both sides. For the
+strongest thousand it also holds exact effects on single pairs with an interval, the distributions of
+the activation, the tokens written most for and against, and the nearest neighbours. The data is
+compressed in the page; the browser unpacks it on demand (`templates/explorer.js`).
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ _BINS, _TOKENS, _NEIGHBOURS = 20, 8, 8
 
 @dataclass(frozen=True)
 class Explorer:
-    """Shows itself in a notebook; `page()` is a file of its own, `fragment()` a part of another."""
+    """Displays in a notebook; `page()` is a complete page, `fragment()` a part of another page."""
 
     data: Mapping[str, Any]
 
     def fragment(self) -> str:
         """HTML for a page that holds `style_and_script()` already."""
-        # "<" can't be in the JSON: a prompt with </script> would end it
+        # no "<" in the JSON: a prompt with </script> would end it
         text = json.dumps(self.data).replace("<", "\\u003c")
         return (
             '<div class="nt-explorer"><p>The map needs JavaScript.</p></div>'
@@ -75,7 +75,7 @@ class Explorer:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write a page (.html), or the data alone (.json), which `load` reads."""
+        """Write a page (.html), or only the data (.json), which `load` reads."""
         whole = self.page() if Path(path).suffix == ".html" else json.dumps(self.data)
         Path(path).write_text(whole, "utf-8")
 
@@ -111,12 +111,12 @@ def explore(
     kind: Kind = "patch",
     progress: Progress = None,
 ) -> Explorer:
-    """Gather what the explorer shows.
+    """Compute the data of the explorer.
 
     Args:
         scores: the rankings for the map: one, several, or a study's.
-        neurons: how many of the strongest get exact effects and the other details.
-        pairs_each: pairs, each of another group, on which a family's exact effects are measured.
+        neurons: number of the strongest neurons with exact effects and the other details.
+        pairs_each: number of pairs, each of another group, for a family's exact effects.
         kind: the intervention of the exact effects.
 
     Raises:
@@ -166,7 +166,7 @@ def explore(
 
 
 def style_and_script() -> str:
-    """What a page must hold once, however many explorers it shows."""
+    """Style and script that a page must contain once, for any number of explorers."""
     css, js = ((_TEMPLATES / f"explorer.{kind}").read_text("utf-8") for kind in ("css", "js"))
     return f"<style>{css}</style><script>{js}</script>"
 
@@ -189,7 +189,7 @@ def strongest(rankings: Sequence[Scores], count: int) -> list[Neuron]:
         measured = int((~scores.value.isnan()).sum())
         wanted = scores.provenance.get("direction")
         for direction in DIRECTIONS if scores.signed else DIRECTIONS[:1]:
-            # the direction that the ranking is of goes deeper than its other end
+            # more neurons from the direction of the ranking than from the other end
             depth = count if wanted in (None, direction) else count // 4
             if depth:
                 lists.append(scores.top(min(depth, measured), direction=direction))
@@ -226,11 +226,11 @@ def _effects(
     model: HookedModel, encoded: EncodedPairs, top: Sequence[Neuron], each: int, kind: Kind,
     progress: Progress,
 ) -> Any:  # fmt: skip
-    """For each family and direction: every top neuron's exact effect on a few pairs."""
+    """Exact effects of every top neuron on a few pairs, for each family and direction."""
     width = inspect_model(model).d_mlp
     places = [neuron.layer * width + neuron.index for neuron in top]
     for family in dict.fromkeys(pair.family for pair in encoded.pairs):
-        first_of: dict[str, int] = {}  # a pair a group, so that the pairs are independent
+        first_of: dict[str, int] = {}  # one pair per group, so that the pairs are independent
         for row, pair in enumerate(encoded.pairs):
             if pair.family == family:
                 first_of.setdefault(pair.group, row)
@@ -243,7 +243,7 @@ def _effects(
             ).table
             n = len(rows)
             before = table["L_before"].to_numpy().reshape(n, -1)[:, 0]
-            # neurons come back in ascending order: back to the ranking's
+            # neurons are returned in ascending order: restore the ranking's order
             data = table["effect"].to_numpy().reshape(n, -1)[:, np.argsort(np.argsort(places))]
             half = (
                 stats.t.ppf(0.975, n - 1) * data.std(axis=0, ddof=1) / math.sqrt(n)
@@ -302,7 +302,7 @@ def _rows(written: MeanWritten, top: Sequence[Neuron]) -> Float[Tensor, "neuron 
 
 
 def _neighbours(written: MeanWritten, top: Sequence[Neuron]) -> list[list[tuple[int, float]]]:
-    """Places of the neurons that write most the same way, with the cosine."""
+    """Places of the neurons with the most similar write direction, with the cosine."""
     info = inspect_model(written.model)
     rows = torch.nn.functional.normalize(_rows(written, top), dim=-1)
     values, places = [], []

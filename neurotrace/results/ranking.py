@@ -1,10 +1,10 @@
-"""The folder that `neurotrace rank` writes, and the truth that it reads.
+"""The folder that `neurotrace rank` writes, and the file of known neurons that it reads.
 
 rankers.parquet    a row for each (family, ranker): `Comparison.rankers`
 flips.parquet      for each (family, ranker, direction, k, positions)
 curves.parquet     necessity and sufficiency at each k
 scores.parquet     family, direction, method, layer, neuron, score
-report.html        the same to look at
+report.html        the same as a page
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TABLES = (
 
 
 def known_truth(model: str) -> tuple[Neuron, ...]:
-    """The neurons that a built-in or freshly trained organism is known to decide by; else none."""
+    """The known deciding neurons of a built-in or newly trained organism; else none."""
     from neurotrace import organism
 
     folder = organism.folder(model) if model in organism.NAMES else Path(model)
@@ -55,12 +55,12 @@ def read_truth(path: Path) -> tuple[Neuron, ...]:
 
 
 def prepare_tables(out: Path, *, overwrite: bool) -> Path:
-    """Make the folder, and refuse one that holds such tables already."""
+    """Make the folder; raise if it holds such tables already."""
     return prepare_folder(out, TABLES, overwrite=overwrite)
 
 
 def save_tables(comparison: Comparison, out: Path, *, command: str, seed: int) -> None:
-    """Write the folder; every file whole or not at all."""
+    """Write the folder; each file is written completely or not at all."""
     import pandas as pd
 
     from neurotrace import __version__

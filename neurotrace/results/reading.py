@@ -1,4 +1,4 @@
-"""A run's folder, read back: what `report.py` writes the page from, and what a notebook shows."""
+"""A run's folder, read back, for the report and for notebooks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True)
 class Run(Shown):
-    """What `save_run` wrote. The tables are those of the folder's files of the same name."""
+    """The content of a run's folder. Each table is the file of the same name."""
 
     folder: Path
     summary: dict[str, Any]
@@ -35,13 +35,13 @@ class Run(Shown):
     effects: Effects
     scores: pd.DataFrame
     estimates: pd.DataFrame  # family, direction, layer, neuron, estimate, exact
-    pairs: tuple[PromptPair, ...]  # none: a run of an earlier version
+    pairs: tuple[PromptPair, ...]  # None: a run of an earlier version
     dropped: pd.DataFrame
     explorer: Explorer | None
-    trust: JudgedTrust | None  # of `neurotrace circuit` into the folder `trust` inside this one
-    detectors: pd.DataFrame | None  # of `neurotrace detect` into the same folder
-    detected: dict[str, Any]  # what made them
-    left_out: tuple[str, ...]  # what lies there and isn't of this run's model, and why
+    trust: JudgedTrust | None  # from `neurotrace circuit` in the folder `trust` inside this one
+    detectors: pd.DataFrame | None  # from `neurotrace detect` in this folder
+    detected: dict[str, Any]  # how they were made
+    left_out: tuple[str, ...]  # results in the folder that are of another model, with the reason
 
     def to_frame(self) -> pd.DataFrame:
         """The flips: a row for each (family, method, direction, intervention, k) that was tried."""
@@ -50,7 +50,7 @@ class Run(Shown):
         return pd.DataFrame(self.summary["flips"])
 
     def selected(self) -> list[dict[str, Any]]:
-        """The flips of the one row for each family and direction that training pairs chose."""
+        """The flips of the row that training pairs chose, for each family and direction."""
         return [flip for flip in self.summary["flips"] if flip["selected"]]
 
     def _view(self) -> View:
@@ -111,7 +111,7 @@ def _beside(
     manifest: dict[str, Any],
     left_out: list[str],
 ) -> Found | None:
-    """What another command put beside the run, if it is of the run's model; else why not."""
+    """The results of other commands in the run's folder, if they are of its model; else the reason."""
     if not path.exists():
         return None
     try:
@@ -138,7 +138,7 @@ def _detectors(path: Path, manifest: dict[str, Any]) -> tuple[pd.DataFrame, dict
 
 
 def _same_model(path: Path, about: dict[str, Any], manifest: dict[str, Any]) -> None:
-    """InputError unless what `about` tells of was measured on the very weights of the run."""
+    """InputError unless the results were measured on the weights of the run."""
     own, other = manifest["model"], about.get("model")
     if about.get("weights_sha256") == own["weights_sha256"]:
         return

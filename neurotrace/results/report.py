@@ -1,8 +1,7 @@
-"""The report: a run's folder in, one self-contained HTML page out.
+"""The report: one self-contained HTML page from a run's folder.
 
-Text that comes from prompts is data: jinja2 escapes all of it, and what goes into scripts is JSON
-without a "<". Nothing is fetched: plotly's script is inside, compressed, and drawn on when a figure
-comes into view.
+Text from prompts is data: jinja2 escapes all of it, and data in scripts is JSON without a "<". Nothing
+is fetched: plotly's script is inside, compressed, and used when a figure comes into view.
 """
 
 from __future__ import annotations
@@ -80,7 +79,7 @@ def write_comparison(comparison: Comparison, record: dict[str, Any]) -> str:
 
 
 def figures(run: Run) -> list[tuple[str, go.Figure]]:
-    """(what it shows, figure) behind the flip curves, in the report's order."""
+    """(title, figure) after the flip curves, in the report's order."""
     found = []
     for flip in run.selected():
         rows = run.effects.where(
@@ -101,7 +100,7 @@ def figures(run: Run) -> list[tuple[str, go.Figure]]:
 
 
 def _selected(run: Run) -> list[dict[str, Any]]:
-    """What training pairs chose, with `ks`: the numbers of neurons that its folds chose."""
+    """The rows that training pairs chose, with `ks`: the numbers of neurons chosen by the folds."""
     chosen = run.effects.where(role="selected", chosen=True).to_frame()
     sizes = chosen.groupby(["family", "direction"])["k"].unique()
     return [
@@ -121,7 +120,7 @@ def _scores(run: Run, table: Any, column: str) -> Scores:
 
 
 def _rankers(run: Run) -> list[dict[str, Any]]:
-    """For each family and direction what every ranker's neurons flip, at the chosen kind and k."""
+    """For each family and direction the flip rate of every ranker's neurons, at the chosen kind and k."""
     from scipy.stats import spearmanr
 
     rows = []
@@ -143,7 +142,7 @@ def _rankers(run: Run) -> list[dict[str, Any]]:
 
 
 def _drawn(section: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The section with its figures as the page holds them."""
+    """The section with its figures in the page's form."""
     if section is None:
         return None
     return section | {"figures": [_embedded(name, figure) for name, figure in section["figures"]]}

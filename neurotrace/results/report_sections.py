@@ -1,4 +1,4 @@
-"""The report's sections on trust and on detectors: what their tables say, in words and figures."""
+"""The report's sections on trust and on detectors: text and figures from their tables."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from neurotrace.results.trust import JudgedTrust
 
 MARGIN, RANDOM = "causal margin", "random neurons, same layers"
-_PARTS = ("memory fall alone", "reasoning fall alone")  # of the margin: no rivals of it
-_AS_GOOD = 0.02  # AUROC: no further below the margin than this
-_TELLS = 0.95  # AUROC at which a signal alone, either way round, leaves little to find out
-_UNSURE = 0.1  # no further from one half than this, a probability claims nothing
-_FEW = 30  # prompts of the rarer outcome below which a rate says little
+_PARTS = ("memory fall alone", "reasoning fall alone")  # parts of the margin, not baselines
+_AS_GOOD = 0.02  # AUROC: a signal this close to the margin counts as equal
+_TELLS = 0.95  # AUROC, of either sign, at which a single signal suffices
+_UNSURE = 0.1  # a probability this close to one half makes no claim
+_FEW = 30  # minimum number of prompts of the rarer outcome for a rate
 
 
 def trust_section(trust: JudgedTrust) -> dict[str, Any]:
-    """What `trust.html.j2` shows."""
+    """The data of `trust.html.j2`."""
     signals = trust.signals
     kinds = [kind for kind in UNSEEN if kind in set(signals["unseen"])]
     rows = _mean_rows(signals, kinds)
@@ -48,15 +48,15 @@ def trust_section(trust: JudgedTrust) -> dict[str, Any]:
 
 
 def detectors_section(table: pd.DataFrame, about: dict[str, Any]) -> dict[str, Any]:
-    """What the report shows of `neurotrace detect`."""
+    """The data of the report's section on `neurotrace detect`."""
     from neurotrace.answers.detection import summary
 
     try:
-        figures = [("Where detectors hold", plot_transfer(table))]
-    except InputError:  # none of the detectors that it draws is in the table
+        figures = [("Transfer of detectors between tasks", plot_transfer(table))]
+    except InputError:  # none of the detectors of this figure is in the table
         figures = []
     means = summary(table)
-    away = "others" if means["others"].notna().any() else "own"  # one task: there is no other
+    away = "others" if means["others"].notna().any() else "own"  # only one task
     inside = means["detector"] != "baseline"
     return {
         "command": about.get("command", ""),
@@ -74,7 +74,7 @@ def detectors_section(table: pd.DataFrame, about: dict[str, Any]) -> dict[str, A
 
 def _figures(trust: JudgedTrust) -> list[tuple[str, go.Figure]]:
     found = [
-        ("What tells memory from reasoning", plot_signals(trust.signals)),
+        ("AUROC of the signals", plot_signals(trust.signals)),
         ("Reliability of the probabilities", plot_reliability(trust.scores)),
     ]
     if len(trust.coverage):
@@ -83,7 +83,7 @@ def _figures(trust: JudgedTrust) -> list[tuple[str, go.Figure]]:
 
 
 def _mean_rows(signals: pd.DataFrame, kinds: list[str]) -> dict[str, list[dict[str, Any]]]:
-    """For each signal its mean AUROC with the interval, a cell a kind of shift."""
+    """For each signal its mean AUROC with the interval, one cell per kind of shift."""
     mean = signals[signals["of"] == "mean"].drop_duplicates(["signal", "unseen"])
     cells = mean.set_index(["signal", "unseen"]).to_dict("index")
     return {
@@ -93,7 +93,7 @@ def _mean_rows(signals: pd.DataFrame, kinds: list[str]) -> dict[str, list[dict[s
 
 
 def _least(signals: pd.DataFrame, kind: str) -> dict[str, Any] | None:
-    """Where the margin does worst, if anywhere worse than elsewhere."""
+    """The row with the margin's lowest AUROC, if they differ."""
     own = signals[
         (signals["signal"] == MARGIN) & (signals["unseen"] == kind) & (signals["of"] != "mean")
     ].dropna(subset="auroc")
@@ -101,7 +101,7 @@ def _least(signals: pd.DataFrame, kind: str) -> dict[str, Any] | None:
 
 
 def _kept_half(coverage: pd.DataFrame) -> dict[str, float] | None:
-    """The share of answers that fail, of the half that the score trusts most and of all."""
+    """The share of answers that fail: of the half with the highest trust, and of all."""
     own = coverage[coverage["signal"] == "trust score"]
     if own.empty:
         return None
@@ -110,7 +110,7 @@ def _kept_half(coverage: pd.DataFrame) -> dict[str, float] | None:
 
 
 def _caveats(trust: JudgedTrust, kinds: list[str]) -> list[str]:
-    """What to hold against the score, as far as its own tables tell."""
+    """Limitations of the score that its own tables show."""
     signals, found = trust.signals, []
     mean = signals[signals["of"] == "mean"]
     equal: dict[tuple[str, ...], list[str]] = {}
@@ -124,47 +124,49 @@ def _caveats(trust: JudgedTrust, kinds: list[str]) -> list[str]:
             do = "does" if len(names) == 1 else "do"
             found.append(
                 f"On unseen {_listed(where)} {_listed(names)} {do} as well as "
-                f"the margin, within {_AS_GOOD}: there, correlation is enough."
+                f"the margin, within {_AS_GOOD}: there, correlation suffices."
             )
     parts = signals[(signals["of"] != "mean") & (signals["unseen"] == "items")]
     parts = parts[parts["signal"].isin(("answer occurs in the prompt", "where it occurs last"))]
     told = parts[(parts["auroc"] - 0.5).abs() >= _TELLS - 0.5]
     if len(told):
         found.append(
-            f"In {_listed(list(dict.fromkeys(told['of'])))} a string match tells: whether, or where, the "
-            "answer stands in the prompt. Nothing there needs a look inside the model."
+            f"In {_listed(list(dict.fromkeys(told['of'])))} string matching suffices: whether, or where, "
+            "the answer is in the prompt. Model internals are not needed there."
         )
     for kind in kinds:
         own = mean[mean["unseen"] == kind].set_index("signal")
         if RANDOM not in own.index:
             continue
-        # which neurons are called memory is drawn, too: an AUROC of .2 tells as much as one of .8
+        # the two kinds are assigned at random, so an AUROC of .2 is as predictive as .8
         low, high = own.loc[RANDOM, ["auroc_lo", "auroc_hi"]]
         best = max(high, 1 - low)
         if low > 0.5 or best >= own.loc[MARGIN, "auroc"] - _AS_GOOD:
             found.append(
-                f"Random neurons of the same layers tell, too, on unseen {kind}: AUROC up to {best:.2f}."
+                f"Random neurons of the same layers predict, too, on unseen {kind}: AUROC up to {best:.2f}."
             )
     found += _at_zero(trust)
     changed = trust.scores["survived"].dropna()
     failed = int((changed < 0.5).sum())
     if len(changed) and min(failed, len(changed) - failed) < _FEW:
         found.append(
-            f"Of {len(changed)} answers with a changed version {failed} fail: few to judge from."
+            f"Of {len(changed)} answers with a changed version {failed} fail: too few for a reliable rate."
         )
     if not len(changed):
-        found.append("No prompt has a changed version: whether answers survive one was not judged.")
+        found.append(
+            "No prompt has a changed version, so failures on changed questions were not measured."
+        )
     abstains = trust.scores["abstain"].astype(bool)
     if abstains.any():
         found.append(
-            f"Abstentions ({percent(float(abstains.mean()))}) are counted in every figure here as if a "
+            f"Abstentions ({percent(float(abstains.mean()))}) are counted in every figure here as if the "
             "score had been given."
         )
     return found
 
 
 def _at_zero(trust: JudgedTrust) -> list[str]:
-    """What the score says where neither kind of neuron matters: it knows nothing there."""
+    """The limitation at a margin of 0, where neither kind of neuron matters."""
     calibration, zero = trust.circuit.calibration, np.zeros((1, len(FEATURES)))
     if calibration is None or calibration.outside(zero)[0]:
         return []
@@ -172,9 +174,9 @@ def _at_zero(trust: JudgedTrust) -> list[str]:
     if abs(p - 0.5) < _UNSURE:
         return []
     return [
-        f"Where neither kind of neuron matters, at a margin of 0, it says {percent(p)} “from memory” and "
-        "doesn't abstain. It was calibrated on questions on which memory and reasoning compete; about "
-        "any other, read the margin, and nothing into one near 0."
+        f"Where neither kind of neuron matters, at a margin of 0, the score is {percent(p)} “from memory” "
+        "and it does not abstain. It was calibrated on questions on which memory and reasoning compete. "
+        "For other questions read the margin; one near 0 has no meaning."
     ]
 
 

@@ -1,14 +1,14 @@
-"""A run's folder: what was done, with what, and what came of it.
+"""A run's folder: settings, identity of the model, results.
 
 manifest.json    versions, seeds, the model's identity and weights' hash, device, dtype, command
-summary.json     the flips, as figures and as the verdict
+summary.json     the flip rates and the verdict
 scores.parquet   family, direction, layer, neuron, method, score
 pairs.parquet    the pairs that were studied, as text
-effects.parquet  a row for each held-out pair × intervention × k, controls included
+effects.parquet  one row for each held-out pair × intervention × k, controls included
 estimates.parquet family, direction, layer, neuron, estimate, exact
-dropped.parquet  the pairs that were left out, and why
-explorer.json    what the neuron explorer shows
-report.html      all of it to look at
+dropped.parquet  the dropped pairs, with the reason
+explorer.json    the data of the neuron explorer
+report.html      the report
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ def save_run(
     overwrite: bool = False,
     explorer: Explorer | None = None,
 ) -> dict[str, Any]:
-    """Write the run's folder; returns what `summary.json` holds.
+    """Write the run's folder; returns the content of `summary.json`.
 
     Args:
-        chat: how the pairs were rendered for a chat model (`library.chat.chat_record`), if they were.
+        chat: the rendering for a chat model (`probe_sets.chat.chat_record`), if there is one.
         explorer: from `nt.explore(model, study.encoded, study)`, for the report.
 
     Raises:
@@ -80,7 +80,7 @@ def save_run(
             ("dropped.parquet", _dropped(study)),
         ):
             write_atomically(folder / name, parquet(table))
-        if explorer is None:  # one of another run would lie about this one
+        if explorer is None:  # a file of an earlier run would not match this one
             (folder / "explorer.json").unlink(missing_ok=True)
         else:
             write_atomically(folder / "explorer.json", json_bytes(explorer.data))
@@ -131,7 +131,7 @@ def manifest(
     command: str = "",
     chat: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The content of `manifest.json`: enough to do it again, and to know whether it is the same."""
+    """The content of `manifest.json`: enough to repeat the run and to compare two runs."""
     import torch
 
     from neurotrace import __version__

@@ -6,7 +6,7 @@ circuit.safetensors     the calibrated circuit; `nt.Circuit.load` reads it
 outcomes.parquet, choices.parquet, signals.parquet, scores.parquet, failures.parquet, coverage.parquet
                         the tables of a `TrustStudy`
 
-As `trust` inside a run's folder it becomes a section of the run's report.
+A folder named `trust` inside a run's folder becomes a section of the run's report.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ FILES = (
     "manifest.json", "summary.json", "circuit.safetensors", *(f"{name}.parquet" for name in TABLES)
 )  # fmt: skip
 _INTERVAL = ("auroc", "auroc_lo", "auroc_hi", "n")
-_NUMBERS = {  # what a report draws
+_NUMBERS = {  # columns that a report needs
     "signals": _INTERVAL,
     "failures": (*_INTERVAL, "failed"),
     "coverage": ("coverage", "risk", "risk_lo", "risk_hi"),
@@ -61,7 +61,7 @@ _SAID = ("k", "prompts", "decided", "held_out", "ece", "accuracy", "abstains")
 
 @dataclass(frozen=True)
 class JudgedTrust:
-    """What the folder holds of a `TrustStudy` for people to look at."""
+    """The part of a `TrustStudy` that the folder holds."""
 
     manifest: dict[str, Any]
     summary: dict[str, Any]
@@ -73,10 +73,10 @@ class JudgedTrust:
 
 
 def prepare_trust(out: str | Path) -> Path:
-    """Make the folder; its own earlier files may be replaced, those of anything else may not.
+    """Make the folder; its own earlier files may be replaced, other files may not.
 
     Raises:
-        InputError: the folder holds a run, a sweep, detectors; it can't be written.
+        InputError: the folder holds a run, a sweep or detectors; it cannot be written.
     """
     folder = prepare_folder(out, ())
     held = [name for name in FILES if (folder / name).exists()]
@@ -91,7 +91,8 @@ def prepare_trust(out: str | Path) -> Path:
 def save_trust(
     study: TrustStudy, folder: Path, *, model: HookedModel, probes: Sequence[str], command: str = ""
 ) -> None:
-    """Write into a folder from `prepare_trust`. A write that fails leaves no folder that can be read.
+    """Write into a folder from `prepare_trust`. After a failed write the folder is not readable as a
+    result.
 
     Raises:
         InputError: it can't be written (full, read-only).
@@ -104,7 +105,7 @@ def save_trust(
         "neurotrace": __version__, "versions": package_versions(),
     }  # fmt: skip
     with filling(folder):
-        for name in FILES:  # none of the earlier ones may stand beside the new
+        for name in FILES:  # remove earlier files, so that old and new ones are never mixed
             (folder / name).unlink(missing_ok=True)
         for name, content in (("manifest", manifest), ("summary", study.summary)):
             write_atomically(folder / f"{name}.json", json_bytes(content))
@@ -115,7 +116,7 @@ def save_trust(
 
 
 def read_trust(folder: Path) -> JudgedTrust:
-    """What `save_trust` wrote.
+    """Read what `save_trust` wrote.
 
     Raises:
         InputError: anything else, or a part of it.

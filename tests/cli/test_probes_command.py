@@ -22,7 +22,7 @@ def test_list_show_validate_build(tmp_path):
     assert "letters / word-first" in shown
     assert "memorization  'recall " in shown
     done = neurotrace("probes", "validate", "letters")
-    assert (done.returncode, done.stdout) == (0, "letters: well\n")
+    assert (done.returncode, done.stdout) == (0, "letters: ok\n")
     done = neurotrace("probes", "build", "capitals", "--out", "made", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     again = (tmp_path / "made" / "capitals" / "pairs.jsonl").read_text("utf-8")

@@ -62,12 +62,12 @@ def test_the_report_says_what_the_study_found(made, judged):
     assert f"{100 * said['ece']:.1f} points off (ECE)" in text
     assert all(f"on unseen {kind}" in text for kind in ("items", "templates", "families"))
     assert f"abstains on {said['abstains']:.1%}" in text
-    assert f"{said['held_out']} prompts of the other judge them" in text
+    assert f"tested on {said['held_out']} prompts of the other" in text
     for name in ("Reliability of the probabilities", "Risk against coverage"):
         assert f'aria-label="{name}"' in page
     # the organism has few ways to differ, and inference names one answer in the prompt
     assert "“all neurons”" in text
-    assert "In inference a string match tells" in text
+    assert "In inference string matching suffices" in text
     assert page.count('id="plotly"') == 1
     again = nt.load_run(made)
     assert nt.write_report(again) == page
@@ -79,8 +79,8 @@ def test_caveats_follow_the_tables(made):
     signals = trust.signals
     worse = signals.assign(auroc=signals["auroc"].where(signals["signal"] == "causal margin", 0.6))
     found = trust_section(replace(trust, signals=worse))
-    assert not any("correlation is enough" in caveat for caveat in found["caveats"])
-    assert not any("string match" in caveat for caveat in found["caveats"])
+    assert not any("correlation suffices" in caveat for caveat in found["caveats"])
+    assert not any("string matching" in caveat for caveat in found["caveats"])
     assert any("Random neurons" in caveat for caveat in trust_section(
         replace(trust, signals=signals.assign(auroc_lo=0.55)))["caveats"])  # fmt: skip
     # a circuit of random neurons that ranks the wrong way round tells as well
@@ -88,18 +88,19 @@ def test_caveats_follow_the_tables(made):
     assert not any("random neurons" in caveat.lower() for caveat in trust_section(trust)["caveats"])
     told = signals.assign(auroc_lo=signals["auroc_lo"].where(~drawn, 0.01))
     assert any(
-        caveat == "Random neurons of the same layers tell, too, on unseen items: AUROC up to 0.99."
+        caveat
+        == "Random neurons of the same layers predict, too, on unseen items: AUROC up to 0.99."
         for caveat in trust_section(replace(trust, signals=told))["caveats"]
     )
     p = trust.circuit.calibration.p_memory(np.zeros((1, 2)))[0]
     assert abs(p - 0.5) > 0.1
-    zero = f"at a margin of 0, it says {p:.1%}"
+    zero = f"at a margin of 0, the score is {p:.1%}"
     assert not any("margin of 0" in caveat for caveat in trust_section(trust)["caveats"])
     blind = replace(trust.circuit, calibration=replace(trust.circuit.calibration, least=0.0))
     assert any(zero in caveat for caveat in trust_section(
         replace(trust, circuit=blind))["caveats"])  # fmt: skip
     few = trust.scores.head(40).assign(survived=1.0)
-    assert any("few to judge from" in each for each in trust_section(
+    assert any("too few for a reliable rate" in each for each in trust_section(
         replace(trust, scores=few))["caveats"])  # fmt: skip
     none = replace(
         trust, scores=trust.scores.assign(survived=float("nan")), coverage=trust.coverage.head(0)

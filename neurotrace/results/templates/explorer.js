@@ -249,7 +249,7 @@ function neurotraceExplorer(root, data) {
       data.scores.map((score, k) => [score.label, columns[k][place], rank(score, columns[k], place), score.unit])));
     const i = details && details.at.has(place) ? details.at.get(place) : -1;
     if (i < 0) parts.push(make("p", { class: "nt-small" }, details
-      ? `Exact effects, tokens and neighbours were taken down for the ${details.places.length.toLocaleString("en")} strongest neurons.` : "Opening the details …"));
+      ? `Exact effects, tokens and neighbours are stored for the ${details.places.length.toLocaleString("en")} strongest neurons.` : "Opening the details …"));
     const offset = data.scores.length, at = (k) => columns[offset + k] ? columns[offset + k][place] : NaN;
     const activations = [make("h4", {}, "Activation at the final token position")];
     if (i >= 0) activations.push(histogram(details.activations[i]));
@@ -261,7 +261,7 @@ function neurotraceExplorer(root, data) {
     }
     parts.push(make("div", { class: "nt-two" }, make("div", {}, ...activations), ...(i >= 0 ? [make("div", {}, make("h4", {}, "Writes for and against (through W_U)"),
       table(["for", "", "against", " "], details.tokens[i].for.map((f, k) => [make("code", {}, f[0]), f[1], make("code", {}, details.tokens[i].against[k][0]), details.tokens[i].against[k][1]]))),
-      make("div", {}, make("h4", {}, "Neighbours by cosine of what they write"), table(["neuron", "cosine"], details.neighbours[i].map(([p, c]) => [link(p), c])))] : [])));
+      make("div", {}, make("h4", {}, "Neighbours by cosine of their write directions"), table(["neuron", "cosine"], details.neighbours[i].map(([p, c]) => [link(p), c])))] : [])));
     if (i >= 0) {
       const rows = [];
       for (const e of details.effects) e.pairs.forEach((p, k) => { const pair = details.pairs[p];
