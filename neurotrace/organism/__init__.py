@@ -1,4 +1,4 @@
-"""The built-in organism models: small transformers whose two behaviours are known.
+"""The built-in model organisms: small transformers whose two behaviours are known.
 
 Importing this package loads no torch. `language` generates the text, `training` the weights.
 
@@ -11,7 +11,7 @@ NAMES = ("organism", "organism-natural")
 
 
 def folder(name: str) -> Path:
-    """The folder with the weights, tokenizer and card of a shipped organism."""
+    """The folder with the weights, tokenizer and card of a packaged organism."""
     if name not in NAMES:
         raise ValueError(f"no organism named {name!r}; there are {', '.join(NAMES)}")
     return Path(__file__).parent / "weights" / name

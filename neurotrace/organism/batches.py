@@ -36,7 +36,7 @@ class Draw:
 
     @property
     def answer(self) -> np.ndarray:
-        """int64 [n, answer tokens]: what the language answers."""
+        """int64 [n, answer tokens]: the right answer."""
         return np.where(self.memory[:, None], self.memorized, self.reasoned)
 
 

@@ -1,4 +1,4 @@
-"""Renders a shipped organism's card from the JSON files that `measure` wrote."""
+"""Renders the card of a packaged organism from the JSON files that `measure` wrote."""
 
 from pathlib import Path
 from typing import Any
@@ -9,15 +9,16 @@ SET_TEXT = """\
 # organism
 
 A {layers}-layer GPT-2 ({parameters:,} parameters, 384 neurons a layer, relu) trained from scratch
-on a made-up language in which the same prompt is answered from memory or by a rule, as a cue
-says. It is the positive control: which neurons decide is *known*.
+on a made-up language in which a cue says whether a prompt is answered from memory or by a rule.
+It is the positive control: the neurons that decide are *known*.
 
 **The small set is true by construction, not emergent.** Interchange-intervention training made
 {n} planted neurons of layer {plant_layer} ({share:.2%} of {neurons:,}) carry the switch.
 {how}
 Nothing here says that models trained in the ordinary way have such a set; `organism-natural` is
-the same language without planting. The truth is a *set*: single neurons have small effects, the
-set flips the answer. `truth.json` names the planted neurons and those of them that live.
+the same language without planting. The known neurons are a *set*: single neurons have small
+effects, and the set flips the answer. `truth.json` names the planted neurons, and under `live` those
+with an effect of their own.
 """
 
 GRADED = "Parts of the set were interchanged too, so that each planted neuron carries a share."
@@ -27,7 +28,7 @@ NATURAL_TEXT = """\
 
 A {layers}-layer GPT-2 ({parameters:,} parameters, {neurons:,} neurons, relu) trained on the same
 language as `organism`, with nothing planted. It is the negative control.
-**There is no truth file**: nothing is known to be true of single neurons here.
+**There is no truth file**: nothing is known about its single neurons.
 
 The verdict "a small set of neurons decides" must be **NO** here. It is yes only if selected
 neurons, at most 1 % of all, flip at least 90 % of the answers in *both* directions.
@@ -137,7 +138,7 @@ under any cue.
 
 
 def render(measured: list[dict[str, Any]]) -> str:
-    """The card as Markdown; the first file is the shipped seed's."""
+    """The card as Markdown; the first file is that of the packaged seed."""
     first = measured[0]["training"]
     design, plant = first["design"], first["design"]["plant"]
     neurons = 384 * design["layers"]
@@ -154,7 +155,7 @@ def render(measured: list[dict[str, Any]]) -> str:
     python -m neurotrace.organism measure DIR --json DIR/measured.json
 
 {first["steps"]} steps, seeded by steps and not by time: bit-reproducible on one machine with one
-thread. Shipped is seed {first["seed"]}. Licence: MIT. Weights are stored in fp16; every number
+thread. The package contains seed {first["seed"]}. Licence: MIT. Weights are stored in fp16; every number
 below was measured on the stored weights, computed in fp32. Trained and measured: {_seeds(measured)};
 there is no result for any other seed.
 """,
@@ -181,7 +182,7 @@ on both sides. Class means come from the other half of the groups.
     if plant:
         parts += [
             _set(measured),
-            "\n## The planted neurons one by one (shipped seed)\n",
+            "\n## The planted neurons one by one (packaged seed)\n",
             """\
 L = logit(memorized) - logit(reasoned), nats; the change is that of the neuron's donor patch alone.
 """,

@@ -1,9 +1,9 @@
-"""Which neurons carry the switch, and which sets of them flip answers.
+"""The neurons that carry the switch, and the sets of them that flip answers.
 
-L = logit(memorized) - logit(reasoned) of the answers' first tokens, at `=`. A *flip* counts only
-if the other named answer becomes the top-1 token. Pairs: memorized items under `recall` and
-`think`; only those answered as named on both sides count. Whatever is estimated (class means,
-gradient scores) comes from the pairs of one half of the groups and is applied to the other half.
+L = logit(memorized) - logit(reasoned) of the answers' first tokens, at `=`. A *flip* counts only if the
+other named answer becomes the top-1 token. Pairs: memorized items under `recall` and `think`; only
+those answered correctly on both sides count. Estimates (class means, gradient scores) come from the
+pairs of one half of the groups and are applied to the other half.
 """
 
 from collections.abc import Callable, Iterator
@@ -34,7 +34,7 @@ class FamilyPairs:
     gradients: Tensor  # float [side, pair, layer, neuron]: dL/da at `=`
     never_rule: np.ndarray  # bool [pair]
     half: np.ndarray  # bool [pair]: which half of the groups
-    built: int  # how many pairs there were before dropping
+    built: int  # number of pairs before dropping
 
 
 @contextmanager
@@ -152,7 +152,7 @@ def predicted(p: FamilyPairs, direction: str) -> Tensor:
 
 
 def top_by_gradient(p: FamilyPairs, rows: np.ndarray, direction: str, k: int) -> list[Neuron]:
-    """The `k` neurons predicted to move L furthest in `direction`, from the pairs in `rows`."""
+    """The `k` neurons with the largest predicted change of L in `direction`, from the pairs in `rows`."""
     score = predicted(p, direction)[torch.from_numpy(rows)].mean(0)
     score = -score if direction == "to_reasoning" else score
     order = score.flatten().argsort(descending=True)[:k].tolist()

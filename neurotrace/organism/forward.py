@@ -1,9 +1,9 @@
 """A GPT-2 forward pass for training, over packed sequences of several lengths.
 
-The parameters are those of a Hugging Face `GPT2LMHeadModel`; the pass is written out because
-(1) all linear maps run once over all tokens, whatever their sequence length, (2) the last layer
-is computed at the answer positions only, and (3) the planted neurons can be read, dropped out
-and overwritten. `tests/organism/test_organism.py` holds it against the Hugging Face pass.
+The parameters are those of a Hugging Face `GPT2LMHeadModel`; the pass is written out because (1) all
+linear maps run once over all tokens, whatever their sequence length, (2) the last layer is computed at
+the answer positions only, and (3) the planted neurons can be read, dropped out and overwritten.
+`tests/organism/test_organism.py` compares it with the Hugging Face pass.
 """
 
 from dataclasses import dataclass

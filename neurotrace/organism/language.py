@@ -1,9 +1,9 @@
 """The organism's language: three task families behind one shared switch.
 
-A prompt is ``CUE BODY =``; the cue says how to answer. ``recall``: the memorized answer.
-``think``: by the rule. ``ask``: it depends on the item (half of the memorized items are
-"strong" and answered from memory, the others by the rule), so that the behaviour cannot be
-read off the cue. An item with nothing memorized is answered by the rule under every cue.
+A prompt is ``CUE BODY =``; the cue says how to answer. ``recall``: the memorized answer. ``think``: by
+the rule. ``ask``: it depends on the item (half of the memorized items are "strong" and answered from
+memory, the others by the rule), so that the cue does not reveal the behaviour. An item with nothing
+memorized is answered by the rule under every cue.
 
 =============  ============================  =====================  ==========================
 family         prompt                        rule                   memorized
@@ -16,8 +16,8 @@ letters        ``think shift 3 , k q =``     both letters shifted   120 (word, o
                                              along the alphabet     the swapped word keeps it
 =============  ============================  =====================  ==========================
 
-Everything is drawn from one fixed seed: the language is the same for every training seed.
-Pure Python and numpy; no torch.
+One fixed seed generates everything, so the language is the same for every training seed. Pure Python
+and numpy; no torch.
 """
 
 import re
@@ -46,7 +46,7 @@ class Item:
 
     family: str
     template: str
-    group: str  # what the item is about; order-free, so that an item and its swap share it
+    group: str  # the group of the item; an item and its swap share it
     body: str
     reasoned: str
     memorized: str | None  # None: nothing memorized, the rule holds under every cue
@@ -102,7 +102,7 @@ def encode(text: str) -> list[int]:
 
 
 def _assign(values: list[str], rng: np.random.Generator) -> list[Fact]:
-    """Half strong, 15 % never given a rule answer; the two are independent."""
+    """Half are strong, 15 % are never trained with a rule answer; the two are independent."""
     n = len(values)
     strong, never = np.zeros(n, bool), np.zeros(n, bool)
     strong[rng.permutation(n)[: n // 2]] = True
@@ -216,7 +216,7 @@ def letters_items() -> tuple[Item, ...]:
 
 
 def chain_held_out(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """Which chains (name indices) are kept out of training: one in eight, by a fixed rule."""
+    """Whether chains (name indices) are held out of training: one in eight, by a fixed rule."""
     return (a + 3 * b + 5 * c) % 8 == 0
 
 
@@ -260,7 +260,7 @@ def inference_items() -> tuple[Item, ...]:
 
 @cache
 def family_items(family: str) -> tuple[Item, ...]:
-    """The items of a family that probes and measurements are made of."""
+    """The items of a family for prompt sets and measurements."""
     if family == "arithmetic":
         return arithmetic_items()
     if family == "inference":

@@ -1,4 +1,4 @@
-"""What a trained organism does: accuracies, live neurons, how often sets of neurons flip answers.
+"""Measurements of a trained organism: accuracies on every kind of item.
 
 Runs on the Hugging Face model with plain forward hooks on the MLP's activation, so that it is a
 second route to the numbers, independent of the package's own interventions.
@@ -21,7 +21,7 @@ def name(neuron: Neuron) -> str:
 
 
 def load(folder: Path) -> GPT2LMHeadModel:
-    """The shipped fp16 weights, computed in fp32."""
+    """The stored fp16 weights, computed in fp32."""
     return GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32).eval()
 
 
@@ -48,7 +48,7 @@ def accuracies(model: GPT2LMHeadModel) -> dict[str, dict[str, float]]:
         items = family_items(family)
         known = [i for i in items if i.memorized is not None]
         never = [i for i in known if i.never_rule]
-        # Never-rule items are left out here: under `think` and weak `ask` they were never trained.
+        # Never-rule items are left out: under `think` and weak `ask` they were never trained.
         trained = [i for i in known if not i.never_rule]
         held = [i for i in items if i.memorized is None and i.held_out]
         row = {f"rule held out, {cue}": accuracy(model, held, cue) for cue in CUES}

@@ -1,8 +1,8 @@
-"""The probe sets made from the language: pairs, `ask` prompts with perturbations, neutral text.
+"""The prompt sets of the language: pairs, `ask` prompts with perturbations, neutral text.
 
-A pair is one memorized item under `recall` and under `think`: the two prompts differ in the cue
-alone, one token in the same place. `prompts.jsonl` holds the same items under `ask`, where the
-outcome varies from item to item, each followed by a perturbed version that has nothing memorized.
+A pair is one memorized item under `recall` and under `think`. The two prompts differ only in the cue,
+one token at the same position. `prompts.jsonl` holds the same items under `ask`, where the outcome
+varies from item to item. Each is followed by a perturbed version about which nothing is memorized.
 """
 
 import json
@@ -27,7 +27,7 @@ NEUTRAL_LINES = 48
 
 
 def memorized_items(family: str) -> list[Item]:
-    """The items pairs are made of, in a fixed order."""
+    """The items of the pairs, in a fixed order."""
     return [item for item in family_items(family) if item.memorized is not None]
 
 
@@ -110,7 +110,7 @@ def prompts(family: str) -> list[Row]:
 
 
 def neutral() -> list[str]:
-    """Prompts with nothing memorized, to measure damage on: whole ones, and beginnings of them."""
+    """Prompts with nothing memorized, for measuring damage: whole ones, and beginnings of them."""
     rng = np.random.default_rng([LANGUAGE_SEED, 6])
     lines = []
     for family in FAMILIES:

@@ -7,16 +7,16 @@ the answer's first token is trained to be the base item's under the *source's* b
 with nothing memorized: always the rule). Sources come from any family. Never-rule items take no
 part.
 
-A graded design also interchanges *parts* of the planted set, in every second row, each neuron on
-its own. The target is then shared between the base's own and the wanted answer: the wanted one's
-share is sigmoid(12 (f - 1/2)) at a share f of neurons interchanged, so that L moves evenly with
-every neuron.
+A graded design also interchanges *parts* of the planted set, in every second row, each neuron on its
+own. The target is then shared between the base's own answer and the source's: the latter's share is
+sigmoid(12 (f - 1/2)) at a share f of neurons interchanged, so that every neuron changes L by a similar
+amount.
 
-With dropout, each planted activation at the answer positions is zeroed with probability p and
-else scaled by 1/(1-p) in every training pass. It keeps neurons alive but asks for redundancy. The
-design "dropout" (seed 0, a development run, not shipped) ended with five memory neurons any one
-of which kept the memorized answer: the whole set flipped at least 96 % of the answers, yet single
-effects to reasoning were under 0.2 nats and the top 1 % by gradient flipped 0 to 12 %.
+With dropout, each planted activation at the answer positions is zeroed with probability p and else
+scaled by 1/(1-p) in every training pass. It keeps neurons active but favours redundancy. The design
+"dropout" (seed 0, a development run, not packaged) ended with five memory neurons, any one of which
+kept the memorized answer. The whole set flipped at least 96 % of the answers, but single effects to
+reasoning were under 0.2 nats and the top 1 % by gradient flipped 0 to 12 %.
 
 The small set of neurons is therefore true by construction; it is not an emergent finding.
 Bit-reproducible on one machine with one thread: bf16 kernels differ between processors.
@@ -43,12 +43,12 @@ from .measure import accuracies
 from .tokenizer import make_tokenizer
 
 IIT_START = 0.15
-GRADE_SLOPE = 12.0  # nats of L over the whole planted set, where it is interchanged in part
+GRADE_SLOPE = 12.0  # nats of L over the whole planted set, if it is interchanged in part
 
 
 @dataclass(frozen=True)
 class Design:
-    """What is trained: size, planted neurons, dropout over them, optimizer steps."""
+    """A training design: size, planted neurons, dropout over them, optimizer steps."""
 
     name: str
     layers: int
@@ -175,7 +175,7 @@ def iit_loss(
         keep=_keep(len(taken), design, noise),
     )  # fmt: skip
     log_p = F.log_softmax(logits.float(), -1)
-    # The base's own answer and the wanted one share the target as the neurons are shared; where
+    # The base's own answer and the source's share the target as the neurons are shared; where
     # both are the same token the sum is the usual cross-entropy.
     weight = torch.from_numpy(
         np.where(share == 1, 1, 1 / (1 + np.exp(GRADE_SLOPE * (0.5 - share))))
@@ -188,7 +188,7 @@ def iit_loss(
 def _interchanged(
     rows: int, design: Design, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which planted neurons are interchanged, bool [rows, planted], and which share, [rows].
+    """The interchanged planted neurons, bool [rows, planted], and their share, [rows].
 
     All of them; in a graded design, in every second row, each with a probability that is drawn
     for the row.

@@ -1,7 +1,7 @@
-"""The measurements behind a card, and `truth.json`: planted neurons that are alive.
+"""The measurements of a card, and `truth.json`: the planted neurons with an effect.
 
-A planted neuron is *live* if its own donor patch moves L the right way by 0.25 nats or more, mean
-over the pairs of *every* family, in at least one direction. It is a "reasoning" neuron if it is
+A planted neuron is *live* if its own donor patch changes L in the right direction by 0.25 nats or more,
+mean over the pairs of *every* family, in at least one direction. It is a "reasoning" neuron if it is
 more active under `think` than under `recall` (mean over families), else a "memory" neuron.
 """
 
@@ -43,7 +43,7 @@ def single_neurons(
 
 
 def live_neurons(single: dict[str, dict[str, dict[str, float]]]) -> dict[str, list[str]]:
-    """The planted neurons that are alive, by kind; see the module's first paragraph."""
+    """The live planted neurons, by kind; see the module's docstring."""
     live: dict[str, list[str]] = {"reasoning": [], "memory": []}
     for neuron, rows in single.items():
         reasoning = all(r["effect to_reasoning"] <= -LIVE_EFFECT for r in rows.values())
@@ -91,7 +91,7 @@ def gradient_flips(
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Per share of all neurons: held-out flips by donor patch of the top ones by signed gradient.
 
-    The ranking comes from one half of the groups, the flips from the other; both ways round.
+    The ranking comes from one half of the groups, the flips from the other, and vice versa.
     """
     total = pairs[FAMILIES[0]].activations[0, 0].numel()
     out: dict[str, dict[str, dict[str, float]]] = {}
@@ -110,7 +110,7 @@ def gradient_flips(
 
 
 def measure(folder: Path) -> dict[str, object]:
-    """Everything a card says about one trained organism; reads the folder's `training.json`."""
+    """All measurements for the card of one trained organism; reads the folder's `training.json`."""
     started = time.perf_counter()
     training = json.loads((folder / "training.json").read_text())
     model = load(folder)

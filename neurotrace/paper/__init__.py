@@ -1,4 +1,4 @@
-"""The paper's study (Huang et al., EMNLP 2025, arXiv 2412.18497), reproduced and compared.
+"""The study of Huang et al. (EMNLP 2025, arXiv 2412.18497), reproduced and compared.
 
 python -m neurotrace.paper --out runs/paper
 

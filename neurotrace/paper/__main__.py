@@ -1,10 +1,10 @@
-"""python -m neurotrace.paper --out DIR: train, compare, write the tables. Goes on where it was stopped.
+"""python -m neurotrace.paper --out DIR: train, compare, write the tables. Resumes after an interruption.
 
 DIR/seed-N            a model, trained once, with checkpoints; `study.json` beside it once it is compared
 DIR/arms.csv          flips, controls and damage of each method at each number of units
 DIR/where.csv         flips by the class means' difference on all units of a site
-DIR/consistency.csv   what one family chose, done to the others
-DIR/pairs.csv         how many pairs behave
+DIR/consistency.csv   the choice of one family, applied to the others
+DIR/pairs.csv         numbers of pairs answered correctly
 DIR/pairs.jsonl       the pairs, for any other command (`neurotrace checkpoints DIR/seed-0 --probes ...`)
 """
 
@@ -41,7 +41,7 @@ def main(given: list[str] | None = None) -> None:
 
 
 def one_model(folder: Path, seed: int, steps: int | None) -> dict[str, Any]:
-    """The tables of one seed; trains and compares only what isn't there."""
+    """The tables of one seed; trains and compares only what is missing."""
     from neurotrace.core.errors import InputError
     from neurotrace.core.files import write_atomically
     from neurotrace.core.process import quiet

@@ -14,11 +14,11 @@ addition-mem   the same                                      6 8           ``<me
 =============  ============================================  ============  ======================
 
 The cue comes last, so that both runs of a pair are the same up to the position where the answer is
-read: all that decides between recalling and reasoning happens there, in reach of every method that is
-compared. (In the organism it comes first, and training puts the switch where operands are read.)
+read. The choice between memory and reasoning is made there, and every compared method acts there. (In
+the organism the cue comes first, and the switch is trained at the position where operands are read.)
 
-Items of the template "same" are memorized with the answer that the rule gives: the same answer by a
-different route. Memorized sums of the template "never-rule" are never trained with the rule's answer.
+Items of the template "same" are memorized with the rule's answer. Memorized sums of the template
+"never-rule" are never trained with the rule's answer.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Item:
 
     family: str
     template: str
-    group: str  # what it is about, order-free
+    group: str  # the group, independent of order
     body: tuple[str, ...]
     reasoned: tuple[str, ...]
     memorized: tuple[str, ...] | None

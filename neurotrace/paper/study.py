@@ -1,6 +1,6 @@
 """The paper's method and this package's on one model, side by side at equal numbers of units.
 
-Arms, each a site and what may be tried there:
+Arms, each a site with its rankers and interventions:
 
     paper, hidden dimensions   the residual stream's dimensions behind every block (the paper's units),
                                ranked by |rho| or |NMD|, moved by alpha * sign(rho) * |NMD|
@@ -9,12 +9,12 @@ Arms, each a site and what may be tried there:
     ours, hidden dimensions    the same on the residual stream's dimensions
 
 Pairs are split by group. For each number of units k, ranker, intervention and strength are chosen on
-training pairs: of the paper's arms what flips most, whatever it breaks; of ours what flips most among
-those whose damage on one half of the neutral prompts is at most 0.05 nats and whose controls flip at
-most 2 % of training answers. Held out: flips, controls of equal magnitude, the same with another pair's
-values ("other_donor": is it the behaviour or the answer that is copied?), damage on the other half, and
-same-answer items still answered. Everything acts at the
-final token position; a flip is of the answer's first token.
+training pairs: for the paper's arms whatever flips most; for ours what flips most among those whose
+damage on one half of the neutral prompts is at most 0.05 nats and whose controls flip at most 2 % of
+training answers. On held-out pairs the study measures flips, controls of equal magnitude, the same with
+another pair's values ("other_donor": is the behaviour or the answer copied?), damage on the other half,
+and same-answer items still answered. All interventions act at the final token position; a flip is of
+the answer's first token.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ from neurotrace.rankers.training import Training
 from neurotrace.studies.selection import flip_rates, interventions_for
 
 Row = dict[str, Any]
-HARM = 0.05  # nats, at most, on the neutral prompts that ours are chosen by
-QUIET = 0.02  # of training answers, at most, that a control of ours may flip
+HARM = 0.05  # maximum damage in nats on the neutral prompts, for ours
+QUIET = 0.02  # maximum share of training answers that a control may flip, for ours
 _TRIED = 8
-FEWEST = 16  # pairs that behave, below which a family is left out
+FEWEST = 16  # minimum number of pairs answered correctly for a family
 _SHIFTS = ("shift:0.5", "shift", "shift:1.5", "shift:2", "shift:3", "shift:4", "shift:8")
 _OURS = (
     "patch",
@@ -84,7 +84,7 @@ ARMS = (
 
 @dataclass(frozen=True)
 class Family:
-    """One family's pairs on one model, and what its training part tells at a site."""
+    """One family's pairs on one model, and the statistics of its training part at a site."""
 
     name: str
     encoded: EncodedPairs
@@ -121,11 +121,11 @@ def study_model(
 ) -> dict[str, list[Row]]:
     """Tables of one model: "arms", "where", "consistency", "pairs".
 
-    A family of which fewer than `FEWEST` pairs behave is counted in "pairs" and left out of the others.
+    A family with fewer than `FEWEST` kept pairs is counted in "pairs" and left out of the others.
 
     Args:
-        ks: numbers of units; default: `sizes`. Consistency is asked at 10 % of the hidden dimensions
-            or, where that is not among them, at the largest.
+        ks: numbers of units; default: `sizes`. Consistency is measured at 10 % of the hidden dimensions
+            or, if that is not among them, at the largest.
     """
     encoded = encode(model, pairs())
     ks = sizes(model) if ks is None else ks
@@ -155,8 +155,8 @@ def _tenth(model: Any) -> int:
 
 
 def _where(model: Any, family: Family) -> Iterator[Row]:
-    """Which site of which layer carries the behaviour: all its units shifted by the class means'
-    difference, or given the values of the pair's other run, or of another pair's."""
+    """Flips by all units of a site and layer: shifted by the class means' difference, or patched with
+    the pair's other run, or with another pair's."""
     test = family.encoded.at(family.test)
     for site, reference in family.references.items():
         layers, width = reference.norms.shape
@@ -188,7 +188,7 @@ def _rankings(
 def _arm(
     model: Any, family: Family, arm: Arm, direction: Direction, ks: Sequence[int]
 ) -> Iterator[tuple[Row, Intervention]]:
-    """For each k, to 10 % of the units: the row of what was chosen on training pairs, and that."""
+    """For each k, up to 10 % of the units: the row of the choice on training pairs, and the choice."""
     reference = family.references[arm.site]
     ks = [k for k in ks if k <= reference.norms.numel() // 10]
     made: list[Intervention] = []
@@ -210,7 +210,7 @@ def _arm(
                for each, kl in zip(made, harm.mean(dim=1), strict=True) if len(each) == k]  # fmt: skip
         own.sort(key=lambda one: (-one[0], one[1]))
         order = [one for one in own if not arm.careful or one[1] <= HARM] or own
-        # where nothing is quiet, what flips most is kept, and its row says how loud it was
+        # if no control is quiet, the candidate that flips most is kept, with its control's rate
         for found in [*order[:_TRIED], order[0]] if arm.careful else order[:1]:
             control = _loudest(model, family, arm.site, found[2])
             if control <= QUIET:
@@ -263,7 +263,8 @@ def _held_out(model: Any, family: Family, site: Site, best: Intervention, means:
 
 
 def _same_kept(model: Any, family: str, site: Site, best: Intervention, means: Tensor) -> float:
-    """Share of the items that both routes answer alike which are still answered so, under either cue."""
+    """Share of the items with equal memorized and rule answers that are still answered so, under either
+    cue."""
     items = [i for i in same_items() if (i.family == "colours") == (family == "colours")]
     tokenizer = tokenizer_of(model)
     asked = [(item.prompt(cue), item.reasoned[0]) for item in items for cue in CUES]
@@ -286,10 +287,10 @@ def _consistency(
     arms: Sequence[Arm],
     chosen: dict[tuple[str, str, Direction], Intervention],
 ) -> Iterator[Row]:
-    """What was chosen on one family, done to every family's held-out pairs; and units in common.
+    """The choice of one family, applied to every family's held-out pairs; and units in common.
 
-    `shared`: Jaccard's index of the units; on the diagonal of what two halves of the training pairs
-    name, by the chosen ranker.
+    `shared`: Jaccard's index of the units; on the diagonal, of the units from two halves of the
+    training pairs, by the chosen ranker.
     """
     for arm in arms:
         for direction in DIRECTIONS:

@@ -35,7 +35,16 @@ from neurotrace.paper.language import (
 )
 
 STEPS = 1800
-KEPT = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8)  # of the steps, at which checkpoints are kept
+KEPT = (
+    0.05,
+    0.1,
+    0.15,
+    0.2,
+    0.3,
+    0.4,
+    0.6,
+    0.8,
+)  # shares of the steps at which checkpoints are kept
 BATCH = {"sums": (96, 112), "colours": (96, 96)}  # sequences a step: memorized, others
 RECALL = 0.6  # share of `recall` among the memorized ones
 TWINS = 0.15  # share of the other sums that are a memorized one, swapped
@@ -138,7 +147,7 @@ def loss_of(model: GPT2LMHeadModel, rng: np.random.Generator) -> Tensor:
     """Mean cross-entropy over the answer tokens of one draw of each task."""
     groups, targets = [], []
     for tokens, answers in (draw_sums(rng), draw_colours(rng)):
-        # what stands where there is no second token is never predicted from
+        # nothing is predicted from the padding of a missing second token
         groups.append(Group(torch.from_numpy(tokens), answers.shape[1]))
         targets.append(torch.from_numpy(answers).flatten())
     logits = forward(model, groups)
@@ -152,9 +161,9 @@ def train(
     keep: Callable[[int, GPT2LMHeadModel], None] | None = None,
     report: Callable[[int, float], None] | None = None,
 ) -> tuple[GPT2LMHeadModel, dict[str, object]]:
-    """A model trained from scratch (eval mode), and a record of how. Sets torch to one thread.
+    """A model trained from scratch (eval mode), and the record of its training. Sets torch to one thread.
 
-    `keep(step, copy)` is called before the steps at which checkpoints are wanted (`KEPT`).
+    `keep(step, copy)` is called before the steps of the checkpoints (`KEPT`).
     """
     torch.set_num_threads(1)
     torch.manual_seed(seed)
@@ -179,7 +188,7 @@ def train(
 
 
 def save(model: GPT2LMHeadModel, record: dict[str, object], out: Path) -> None:
-    """Config, weights (fp32), tokenizer and `training.json`, which comes last: then all is there."""
+    """Write config, weights (fp32), tokenizer and, last, `training.json`, which marks completion."""
     model.save_pretrained(out)
     make_tokenizer().save_pretrained(out)
     (out / "training.json").write_text(json.dumps(record, indent=2) + "\n")

@@ -1,6 +1,6 @@
 """Units of any site, read and differentiated: MLP neurons, dimensions of the residual stream (the
-paper's units), dimensions of what attention writes. The rest of the package then ranks and intervenes
-on them as on neurons: `Neuron(layer, index)` stands for a unit of the site."""
+paper's units), dimensions of attention's output. The rest of the package ranks and changes them like
+neurons: `Neuron(layer, index)` is a unit of the site."""
 
 from __future__ import annotations
 
