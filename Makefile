@@ -33,11 +33,10 @@ test-no-model: .venv/installed-dev
 test-real: .venv/installed-dev .venv/installed-smollm2
 	HF_HUB_OFFLINE=1 NEUROTRACE_SMOLLM2="$$($(MAKE) -s smollm2)" $(BIN)/python -m pytest -m real
 
-# SHOTS=docs refreshes the pictures there
 test-browser: .venv/installed-extras
 	command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
 	{ apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; }
-	HF_HUB_OFFLINE=1 NEUROTRACE_SHOTS="$(SHOTS)" $(BIN)/python -m pytest -m browser tests/test_browser.py
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m browser tests/test_browser.py
 
 # one thread: on these small models a second only waits, and on a busy machine for minutes
 test-notebooks: .venv/installed-extras

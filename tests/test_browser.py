@@ -17,7 +17,6 @@ import neurotrace as nt
 from neurotrace.results.explorer import Explorer, pack
 
 pytestmark = pytest.mark.browser
-SHOTS = os.environ.get("NEUROTRACE_SHOTS")  # a folder for the README's pictures
 DESKTOP, PHONE = {"width": 1100, "height": 800}, {"width": 390, "height": 844}
 
 
@@ -92,8 +91,6 @@ def test_the_report_opens_and_draws(run, opened):
     assert len(page.query_selector_all(".figure svg.main-svg")) >= 13
     heading = page.text_content("main h2")
     assert "a small set of neurons decides" in heading
-    if SHOTS:
-        page.screenshot(path=f"{SHOTS}/report-desktop.png")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -112,8 +109,6 @@ def test_a_phone_scrolls_only_downwards(run, opened):
     page = opened(run / "report.html", PHONE)
     page.wait_for_selector(".nt-card[data-neuron] svg")
     assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
-    if SHOTS:
-        page.screenshot(path=f"{SHOTS}/report-phone.png")
 
 
 def test_trust_and_detectors_are_drawn_and_fit(run, opened):
@@ -308,8 +303,6 @@ def test_a_notebook_draws_its_first_figure(browser, tmp_path):
         page.wait_for_selector('iframe[title="neuron explorer"]', state="attached", timeout=300_000)
         inside = page.frame_locator('iframe[title="neuron explorer"]')
         inside.locator(".nt-card[data-neuron]").wait_for(state="attached", timeout=120_000)
-        if SHOTS:
-            page.screenshot(path=f"{SHOTS}/notebook.png")
     finally:
         server.terminate()
         server.wait()

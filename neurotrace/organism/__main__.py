@@ -27,7 +27,7 @@ def main() -> None:
     measure.add_argument("--truth", action="store_true", help="write FOLDER/truth.json too")
     card = commands.add_parser("card", help="write FOLDER/README.md from measured files")
     card.add_argument("folder", type=Path)
-    card.add_argument("measured", type=Path, nargs="+", help="one JSON a seed, the packaged one first")
+    card.add_argument("measured", type=Path, nargs="+", help="one JSON a seed; the packaged first")
     args = parser.parse_args()
     # Imported here: --help needs no torch.
     if args.command == "train":
