@@ -22,8 +22,8 @@ from neurotrace.core.errors import InputError
 from neurotrace.core.process import Progress
 from neurotrace.core.prompts import Prompt, originals
 from neurotrace.detectors.base import Detector
-from neurotrace.detectors.fused import FusedDetector
-from neurotrace.detectors.linear import LinearDetector
+from neurotrace.detectors.sampling import DRAWS
+from neurotrace.detectors.table import DETECTORS
 from neurotrace.detectors.transfer import BASELINES, OTHERS, Task, stack, transfer
 from neurotrace.models.hooks import SITES, inspect_model
 from neurotrace.models.protocol import HookedModel
@@ -64,9 +64,18 @@ class Detection(Shown):
             f"Answered from memory/by reasoning: {counts}.",
             (Table(("detector", "view", "own task", "another", "the one left out", "worst"), rows,
                    "AUROC for “from memory”, mean over tasks; .5 is chance"),),
-            f"Chosen: {self.about['detector']} on {', '.join(self.about['views'])}. Each pair of tasks "
-            "with intervals: .to_frame(); as a figure: nt.plot_transfer(detection.table).",
+            f"Chosen: {self.about['detector']} on {', '.join(self.about['views'])}.{self._fused()} Each "
+            "pair of tasks with intervals: .to_frame(); as a figure: nt.plot_transfer(detection.table).",
         )  # fmt: skip
+
+    def _fused(self) -> str:
+        """How well the posteriors of the fused views were sampled."""
+        if self.weights.empty:
+            return ""
+        return (
+            f" Posteriors of the fused views' weights: R-hat at most {self.weights['r_hat'].max():.3f}, at "
+            f"least {self.weights['ess'].min():,.0f} effective draws."
+        )
 
     def __repr__(self) -> str:
         return f"Detection({self.about['model']}: {len(self.table)} rows)"
@@ -83,6 +92,7 @@ def detect(
     seed: int = 0,
     max_prompts: int = 0,
     margin: bool = True,
+    draws: int = DRAWS,
     progress: Progress = None,
 ) -> Detection:
     """Every detector, trained and tested on every pair of tasks; see the module's docstring.
@@ -95,9 +105,10 @@ def detect(
         k: neurons of either kind in a circuit; None: 0.11 % of all, at least 4.
         max_prompts: maximum number of prompts of each unit, balanced over both outcomes if possible.
         margin: also find circuits and evaluate the causal margin; this takes most of the time.
+        draws: from the posterior of the fused views' weights; up to four times as many if not converged.
 
     Raises:
-        InputError: an outcome is missing.
+        InputError: an outcome is missing, or such a posterior has not converged.
     """
     if by not in ("family", "template"):
         raise InputError(f"by={by!r}: expected 'family' or 'template'")
@@ -129,7 +140,7 @@ def detect(
         read_views(model, answered, [*names, *BASELINES], progress=progress), y, units,
         np.array([f"{p.family}/{p.template}" for p in answered.prompts]),
         np.array([p.group for p in answered.prompts]), [p.prompt for p in answered.prompts],
-        margins if margin else None, _fused(names),
+        margins if margin else None, _fused(names), draws,
     )  # fmt: skip
     table, weights = transfer(task, folds=folds, seed=seed, progress=progress)
     name, view = choose(table)
@@ -148,14 +159,11 @@ def detect(
 def choose(table: pd.DataFrame) -> tuple[str, str]:
     """(detector, view) with the highest mean AUROC on units that it was not trained on.
 
-    Among those that can be fitted and saved: linear, fused and the causal margin. With a single unit:
-    on its own held-out groups.
+    Among those that `DETECTORS` calls choosable. With a single unit: on its own held-out groups.
     """
     away = table[(table["train_family"] == OTHERS)]
     away = away if len(away) else table
-    able = away[
-        away["detector"].isin(("linear", "fused product", "fused mixture", "causal margin"))
-    ]
+    able = away[away["detector"].isin([name for name, e in DETECTORS.items() if e.choosable])]
     mean = able.groupby(["detector", "view"], sort=False)["auroc"].mean()
     name, view = mean.idxmax()
     return str(name), str(view)
@@ -185,12 +193,13 @@ def _fit(
     task: Task, name: str, view: str, parts: np.ndarray | None, seed: int
 ) -> tuple[Detector, list[str]]:
     views = dict(task.views) | ({} if parts is None else {"margin": parts})
-    if name.startswith("fused"):
+    entry = DETECTORS[name]
+    if entry.learns == "views":
         used = [*task.fused, *(["margin"] if parts is not None else [])]
         columns, X = stack({own: views[own] for own in used})
-        fused = FusedDetector(columns, "product" if "product" in name else "mixture", seed=seed)
+        fused = entry.make(views=columns, seed=seed, draws=task.draws)
         return fused.fit(X, task.y, groups=task.groups), used
-    return LinearDetector(seed=seed).fit(views[view], task.y, groups=task.groups), [view]
+    return entry.make(seed=seed).fit(views[view], task.y, groups=task.groups), [view]
 
 
 def _parts(model: HookedModel, answered: Answered, circuit: Circuit) -> np.ndarray:

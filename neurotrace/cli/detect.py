@@ -47,6 +47,9 @@ def detect(
     margin: Annotated[
         bool, typer.Option("--margin/--no-margin", help="Also evaluate the causal margin (slow).")
     ] = True,
+    draws: Annotated[
+        int, typer.Option(help="Draws from the posterior of the fused views' weights.")
+    ] = 3200,
     device: Device = None,
     dtype: Dtype = None,
     trust_remote_code: TrustRemoteCode = False,
@@ -59,7 +62,12 @@ def detect(
     from neurotrace.results.detection import prepare_detection, save_detection
 
     prompts = [prompt for name in named(probes, more_probes) for prompt in load_prompts(name)]
-    for name, number, least in (("depths", depths, 1), ("folds", folds, 2), ("k", k, 0)):
+    for name, number, least in (
+        ("depths", depths, 1),
+        ("folds", folds, 2),
+        ("k", k, 0),
+        ("draws", draws, 64),
+    ):
         if number < least:
             raise InputError(f"--{name} {number}: expected at least {least}")
     if by not in ("family", "template"):
@@ -72,7 +80,7 @@ def detect(
     loaded = Source(model, device, dtype, trust_remote_code).load()
     found = run(
         loaded, prompts, by=by, depths=depths, k=k or None, folds=folds, seed=seed,
-        max_prompts=max_prompts, margin=margin, progress=bars,
+        max_prompts=max_prompts, margin=margin, draws=draws, progress=bars,
     )  # fmt: skip
     save_detection(found, out, model=loaded, command=command_line())
     _show(found, out)

@@ -8,7 +8,7 @@ views do not dominate a strong one, and a copy is not counted twice.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
@@ -20,12 +20,12 @@ from neurotrace.core.display import Bar, Cell
 from neurotrace.core.errors import InputError
 from neurotrace.detectors.base import Array, Detector, clip_logit
 from neurotrace.detectors.linear import LinearDetector, folds_of
-from neurotrace.detectors.weights import Draws, fuse, mixture_posterior, product_posterior
+from neurotrace.detectors.sampling import DRAWS
+from neurotrace.detectors.weights import Kind, fuse, posterior
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Kind = Literal["product", "mixture"]
 Columns = tuple[int, int]
 
 
@@ -37,13 +37,15 @@ class FusedDetector(Detector):
         kind: "product" or "mixture".
         expert: detector cloned for each view; None: `LinearDetector()`.
         folds, seed: for the folds in which experts are evaluated; `groups` given to `fit` stay whole.
+        draws: from the posterior of the weights; up to four times as many if these have not converged.
 
-    After `fit`: `experts_` by view, `draws_` of the posterior (`weights()` sums them up).
+    After `fit`: `experts_` by view, `draws_` of the posterior (`weights()` sums them up), and `r_hat_`
+    and `ess_` of each view's weight: split R-hat and effective sample size.
     """
 
     FITTED = (
         "classes_", "n_features_in_", "names_", "columns_", "experts_", "calibration_", "draws_",
-        "intercepts_",
+        "intercepts_", "r_hat_", "ess_",
     )  # fmt: skip
 
     def __init__(
@@ -53,15 +55,22 @@ class FusedDetector(Detector):
         expert: Detector | None = None,
         folds: int = 5,
         seed: int = 0,
+        draws: int = DRAWS,
     ) -> None:
         self.views = views
         self.kind = kind
         self.expert = expert
         self.folds = folds
         self.seed = seed
+        self.draws = draws
 
     def fit(self, X: Any, y: Any, groups: Any = None) -> FusedDetector:
-        """Fit the experts and the posterior of their weights."""
+        """Fit the experts and the posterior of their weights.
+
+        Raises:
+            InputError: too few rows of a class for folds, a view outside the columns, or a posterior that
+                has not converged: R-hat above 1.05 or fewer than 400 effective draws.
+        """
         X, y = self._read(X, y)
         if self.kind not in ("product", "mixture"):
             raise InputError(f"kind={self.kind!r}: expected 'product' or 'mixture'")
@@ -85,13 +94,14 @@ class FusedDetector(Detector):
         seen = ~np.isnan(unseen).any(axis=1)
         self.calibration_ = np.array([_calibration(unseen[seen, m], y[seen], self.kind)
                                       for m in range(len(views))])  # fmt: skip
-        posterior = product_posterior if self.kind == "product" else mixture_posterior
-        draws = posterior(self._calibrated(unseen[seen]), y[seen], seed=self.seed)
-        self.draws_, self.intercepts_ = draws.weights, draws.intercept
+        calibrated = self._calibrated(unseen[seen])
+        found = posterior(self.kind, calibrated, y[seen], draws=self.draws, seed=self.seed)
+        self.draws_, self.intercepts_ = found.weights, found.intercept
+        self.r_hat_, self.ess_ = found.r_hat, found.ess
         return self
 
     def predict_proba(self, X: Any) -> Float[Array, "row 2"]:
-        p = fuse(self._logits(X), Draws(self.draws_, self.intercepts_), self.kind)
+        p = fuse(self._logits(X), self.draws_, self.intercepts_, self.kind)
         return np.column_stack([1 - p, p])
 
     def decision_function(self, X: Any) -> Float[Array, " row"]:
@@ -107,15 +117,19 @@ class FusedDetector(Detector):
         }
 
     def to_frame(self) -> pd.DataFrame:
-        """Rows (view, first, last, weight, sd): its columns, and its share of all weight."""
+        """Rows (view, first, last, weight, sd, r_hat, ess).
+
+        A view's columns, its share of all weight, and the diagnostics of its weight's draws.
+        """
         import pandas as pd
 
         check_is_fitted(self)
         first, last = self.columns_[:, 0], self.columns_[:, 1] - 1
         weight, sd = zip(*self.weights().values(), strict=True)
-        return pd.DataFrame(
-            {"view": self.names_, "first": first, "last": last, "weight": weight, "sd": sd}
-        )
+        return pd.DataFrame({
+            "view": self.names_, "first": first, "last": last, "weight": weight, "sd": sd,
+            "r_hat": self.r_hat_, "ess": self.ess_,
+        })  # fmt: skip
 
     def _learnt(self) -> tuple[str, tuple[str, ...], list[tuple[Cell, ...]]]:
         rows: list[tuple[Cell, ...]] = [
@@ -123,7 +137,11 @@ class FusedDetector(Detector):
             for row in self.to_frame().sort_values("weight", ascending=False).itertuples()
         ]  # fmt: skip
         columns = ("view", "features", "share of all weight ± posterior sd")
-        return f"A {self.kind} of {len(rows)} experts.", columns, rows
+        what = (
+            f"A {self.kind} of {len(rows)} experts. Draws of their weights: {len(self.draws_):,}, at least "
+            f"{self.ess_.min():,.0f} of them effective, R-hat at most {self.r_hat_.max():.3f}."
+        )
+        return what, columns, rows
 
     def weights_of(self, X: Any) -> Float[Array, "row view"]:
         """The share of each view in the decision on each row; rows sum to one.

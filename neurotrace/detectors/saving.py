@@ -17,11 +17,10 @@ from neurotrace.core.errors import InputError
 from neurotrace.core.files import read_tensors
 from neurotrace.detectors.base import Detector
 from neurotrace.detectors.fused import FusedDetector
-from neurotrace.detectors.invariant import InvariantDetector
-from neurotrace.detectors.linear import LinearDetector
+from neurotrace.detectors.table import CLASSES
 
-FORMAT = "neurotrace.detector/1"
-_CLASSES = {kind.__name__: kind for kind in (LinearDetector, InvariantDetector, FusedDetector)}
+FORMAT = "neurotrace.detector/2"
+_BEFORE = "neurotrace.detector/1"  # the same but for fused detectors
 
 
 def save_detector(
@@ -56,8 +55,14 @@ def about_detector(path: str | Path) -> dict[str, Any]:
 
 def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     header, arrays = read_tensors(path, "np")
-    if header.get("format") != FORMAT or header.get("class") not in _CLASSES:
+    form, name = header.get("format"), header.get("class")
+    if form not in (FORMAT, _BEFORE) or name not in CLASSES:
         raise InputError(f"{path}: not written by nt.save_detector of this version")
+    if form == _BEFORE and name == FusedDetector.__name__:
+        raise InputError(
+            f"{path}: a FusedDetector of format {_BEFORE}, whose sampler was wrong for 12 views and more; "
+            "fit and save it again"
+        )
     return header, arrays
 
 
@@ -94,12 +99,12 @@ def _pack(detector: Detector, prefix: str, arrays: dict[str, np.ndarray]) -> dic
 
 def _unpack(record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Detector:
     parameters = {
-        name: _CLASSES[value["detector"]](**value["parameters"])
+        name: CLASSES[value["detector"]](**value["parameters"])
         if isinstance(value, dict) and "detector" in value
         else value
         for name, value in record["parameters"].items()
     }
-    detector = _CLASSES[record["class"]](**parameters)
+    detector = CLASSES[record["class"]](**parameters)
     prefix = record["prefix"]
     for name in detector.FITTED:
         if name in record["plain"]:

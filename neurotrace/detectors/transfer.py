@@ -22,11 +22,11 @@ from sklearn.pipeline import make_pipeline
 
 from neurotrace.core.errors import InputError
 from neurotrace.core.process import over
-from neurotrace.detectors.base import Detector
 from neurotrace.detectors.fused import FusedDetector
-from neurotrace.detectors.invariant import InvariantDetector
 from neurotrace.detectors.judging import auroc, judge
 from neurotrace.detectors.linear import LinearDetector, folds_of
+from neurotrace.detectors.sampling import DRAWS
+from neurotrace.detectors.table import named
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,6 +39,7 @@ COLUMNS = (
     "detector", "view", "train_family", "test_family", "auroc", "auroc_lo", "auroc_hi", "accuracy",
     "ece", "n",
 )  # fmt: skip
+_WEIGHTS = ["view", "weight", "sd", "r_hat", "ess"]
 # rows of the training set, rows to score -> memory fall and reasoning fall of the latter
 Margins = Callable[[Array, Array], Float[Array, "row 2"]]
 
@@ -55,6 +56,7 @@ class Task:
     texts: Sequence[str]
     margins: Margins | None = None  # finds a circuit on training rows only
     fused: tuple[str, ...] = ()  # views that are fused, besides the margin
+    draws: int = DRAWS  # from the posterior of their weights
 
     def split(self, folds: int, seed: int) -> Iterator[tuple[Array, Array]]:
         """(rows for training, rows for testing), fold by fold."""
@@ -104,15 +106,10 @@ def transfer(
                 key = (fitted.detector, fitted.view, source, target)
                 found.setdefault(key, []).append((asked[here], p[here]))
             if isinstance(fitted.model, FusedDetector):
+                source_of = f"{OTHERS} than {unit}" if others else unit
                 weights += [
-                    (
-                        fitted.detector,
-                        f"{OTHERS} than {unit}" if others else unit,
-                        fold,
-                        view,
-                        *pair,
-                    )
-                    for view, pair in fitted.model.weights().items()
+                    (fitted.detector, source_of, fold, *row)
+                    for row in fitted.model.to_frame()[_WEIGHTS].itertuples(index=False)
                 ]
     rows = [_judged(task, key, parts) for key, parts in found.items()]
     if not rows:
@@ -122,7 +119,7 @@ def transfer(
         )
     return (
         pd.DataFrame(rows, columns=list(COLUMNS)),
-        pd.DataFrame(weights, columns=["detector", "train_family", "fold", "view", "weight", "sd"]),
+        pd.DataFrame(weights, columns=["detector", "train_family", "fold", *_WEIGHTS]),
     )
 
 
@@ -135,16 +132,18 @@ def fit_all(task: Task, train: Array, asked: Array, seed: int) -> Iterator[Fitte
         margin = np.full((len(task.y), 2), np.nan)
         margin[every] = task.margins(train, every)
         views["margin"] = margin
-        yield _fitted("causal margin", "margin", _margin_model(margin[train], y),
-                      (margin[:, :1] - margin[:, 1:]))  # fmt: skip
+        difference = margin[:, :1] - margin[:, 1:]  # memory fall minus reasoning fall
+        for name, entry in named("margin").items():
+            yield _fitted(name, "margin", entry.make(C=1.0).fit(difference[train], y), difference)
     inside = [name for name in task.views if name not in BASELINES]
     chances = {name: _inner_auroc(views[name][train], y, groups, seed) for name in inside}
     for name, X in views.items():
-        kind = "baseline" if name in BASELINES else "linear"
-        model = LinearDetector(seed=seed).fit(X[train], y, groups=groups)
-        yield _fitted(kind, name, model, X)
+        for kind, entry in named("baselines" if name in BASELINES else "each view").items():
+            yield _fitted(kind, name, entry.make(seed=seed).fit(X[train], y, groups=groups), X)
         if name == _best(chances, "neurons@"):
-            yield _fitted("layer classifier", "best layer's neurons", model, X)
+            for kind, entry in named("best layer").items():
+                model = entry.make(seed=seed).fit(X[train], y, groups=groups)
+                yield _fitted(kind, "best layer's neurons", model, X)
     best = _best(chances, "")
     for name in dict.fromkeys(("neurons", best)):
         if name in inside:
@@ -157,10 +156,9 @@ def fit_all(task: Task, train: Array, asked: Array, seed: int) -> Iterator[Fitte
     if task.fused:
         parts = [*task.fused, *(["margin"] if task.margins is not None else [])]
         columns, X = stack({name: views[name] for name in parts})
-        for kind in ("product", "mixture"):
-            fused = FusedDetector(columns, kind, seed=seed)  # type: ignore[arg-type]
-            fused.fit(X[train], y, groups=groups)
-            yield _fitted(f"fused {kind}", "fused", fused, X)
+        for name, entry in named("views").items():
+            fused = entry.make(views=columns, seed=seed, draws=task.draws)
+            yield _fitted(name, "fused", fused.fit(X[train], y, groups=groups), X)
 
 
 def stack(
@@ -190,25 +188,19 @@ def _relatives(task: Task, X: Array, train: Array, asked: Array, seed: int) -> I
     on generated and, if any, known environments."""
     y, groups, environment = task.y[train], task.groups[train], task.environments[train]
     own = _restandardised(X, task.units, [train, asked])
-    for name, each in (("linear, re-standardised", own), ("linear, no floor", X)):
-        model = LinearDetector(seed=seed, floor=0).fit(each[train], y, groups=groups)
-        yield _fitted(name, "", model, each)
-    made = InvariantDetector("vrex", seed=seed).fit(X[train], y)
-    yield _fitted("invariant generated", "", made, X)
-    if len(set(environment)) > 1:
-        for penalty in ("irm", "vrex", "groupdro"):
-            known = InvariantDetector(penalty, seed=seed)  # type: ignore[arg-type]
-            known.fit(X[train], y, environment=environment)
-            yield _fitted(f"invariant {penalty}", "", known, X)
+    for name, entry in named("neurons").items():
+        model, features = entry.make(seed=seed), own if entry.restandardised else X
+        if not entry.environments:
+            yield _fitted(name, "", model.fit(features[train], y, groups=groups), features)
+        elif entry.environments == "generated":
+            yield _fitted(name, "", model.fit(features[train], y), features)
+        elif len(set(environment)) > 1:
+            model.fit(features[train], y, environment=environment)
+            yield _fitted(name, "", model, features)
 
 
 def _fitted(name: str, view: str, model: Any, X: Array) -> Fitted:
     return Fitted(name, view, model, lambda rows: model.predict_proba(X[rows])[:, 1])
-
-
-def _margin_model(parts: Float[Array, "row 2"], y: Array) -> Detector:
-    """The margin itself, memory fall minus reasoning fall, as a probability."""
-    return LinearDetector(C=1.0).fit(parts[:, :1] - parts[:, 1:], y)
 
 
 def _inner_auroc(X: Array, y: Array, groups: Array, seed: int) -> float:

@@ -4,87 +4,157 @@ their out-of-fold logits.
     product   logit P(y = 1) = b + Σ_m w_m ℓ_m,    w_m ~ HalfNormal(1), b ~ Normal(0, 1)
     mixture   P(y = 1) = Σ_m π_m σ(ℓ_m),           π ~ Dirichlet(1/M)
 
-Sampled with emcee. The posteriors have as many dimensions as there are views and cost microseconds a
-point. The weight of a noise view lies on the boundary w = 0, where a Laplace approximation is wrong. A
-factorised variational approximation (pyro, numpyro) does not show that two copies share one weight. An
-ensemble sampler represents both, suits few dimensions and needs numpy only.
+Neither is sampled as it stands: a view that is noise lies on the boundary w = 0 or π = 0. Both priors
+are made of Gamma variables g, w = sqrt(2 g) with g ~ Gamma(1/2), π = g / Σ g with g ~ Gamma(1/M). Each g
+is a monotone function of a standard normal variable x, and x is what is sampled: no boundary, no
+constraint, and the scale of the prior is 1 whatever M is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import expit, log_expit, logsumexp, softmax
+from scipy.special import expit, log_expit, ndtr, softmax
+
+from neurotrace.core.errors import InputError
+from neurotrace.detectors.sampling import DRAWS, ESS, R_HAT, converged, diagnose, sample
 
 Array = np.ndarray
-WALKERS, BURN, STEPS, KEEP = 4, 400, 400, 200  # walkers: a dimension
+Kind = Literal["product", "mixture"]
+Map = Callable[[Array], Array]
+_FAR = 9.0  # standard deviations of x that are told apart
 
 
 @dataclass(frozen=True)
 class Draws:
-    """Posterior draws of the weights; `intercept` is 0 for a mixture."""
+    """Posterior draws of the weights, and how far they can be trusted.
+
+    `intercept` is 0 for a mixture. `r_hat` and `ess` are those of each view's weight.
+    """
 
     weights: Float[Array, "draw view"]
     intercept: Float[Array, " draw"]
+    r_hat: Float[Array, " view"]
+    ess: Float[Array, " view"]
+
+
+def posterior(
+    kind: Kind,
+    logits: Float[Array, "row view"],
+    y: Float[Array, " row"],
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Draws:
+    """Draws of the weights of a product or a mixture.
+
+    Args:
+        logits: of each expert; for a product standardised, so that w_m is what view m contributes.
+        y: outcomes, 0 or 1.
+        draws: if these have not converged, twice and then four times as many are drawn.
+
+    Raises:
+        InputError: not converged after that, or `draws` too few for any diagnostic.
+    """
+    find = {"product": product_posterior, "mixture": mixture_posterior}[kind]
+    for count in (draws, 2 * draws, 4 * draws):
+        found, settled = find(logits, y, draws=count, seed=seed)
+        if settled:
+            return found
+    raise InputError(
+        f"the posterior of {logits.shape[1]} views' weights has not converged in {4 * draws:,} draws: "
+        f"expected R-hat at most {R_HAT} and at least {ESS:.0f} effective draws, got "
+        f"{found.r_hat.max():.2f} and {found.ess.min():.0f}; raise draws={draws} or give fewer views"
+    )
 
 
 def product_posterior(
-    logits: Float[Array, "row view"], y: Float[Array, " row"], *, seed: int = 0
-) -> Draws:
-    """Draws of (w, b). Logits come standardised, so that w_m is the spread that view m contributes."""
-    sign = 2 * y - 1
+    logits: Float[Array, "row view"],
+    y: Float[Array, " row"],
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> tuple[Draws, bool]:
+    """(Draws of (w, b), whether they have converged)."""
+    signed = np.column_stack([logits, np.ones(len(y))]) * (2 * y - 1)[:, None]
+    log_g, slope = _gamma_of_normal(0.5)
 
-    def log_density(points: Float[Array, "point dim"]) -> Float[Array, " point"]:
-        w, b = points[:, :-1], points[:, -1]
-        inside = (w >= 0).all(axis=1)
-        fit = log_expit(sign * (w @ logits.T + b[:, None])).sum(axis=1)
-        return np.where(inside, fit - (points**2).sum(axis=1) / 2, -np.inf)
+    def weights(x: Array) -> Array:
+        return np.exp((np.log(2) + log_g(x)) / 2)  # sqrt(2 g)
 
-    start = np.append(np.full(logits.shape[1], 0.5), 0.0)
-    found = _sample(log_density, start, positive=logits.shape[1], seed=seed)
-    return Draws(found[:, :-1], found[:, -1])
+    def log_likelihood(x: Array) -> tuple[Array, Array]:
+        w = weights(x[:, :-1])
+        z = np.column_stack([w, x[:, -1]]) @ signed.T  # [chain, row]
+        small = np.exp(-np.abs(z))
+        gradient = np.where(z > 0, small, 1) / (1 + small) @ signed  # σ(-z)
+        gradient[:, :-1] *= w * slope(x[:, :-1]) / 2
+        return (np.minimum(z, 0) - np.log1p(small)).sum(axis=1), gradient  # log σ(z)
+
+    x = sample(log_likelihood, logits.shape[1] + 1, draws=draws, seed=seed)
+    return _draws(weights(x[..., :-1]), x[..., -1])
 
 
 def mixture_posterior(
-    logits: Float[Array, "row view"], y: Float[Array, " row"], *, seed: int = 0
-) -> Draws:
-    """Draws of π. Sampled as log Gamma(1/M, 1) variables g, π = softmax(g): no boundary there."""
-    views = logits.shape[1]
-    fit_of = log_expit((2 * y - 1)[:, None] * logits)  # log p_m(y_i), [row view]
+    logits: Float[Array, "row view"],
+    y: Float[Array, " row"],
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> tuple[Draws, bool]:
+    """(Draws of π, whether they have converged)."""
+    rows, views = logits.shape
+    log_g, slope = _gamma_of_normal(1 / views)
+    fit = log_expit((2 * y - 1)[:, None] * logits)  # log p_m(y_i)
+    best = fit.max(axis=1, keepdims=True)
+    likelihood = np.exp(fit - best)  # as a factor of the best view's: no underflow
 
-    def log_density(points: Float[Array, "point view"]) -> Float[Array, " point"]:
-        log_pi = points - logsumexp(points, axis=1, keepdims=True)
-        fit = logsumexp(log_pi[:, None] + fit_of, axis=2).sum(axis=1)
-        prior = points.sum(axis=1) / views - np.exp(points).sum(axis=1)
-        return fit + prior
+    def log_likelihood(x: Array) -> tuple[Array, Array]:
+        pi = softmax(log_g(x), axis=1)
+        total = pi @ likelihood.T + 1e-300  # [chain, row]
+        gradient = pi * ((1 / total) @ likelihood - rows)
+        return np.log(total).sum(axis=1), gradient * slope(x)
 
-    found = _sample(log_density, np.zeros(views), positive=0, seed=seed)
-    return Draws(softmax(found, axis=1), np.zeros(len(found)))
+    x = sample(log_likelihood, views, draws=draws, seed=seed)
+    return _draws(softmax(log_g(x), axis=-1), np.zeros(x.shape[:2]))
 
 
-def fuse(logits: Float[Array, "row view"], draws: Draws, kind: str) -> Float[Array, " row"]:
+def fuse(
+    logits: Float[Array, "row view"],
+    weights: Float[Array, "draw view"],
+    intercept: Float[Array, " draw"],
+    kind: Kind,
+) -> Float[Array, " row"]:
     """P(y = 1), averaged over the posterior."""
     if kind == "mixture":
-        return expit(logits) @ draws.weights.mean(axis=0)
-    return expit(logits @ draws.weights.T + draws.intercept).mean(axis=1)
+        return expit(logits) @ weights.mean(axis=0)
+    return expit(logits @ weights.T + intercept).mean(axis=1)
 
 
-def _sample(
-    log_density: Callable[[Array], Array], start: Array, *, positive: int, seed: int
-) -> Float[Array, "draw dim"]:
-    import emcee
+def _draws(
+    weights: Float[Array, "chain draw view"], intercept: Float[Array, "chain draw"]
+) -> tuple[Draws, bool]:
+    r_hat, ess = diagnose(np.dstack([weights, intercept]))
+    views = weights.shape[2]
+    found = Draws(weights.reshape(-1, views), intercept.ravel(), r_hat[:views], ess[:views])
+    return found, converged(r_hat, ess)
 
-    rng = np.random.RandomState(seed)
-    walkers = WALKERS * max(2, len(start))
-    first = start + 0.1 * rng.standard_normal((walkers, len(start)))
-    first[:, :positive] = np.abs(first[:, :positive])
-    sampler = emcee.EnsembleSampler(walkers, len(start), log_density, vectorize=True)
-    state = emcee.State(first, random_state=rng.get_state())
-    state = sampler.run_mcmc(state, BURN)
-    sampler.reset()
-    sampler.run_mcmc(state, STEPS)
-    chain = sampler.get_chain(flat=True)
-    return chain[rng.choice(len(chain), KEEP, replace=False)]
+
+@cache
+def _gamma_of_normal(shape: float) -> tuple[Map, Map]:
+    """(log g of x, its derivative): g ~ Gamma(shape, 1) where x ~ Normal(0, 1), a spline of the quantiles.
+
+    log g and not g: with a small shape g underflows.
+    """
+    from scipy.interpolate import CubicSpline
+    from scipy.stats import loggamma
+
+    x = np.linspace(-_FAR, _FAR, 1801)
+    law = loggamma(shape)
+    spline = CubicSpline(x, np.where(x < 0, law.ppf(ndtr(x)), law.isf(ndtr(-x))))
+    slope = spline.derivative()
+    return lambda at: spline(np.clip(at, -_FAR, _FAR)), lambda at: slope(np.clip(at, -_FAR, _FAR))

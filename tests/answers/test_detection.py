@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +17,9 @@ from neurotrace.answers.views import read_views, view_names
 from neurotrace.cli.main import app
 from neurotrace.core.errors import InputError
 from neurotrace.core.prompts import load_prompts, originals
-from neurotrace.detectors import transfer as transfers
 from neurotrace.detectors.invariant import InvariantDetector
 from neurotrace.detectors.linear import LinearDetector
+from neurotrace.detectors.table import DETECTORS
 from neurotrace.detectors.transfer import COLUMNS, OTHERS, Task, fit_all, transfer
 
 FAMILIES = ("arithmetic", "inference", "letters")
@@ -38,7 +38,9 @@ def settings(request):
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "quick":
             few = {"warmup": 100, "steps": 100, "rounds": 2, "divide_steps": 20}
-            patch.setattr(transfers, "InvariantDetector", partial(InvariantDetector, **few))
+            for name, entry in DETECTORS.items():
+                if entry.cls is InvariantDetector:
+                    patch.setitem(DETECTORS, name, replace(entry, options={**entry.options, **few}))
             patch.setattr(LinearDetector, "_choose", lambda *_: 1.0)
         yield request.param
 
@@ -106,6 +108,7 @@ def test_the_organisms_neurons_tell_and_its_words_do_not(table):
 
 def test_the_table_is_whole(table):
     assert list(table.columns) == list(COLUMNS)
+    assert set(table["detector"]) == set(DETECTORS)  # templates are environments here
     assert not table.duplicated(["detector", "view", "train_family", "test_family"]).any()
     assert (table["auroc_lo"] <= table["auroc"] + 1e-9).all()
     assert (table["auroc"] <= table["auroc_hi"] + 1e-9).all()
@@ -151,6 +154,8 @@ def test_the_command_writes_a_folder_that_can_be_used(folder, call, organism, pr
     weights = pd.read_parquet(folder / "weights.parquet")
     sums = weights.groupby(["detector", "train_family", "fold"])["weight"].sum()
     np.testing.assert_allclose(sums, 1)
+    assert (weights["r_hat"] <= 1.05).all()
+    assert (weights["ess"] >= 400).all()
     for name in ("transfer.html", "sites.html", "weights.html"):
         assert "<html>" in (folder / name).read_text("utf-8")
     detector = nt.load_detector(folder / "chosen.safetensors")

@@ -25,6 +25,7 @@ RANKERS = ("tests/rankers/test_rankers.py",)
 CHOSEN = ("tests/studies/test_leakage.py",)
 TRUST = ("tests/answers/test_leakage.py",)
 ENVIRONMENTS = ("tests/detectors/test_environments.py",)
+WEIGHTS = "tests/detectors/test_weights.py::"
 ABLATION = ("tests/ablation/test_ablation.py",)
 SCORES = ("tests/core/test_neurons_scores.py", "tests/rankers/test_registry.py")
 PAIRS = ("tests/core/test_pairs.py",)
@@ -190,4 +191,13 @@ MUTATIONS = (
     Mutation("IRM's slope lacks the logit", "detectors/risks.py",
              "slope = ((torch.sigmoid(logit) - y) * logit) @ share",
              "slope = (torch.sigmoid(logit) - y) @ share", ("tests/detectors/test_detectors.py",)),
+    Mutation("weights have another prior", "detectors/weights.py",
+             "return np.exp((np.log(2) + log_g(x)) / 2)", "return np.exp(log_g(x) / 2)",
+             (WEIGHTS + "test_without_data_the_prior_is_drawn",)),
+    Mutation("the likelihood's gradient has another sign", "detectors/sampling.py",
+             "return x - gradient.ravel(),", "return x + gradient.ravel(),",
+             (WEIGHTS + "test_a_narrow_likelihood_is_found_from_the_prior",)),
+    Mutation("few effective draws converge", "detectors/sampling.py",
+             "(r_hat <= R_HAT).all() and", "(r_hat <= R_HAT).all() or",
+             (WEIGHTS + "test_a_posterior_that_has_not_converged_is_refused",)),
 )  # fmt: skip
