@@ -5,7 +5,8 @@ one, `transfer` tests it on other tasks, `proofs` checks each idea on data where
 no model.
 
 May import: core.
-To add one: a file with a subclass of `base.Detector`; tests/detectors holds its contract.
+To add one: a file with a subclass of `base.Detector`, a row in `table.DETECTORS`; tests/detectors holds
+its contract.
 """
 
 from neurotrace.detectors.fused import FusedDetector
