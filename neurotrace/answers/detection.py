@@ -22,9 +22,9 @@ from neurotrace.core.errors import InputError
 from neurotrace.core.process import Progress
 from neurotrace.core.prompts import Prompt, originals
 from neurotrace.detectors.base import Detector
-from neurotrace.detectors.sampling import DRAWS
 from neurotrace.detectors.table import DETECTORS
 from neurotrace.detectors.transfer import BASELINES, OTHERS, Task, stack, transfer
+from neurotrace.detectors.weights import DRAWS
 from neurotrace.models.hooks import SITES, inspect_model
 from neurotrace.models.protocol import HookedModel
 

@@ -20,8 +20,7 @@ from neurotrace.core.display import Bar, Cell
 from neurotrace.core.errors import InputError
 from neurotrace.detectors.base import Array, Detector, clip_logit
 from neurotrace.detectors.linear import LinearDetector, folds_of
-from neurotrace.detectors.sampling import DRAWS
-from neurotrace.detectors.weights import Kind, fuse, posterior
+from neurotrace.detectors.weights import DRAWS, Kind, fuse, posterior
 
 if TYPE_CHECKING:
     import pandas as pd

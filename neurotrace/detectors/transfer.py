@@ -25,8 +25,8 @@ from neurotrace.core.process import over
 from neurotrace.detectors.fused import FusedDetector
 from neurotrace.detectors.judging import auroc, judge
 from neurotrace.detectors.linear import LinearDetector, folds_of
-from neurotrace.detectors.sampling import DRAWS
 from neurotrace.detectors.table import named
+from neurotrace.detectors.weights import DRAWS
 
 if TYPE_CHECKING:
     import pandas as pd

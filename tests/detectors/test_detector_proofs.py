@@ -7,8 +7,8 @@ from functools import partial
 import pytest
 
 from neurotrace.detectors import proofs
-from neurotrace.detectors.digits import coloured_digits
 from neurotrace.detectors.invariant import InvariantDetector
+from neurotrace.detectors.proofs import coloured_digits
 
 
 @pytest.mark.parametrize("copies", [2, pytest.param(8, marks=pytest.mark.nightly)])

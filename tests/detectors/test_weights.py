@@ -11,8 +11,7 @@ from weights_reference import correlated_views
 
 from neurotrace.core.errors import InputError
 from neurotrace.detectors import FusedDetector
-from neurotrace.detectors.sampling import converged, diagnose, sample
-from neurotrace.detectors.weights import posterior
+from neurotrace.detectors.weights import converged, diagnose, posterior, sample
 
 REFERENCE = json.loads((Path(__file__).parent / "weights_reference.json").read_text("utf-8"))
 DRAWS = {"product": 6400, "mixture": 16000}

@@ -194,10 +194,10 @@ MUTATIONS = (
     Mutation("weights have another prior", "detectors/weights.py",
              "return np.exp((np.log(2) + log_g(x)) / 2)", "return np.exp(log_g(x) / 2)",
              (WEIGHTS + "test_without_data_the_prior_is_drawn",)),
-    Mutation("the likelihood's gradient has another sign", "detectors/sampling.py",
+    Mutation("the likelihood's gradient has another sign", "detectors/weights.py",
              "return x - gradient.ravel(),", "return x + gradient.ravel(),",
              (WEIGHTS + "test_a_narrow_likelihood_is_found_from_the_prior",)),
-    Mutation("few effective draws converge", "detectors/sampling.py",
+    Mutation("few effective draws converge", "detectors/weights.py",
              "(r_hat <= R_HAT).all() and", "(r_hat <= R_HAT).all() or",
              (WEIGHTS + "test_a_posterior_that_has_not_converged_is_refused",)),
 )  # fmt: skip
