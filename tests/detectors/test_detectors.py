@@ -30,7 +30,7 @@ from neurotrace.detectors.risks import irm, shares
 from neurotrace.detectors.weights import posterior
 
 QUICK = InvariantDetector(warmup=100, steps=20, divide_steps=5, rate=0.1)
-DETECTORS = [LinearDetector(), QUICK, FusedDetector(expert=LinearDetector(C=1.0))]
+DETECTORS = [LinearDetector(), QUICK, FusedDetector(expert=LinearDetector(C=1.0), draws=800)]
 
 
 def rows(n=120, features=6, seed=0):
