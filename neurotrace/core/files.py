@@ -312,6 +312,18 @@ def save_file(path: Path, content: bytes) -> None:
         raise _cannot_write(path, error) from None
 
 
+def save_whole(path: Path, save: Callable[[Path], None]) -> None:
+    """`write_whole`, of a file that the user named.
+
+    Raises:
+        InputError: it can't be written.
+    """
+    try:
+        write_whole(path, save)
+    except OSError as error:
+        raise _cannot_write(path, error) from None
+
+
 @contextmanager
 def filling(folder: Path) -> Iterator[None]:
     """Context of writing a folder's files: a full or read-only disk raises `InputError`."""

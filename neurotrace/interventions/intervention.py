@@ -6,23 +6,46 @@ have the same size and magnitude by construction.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from neurotrace.core.errors import InputError
-from neurotrace.core.neurons import Neuron, NeuronSet
+from neurotrace.core.files import read_tensors, save_whole
+from neurotrace.core.neurons import NEURON_DEFINITION, Neuron, NeuronSet
 from neurotrace.core.sides import Direction, Side
 from neurotrace.interventions.kinds import KINDS, ClassMeans, Kind, parse_kind, values_at, written
 from neurotrace.interventions.reference import Reference
+from neurotrace.models.hooks import inspect_model
+from neurotrace.models.identity import model_identity
+from neurotrace.models.protocol import HookedModel
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_FORMAT = "neurotrace.intervention/1"
+_COLUMNS = ("keep", "gain", "offset")
+_BESIDE = ("score", "donor_mean")  # where they are known
 
 
 @dataclass(frozen=True)
 class Intervention:
-    """An affine map on some neurons of the recipient run; see the module's docstring."""
+    """An affine map on some neurons of the recipient run; see the module's docstring.
+
+    Attributes:
+        role: ``"selected"``, or the control's name.
+        label: free text to find the rows by, e.g. the ranker's name.
+        score: the score of each neuron in the ranking that picked it.
+        donor_mean: each neuron's mean over the donor class, for prompts that have no donor run.
+        provenance: what `nt.study` notes: model, weights, family, fold, flips on held-out pairs.
+    """
 
     kind: Kind
     neurons: tuple[Neuron, ...]
@@ -30,15 +53,20 @@ class Intervention:
     keep: Float[Tensor, " neuron"]
     gain: Float[Tensor, " neuron"]
     offset: Float[Tensor, " neuron"]
-    role: str = "selected"  # or the control's name
-    label: str = ""  # free text to find the rows by, e.g. the ranker's name
+    role: str = "selected"
+    label: str = ""
+    score: Float[Tensor, " neuron"] | None = None
+    donor_mean: Float[Tensor, " neuron"] | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "direction", Direction(self.direction))
         if len(set(self.neurons)) != len(self.neurons) or not self.neurons:
             raise InputError(f"{self.kind}: expected one or more neurons, each once")
-        for name in ("keep", "gain", "offset"):
+        for name in (*_COLUMNS, *_BESIDE):
             column = getattr(self, name)
+            if column is None and name in _BESIDE:
+                continue
             if column.shape != (len(self.neurons),) or not torch.isfinite(column).all():
                 raise InputError(f"{self.kind}: {name} must be one finite number for each neuron")
 
@@ -65,12 +93,101 @@ class Intervention:
             values: their activations in the run that is changed.
             donor: those of the donor run, broadcastable to `values`; None where there is no donor.
         """
-        keep, gain, offset = (
-            getattr(self, name)[at].to(values) for name in ("keep", "gain", "offset")
-        )
+        keep, gain, offset = (getattr(self, name)[at].to(values) for name in _COLUMNS)
         # where keep is 0 the old value is ignored, even if it is inf or NaN
         new = torch.where(keep == 0, 0, keep * values) + offset
         return new if donor is None else new + gain * donor.to(values)
+
+    def without_donor(self) -> Intervention:
+        """The same change for prompts that have no donor run: `donor_mean` stands in for its values.
+
+        Raises:
+            InputError: donor values are needed and `donor_mean` is not known.
+        """
+        if not self.needs_donor:
+            return self
+        if self.donor_mean is None:
+            raise InputError(
+                f"{self.kind} takes its values from a donor run and carries no mean of its class: take one "
+                "that nt.study made (run.interventions()), or replace(intervention, donor_mean=...)"
+            )
+        offset = self.offset + self.gain * self.donor_mean
+        return replace(self, gain=torch.zeros_like(self.gain), offset=offset)
+
+    def check(self, model: HookedModel) -> None:
+        """InputError unless the model has these neurons; a warning if its weights are not those of `provenance`."""
+        info = inspect_model(model)
+        for neuron in self.neurons:
+            if neuron.layer >= info.n_layers or neuron.index >= info.d_mlp:
+                raise InputError(
+                    f"{neuron} is not in {info.name} of {info.n_layers} layers × {info.d_mlp} neurons: this "
+                    f"intervention is of {self.provenance.get('model', 'another model')}"
+                )
+        known = self.provenance.get("weights_sha256")
+        if known is not None and known != model_identity(model)["weights_sha256"]:
+            warnings.warn(
+                f"the intervention was made on {self.provenance.get('model')}, and {info.name} has other "
+                "weights (or another dtype): what it flipped there says little here",
+                stacklevel=2,
+            )
+
+    def save(self, path: str | Path) -> None:
+        """Write as safetensors; all that isn't a tensor goes into its header as JSON.
+
+        Raises:
+            InputError: the file can't be written.
+        """
+        from safetensors.torch import save_file as save_tensors
+
+        header = {
+            "format": _FORMAT, "kind": self.kind, "neurons": [str(neuron) for neuron in self.neurons],
+            "direction": str(self.direction), "role": self.role, "label": self.label,
+            "map": "a' = keep * a + gain * donor + offset", "neuron": NEURON_DEFINITION,
+            "provenance": dict(self.provenance),
+        }  # fmt: skip
+        tensors = {
+            name: getattr(self, name).float().contiguous()
+            for name in (*_COLUMNS, *_BESIDE)
+            if getattr(self, name) is not None
+        }
+        note = {"neurotrace": json.dumps(header)}
+        save_whole(Path(path), lambda file: save_tensors(tensors, file, metadata=note))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Intervention:
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: no such file, another kind of file, or a damaged one.
+        """
+        header, tensors = read_tensors(path, "pt")
+        if header.get("format") != _FORMAT:
+            raise InputError(f"{path}: not written by Intervention.save of this version")
+        try:
+            neurons = tuple(map(Neuron.parse, header["neurons"]))
+            words = [header[name] for name in ("kind", "direction", "role", "label")]
+            if not all(isinstance(word, str) for word in words):
+                raise TypeError("kind, direction, role and label are texts")
+            kind, direction, role, label = words
+            return cls(
+                kind, neurons, Direction(direction), *(tensors[name] for name in _COLUMNS), role, label,
+                *(tensors.get(name) for name in _BESIDE), dict(header["provenance"]),
+            )  # fmt: skip
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise InputError(f"{path}: a damaged intervention ({error})") from None
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row a neuron, in the ranking's order: `rank, layer, neuron, keep, gain, offset`, then `score`
+        and `donor_mean` where they are known."""
+        import pandas as pd
+
+        columns = {
+            "rank": range(1, len(self) + 1),
+            "layer": [neuron.layer for neuron in self.neurons],
+            "neuron": [neuron.index for neuron in self.neurons],
+        }
+        known = [name for name in (*_COLUMNS, *_BESIDE) if getattr(self, name) is not None]
+        return pd.DataFrame(columns | {name: getattr(self, name).tolist() for name in known})
 
     def __len__(self) -> int:
         return len(self.neurons)

@@ -26,7 +26,7 @@ from neurotrace.interventions.damage import damage, standing_in
 from neurotrace.interventions.effects import Effects, measure
 from neurotrace.interventions.generation import generate
 from neurotrace.interventions.intervention import Intervention
-from neurotrace.interventions.kinds import form_of
+from neurotrace.interventions.kinds import form_of, values_at
 from neurotrace.interventions.logits import logits_under
 from neurotrace.interventions.reference import Evidence, Reference
 from neurotrace.models.activations import Activations
@@ -102,11 +102,15 @@ class Ground:
 
 @dataclass(frozen=True)
 class Proved:
-    """Held-out rows fold by fold (data frames), their flip rates, and two prompts to read."""
+    """Held-out rows fold by fold (data frames), their flip rates, and two prompts to read.
+
+    `applied` holds what each fold chose.
+    """
 
     frames: tuple[Any, ...]
     flips: tuple[Flip, ...]
     examples: tuple[Example, ...]
+    applied: tuple[Intervention, ...]
 
 
 def prove(
@@ -116,7 +120,12 @@ def prove(
     proof = _Proof(ground, settings, progress)
     for fold in folds:
         proof.run(fold)
-    return Proved(tuple(proof.frames), tuple(proof.flips()), tuple(proof.examples))
+    applied = [
+        replace(each, donor_mean=values_at(means, each.neurons)) for each, means in proof.applied
+    ]
+    return Proved(
+        tuple(proof.frames), tuple(proof.flips()), tuple(proof.examples), tuple(applied)
+    )
 
 
 class _Proof:

@@ -21,7 +21,7 @@ from neurotrace.core.sides import Direction
 from neurotrace.interventions.controls import CONTROLS, controls_for
 from neurotrace.interventions.effects import Effects
 from neurotrace.interventions.intervention import Intervention, make
-from neurotrace.interventions.kinds import Kind, parse_kind
+from neurotrace.interventions.kinds import Kind, parse_kind, values_at
 from neurotrace.interventions.reference import Reference
 from neurotrace.models.hooks import ModelInfo
 from neurotrace.rankers.registry import ranker_of
@@ -100,6 +100,7 @@ def interventions_for(
         replace(
             make(kind, top[:k], reference, direction=direction),
             label=scores.method,
+            score=values_at(scores.value, top[:k]),
         )
         for k in ks
         if k <= len(top)

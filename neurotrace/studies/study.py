@@ -25,14 +25,17 @@ from neurotrace.core.scores import Scores
 from neurotrace.core.sides import DIRECTIONS, Direction, spoken
 from neurotrace.interventions.damage import neutral_ids
 from neurotrace.interventions.effects import Effects
+from neurotrace.interventions.intervention import Intervention
 from neurotrace.interventions.kinds import Kind
 from neurotrace.interventions.reference import Evidence, gather
 from neurotrace.models.encoding import EncodedPairs, encode
 from neurotrace.models.hooks import ModelInfo, inspect_model
+from neurotrace.models.identity import model_identity
 from neurotrace.models.protocol import HookedModel
 from neurotrace.rankers.exact import exact
 from neurotrace.rankers.registry import rank
 from neurotrace.rankers.training import Training
+from neurotrace.studies.findings import findings
 from neurotrace.studies.held_out import Example, Flip, Ground, RowFold, flip_record, prove
 from neurotrace.studies.selection import DEFAULT_KINDS, DEFAULT_METHODS, StudySettings, default_ks
 from neurotrace.studies.verdict import Verdict, verdicts_of
@@ -62,6 +65,8 @@ class Study(Shown):
     smallest_train: int
     examples: tuple[Example, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
+    # for each family and direction: what each fold chose, then one made from all pairs (`findings.py`)
+    interventions: tuple[Intervention, ...] = ()
 
     @property
     def families(self) -> list[str]:
@@ -149,6 +154,8 @@ def study(
     scores: dict[tuple[str, str, Direction], Scores] = {}
     estimates = []
     examples: list[Example] = []
+    found: list[Intervention] = []
+    identity = model_identity(model)
     neutral_ids(model, neutral)  # before any work: what can't be read would stop it half-way,
     split_up = {}  # and so would a family that can't be split
     for family in families:
@@ -163,9 +170,9 @@ def study(
             for method in methods:
                 training = Training(model, own, evidence, everything, settings.kinds[0], direction)
                 scores[family, method, direction] = rank(training, method)
-            proved = prove(
-                Ground(model, own, others, evidence, family, direction), parts, settings, progress
-            )
+            ground = Ground(model, own, others, evidence, family, direction)
+            proved = prove(ground, parts, settings, progress)
+            found += findings(ground, parts, proved, identity)
             tables += proved.frames
             flips += proved.flips
             examples += proved.examples
@@ -177,7 +184,7 @@ def study(
     return Study(
         info, encoded, read, split, folds, seed, scores, _join(tables), tuple(flips),
         tuple(estimates), smallest, tuple(examples),
-        settings.record(),
+        settings.record(), tuple(found),
     )  # fmt: skip
 
 
