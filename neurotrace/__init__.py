@@ -125,6 +125,10 @@ if TYPE_CHECKING:
     from neurotrace.rankers.slimming import slimming as slimming
     from neurotrace.rankers.slope import slope as slope
     from neurotrace.rankers.two_ended import two_ended as two_ended
+    from neurotrace.results.comparing import (
+        RunComparison as RunComparison,
+        compare_runs as compare_runs,
+    )
     from neurotrace.results.explorer import Explorer as Explorer, explore as explore
     from neurotrace.results.reading import Run as Run, load_run as load_run
     from neurotrace.results.report import write_report as write_report
@@ -232,6 +236,7 @@ _HOME = {
     "studies.injection_study": ("injection_study",),
     "studies.comparison": ("Comparison", "compare"),
     "plots.style": ("save_figure", "template"),
+    "results.comparing": ("RunComparison", "compare_runs"),
     "results.explorer": ("Explorer", "explore"),
     "results.reading": ("Run", "load_run"),
     "results.report": ("write_report",),

@@ -13,6 +13,7 @@ from neurotrace import __version__
 from neurotrace.cli import (
     checkpoints,
     circuit,
+    compare,
     detect,
     inject,
     locate,
@@ -36,7 +37,7 @@ app = typer.Typer(
 )
 for _command in (
     run.demo, run.run, rank.rank, inject.inject, overlap.overlap, locate.locate, checkpoints.checkpoints,
-    detect.detect, circuit.circuit, trust.trust, sweep.sweep, plan.plan, report.report,
+    detect.detect, circuit.circuit, trust.trust, sweep.sweep, plan.plan, report.report, compare.compare,
 ):  # fmt: skip
     app.command()(_command)
 app.add_typer(probes.app, name="probes")

@@ -115,13 +115,13 @@ class Intervention:
         return replace(self, gain=torch.zeros_like(self.gain), offset=offset)
 
     def check(self, model: HookedModel) -> None:
-        """InputError unless the model has these neurons; a warning if its weights are not those of `provenance`."""
+        """InputError unless the model has these neurons; a warning for other weights than recorded."""
         info = inspect_model(model)
         for neuron in self.neurons:
             if neuron.layer >= info.n_layers or neuron.index >= info.d_mlp:
                 raise InputError(
-                    f"{neuron} is not in {info.name} of {info.n_layers} layers × {info.d_mlp} neurons: this "
-                    f"intervention is of {self.provenance.get('model', 'another model')}"
+                    f"{neuron} is not in {info.name} of {info.n_layers} layers × {info.d_mlp} neurons: "
+                    f"this intervention is of {self.provenance.get('model', 'another model')}"
                 )
         known = self.provenance.get("weights_sha256")
         if known is not None and known != model_identity(model)["weights_sha256"]:
@@ -169,9 +169,11 @@ class Intervention:
             if not all(isinstance(word, str) for word in words):
                 raise TypeError("kind, direction, role and label are texts")
             kind, direction, role, label = words
+            numbers: dict[str, Any] = {name: tensors[name] for name in _COLUMNS}
+            numbers |= {name: tensors.get(name) for name in _BESIDE}
             return cls(
-                kind, neurons, Direction(direction), *(tensors[name] for name in _COLUMNS), role, label,
-                *(tensors.get(name) for name in _BESIDE), dict(header["provenance"]),
+                kind, neurons, Direction(direction), role=role, label=label,
+                provenance=dict(header["provenance"]), **numbers,
             )  # fmt: skip
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise InputError(f"{path}: a damaged intervention ({error})") from None

@@ -2,6 +2,8 @@
 
 run              `save_run`: a run's folder
 reading          `load_run`
+findings         its interventions and its neurons by name
+comparing        two runs side by side
 trust            the folder of `neurotrace circuit`
 detection        the folder of `neurotrace detect`
 ranking          the folder of `neurotrace rank`

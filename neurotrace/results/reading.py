@@ -11,8 +11,10 @@ from neurotrace.core.display import Shown, Table, View, clip, rate
 from neurotrace.core.errors import InputError
 from neurotrace.core.files import read_json, read_table
 from neurotrace.core.pairs import PAIR_FIELDS, PromptPair
-from neurotrace.core.sides import spoken
+from neurotrace.core.sides import Direction, spoken
 from neurotrace.interventions.effects import Effects
+from neurotrace.interventions.intervention import Intervention
+from neurotrace.results.findings import TABLE, neurons_table, read_findings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,6 +44,61 @@ class Run(Shown):
     detectors: pd.DataFrame | None  # from `neurotrace detect` in this folder
     detected: dict[str, Any]  # how they were made
     left_out: tuple[str, ...]  # results in the folder that are of another model, with the reason
+    neurons: pd.DataFrame  # `neurons.csv`: what was chosen, fold by fold; empty: a run of 0.1
+
+    def interventions(
+        self,
+        *,
+        family: str | None = None,
+        direction: Direction | str | None = None,
+        fold: int | str | None = None,
+    ) -> tuple[Intervention, ...]:
+        """What each fold chose, and for each family and direction one made from all pairs.
+
+        Each says in `provenance` whose it is and how it was judged.
+
+        Args:
+            fold: a number, or ``"all"`` for those made from all pairs.
+
+        Example::
+
+            run = nt.load_run("runs/demo")
+            (change,) = run.interventions(family="letters", direction="to_reasoning", fold="all")
+            nt.measure(nt.load_model("organism"), run.pairs, [change])
+
+        Raises:
+            InputError: none that fits; a file that can't be read.
+        """
+        every = read_findings(self.folder)
+        wanted = {"family": family, "fold": fold}
+        asked = {name: value for name, value in wanted.items() if value is not None}
+        found = tuple(
+            each
+            for each in every
+            if all(each.provenance.get(name) == value for name, value in asked.items())
+            and direction in (None, each.direction)
+        )
+        if not found:
+            there = sorted({f"{each.provenance['family']} {each.direction}" for each in every})
+            raise InputError(
+                f"{self.folder}: no intervention of family={family!r}, direction={direction!r}, "
+                f"fold={fold!r}: "
+                + (
+                    f"there are {'; '.join(there)}"
+                    if there
+                    else "0.1 saved none, run the study again"
+                )
+            )
+        return found
+
+    def held_out(self, intervention: Intervention) -> list[PromptPair]:
+        """The pairs that had no part in making one of `interventions()`: none where all pairs had."""
+        about = intervention.provenance
+        rows = self.effects.where(
+            role="selected", chosen=True, family=about["family"], direction=intervention.direction
+        ).to_frame()
+        own = set(rows.loc[rows["fold"] == about["fold"], "pair"])
+        return [pair for pair in self.pairs if pair.family == about["family"] and pair.id in own]
 
     def to_frame(self) -> pd.DataFrame:
         """The flips: a row for each (family, method, direction, intervention, k) that was tried."""
@@ -101,7 +158,7 @@ def load_run(folder: str | Path) -> Run:
         place, _json(place / "summary.json"), manifest, Effects(_table(place / "effects.parquet")),
         scores, estimates, _pairs(place / "pairs.parquet"), dropped,
         Explorer.load(explorer) if explorer.exists() else None,
-        trust, detectors, detected, tuple(left_out),
+        trust, detectors, detected, tuple(left_out), _neurons(place / TABLE),
     )  # fmt: skip
 
 
@@ -160,6 +217,20 @@ def _pairs(path: Path) -> tuple[PromptPair, ...]:
     if set(table.column_names) != set(PAIR_FIELDS):
         raise InputError(f"{path}: expected the columns {', '.join(PAIR_FIELDS)}")
     return tuple(PromptPair(**row) for row in table.to_pylist())
+
+
+def _neurons(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    if not path.exists():
+        return neurons_table((), pd.DataFrame())
+    try:
+        return pd.read_csv(
+            path, dtype={"fold": str, "family": str}, keep_default_na=False,
+            na_values={"score": [""], "exact": [""]},
+        )  # fmt: skip
+    except (OSError, ValueError) as error:
+        raise InputError(f"can't read {path}: {error}; run the study again") from None
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from neurotrace.core.scores import Scores
 from neurotrace.core.sides import DIRECTIONS, spoken
 from neurotrace.plots.effects import plot_curves, plot_flips, plot_pairs
 from neurotrace.plots.scores import plot_estimates
+from neurotrace.results.findings import read_findings, stability
 from neurotrace.results.report_sections import detectors_section, trust_section
 from neurotrace.studies.verdict import RULE, verdicts_of
 
@@ -100,11 +101,17 @@ def figures(run: Run) -> list[tuple[str, go.Figure]]:
 
 
 def _selected(run: Run) -> list[dict[str, Any]]:
-    """The rows that training pairs chose, with `ks`: the numbers of neurons chosen by the folds."""
+    """What training pairs chose, with `ks`, the numbers of neurons that its folds chose, and how far
+    the folds agree on the neurons (None: a run of 0.1 saved none)."""
     chosen = run.effects.where(role="selected", chosen=True).to_frame()
     sizes = chosen.groupby(["family", "direction"])["k"].unique()
+    stable = stability(read_findings(run.folder), run.manifest["model"]["neurons_per_layer"])
     return [
-        flip | {"ks": sorted(int(k) for k in sizes[flip["family"], flip["direction"]])}
+        flip
+        | {
+            "ks": sorted(int(k) for k in sizes[flip["family"], flip["direction"]]),
+            "stability": stable.get((flip["family"], flip["direction"])),
+        }
         for flip in run.selected()
     ]
 

@@ -7,6 +7,7 @@ pairs.parquet    the pairs that were studied, as text
 effects.parquet  one row for each held-out pair × intervention × k, controls included
 estimates.parquet family, direction, layer, neuron, estimate, exact
 dropped.parquet  the dropped pairs, with the reason
+neurons.csv, interventions/  what was chosen: its neurons, and files to apply it (`findings.py`)
 explorer.json    the data of the neuron explorer
 report.html      the report
 """
@@ -27,6 +28,7 @@ from neurotrace.core.neurons import NEURON_DEFINITION
 from neurotrace.core.process import package_versions
 from neurotrace.models.identity import weights_hash
 from neurotrace.models.protocol import HookedModel
+from neurotrace.results.findings import save_findings
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,7 +38,8 @@ if TYPE_CHECKING:
 
 FILES = (
     "manifest.json", "summary.json", "scores.parquet", "pairs.parquet", "effects.parquet",
-    "estimates.parquet", "dropped.parquet", "explorer.json", "report.html",
+    "estimates.parquet", "dropped.parquet", "neurons.csv", "interventions", "explorer.json",
+    "report.html",
 )  # fmt: skip
 
 
@@ -80,6 +83,7 @@ def save_run(
             ("dropped.parquet", _dropped(study)),
         ):
             write_atomically(folder / name, parquet(table))
+        save_findings(study.interventions, _estimates(study).to_pandas(), folder)
         if explorer is None:  # a file of an earlier run would not match this one
             (folder / "explorer.json").unlink(missing_ok=True)
         else:

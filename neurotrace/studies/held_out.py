@@ -123,9 +123,7 @@ def prove(
     applied = [
         replace(each, donor_mean=values_at(means, each.neurons)) for each, means in proof.applied
     ]
-    return Proved(
-        tuple(proof.frames), tuple(proof.flips()), tuple(proof.examples), tuple(applied)
-    )
+    return Proved(tuple(proof.frames), tuple(proof.flips()), tuple(proof.examples), tuple(applied))
 
 
 class _Proof:

@@ -59,13 +59,11 @@ def overlap(
             [jaccard(x, y) for x, y in zip(drawn[a], drawn[b], strict=True)], [0.025, 0.975]
         )
         shared = len(whole[a] & whole[b])
-        chances = shared_by_chance(whole[a], whole[b], width)
-        index = np.arange(len(chances)) / (2 * k - np.arange(len(chances)))
+        chance, p = by_chance(whole[a], whole[b], width)
         rows.append(
             {
                 "first": a, "second": b, "k": k, "shared": shared, "jaccard": found, "low": low,
-                "high": high, "chance": float(chances @ index),
-                "p": min(1.0, float(chances[shared:][::-1].sum())),
+                "high": high, "chance": chance, "p": p,
             }
         )  # fmt: skip
     return pd.DataFrame(rows)
@@ -74,6 +72,13 @@ def overlap(
 def jaccard(a: set[int], b: set[int]) -> float:
     """|a and b| / |a or b|."""
     return len(a & b) / len(a | b)
+
+
+def by_chance(a: set[int], b: set[int], width: int) -> tuple[float, float]:
+    """(mean Jaccard's index of random sets, P(they share as many neurons)); see `shared_by_chance`."""
+    chances = shared_by_chance(a, b, width)
+    index = np.arange(len(chances)) / (len(a) + len(b) - np.arange(len(chances)))
+    return float(chances @ index), min(1.0, float(chances[len(a & b) :][::-1].sum()))
 
 
 def shared_by_chance(a: set[int], b: set[int], width: int) -> Float[np.ndarray, " shared"]:

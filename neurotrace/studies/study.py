@@ -12,8 +12,9 @@ The verdict on each family follows a rule that is stated in advance (`verdict.py
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ from neurotrace.core.sides import DIRECTIONS, Direction, spoken
 from neurotrace.interventions.damage import neutral_ids
 from neurotrace.interventions.effects import Effects
 from neurotrace.interventions.intervention import Intervention
-from neurotrace.interventions.kinds import Kind
+from neurotrace.interventions.kinds import Kind, values_at
 from neurotrace.interventions.reference import Evidence, gather
 from neurotrace.models.encoding import EncodedPairs, encode
 from neurotrace.models.hooks import ModelInfo, inspect_model
@@ -35,14 +36,20 @@ from neurotrace.models.protocol import HookedModel
 from neurotrace.rankers.exact import exact
 from neurotrace.rankers.registry import rank
 from neurotrace.rankers.training import Training
-from neurotrace.studies.findings import findings
-from neurotrace.studies.held_out import Example, Flip, Ground, RowFold, flip_record, prove
-from neurotrace.studies.selection import DEFAULT_KINDS, DEFAULT_METHODS, StudySettings, default_ks
+from neurotrace.studies.held_out import Example, Flip, Ground, Proved, RowFold, flip_record, prove
+from neurotrace.studies.selection import (
+    DEFAULT_KINDS,
+    DEFAULT_METHODS,
+    StudySettings,
+    default_ks,
+    interventions_for,
+)
 from neurotrace.studies.verdict import Verdict, verdicts_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
+ALL = "all"  # the fold of an intervention that was made from all pairs
 _ELSEWHERE = 64  # maximum number of pairs of the other families for a family's damage
 
 
@@ -65,7 +72,7 @@ class Study(Shown):
     smallest_train: int
     examples: tuple[Example, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
-    # for each family and direction: what each fold chose, then one made from all pairs (`findings.py`)
+    # for each family and direction: what each fold chose, then one made from all pairs
     interventions: tuple[Intervention, ...] = ()
 
     @property
@@ -172,7 +179,7 @@ def study(
                 scores[family, method, direction] = rank(training, method)
             ground = Ground(model, own, others, evidence, family, direction)
             proved = prove(ground, parts, settings, progress)
-            found += findings(ground, parts, proved, identity)
+            found += _findings(ground, parts, proved, identity)
             tables += proved.frames
             flips += proved.flips
             examples += proved.examples
@@ -242,3 +249,50 @@ def _join(frames: Sequence[Any]) -> Effects:
     import pyarrow as pa
 
     return Effects(pa.Table.from_pandas(pd.concat(frames, ignore_index=True), preserve_index=False))
+
+
+def _findings(
+    ground: Ground, folds: Sequence[RowFold], proved: Proved, identity: Mapping[str, str]
+) -> tuple[Intervention, ...]:
+    """The folds' interventions in order, then one from all pairs; each says how it was judged.
+
+    Every pair helped to make the last one, so it has no held-out figures of its own: the folds' together
+    say what to expect of it.
+    """
+    found = []
+    about: dict[str, Any] = dict(identity) | {
+        "family": ground.family, "site": "mlp.hook_post", "positions": "read",
+    }  # fmt: skip
+    for fold, intervention, frame in zip(folds, proved.applied, proved.frames, strict=True):
+        own = frame[frame["chosen"] & frame["role"].eq("selected")]
+        judged = {
+            "on": "the pairs that this fold left out", "pairs": len(own),
+            "answers": float(own["answers"].mean()), "prefers": float(own["prefers"].mean()),
+        }  # fmt: skip
+        note = about | {"fold": fold.number, "trained_on": len(fold.train), "judged": judged}
+        found.append(replace(intervention, provenance=note))
+    chosen = next(flip for flip in proved.flips if flip.selected)
+    judged = {
+        "on": "held-out pairs, by the folds' interventions; this one was made from all pairs",
+        "pairs": chosen.n, "answers": chosen.answers, "answers_ci": list(chosen.answers_ci),
+        "prefers": chosen.prefers,
+    }  # fmt: skip
+    note = about | {"fold": ALL, "trained_on": len(ground.own), "judged": judged}
+    found.append(replace(_from_all(ground, proved.applied), provenance=note))
+    return tuple(found)
+
+
+def _from_all(ground: Ground, applied: Sequence[Intervention]) -> Intervention:
+    """What most folds chose (of equals, the first), ranked again and made from all pairs."""
+    votes = Counter((each.label, each.kind, len(each)) for each in applied)
+    ((method, kind, k), _) = votes.most_common(1)[0]
+    everything = range(len(ground.own))
+    reference = ground.evidence.reference(everything)
+    training = Training(
+        ground.model, ground.own, ground.evidence, everything, kind, ground.direction, reference
+    )
+    (made,) = interventions_for(
+        rank(training, method), kind=kind, direction=ground.direction, ks=[k], reference=reference
+    )
+    mean = values_at(reference.moments.mean_of(made.donor), made.neurons)
+    return replace(made, donor_mean=mean)

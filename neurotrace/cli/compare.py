@@ -1,0 +1,29 @@
+"""`neurotrace compare`: two runs side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from neurotrace.core.process import quiet
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(help="Folder of `neurotrace run`.")],
+    second: Annotated[Path, typer.Argument(help="Another one.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON line a row.")] = False,
+) -> None:
+    """The same neurons? The same flips? With what chance would give beside each."""
+    quiet()
+    from rich.console import Console
+
+    from neurotrace.results.comparing import compare_runs
+    from neurotrace.results.reading import load_run
+
+    found = compare_runs(load_run(first), load_run(second))
+    if as_json:
+        print(found.to_frame().to_json(orient="records", lines=True), end="")
+    else:
+        Console().print(found)
