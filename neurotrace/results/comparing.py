@@ -101,7 +101,7 @@ def compare_runs(first: Run, second: Run) -> RunComparison:
         own = [of_run[key] for of_run in made]
         row: dict[str, Any] = {"family": key[0], "direction": key[1]}
         row |= {"k_first": len(own[0]), "k_second": len(own[1])}
-        row |= _overlap(*own, shapes[0][1]) if shapes[0] == shapes[1] else {}
+        row |= _overlap(own[0], own[1], shapes[0][1]) if shapes[0] == shapes[1] else {}
         depth = [_depth(each, shape[0]) for each, shape in zip(own, shapes, strict=True)]
         row |= {"depth_first": depth[0], "depth_second": depth[1]}
         rows.append(row | _agreement(*(_flips(run, *key) for run in runs)))
