@@ -243,6 +243,8 @@ def _show(
             "controls; KL: nats, on neutral text"
         )
     )
+    chosen = [flip for flip in summary["flips"] if flip["selected"]]
+    console.print(plain(_stated(chosen)))
     for verdict in verdicts_of(summary["flips"]).values():
         console.print(plain(str(verdict)))
     if inside:
@@ -250,6 +252,21 @@ def _show(
             plain(f"trust: {inside / 'circuit.safetensors'}, for neurotrace trust --circuit")
         )
     console.print(plain(f"report: {out / 'report.html'}"))
+
+
+def _stated(chosen: Sequence[dict[str, Any]]) -> str:
+    """Largest control, resolution of the choice and regret, in a line each."""
+    worst = max(max(flip["controls_worst"].values()) for flip in chosen)
+    p = max(flip["random_p"] for flip in chosen)
+    pairs = min(flip["chosen_on"] for flip in chosen)
+    regrets = [flip["regret"] for flip in chosen if flip["regret"] is not None]
+    lines = [
+        f"controls: no draw flips more than {worst:.1%}; p against random neurons at most {p:.2g}",
+        f"choice: on at least {pairs} training pairs that ranked no neuron (one pair is {1 / pairs:.1%})",
+    ]
+    if regrets:
+        lines.append(f"regret: at most {max(regrets):.1%} of held-out answers (biased upwards)")
+    return "\n".join(lines)
 
 
 def _organism_probes() -> tuple[str, ...]:

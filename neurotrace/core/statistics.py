@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy import stats
+from scipy import special
 from torch import Tensor
 
 Interval = tuple[float, float]
@@ -51,9 +52,21 @@ def rate_interval(
     if count < 2:
         return (0.0, 1.0)
     if rate in (0.0, 1.0):
-        result = stats.binomtest(round(rate * count), count).proportion_ci(level, method="wilson")
-        return (float(result.low), float(result.high))
+        return share_interval(round(rate * count), count, level=level)
     return mean_interval(values, groups, level=level, resamples=resamples, seed=seed)
+
+
+def share_interval(hits: int, count: int, *, level: float = 0.95) -> Interval:
+    """Wilson's interval of a share, as if every one of `count` were independent."""
+    if not count:
+        return (0.0, 1.0)
+    z = float(special.ndtri((1 + level) / 2))
+    share, spread = hits / count, z**2 / count
+    middle = share + spread / 2
+    half = math.sqrt(spread * (share * (1 - share) + spread / 4))
+    low = (middle - half) / (1 + spread) if hits else 0.0
+    high = (middle + half) / (1 + spread) if hits < count else 1.0
+    return (low, high)
 
 
 def mean_interval(
@@ -72,11 +85,21 @@ def mean_interval(
     member = np.array([names[group] for group in groups])
     sums = np.bincount(member, weights=data)
     sizes = np.bincount(member)
-    drawn = np.random.default_rng(seed).integers(len(names), size=(resamples, len(names)))
-    means = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
+    drawn = _resamples(len(names), resamples, seed)
+    means = (drawn @ sums) / (drawn @ sizes)
     tail = (1 - level) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return (float(low), float(high))
+
+
+@lru_cache(maxsize=8)
+def _resamples(count: int, resamples: int, seed: int) -> Float[np.ndarray, "draw unit"]:
+    """How often each of `count` units is drawn, with replacement; a study asks hundreds of times."""
+    drawn = np.random.default_rng(seed).integers(count, size=(resamples, count))
+    flat = (drawn + count * np.arange(resamples)[:, None]).ravel()
+    times = np.bincount(flat, minlength=resamples * count).reshape(resamples, count).astype(float)
+    times.flags.writeable = False
+    return times
 
 
 def sign_choices(groups: int, draws: int, *, seed: int = 0) -> Float[Tensor, "draw group"]:

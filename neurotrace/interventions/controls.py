@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 
 import torch
 from jaxtyping import Float
@@ -40,20 +41,37 @@ def controls_for(
     Args:
         reference: statistics of the training pairs; shifts and correlations are taken from it.
     """
-    drawn = Scores("random", torch.zeros_like(reference.norms))
     rho = reference.moments.pearson.nan_to_num(nan=0.0).abs()
     made: list[Intervention] = []
     for seed in seeds:
-        others = drawn.random_like(intervention.neurons, seed=seed)
-        made.append(random_control(intervention, others, reference))
         near = norm_matched(intervention, reference.norms, seed=seed)
-        made.append(same_shift(intervention, near, reference, role="norm"))
-        made.append(random_signs(intervention, seed=seed))
         low = low_correlation(intervention, rho, seed=seed)
-        made.append(same_shift(intervention, low, reference, role="low_rho"))
+        of_draw = [
+            same_shift(intervention, near, reference, role="norm"),
+            random_signs(intervention, seed=seed),
+            same_shift(intervention, low, reference, role="low_rho"),
+        ]
+        made += random_controls(intervention, reference, seeds=(seed,))
+        made += [replace(each, draw=seed) for each in of_draw]
     if intervention.needs_donor:
         made.append(other_donor(intervention))
     return [replace(control, label=intervention.label) for control in made]
+
+
+def random_controls(
+    intervention: Intervention, reference: Reference, *, seeds: Sequence[int]
+) -> list[Intervention]:
+    """The same intervention on random neurons of the same layers, once a seed (its `draw`)."""
+    blank = Scores("random", torch.zeros_like(reference.norms))
+    return [
+        replace(
+            random_control(
+                intervention, blank.random_like(intervention.neurons, seed=seed), reference
+            ),
+            label=intervention.label, draw=seed,
+        )
+        for seed in seeds
+    ]  # fmt: skip
 
 
 def random_control(
@@ -131,7 +149,8 @@ def norm_matched(
     for neuron in intervention.neurons:
         distance = (norms[neuron.layer] - norms[neuron.layer, neuron.index]).abs()
         order = distance.argsort().tolist()
-        free = [place for place in order if Neuron(neuron.layer, place) not in taken][:10]
+        near = (place for place in order if Neuron(neuron.layer, place) not in taken)
+        free = list(islice(near, 10))
         if not free:
             raise InputError(f"layer {neuron.layer} has no neuron left to match {neuron}'s norm")
         pick = free[int(torch.randint(len(free), (1,), generator=generator))]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from neurotrace.core import metrics, statistics
@@ -38,7 +38,7 @@ _LOGITS_AT_ONCE = 2**26  # numbers, over rows and vocabulary, held at the same t
 class Effects(Shown):
     """One row for each (pair, intervention).
 
-    Columns: `pair, family, template, group`; `direction, intervention, role, label, k`;
+    Columns: `pair, family, template, group`; `direction, intervention, role, label, k, draw`;
     `L_before, L_after` (nats); `p_memorized_before|after, p_reasoned_before|after`;
     `top_before, top_after` (the model's top-1 token, as text); `prefers` (L changed sides),
     `answers` (the *other* named answer is the top-1 token), `kl` (KL(before || after) of the next
@@ -177,11 +177,7 @@ def measure(
     words = _Words(tokenizer_of(model))
     for direction in dict.fromkeys(each.direction for each in interventions):
         own = [each for each in interventions if each.direction == direction]
-        side = own[0].recipient
-        rows = max(64, _LOGITS_AT_ONCE // info.d_vocab)
-        batches = list(by_length(encoded.ids(side), max(1, min(32, rows // len(own)))))
-        label = f"intervening ({spoken(direction)})"
-        for places, ids in over(progress, batches, label):
+        for places, ids in _batches(encoded, own, info.d_vocab, progress):
             donors = donor_values(model, encoded, own, places, positions, activations)
             clean, changed = logits_under(
                 model, ids, own, donors, positions=positions, site=site, cleans=cleans
@@ -190,6 +186,53 @@ def measure(
     import pyarrow as pa
 
     return Effects(pa.concat_tables(parts).combine_chunks())
+
+
+def flipped(
+    model: HookedModel,
+    encoded: EncodedPairs,
+    interventions: Sequence[Intervention],
+    *,
+    activations: Activations,
+    cleans: dict[bytes, Any] | None = None,
+    progress: Progress = None,
+) -> Bool[Tensor, "intervention pair"]:
+    """Whether each intervention makes the other named answer the top-1 token; `measure`'s `answers`.
+
+    Nothing else is read from the logits, which for large vocabularies costs as much as several layers.
+
+    Args:
+        interventions: of one direction.
+        activations: those of exactly these pairs, from which patches take their values.
+        cleans: see `measure`.
+    """
+    found = torch.zeros(len(interventions), len(encoded), dtype=torch.bool)
+    to_reasoning = interventions[0].direction is Direction.TO_REASONING
+    wanted = encoded.reasoned if to_reasoning else encoded.memorized
+    d_vocab = inspect_model(model).d_vocab
+    for places, ids in _batches(encoded, interventions, d_vocab, progress):
+        donors = donor_values(model, encoded, interventions, places, "read", activations)
+        _, changed = logits_under(model, ids, interventions, donors, cleans=cleans)
+        for row, logits in enumerate(changed):
+            _finite(interventions[row], logits)
+            found[row, places] = logits.argmax(-1) == wanted[places]
+    return found
+
+
+def _batches(
+    encoded: EncodedPairs, interventions: Sequence[Intervention], d_vocab: int, progress: Progress
+) -> Iterable[tuple[list[int], Int[Tensor, "prompt pos"]]]:
+    """Batches of the recipient prompts, small enough for every intervention's logits at once."""
+    first = interventions[0]
+    rows = max(64, _LOGITS_AT_ONCE // d_vocab)
+    size = max(1, min(32, rows // len(interventions)))
+    batches = list(by_length(encoded.ids(first.recipient), size))
+    return over(progress, batches, f"intervening ({spoken(first.direction)})")
+
+
+def _finite(intervention: Intervention, logits: Tensor) -> None:
+    if not torch.isfinite(logits).all():
+        raise InputError(f"{intervention}: the logits it leaves are not finite")
 
 
 class _Words:
@@ -229,8 +272,7 @@ def _rows(
     before = _readout(words, clean, clean_log_p, part, "before")
     tables = []
     for intervention, logits in zip(interventions, changed, strict=True):
-        if not torch.isfinite(logits).all():
-            raise InputError(f"{intervention}: the logits it leaves are not finite")
+        _finite(intervention, logits)
         log_p = logits.log_softmax(dim=-1)
         after = _readout(words, logits, log_p, part, "after")
         to_reasoning = intervention.direction is Direction.TO_REASONING
@@ -239,6 +281,7 @@ def _rows(
         made = {
             "direction": intervention.direction, "intervention": intervention.kind,
             "role": intervention.role, "label": intervention.label, "k": len(intervention),
+            "draw": intervention.draw,
         }  # fmt: skip
         columns = {
             **named,

@@ -42,6 +42,7 @@ class Intervention:
     Attributes:
         role: ``"selected"``, or the control's name.
         label: free text to find the rows by, e.g. the ranker's name.
+        draw: number of the draw, of a control that is drawn at random.
         score: the score of each neuron in the ranking that picked it.
         donor_mean: each neuron's mean over the donor class, for prompts that have no donor run.
         provenance: what `nt.study` notes: model, weights, family, fold, flips on held-out pairs.
@@ -55,6 +56,7 @@ class Intervention:
     offset: Float[Tensor, " neuron"]
     role: str = "selected"
     label: str = ""
+    draw: int = 0
     score: Float[Tensor, " neuron"] | None = None
     donor_mean: Float[Tensor, " neuron"] | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict, compare=False)

@@ -43,6 +43,7 @@ def write_report(run: Run) -> str:
             summary=run.summary,
             manifest=run.manifest,
             selected=_selected(run),
+            chosen_on=min((flip.get("chosen_on") or 0 for flip in run.selected()), default=0),
             others=[flip for flip in run.summary["flips"] if not flip["selected"]],
             rankers=_rankers(run),
             verdicts=verdicts_of(run.summary["flips"]).values(),
@@ -106,8 +107,11 @@ def _selected(run: Run) -> list[dict[str, Any]]:
     chosen = run.effects.where(role="selected", chosen=True).to_frame()
     sizes = chosen.groupby(["family", "direction"])["k"].unique()
     stable = stability(read_findings(run.folder), run.manifest["model"]["neurons_per_layer"])
+    # runs of 0.1 have none of these
+    absent: dict[str, Any] = {"controls_worst": {}, "random_p": None, "regret": None}
     return [
-        flip
+        absent
+        | flip
         | {
             "ks": sorted(int(k) for k in sizes[flip["family"], flip["direction"]]),
             "stability": stable.get((flip["family"], flip["direction"])),

@@ -1,48 +1,63 @@
 """Measurements on held-out pairs, for one family and one direction.
 
-In each fold neurons are ranked and the intervention is chosen on the training pairs. On the held-out
-pairs the following is measured: the chosen intervention at every number of neurons (the flip curve)
-beside random neurons; every other kind at the chosen number; the controls of the chosen one; its damage
-on neutral text and on the other families. The folds' held-out pairs together are all pairs, and no pair
-is measured with neurons that it helped to find.
+In each fold the intervention is chosen within the training pairs (`selection.py`), and neurons are ranked
+again on all of them. On the held-out pairs the following is measured: the chosen intervention at every
+number of neurons (the flip curve) beside random neurons; every other kind at the chosen number; the
+controls of the chosen one; its damage on neutral text and on the other families. The folds' held-out
+pairs together are all pairs, and no pair is measured with neurons that it helped to find.
+
+The candidates that flip the most training answers are measured in every fold as well. The *regret* is the
+held-out flip rate of the best of them minus that of the choice. It is reported and never used to choose.
+Because the best is picked on the held-out pairs themselves, the regret is biased upwards.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import torch
 
 from neurotrace.core import statistics
 from neurotrace.core.process import Progress
-from neurotrace.core.scores import Scores
 from neurotrace.core.sides import Direction
-from neurotrace.interventions.controls import CONTROLS, controls_for, random_control
+from neurotrace.interventions.controls import CONTROLS, controls_for, random_controls
 from neurotrace.interventions.damage import damage, standing_in
-from neurotrace.interventions.effects import Effects, measure
+from neurotrace.interventions.effects import measure
 from neurotrace.interventions.generation import generate
 from neurotrace.interventions.intervention import Intervention
-from neurotrace.interventions.kinds import form_of, values_at
+from neurotrace.interventions.kinds import values_at
 from neurotrace.interventions.logits import logits_under
-from neurotrace.interventions.reference import Evidence, Reference
-from neurotrace.models.activations import Activations
 from neurotrace.models.encoding import EncodedPairs, by_length
 from neurotrace.models.hooks import inspect_model
 from neurotrace.models.protocol import HookedModel
-from neurotrace.rankers.registry import rank
-from neurotrace.rankers.training import Training
-from neurotrace.studies.selection import Candidate, StudySettings, choose, interventions_for
+from neurotrace.studies.selection import (
+    Candidate,
+    Chosen,
+    Ground,
+    RowFold,
+    StudySettings,
+    activations_at,
+    choose_within,
+)
 
+RANDOM_DRAWS = 19  # of random neurons: if none flips as many, p = 1/20
+_DRAWS = 3  # draws of every other random control
+_REGRET_OF = 6  # maximum number of candidates that are measured in every fold
 _WRITTEN = 6  # tokens of continuation in the report's examples
 
 
 @dataclass(frozen=True)
 class Flip:
-    """Held-out flip rates of one (family, method, direction, intervention, k); rates in 0..1."""
+    """Held-out flip rates of one (family, method, direction, intervention, k); rates in 0..1.
+
+    For the chosen row only: `controls` are means over draws, `controls_worst` the largest rate of a draw;
+    `random_p` is (1 + draws of random neurons that flip at least as many) / (1 + draws). `chosen_on` is
+    the number of training pairs on which it was compared (minimum over folds), `tied` the number of other
+    candidates with the same rate there (maximum over folds). `regret` is the rate of `best`, the best of
+    `compared` candidates, minus that of the choice.
+    """
 
     family: str
     method: str
@@ -60,11 +75,19 @@ class Flip:
     selected: bool
     controls: dict[str, float | None] = field(default_factory=dict)
     controls_ci: dict[str, tuple[float, float] | None] = field(default_factory=dict)
+    controls_worst: dict[str, float] = field(default_factory=dict)
     control_answers: float | None = None
+    random_p: float | None = None
     damage_kl: float | None = None
     damage_ci: tuple[float, float] | None = None
     other_families_kept: float | None = None
     per_fold: tuple[str, ...] = ()
+    chosen_on: int | None = None
+    tied: int | None = None
+    regret: float | None = None
+    regret_ci: tuple[float, float] | None = None
+    best: str | None = None
+    compared: int | None = None
 
 
 @dataclass(frozen=True)
@@ -77,27 +100,6 @@ class Example:
     prompt: str
     before: str
     after: str
-
-
-@dataclass(frozen=True)
-class RowFold:
-    """A fold as rows of the encoded pairs."""
-
-    number: int
-    train: list[int]
-    test: list[int]
-
-
-@dataclass(frozen=True)
-class Ground:
-    """What is proved on: one family's pairs and one direction, with the other families beside."""
-
-    model: HookedModel
-    own: EncodedPairs
-    others: EncodedPairs
-    evidence: Evidence  # of `own`
-    family: str
-    direction: Direction
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,10 @@ def prove(
     """Choose on each fold's training pairs and measure on its held-out pairs."""
     proof = _Proof(ground, settings, progress)
     for fold in folds:
-        proof.run(fold)
+        proof.chosen.append(choose_within(ground, fold, settings, progress))
+    everywhere = proof.best_on_training()
+    for chosen in proof.chosen:
+        proof.measure_held_out(chosen, everywhere)
     applied = [
         replace(each, donor_mean=values_at(means, each.neurons)) for each, means in proof.applied
     ]
@@ -127,87 +132,61 @@ def prove(
 
 
 class _Proof:
-    """Gathers what is chosen, applied and measured, fold by fold."""
+    """Collects choices and measurements, fold by fold."""
 
     def __init__(self, ground: Ground, settings: StudySettings, progress: Progress) -> None:
         self.ground, self.settings, self.progress = ground, settings, progress
-        self.chosen: list[Candidate] = []
+        self.chosen: list[Chosen] = []
         self.applied: list[tuple[Intervention, torch.Tensor]] = []  # with its donor class's means
         self.frames: list[Any] = []
         self.examples: list[Example] = []
 
-    def run(self, fold: RowFold) -> None:
-        reference = self.ground.evidence.reference(fold.train)
-        made = self._candidates(fold, reference)
-        draw = random.Random(f"{self.settings.seed}/{fold.number}")
-        tried = sorted(draw.sample(fold.train, min(self.settings.tried_on, len(fold.train))))
-        chosen = choose(made, reference, partial(self._measure, tried, cleans={}))
-        self.chosen.append(chosen)
-        self._held_out(fold, made, chosen, reference)
+    def best_on_training(self) -> list[Candidate]:
+        """The folds' choices, then the candidates that flip the most training answers.
 
-    def _measure(
-        self,
-        rows: Sequence[int],
-        interventions: Sequence[Intervention],
-        cleans: dict[bytes, Any] | None = None,
-    ) -> Effects:
-        values = self.ground.evidence.activations.values[:, list(rows)]
-        pairs = self.ground.own.at(rows)
-        return measure(
-            self.ground.model, pairs, interventions,
-            activations=Activations(values, pairs.pairs), cleans=cleans, progress=self.progress,
-        )  # fmt: skip
+        Candidates whose controls flip too many in any fold are left out.
+        """
+        rates: dict[Candidate, list[float]] = {}
+        loud = {each for chosen in self.chosen for each in chosen.choice.loud}
+        for chosen in self.chosen:
+            for each, rate in chosen.choice.rates.items():
+                rates.setdefault(each, []).append(rate)
+        every = [
+            each
+            for each, found in rates.items()
+            if len(found) == len(self.chosen) and each not in loud
+        ]
+        every.sort(key=lambda each: (-sum(rates[each]), each.k))
+        picked = [each.candidate for each in self.chosen if each.candidate in every]
+        return list(dict.fromkeys([*picked, *every]))[:_REGRET_OF]
 
-    def _candidates(self, fold: RowFold, reference: Reference) -> dict[Candidate, Intervention]:
-        ground, settings = self.ground, self.settings
-        made: dict[Candidate, Intervention] = {}
-        for method in settings.methods:
-            for kind in settings.kinds:
-                together = form_of(kind).together is not None
-                if together and method == "gradient" and len(settings.methods) > 1:
-                    continue  # its shift follows the two-ended slope, so its ranking does, too
-                training = Training(
-                    ground.model, ground.own, ground.evidence, fold.train, kind, ground.direction,
-                    reference,
-                )  # fmt: skip
-                for each in interventions_for(
-                    rank(training, method), kind=kind, direction=ground.direction, ks=settings.ks,
-                    reference=reference,
-                ):  # fmt: skip
-                    made[Candidate(method, kind, len(each))] = each
-        return made
-
-    def _held_out(
-        self, fold: RowFold, made: dict[Candidate, Intervention], chosen: Candidate, ref: Reference
-    ) -> None:
+    def measure_held_out(self, done: Chosen, everywhere: Sequence[Candidate]) -> None:
+        fold, made, chosen, ref = done.fold, done.made, done.candidate, done.reference
         best = made[chosen]
-        controls = controls_for(best, reference=ref)
-        if (
-            len({self.ground.own.pairs[row].group for row in fold.test}) < 2
-        ):  # no other pair to take values from
+        controls = controls_for(best, reference=ref, seeds=range(_DRAWS))
+        controls += random_controls(best, ref, seeds=range(_DRAWS, RANDOM_DRAWS))
+        if len({self.ground.own.pairs[row].group for row in fold.test}) < 2:
+            # no other pair to take values from
             controls = [each for each in controls if each.role != "other_donor"]
-        curve = [
-            each
+        same = (chosen.method, chosen.kind)
+        tried = {
+            candidate: each
             for candidate, each in made.items()
-            if (candidate.method, candidate.kind) == (chosen.method, chosen.kind)
-        ]
-        rivals = [
-            each
-            for candidate, each in made.items()
-            if candidate.k == chosen.k
-            and (candidate.method, candidate.kind) != (chosen.method, chosen.kind)
-        ]
-        drawn = Scores("random", torch.zeros_like(ref.norms))
+            if (candidate.method, candidate.kind) == same  # the curve
+            or candidate.k == chosen.k  # its rivals
+            or candidate in everywhere
+        }
         beside = [
-            replace(
-                random_control(each, drawn.random_like(each.neurons, seed=self.settings.seed), ref),
-                label=each.label,
-            )
-            for each in curve
-            if len(each) != chosen.k  # the controls of this size exist already
+            control
+            for candidate, each in tried.items()
+            # the controls of the chosen size exist already
+            if (candidate.method, candidate.kind) == same and candidate.k != chosen.k
+            for control in random_controls(each, ref, seeds=(self.settings.seed,))
         ]
-        everything = [*curve, *rivals, *controls, *beside]
-        frame = self._measure(fold.test, everything).to_frame()
+        frame = measure(
+            self.ground.model, self.ground.own.at(fold.test), [*tried.values(), *controls, *beside],
+            activations=activations_at(self.ground, fold.test), progress=self.progress,
+        ).to_frame()  # fmt: skip
         frame["fold"] = fold.number
         frame["chosen"] = (
             (frame["label"] == chosen.method)
@@ -234,6 +213,10 @@ class _Proof:
                 Example(pair.family, self.ground.direction, what, prompt, before, after)
             )
 
+    def _never_loud(self) -> Callable[[Candidate], bool]:
+        loud = {each for chosen in self.chosen for each in chosen.choice.loud}
+        return lambda each: each not in loud
+
     def flips(self) -> list[Flip]:
         import pandas as pd
 
@@ -257,10 +240,13 @@ class _Proof:
         intervals: dict[str, tuple[float, float] | None] = {}
         for name in (*CONTROLS, "other_donor"):
             part = picked[picked["role"] == name]
-            rates = _rates(part) if len(part) else None
-            controls[name] = rates["answers"] if rates else None
-            intervals[name] = rates["answers_ci"] if rates else None
-        k = max(each.k for each in self.chosen)
+            found_of = _rates(part) if len(part) else None
+            controls[name] = found_of["answers"] if found_of else None
+            intervals[name] = found_of["answers_ci"] if found_of else None
+        candidates = [each.candidate for each in self.chosen]
+        k = max(each.k for each in candidates)
+        rates = _rates(picked[picked["role"] == "selected"])
+        of_draw = _by_draw(picked)
         harm: torch.Tensor | None = None
         best, means = zip(*self.applied, strict=True)
         if self.settings.neutral:
@@ -268,27 +254,61 @@ class _Proof:
                 dim=0
             )
         chosen = Flip(
-            method="+".join(dict.fromkeys(each.method for each in self.chosen)),
-            intervention="+".join(dict.fromkeys(each.kind for each in self.chosen)),
+            method="+".join(dict.fromkeys(each.method for each in candidates)),
+            intervention="+".join(dict.fromkeys(each.kind for each in candidates)),
             k=k, fraction=k / info.n_neurons, selected=True,
             controls=controls, controls_ci=intervals,
+            controls_worst={name: max(own) for name, own in of_draw.items()},
+            random_p=_p_of_draws(rates["answers"], of_draw["random"]),
             control_answers=max(v for n, v in controls.items() if n in CONTROLS and v is not None),
             damage_kl=None if harm is None else float(harm.mean()),
             damage_ci=None if harm is None else statistics.mean_interval(
                 harm.numpy(), range(len(harm))),
             other_families_kept=_kept(self.ground.model, self.ground.others, best, means),
-            per_fold=tuple(f"{each.method} {each.kind} {each.k}" for each in self.chosen),
-            **_rates(picked[picked["role"] == "selected"]), **common,
+            per_fold=tuple(map(str, candidates)),
+            chosen_on=min(each.choice.pairs for each in self.chosen),
+            tied=max(each.choice.tied for each in self.chosen),
+            **_regret(main, self._never_loud()), **rates, **common,
         )  # fmt: skip
         same = [
             place for place, flip in enumerate(found)
             if (flip.method, flip.intervention, flip.k)
             == (chosen.method, chosen.intervention, chosen.k)
-            and len(set(self.chosen)) == 1
+            and len(set(candidates)) == 1
         ]  # fmt: skip
         for place in same:
             del found[place]
         return [chosen, *found]
+
+
+def _by_draw(picked: Any) -> dict[str, list[float]]:
+    """Control -> the share of held-out answers that each of its draws flips."""
+    drawn = picked[picked["role"].isin(CONTROLS)].groupby(["role", "draw"])["answers"].mean()
+    return {name: drawn[name].tolist() for name in CONTROLS}
+
+
+def _p_of_draws(rate: float, draws: Sequence[float]) -> float:
+    """Monte Carlo p-value, in which the choice counts as one more draw."""
+    return (1 + sum(each >= rate for each in draws)) / (1 + len(draws))
+
+
+def _regret(main: Any, allowed: Callable[[Candidate], bool]) -> dict[str, Any]:
+    """Rate of the best candidate that every fold measured, minus that of the choice; paired interval."""
+    chosen = main[main["chosen"]].set_index("pair")
+    found = {}
+    for (method, kind, k), part in main.groupby(["label", "intervention", "k"], sort=False):
+        candidate = Candidate(method, kind, int(k))
+        if len(part) == len(chosen) and allowed(candidate):
+            found[candidate] = part.set_index("pair")["answers"]
+    if not found:
+        return {"compared": 0}
+    best = max(found, key=lambda each: float(found[each].mean()))
+    beyond = found[best].astype(float) - chosen["answers"].astype(float)  # aligned by pair
+    return {
+        "regret": float(beyond.mean()), "best": str(best), "compared": len(found),
+        "regret_ci": statistics.mean_interval(
+            beyond.to_numpy(), chosen["group"].reindex(beyond.index).tolist()),
+    }  # fmt: skip
 
 
 def _rates(part: Any) -> dict[str, Any]:

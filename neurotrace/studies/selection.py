@@ -1,30 +1,48 @@
 """The settings of a study, and the choice of neurons, intervention and number.
 
-`StudySettings` holds the candidates. `choose` uses training pairs only.
+`StudySettings` holds the candidates. `choose_within` uses training pairs only.
 
-A candidate is (ranker, kind of intervention, k). The best one flips the most answers among those whose
-controls flip few: if a random change of the same size flips answers, too, the flips are no evidence
-about the neurons. Rates within half a percentage point count as equal; then the smaller number of
-neurons is chosen.
+A candidate is (ranker, kind of intervention, k). Its neurons are ranked on one half of the training groups
+and measured on the other half, and vice versa: on the pairs that ranked them, flip rates are biased
+upwards, most of all those of strong interventions on many neurons. The best candidate flips the most
+answers among those whose controls flip few: if a random change of the same size flips answers, too, the
+flips are no evidence about the neurons.
+
+Candidates that flip less than half as many as the best on the first half are not measured on the second.
+Candidates within two pairs of the best are compared on as many pairs again, if there are any. Controls
+are drawn until the 95 % interval of their flip rate excludes `QUIET`, at most six times. Rates within
+half a percentage point then count as equal, and the smaller number of neurons is chosen.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
 from typing import Any
+
+from jaxtyping import Bool
+from torch import Tensor
 
 from neurotrace.core.errors import InputError
 from neurotrace.core.neurons import Neuron
+from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import Direction
+from neurotrace.core.statistics import share_interval
 from neurotrace.interventions.controls import CONTROLS, controls_for
-from neurotrace.interventions.effects import Effects
+from neurotrace.interventions.effects import Effects, flipped
 from neurotrace.interventions.intervention import Intervention, make
-from neurotrace.interventions.kinds import Kind, parse_kind, values_at
-from neurotrace.interventions.reference import Reference
+from neurotrace.interventions.kinds import Kind, form_of, parse_kind, values_at
+from neurotrace.interventions.reference import Evidence, Reference
+from neurotrace.models.activations import Activations
+from neurotrace.models.encoding import EncodedPairs
 from neurotrace.models.hooks import ModelInfo
-from neurotrace.rankers.registry import ranker_of
+from neurotrace.models.protocol import HookedModel
+from neurotrace.rankers.registry import rank, ranker_of
+from neurotrace.rankers.training import Training
 
 DEFAULT_METHODS = ("gradient", "two_ended")
 DEFAULT_KINDS: tuple[Kind, ...] = (
@@ -32,9 +50,15 @@ DEFAULT_KINDS: tuple[Kind, ...] = (
     "steer:0.7", "steer:0.85", "steer", "steer:1.5",
 )  # fmt: skip
 QUIET = 0.04  # maximum share of training answers that a chosen candidate's controls may flip
+_HOPELESS = 0.5  # candidates below this share of the best rate on the first half are dropped
+_NEAR = 2  # candidates within this number of pairs of the best are compared on further pairs
+_CONTENDERS = 8  # maximum number of these
 _TESTED = 30  # maximum number of candidates whose controls are measured
-_TOGETHER = 4  # candidates in one call
-_DRAWS = 3  # draws of each random control, if the first flips few answers
+_TOGETHER = 4  # candidates in one call, after the first
+_FEWEST = (
+    3  # draws of each random control in one call: 0 flips of 96 put the interval below `QUIET`
+)
+_DRAWS = 6  # maximum number of draws
 
 
 @dataclass(frozen=True)
@@ -80,9 +104,14 @@ def default_ks(n_neurons: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Candidate:
+    """A ranker, a kind of intervention, and a number of its top neurons."""
+
     method: str
     kind: Kind
     k: int
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.kind} {self.k}"
 
 
 def interventions_for(
@@ -115,56 +144,250 @@ def flip_rates(effects: Effects) -> dict[Candidate, float]:
     return {Candidate(m, kind, int(k)): float(rate) for (m, kind, k), rate in means.items()}
 
 
-def choose(
-    made: Mapping[Candidate, Intervention],
-    reference: Reference,
-    measured: Callable[[list[Intervention]], Effects],
-) -> Candidate:
+Flipped = Callable[[list[Intervention]], Bool[Tensor, "intervention pair"]]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Training pairs on which candidates are measured that were ranked on other training pairs."""
+
+    made: Mapping[Candidate, Intervention]
+    reference: Reference  # of the pairs on which they were ranked
+    flipped: Flipped
+    further: Flipped | None = None  # on as many pairs again
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The chosen candidate, and the resolution of the comparison."""
+
+    candidate: Candidate
+    rates: Mapping[Candidate, float]  # share of training answers flipped
+    loud: frozenset[Candidate]  # whose controls flip more than `QUIET`
+    pairs: int  # on which the chosen one was compared
+    tied: int  # other candidates with the same rate whose controls are not known to flip more
+
+
+@dataclass(frozen=True)
+class RowFold:
+    """A fold as rows of the encoded pairs."""
+
+    number: int
+    train: list[int]
+    test: list[int]
+
+
+@dataclass(frozen=True)
+class Ground:
+    """One family's pairs and one direction, with the other families beside."""
+
+    model: HookedModel
+    own: EncodedPairs
+    others: EncodedPairs
+    evidence: Evidence  # of `own`
+    family: str
+    direction: Direction
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A fold's choice, and every candidate ranked on all of the fold's training pairs."""
+
+    fold: RowFold
+    choice: Choice
+    made: dict[Candidate, Intervention]
+    reference: Reference
+
+    @property
+    def candidate(self) -> Candidate:
+        return self.choice.candidate
+
+
+def choose_within(
+    ground: Ground, fold: RowFold, settings: StudySettings, progress: Progress = None
+) -> Chosen:
+    """Rank candidates on one half of the training groups, and choose by their flips on the other half."""
+    draw = random.Random(f"{settings.seed}/{fold.number}")
+    halves = _halves(ground, fold, settings.seed)
+    count = -(-settings.tried_on // len(halves))
+    parts = []
+    for ranked, tried in halves:
+        some = draw.sample(tried, len(tried))
+        first, more = sorted(some[:count]), sorted(some[count : 2 * count])
+        reference = ground.evidence.reference(ranked)
+        parts.append(
+            Part(
+                _candidates(ground, ranked, reference, settings), reference,
+                partial(_flipped, ground, first, {}, progress),
+                partial(_flipped, ground, more, {}, progress) if more else None,
+            )
+        )  # fmt: skip
+    choice = choose(parts)
+    reference = ground.evidence.reference(fold.train)
+    return Chosen(fold, choice, _candidates(ground, fold.train, reference, settings), reference)
+
+
+def _halves(ground: Ground, fold: RowFold, seed: int) -> list[tuple[list[int], list[int]]]:
+    """(rows to rank on, rows to measure on): each half of the training groups in turn.
+
+    A single group cannot be split: its pairs are used for both.
+    """
+    pairs = ground.own.pairs
+    groups = sorted({pairs[row].group for row in fold.train})
+    if len(groups) < 2:
+        return [(fold.train, fold.train)]
+    random.Random(f"{seed}/{fold.number}/halves").shuffle(groups)
+    first = set(groups[: len(groups) // 2])
+    own = [row for row in fold.train if pairs[row].group in first]
+    rest = [row for row in fold.train if pairs[row].group not in first]
+    return [(own, rest), (rest, own)]
+
+
+def _candidates(
+    ground: Ground, rows: Sequence[int], reference: Reference, settings: StudySettings
+) -> dict[Candidate, Intervention]:
+    """Every candidate, its neurons ranked on the pairs at `rows`."""
+    made: dict[Candidate, Intervention] = {}
+    for method in settings.methods:
+        for kind in settings.kinds:
+            together = form_of(kind).together is not None
+            if together and method == "gradient" and len(settings.methods) > 1:
+                continue  # its shift follows the two-ended slope, so its ranking does, too
+            training = Training(
+                ground.model, ground.own, ground.evidence, rows, kind, ground.direction, reference
+            )
+            for each in interventions_for(
+                rank(training, method), kind=kind, direction=ground.direction, ks=settings.ks,
+                reference=reference,
+            ):  # fmt: skip
+                made[Candidate(method, kind, len(each))] = each
+    return made
+
+
+def activations_at(ground: Ground, rows: Sequence[int]) -> Activations:
+    """Those of the pairs at `rows`."""
+    values = ground.evidence.activations.values[:, list(rows)]
+    return Activations(values, ground.own.at(rows).pairs)
+
+
+def _flipped(
+    ground: Ground, rows: Sequence[int], cleans: dict[bytes, Any], progress: Progress,
+    interventions: Sequence[Intervention],
+) -> Bool[Tensor, "intervention pair"]:  # fmt: skip
+    return flipped(
+        ground.model, ground.own.at(rows), interventions,
+        activations=activations_at(ground, rows), cleans=cleans, progress=progress,
+    )  # fmt: skip
+
+
+def choose(parts: Sequence[Part]) -> Choice:
     """The best of the candidates, by the rule in the module's docstring.
 
     Args:
-        made: each candidate's intervention, kinds in order of preference where they tie.
-        measured: performs interventions on training pairs.
+        parts: each with the same candidates, kinds in order of preference where they tie.
     """
-    rates = flip_rates(measured(list(made.values())))
-    order = sorted(made, key=lambda each: (-round(rates[each] * 200), each.k))[:_TESTED]
-    heard: dict[Candidate, list[dict[str, float]]] = {}
-    for start in range(0, len(order), _TOGETHER):
-        group = order[start : start + _TOGETHER]
-        # one draw rejects most candidates; more draws reduce the influence of chance on the others
-        for each, rate in _controls_flip(group, made, reference, measured, seed=0).items():
-            heard[each] = [rate]
-        hopeful = [each for each in group if _noise(heard[each]) <= 2 * QUIET]
-        for seed in range(1, _DRAWS) if hopeful else ():
-            found = _controls_flip(hopeful, made, reference, measured, seed=seed)
-            for each, rate in found.items():
-                heard[each].append(rate)
-        best = next((each for each in hopeful if _noise(heard[each]) <= QUIET), None)
-        if best is not None:
-            return best
-    noise = {each: _noise(rates_of) for each, rates_of in heard.items()}
-    return max(noise, key=lambda each: rates[each] - noise[each])
+    made = [each for each in parts[0].made if all(each in part.made for part in parts)]
+    tallies = {each: _Tally() for each in made}
+    for part in parts:
+        least = _HOPELESS * max(tally.rate for tally in tallies.values())
+        hopeful = [each for each in made if tallies[each].rate >= least]
+        _try(tallies, hopeful, [(part, part.flipped)])
+    order = _ordered(tallies)
+    bar = max(tally.rate - _NEAR / tally.count for tally in tallies.values())
+    near = [each for each in order if tallies[each].rate >= bar][:_CONTENDERS]
+    further = [(part, part.further) for part in parts if part.further]
+    if len(near) > 1 and further:
+        _try(tallies, near, further)
+        order = _ordered(tallies)
+    controls = _Controls(parts)
+    best = controls.first_quiet(order[:_TESTED])
+    if best is None:  # all controls flip too many: the largest rate beyond that of its controls
+        best = max(controls.heard, key=lambda each: tallies[each].rate - controls.loudest(each))
+    loud = frozenset(each for each in controls.heard if controls.loudest(each) > QUIET)
+    equal = [each for each in made if tallies[each].step == tallies[best].step and each not in loud]
+    rates = {each: tally.rate for each, tally in tallies.items()}
+    return Choice(best, rates, loud, tallies[best].count, len(set(equal) - {best}))
 
 
-def _controls_flip(
+@dataclass(frozen=True)
+class _Tally:
+    hits: int = 0
+    count: int = 0
+
+    @property
+    def rate(self) -> float:
+        return self.hits / self.count if self.count else 0.0
+
+    @property
+    def step(self) -> int:
+        """In half percentage points: rates in the same step are equal."""
+        return round(self.rate * 200)
+
+    def plus(self, answers: Bool[Tensor, " pair"]) -> _Tally:
+        return _Tally(self.hits + int(answers.sum()), self.count + len(answers))
+
+
+def _ordered(tallies: Mapping[Candidate, _Tally]) -> list[Candidate]:
+    return sorted(tallies, key=lambda each: (-tallies[each].step, each.k))
+
+
+def _try(
+    tallies: dict[Candidate, _Tally],
     candidates: Sequence[Candidate],
-    made: Mapping[Candidate, Intervention],
-    reference: Reference,
-    measured: Callable[[list[Intervention]], Effects],
-    *,
-    seed: int,
-) -> dict[Candidate, dict[str, float]]:
-    """Candidate -> share of answers that each kind of control flips."""
-    controls = []
-    for place, each in enumerate(candidates):
-        for control in controls_for(made[each], reference=reference, seeds=(seed,)):
-            if control.role in CONTROLS:
-                controls.append(replace(control, label=str(place)))
-    table = measured(controls).to_frame()
-    rates = table.groupby(["label", "role"])["answers"].mean()
-    return {each: rates[str(place)].to_dict() for place, each in enumerate(candidates)}
+    parts: Sequence[tuple[Part, Flipped]],
+) -> None:
+    for part, flips in parts:
+        found = flips([part.made[each] for each in candidates])
+        for each, answers in zip(candidates, found, strict=True):
+            tallies[each] = tallies[each].plus(answers)
 
 
-def _noise(draws: Sequence[Mapping[str, float]]) -> float:
-    """The largest flip rate of the kinds of control, each a mean over its draws."""
-    return max(sum(draw[role] for draw in draws) / len(draws) for role in draws[0])
+class _Controls:
+    """Flip rates of candidates' controls on training pairs; more draws where they are in doubt."""
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        self.parts = parts
+        self.heard: dict[Candidate, dict[str, _Tally]] = {}
+        self.drawn: dict[Candidate, int] = {}
+
+    def first_quiet(self, order: Sequence[Candidate]) -> Candidate | None:
+        """The first candidate whose controls flip at most `QUIET`."""
+        self._draw(order[:1], _FEWEST)
+        for start, end in pairwise([0, *range(1, len(order), _TOGETHER), len(order)]):
+            group = order[start:end]
+            if start:
+                self._draw(group, 1)
+            for each in group:
+                while not self._settled(each) and self.drawn[each] < _DRAWS:
+                    self._draw([each], min(_FEWEST, _DRAWS - self.drawn[each]))
+                if self.loudest(each) <= QUIET:
+                    return each
+        return None
+
+    def loudest(self, candidate: Candidate) -> float:
+        """The largest flip rate of the four kinds of control, over all draws."""
+        return max(tally.rate for tally in self.heard[candidate].values())
+
+    def _settled(self, candidate: Candidate) -> bool:
+        """Whether the 95 % intervals are all below `QUIET`, or one is above."""
+        ends = [share_interval(each.hits, each.count) for each in self.heard[candidate].values()]
+        return any(low > QUIET for low, _ in ends) or all(high <= QUIET for _, high in ends)
+
+    def _draw(self, candidates: Sequence[Candidate], times: int) -> None:
+        """Draw each random control this number of times more."""
+        for part in self.parts:
+            owned = [
+                (each, control)
+                for each in candidates
+                for control in controls_for(
+                    part.made[each], reference=part.reference,
+                    seeds=range(self.drawn.get(each, 0), self.drawn.get(each, 0) + times),
+                )
+                if control.role in CONTROLS
+            ]  # fmt: skip
+            found = part.flipped([control for _, control in owned])
+            for (each, control), answers in zip(owned, found, strict=True):
+                tallies = self.heard.setdefault(each, {})
+                tallies[control.role] = tallies.get(control.role, _Tally()).plus(answers)
+        for each in candidates:
+            self.drawn[each] = self.drawn.get(each, 0) + times

@@ -36,10 +36,12 @@ from neurotrace.models.protocol import HookedModel
 from neurotrace.rankers.exact import exact
 from neurotrace.rankers.registry import rank
 from neurotrace.rankers.training import Training
-from neurotrace.studies.held_out import Example, Flip, Ground, Proved, RowFold, flip_record, prove
+from neurotrace.studies.held_out import Example, Flip, Proved, flip_record, prove
 from neurotrace.studies.selection import (
     DEFAULT_KINDS,
     DEFAULT_METHODS,
+    Ground,
+    RowFold,
     StudySettings,
     default_ks,
     interventions_for,
@@ -94,11 +96,14 @@ class Study(Shown):
         return pd.DataFrame([flip.__dict__ for flip in self.flips])
 
     def _view(self) -> View:
-        columns = ("family", "direction", "chosen", "k", "flipped", "95 %", "controls", "damage")
+        columns = (
+            "family", "direction", "chosen", "k", "flipped", "95 %", "controls", "p", "regret", "damage"
+        )  # fmt: skip
         rows = [
             (flip.family, spoken(flip.direction), f"{flip.method}, {flip.intervention}",
              flip.k, rate(flip.answers), f"{flip.answers_ci[0]:.0%}–{flip.answers_ci[1]:.0%}",
-             f"≤ {flip.control_answers:.1%}",
+             f"≤ {flip.control_answers:.1%}, worst draw {max(flip.controls_worst.values()):.1%}",
+             f"{flip.random_p:.2g}", "–" if flip.regret is None else f"{flip.regret:+.1%}",
              None if flip.damage_kl is None else f"{flip.damage_kl:.3f}")
             for flip in self.selected()
         ]  # fmt: skip

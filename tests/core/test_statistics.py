@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from neurotrace.core.statistics import mean_interval, rate_interval
+from neurotrace.core.statistics import mean_interval, rate_interval, share_interval
 
 
 def test_an_interval_covers_as_often_as_it_says():
@@ -20,6 +21,12 @@ def test_an_interval_covers_as_often_as_it_says():
             covered[level] += low < 0 < high
     assert covered[0.95] == pytest.approx(190, abs=13)
     assert covered[0.8] == pytest.approx(160, abs=20)
+
+
+@pytest.mark.parametrize(("hits", "count"), [(0, 7), (7, 7), (1, 96), (30, 31), (5, 12)])
+def test_the_interval_of_a_share_is_scipys(hits, count):
+    found = stats.binomtest(hits, count).proportion_ci(0.95, method="wilson")
+    assert share_interval(hits, count) == (pytest.approx(found.low), pytest.approx(found.high))
 
 
 def test_a_rate_without_spread_is_bounded_by_its_groups():

@@ -37,6 +37,8 @@ MARGIN = ("tests/answers/test_circuits.py",)
 CALIBRATION = ("tests/answers/test_trust.py",)
 SWEEPS = ("tests/sweeps/test_sweeps.py",)
 STUDY = ("tests/studies/test_study.py",)
+SELECTION = ("tests/studies/test_selection.py",)
+VERDICT = ("tests/studies/test_verdict.py",)
 
 MUTATIONS = (
     # signs
@@ -130,6 +132,25 @@ MUTATIONS = (
              "if rate in (2.0, 3.0):", INTERVALS),
     Mutation("family-wise p is the single one", "core/statistics.py",
              "highest = sums.cummax(dim=1).values.maximum(peak[:, None])", "highest = sums", STATISTICS),
+    Mutation("p ends where the flips end", "core/statistics.py",
+             "p[rare] = sign_flip_tail(values[:, rare])", "p[rare] = p[rare]", STATISTICS),
+    # decisions
+    Mutation("the verdict compares estimates", "studies/verdict.py",
+             "return self.low >= self.bar if self.above else self.high <= self.bar",
+             "return self.rate >= self.bar if self.above else self.rate <= self.bar", VERDICT),
+    Mutation("candidates are compared on what ranked them", "studies/selection.py",
+             "if len(groups) < 2:", "if groups:", SELECTION),
+    Mutation("near ties get no further pairs", "studies/selection.py",
+             "if len(near) > 1 and further:", "if len(near) > 99 and further:", SELECTION),
+    Mutation("a control is never in doubt", "studies/selection.py",
+             "return any(low > QUIET for low, _ in ends) or all(high <= QUIET for _, high in ends)",
+             "return True", SELECTION),
+    Mutation("controls don't count in the choice", "studies/selection.py",
+             "if self.loudest(each) <= QUIET:", "if self.heard:", SELECTION),
+    Mutation("the regret compares unlike pairs", "studies/held_out.py",
+             "if len(part) == len(chosen) and allowed(candidate):", "if allowed(candidate):", SELECTION),
+    Mutation("p may be 0", "studies/held_out.py", "return (1 + sum(", "return (0 + sum(", SELECTION),
+    Mutation("one random circuit", "answers/judging.py", "DRAWS = 20", "DRAWS = 1", CALIBRATION),
     # rankers
     Mutation("the gradient forgets where it goes", "rankers/gradient.py",
              "        total += (targets.changes(rows, values) * slopes).sum(dim=0)\n    return Scores(\n",

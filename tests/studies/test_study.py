@@ -21,7 +21,7 @@ from neurotrace.models.identity import model_identity
 from neurotrace.results import run as runs
 from neurotrace.results.report import figures
 from neurotrace.studies.held_out import _kept, flip_record
-from neurotrace.studies.selection import Candidate, choose, default_ks
+from neurotrace.studies.selection import default_ks
 from neurotrace.studies.verdict import Rule, verdicts_of
 
 
@@ -36,6 +36,11 @@ def test_it_finds_the_planted_neuron_and_flips_everything(study):
         assert flip.control_answers == 0.0
         assert flip.controls["other_donor"] == 1.0  # the behaviour is copied, not the item
         assert flip.damage_kl >= 0
+        assert flip.random_p == 1 / 20  # none of 19 draws of random neurons flips as many
+        assert set(flip.controls_worst.values()) == {0.0}
+        assert flip.chosen_on == 9  # of nine training pairs
+        assert (flip.regret, flip.regret_ci) == (0.0, (0.0, 0.0))
+        assert flip.compared >= 4
         assert 0.7 < flip.answers_ci[0] < flip.answers_ci[1] <= 1
     for (_, method, direction), scores in study.scores.items():
         assert scores.top(1, direction=direction) == (PLANTED,), method
@@ -99,46 +104,6 @@ def test_split_by_template_too(model, encoded):
     )
     assert found.split == "group+template"
     assert all(flip.answers == 1.0 and flip.n == 12 for flip in found.selected())
-
-
-def test_choice_prefers_quiet_controls_then_few_neurons(model, encoded):
-    """Flip and control rates are made up here: the rule is what is tested."""
-    import pyarrow as pa
-
-    reference = nt.reference(model, encoded)
-    rates = {  # kind, k: share flipped, share that its controls flip
-        ("shift:9", 8): (1.0, 0.5), ("patch", 8): (0.97, 0.0), ("patch", 4): (0.968, 0.0),
-        ("patch", 2): (0.9, 0.0), ("zero", 8): (0.2, 0.0),
-    }  # fmt: skip
-    made = {
-        Candidate("gradient", kind, k): replace(
-            interventions.make(
-                kind, [nt.Neuron(1, i) for i in range(k)], reference, direction="to_reasoning"
-            ),
-            label="gradient",
-        )
-        for kind, k in rates
-    }
-
-    def measured(some):
-        # a sign control keeps its intervention's kind: it tells whose controls these are
-        kinds = {each.label: each.kind for each in some if each.role == "sign"}
-        rows = []
-        for each in some:
-            kind = kinds.get(each.label, each.kind)
-            flipped = rates[kind, len(each)][each.role != "selected"]
-            rows += [
-                {"label": each.label, "intervention": each.kind, "role": each.role,
-                 "k": len(each), "answers": place < flipped * 1000}
-                for place in range(1000)
-            ]  # fmt: skip
-        return nt.Effects(pa.Table.from_pylist(rows))
-
-    assert choose(made, reference, measured) == Candidate("gradient", "patch", 4)
-    for key in rates:
-        rates[key] = (rates[key][0], 0.5)
-    # nobody is quiet: what flips most beyond its controls
-    assert choose(made, reference, measured) == Candidate("gradient", "shift:9", 8)
 
 
 def test_default_sizes_are_at_most_one_percent_and_64():
@@ -233,6 +198,28 @@ def test_a_run_reads_back_and_its_report_is_written_again(study, model, tmp_path
     saved(study, model, tmp_path, overwrite=True)  # without an explorer the old one must go
     assert nt.load_run(tmp_path).explorer is None
     assert "#explorer" not in (tmp_path / "report.html").read_text()
+
+
+def test_the_report_states_controls_choice_and_regret(study, model, tmp_path):
+    run = saved(study, model, tmp_path)
+    page = " ".join((tmp_path / "report.html").read_text().split())
+    assert "worst 0.0%" in page
+    assert "<td>0.05</td>" in page
+    assert "on at least 9 training pairs in each fold, ranked on others: one pair is 11.1%" in page
+    # a run of an earlier version has none of it
+    new = {
+        "controls_worst",
+        "random_p",
+        "regret",
+        "regret_ci",
+        "best",
+        "compared",
+        "chosen_on",
+        "tied",
+    }
+    flips = [{k: v for k, v in flip.items() if k not in new} for flip in run.summary["flips"]]
+    old = replace(run, summary=run.summary | {"flips": flips})
+    assert "worst 0.0%" not in nt.write_report(old)
 
 
 def test_detectors_show_where_a_run_has_them(study, model, tmp_path):
