@@ -22,7 +22,6 @@ EFFECTS = (
     "tests/interventions/test_effects.py::test_other_donor_takes_another_pairs_values",
 )
 RANKERS = ("tests/rankers/test_rankers.py",)
-CHOSEN = ("tests/studies/test_leakage.py",)
 TRUST = ("tests/answers/test_leakage.py",)
 ENVIRONMENTS = ("tests/detectors/test_environments.py",)
 WEIGHTS = "tests/detectors/test_weights.py::"
@@ -138,6 +137,17 @@ MUTATIONS = (
     Mutation("the verdict compares estimates", "studies/verdict.py",
              "return self.low >= self.bar if self.above else self.high <= self.bar",
              "return self.rate >= self.bar if self.above else self.rate <= self.bar", VERDICT),
+    Mutation("neurons are ranked on held-out pairs too", "studies/selection.py",
+             "_candidates(ground, fold.train, reference, settings), reference)",
+             "_candidates(ground, fold.train + fold.test, reference, settings), reference)", SELECTION),
+    Mutation("means are of held-out pairs too", "studies/selection.py",
+             "reference = ground.evidence.reference(fold.train)",
+             "reference = ground.evidence.reference(fold.train + fold.test)", SELECTION),
+    Mutation("the halves share groups", "studies/selection.py",
+             "rest = [row for row in fold.train if pairs[row].group not in first]",
+             "rest = list(fold.train)", SELECTION),
+    Mutation("each half is tried on itself", "studies/selection.py",
+             "return [(own, rest), (rest, own)]", "return [(own, own), (rest, rest)]", SELECTION),
     Mutation("candidates are compared on what ranked them", "studies/selection.py",
              "if len(groups) < 2:", "if groups:", SELECTION),
     Mutation("near ties get no further pairs", "studies/selection.py",
@@ -183,6 +193,12 @@ MUTATIONS = (
              "cache = self.parts.model(ids[:, : start - 1], use_cache=True).past_key_values", ENGINE),
     Mutation("blocks below the change run on", "engine/engine.py",
              "yield block, _always(constant)", "yield block, block.forward", ENGINE),
+    # sweeps on disk
+    Mutation("a broken part counts as whole", "sweeps/parts.py",
+             "return seal is not None and zlib.crc32(raw[: -len(footer)]) == int(seal[1], 16)",
+             "return seal is not None", (SWEEPS[0] + "::test_broken_parts_are_named_and_done_again",)),
+    Mutation("another sweep is resumed", "sweeps/manifest.py", "    if found:\n        more",
+             "    if not found:\n        more", (SWEEPS[0] + "::test_another_sweep_is_refused_by_name",)),
     # trust
     Mutation("the circuit is found on what is judged", "answers/judging.py",
              "found = slopes(model, data.first, progress=progress)",

@@ -129,12 +129,13 @@ def test_a_doubtful_control_is_drawn_again(made):
 def test_what_ranked_is_not_what_is_tried(monkeypatch):
     """A ranker that only knows the pairs it has seen wins on them, and flips nothing else."""
     pairs = [SimpleNamespace(group=str(number // 2)) for number in range(40)]
-    asked = []
+    asked, referred = [], []
 
     class Evidence:
         activations = SimpleNamespace(values=torch.zeros(2, 40, 1, 8))
 
         def reference(self, rows):
+            referred.append(list(rows))
             return SimpleNamespace(norms=torch.ones(1, 8))
 
     class Pairs:
@@ -176,7 +177,9 @@ def test_what_ranked_is_not_what_is_tried(monkeypatch):
         assert found.candidate.method == "general"
         assert found.choice.rates[Candidate("by_heart", "patch", 1)] == 0.0
         assert found.made[found.candidate].label.count(",") == 31  # ranked again on all of them
-    assert all(set(rows) <= set(range(8, 40)) for rows in asked)  # and no held-out pair was asked
+    # no held-out pair was asked, nor are its activations in a mean
+    assert all(set(rows) <= set(range(8, 40)) for rows in [*asked, *referred])
+    assert list(range(8, 40)) in referred
 
 
 def test_the_halves_part_the_groups():
