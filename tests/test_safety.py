@@ -16,11 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from commands import neurotrace
-from planted import planted_model, planted_pairs
+from planted import planted_pairs
 
 import neurotrace as nt
 from neurotrace.core.errors import InputError
-from neurotrace.models.hooks import twin
 from neurotrace.sweeps.cost import config_from_file, shape_of
 from neurotrace.sweeps.estimate import estimate
 from neurotrace.sweeps.layout import Shard
@@ -101,13 +100,8 @@ def test_pickles_under_other_names_do_not_run(tmp_path, mark):
 
 
 @pytest.fixture(scope="module")
-def asked(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("planted")
-    twin(planted_model(folder)).save_pretrained(folder)
-    (folder / "pairs.jsonl").write_text(
-        "".join(json.dumps(pair.__dict__) + "\n" for pair in planted_pairs())
-    )
-    return nt.Sweep(str(folder), (str(folder),), part_rows=100, threads=1)
+def asked(planted_folder):
+    return nt.Sweep(str(planted_folder), (str(planted_folder),), part_rows=100, threads=1)
 
 
 def test_parts_are_data_and_stay_in_their_folder(asked, tmp_path, mark):

@@ -15,7 +15,7 @@ def compare(
     second: Annotated[Path, typer.Argument(help="Another one.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON line a row.")] = False,
 ) -> None:
-    """Compare two runs: neurons and flips, each beside its chance level."""
+    """The same neurons? The same flips? With what chance would give beside each."""
     quiet()
     from rich.console import Console
 

@@ -1,4 +1,4 @@
-"""The compared detectors, by their names in tables and figures."""
+"""The detectors that are compared, by the name that tables and figures give them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Environments = Literal["", "generated", "known"]
 
 @dataclass(frozen=True)
 class Entry:
-    """How a detector is made, and its training data.
+    """How a detector is made and what it learns from.
 
     Args:
         cls, options: its class and the parameters that make it this detector.
-        learns: the features that it is fitted on.
-        environments: for an invariant one: generated from the rows, or the known ones.
+        learns: what it is fitted on.
+        environments: of an invariant one: generated from the rows or the known ones.
         restandardised: its features are standardised again within each task.
         choosable: `nt.detect` may fit it on all prompts and save it.
     """
@@ -71,5 +71,5 @@ def named(learns: Learns) -> dict[str, Entry]:
     return {name: entry for name, entry in DETECTORS.items() if entry.learns == learns}
 
 
-# by their names in saved files
+# by the name that saved files give them
 CLASSES: dict[str, type[Detector]] = {entry.cls.__name__: entry.cls for entry in DETECTORS.values()}

@@ -27,7 +27,7 @@ def prefix_of(engine: Engine, ids: Int[Tensor, "prompt pos"]) -> Prefix | None:
     if engine.path == "naive" or ids.shape[1] == 1:
         return None
     unembed: Any = engine.parts.unembedding
-    with torch.no_grad(), overridden([(unembed, lambda x: x[..., :1])]):  # no logits needed
+    with torch.no_grad(), overridden([(unembed, lambda x: x[..., :1])]):  # no logits wanted
         ids = ids.to(engine.parts.device)
         cache = engine.parts.model(ids[:, :-1], use_cache=True).past_key_values
     # the frozen form: the shared attention writes into buffers that autograd does not track

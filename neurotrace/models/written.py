@@ -1,16 +1,16 @@
-"""The vector that a neuron writes: derivative of the residual stream behind its block by its activation.
+"""What a neuron writes: how the residual stream behind its block moves with its activation.
 
-In most families this is the neuron's `W_out` row. If a norm, a multiplier or more of the block is
-between the MLP's output m and the residual stream h (Gemma 2, OLMo 2, Granite, …), it is
+In most families that is the neuron's `W_out` row. Where a norm, a multiplier or more of the block
+stands between the MLP's output m and the residual stream h (Gemma 2, OLMo 2, Granite, …), it is
 
     written_i = dh/da_i = (dh/dm) W_out[i]
 
-with the map dh/dm at a run, so the vector depends on the run. It is found by differentiating the
-model's own code, never by a family's name: a zero is added to the output of each down projection at the
-last position, and the residual stream behind the block is differentiated by it.
+the map dh/dm taken at a run: the direction is the run's own. It is found by differentiating the
+model's own code, never by a family's name: a zero is added to what each down projection returns, at
+the last position, and the residual stream behind the block is differentiated by it.
 
-`is_plain` measures, once for each model, whether dh/dm is the identity in every block and each block
-passes the stream on unchanged. Then the vectors are the weights' rows, bit for bit, at no cost.
+`is_plain` finds out, once a model, whether dh/dm is the identity in every block and each block hands
+the stream on as it is. Then the rows are the weights' own, bit for bit, and cost nothing.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from neurotrace.models.hooks import down_projections, inspect_model, w_out, writ
 from neurotrace.models.protocol import HookedModel
 from neurotrace.models.sites import final_residual_slope
 
-_CHUNK = 2**22  # numbers in one tensor when many vectors are computed together
+_CHUNK = 2**22  # numbers in one tensor, while many directions are carried on together
 _plain: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
 
 
 def is_plain(model: HookedModel) -> bool:
-    """Whether each neuron writes its `W_out` row, and blocks pass the residual stream on unchanged.
+    """Whether each neuron writes its `W_out` row, and blocks hand the residual stream on unchanged.
 
-    Measured on the model, once: vectors must pass through a block unchanged in every entry.
+    Measured on the model, once: directions must come through a block as they are, in every entry.
     """
     if model not in _plain:
         _plain[model] = _measured_plain(model)
@@ -68,7 +68,7 @@ def _measured_plain(model: HookedModel) -> bool:
 def written_rows(
     model: HookedModel, ids: Int[Tensor, "batch pos"]
 ) -> Iterator[Float[Tensor, "batch neuron d_model"]]:
-    """The vector that each neuron writes at the last position, layer by layer, float32 on the CPU."""
+    """What each neuron of a layer writes at the last position, layer by layer, float32 on the CPU."""
     if is_plain(model):
         for layer in range(inspect_model(model).n_layers):
             yield w_out(model, layer).float().cpu().expand(len(ids), -1, -1)
@@ -84,9 +84,10 @@ def direct_slopes(
 ) -> tuple[Float[Tensor, "batch layer neuron"], Float[Tensor, "batch layer d_model"]]:
     """Activations, and d metric / d (what each layer's MLP returns) by the direct path, last position.
 
-    The direct path: the rest of the MLP's own block, the operations of later blocks on the residual
-    stream itself (none, in most families), the final norm and the unembedding. Later attentions and
-    MLPs are held constant: in later blocks the results of all matrix products are constants.
+    The direct path: what stands behind the MLP in its own block, whatever later blocks do to the
+    residual stream itself (nothing, in most families), the final norm and the unembedding. What later
+    attentions and MLPs make of it is held as it is in the run: in later blocks the results of all
+    matrix products are constants.
     """
     info = inspect_model(model)
     if is_plain(model):
@@ -107,7 +108,7 @@ def pair_norms(
 ) -> Float[Tensor, "pair layer neuron"]:
     """||written_i|| of each pair: the root mean square of its two runs, at the read position.
 
-    One row for all pairs if neurons write their `W_out` rows in every run.
+    One row for all pairs where neurons write their `W_out` rows at every run.
     """
     if is_plain(model):
         return write_norms(model)[None]
@@ -122,20 +123,20 @@ def pair_norms(
 
 
 def over_pairs(norms: Float[Tensor, "pair layer neuron"]) -> Float[Tensor, "layer neuron"]:
-    """One number per neuron: the root mean square over pairs."""
+    """One number a neuron: the root mean square over pairs."""
     return norms[0] if len(norms) == 1 else norms.square().mean(dim=0).sqrt()
 
 
 def written_norms(
     model: HookedModel, encoded: EncodedPairs, *, progress: Progress = None
 ) -> Float[Tensor, "layer neuron"]:
-    """||written_i||, the root mean square over both runs of the pairs; ||W_out row|| if they are equal."""
+    """||written_i||, the root mean square over both runs of the pairs; ||W_out row|| where that is it."""
     return over_pairs(pair_norms(model, encoded, progress=progress))
 
 
 @dataclass(frozen=True)
 class MeanWritten:
-    """Mean written vectors over runs: dh/dm is averaged, the rows are the weights'."""
+    """What each neuron writes on the average over runs: dh/dm is averaged, the rows are the weights'."""
 
     model: HookedModel
     maps: Float[Tensor, "layer d_model d_model"] | None  # None: the identity
@@ -163,15 +164,15 @@ def mean_written(
 
 
 class _Tail(NamedTuple):
-    """One block at the last position: d stream / d zero is the map behind its MLP."""
+    """One block at the last position: d stream / d zero is what stands behind its MLP."""
 
     stream: Float[Tensor, "batch d_model"]  # the residual stream behind the block
-    zero: Float[Tensor, "batch d_model"]  # the zero that was added to the MLP's output
+    zero: Float[Tensor, "batch d_model"]  # the zero that was added to what the MLP returned
 
 
 @dataclass(frozen=True)
 class _Modules:
-    """The modules for hooks, and a pass that calls them: the suffix engine's or TransformerLens'."""
+    """Where hooks go, and a pass that calls them: the suffix engine's or TransformerLens' modules."""
 
     projections: Sequence[nn.Module]
     blocks: Sequence[nn.Module]
@@ -198,7 +199,7 @@ def _modules(model: HookedModel) -> _Modules:
 
 
 def _nudged(y: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """(`y` with a zero added at the last position, the zero); `y` may be flattened."""
+    """(`y` with a zero added at the last position, the zero), where `y` may be flattened."""
     seen = y.reshape(count, -1, y.shape[-1])
     zero = torch.zeros_like(seen[:, -1], requires_grad=True)
     changed = torch.cat([seen[:, :-1], (seen[:, -1] + zero)[:, None]], dim=1)
@@ -257,8 +258,8 @@ def _direct_path(
 class _Held(TorchFunctionMode):
     """While `inside` a block: the results of matrix products are constants.
 
-    Attention and MLP begin and end with such products, so the remaining derivative is that of the
-    block's operations on the residual stream itself.
+    Attention and MLP begin and end with such products, so that what is left to differentiate is what
+    the block does to the residual stream itself.
     """
 
     _PRODUCTS = frozenset(
@@ -287,7 +288,7 @@ def _squares(tail: _Tail, rows: Float[Tensor, "row d_model"]) -> Float[Tensor, "
 def _parts(
     tail: _Tail, rows: Float[Tensor, "row d_model"]
 ) -> Iterator[Float[Tensor, "row batch d_model"]]:
-    """A product with the transposed map is linear in its other factor; the derivative is the map."""
+    """A product with the transposed map is linear in its other factor, whose slope is the map itself."""
     stream, zero = tail
     other = torch.zeros_like(stream, requires_grad=True)
     with torch.enable_grad():

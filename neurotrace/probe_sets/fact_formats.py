@@ -1,15 +1,15 @@
-"""Formats whose records are facts: the true answer, and another one for a context to state.
+"""Formats whose records are facts: what the model knows, and another answer that a context states.
 
     mquake             `requested_rewrite` (several), `questions`, `answer`, `new_answer`
     counterfact        `requested_rewrite` with prompt, subject, target_true, target_new; or these flat
-    comp-mech          `base_prompt`, and `prompt`, which contains its context
+    comp-mech          `base_prompt`, and `prompt`, which holds its context already
     easyedit           `prompt, subject, ground_truth, target_new`
     known-facts        ROME's known_1000: `subject, attribute, template`; no wrong answer
     lre                relations: `samples` of `subject` and `object` with `prompt_templates`
     pararel            `sub_label, obj_label` and patterns, `[X] was born in [Y].`
     function-vectors   `input, output`: a list of examples
 
-If a file has no wrong answer, the right answer of another record of the same relation is used.
+Where a file names no wrong answer, it is the right one of another record of the same relation.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ def pararel(rows: Sequence[Row], options: Options) -> Made:
 
 
 def comp_mech(rows: Sequence[Row], options: Options) -> Made:
-    """The question alone asks for memory; the question after its context asks for the context's answer."""
+    """The question alone asks memory; behind its context, the context."""
     for number, row in enumerate(rows, 1):
         question, prompt = row.text("base_prompt").rstrip(), row.text("prompt").rstrip()
         true, new = (row.texts(name, sets=options.sets) for name in ("target_true", "target_new"))
@@ -194,7 +194,7 @@ def comp_mech(rows: Sequence[Row], options: Options) -> Made:
 
 
 def function_vectors(rows: Sequence[Row], options: Options) -> Made:
-    """Four examples and the question; in the reasoning prompt one example gives the item another answer.
+    """Four examples and the question, of which the reasoning prompt states another answer to the item.
 
     The other examples are of other items, the same on both sides.
     """
@@ -231,7 +231,7 @@ def function_vectors(rows: Sequence[Row], options: Options) -> Made:
 
 
 def mquake(rows: Sequence[Row], options: Options) -> Made:
-    """The edits, then a question that needs several of them; three wordings of each question."""
+    """The edits stated, then a question that takes several of them; three wordings of each question."""
     template = "In this story, {fact} In [real life|the story]: {question} Answer:"
     for number, row in enumerate(rows, 1):
         edits = [
@@ -279,7 +279,7 @@ def _rewrite(row: Row) -> Row:
 
 
 def _causal(pattern: str) -> str:
-    """``[X] was born in [Y].`` -> ``[X] was born in``; empty if the object is not at the end."""
+    """``[X] was born in [Y].`` -> ``[X] was born in``; empty: the object isn't at the end."""
     before, found, after = pattern.strip().rpartition("[Y]")
     fits = found and not after.strip(" .!") and "[X]" in before and "[Y]" not in before
     return before.strip() if fits else ""
@@ -302,7 +302,7 @@ def _by(rows: Sequence[Row], key: Any) -> Iterator[tuple[str, list[tuple[int, Ro
 
 
 def _with_wrong(facts: Iterable[Fact], what: str) -> list[Fact]:
-    """The facts of one relation, each with another's answer as the new one; left out without one."""
+    """The facts of one relation, each with another's answer as the new one; else it is left out."""
     given = list(facts)
     answers = [fact.true.strip() for fact in given]
     if len(set(answers)) < 2:
@@ -321,7 +321,7 @@ def _some(facts: list[Fact]) -> list[Fact]:
 
 
 def _named_apart(made: Made, wordings: int) -> Made:
-    """Each wording of the question is a template: the fact's id ends with the wording's number."""
+    """Wordings of the question are templates, too: the fact's id ends with the wording's number."""
     for where, record in made:
         if wordings > 1:
             place = record["id"].removesuffix(f"-{record['template']}").rpartition("-")[2]

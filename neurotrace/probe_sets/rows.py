@@ -1,7 +1,7 @@
-"""A row of another tool's file: cells read without guessing, facts put into contexts.
+"""A row of somebody's file, and what becomes of it: cells read without guessing, facts put into contexts.
 
-An invalid cell raises an error that names its line: an empty cell, a list, a number where text is
-needed, a prompt that already contains the context that would be added.
+What a cell can't mean is refused with the line that it stands in: an empty cell, a list, a number where
+text is needed, a prompt that already holds the context into which it would be put.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _PLACEHOLDERS = ("<|endoftext|>", "</s>", "<unk>", "[MASK]")
 
 @dataclass(frozen=True)
 class Options:
-    """Options: facts about a file that it does not contain.
+    """What a file doesn't say about itself.
 
     clean           the side that the clean prompt is: ``"memorization"`` or ``"reasoning"``
     tokenizer       the one that made the token ids
@@ -63,7 +63,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Row:
-    """A record with its place in the file; every reader raises an `InputError` that names the place."""
+    """A record with the place where it stands; every reader raises `InputError` that names it."""
 
     where: str
     cells: Mapping[str, Any]
@@ -75,17 +75,17 @@ class Row:
         )
 
     def text(self, name: str) -> str:
-        """A cell that must be text, unchanged."""
+        """A cell that must be text, as it stands."""
         value = self._cell(name)
         if (kind := no_text(value)) is not None:
             raise InputError(f"{self.where}: {name!r} is {kind}; expected text that is not empty")
         return str(value)
 
     def texts(self, name: str, *, sets: str = "refuse") -> str:
-        """An answer: text, CounterFact's ``{"str": text}``, or a list of one.
+        """An answer: text, CounterFact's ``{"str": text}``, or a list, of which one is meant.
 
         Args:
-            sets: for several answers: ``"first"`` or ``"refuse"``.
+            sets: ``"first"``: of several the first; ``"refuse"``.
         """
         value = self._cell(name)
         if isinstance(value, Mapping) and "str" in value:
@@ -106,7 +106,7 @@ class Row:
         return text
 
     def number(self, name: str) -> int:
-        """A whole number, also as a CSV's text."""
+        """A whole number, also one that a CSV holds as text."""
         value = self._cell(name)
         if isinstance(value, str) and re.fullmatch(r"\s*\d+\s*", value):
             value = int(value)
@@ -115,7 +115,7 @@ class Row:
         return value
 
     def label(self, name: str, default: str) -> str:
-        """An id or a name: text, or a number."""
+        """An id or a name: text, or a number that serves as one."""
         if name not in self:
             return default
         value = self.cells[name]
@@ -131,7 +131,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Fact:
-    """A sentence without its ending, the true ending and another one."""
+    """A sentence without its end, the true end and another one."""
 
     row: Row
     id: str
@@ -147,7 +147,7 @@ Made = Iterator[tuple[str, dict[str, Any]]]  # (where, a record of PAIR_FIELDS)
 
 @dataclass(frozen=True)
 class Format:
-    """A layout of another tool's files.
+    """A layout of somebody's files.
 
     Attributes:
         make: (rows, options) -> the pairs' records, each with its row's place.
@@ -174,7 +174,7 @@ def facts_in_contexts(facts: Iterable[Fact], options: Options) -> Made:
 
 
 def filled(row: Row, prompt: str, subject: str) -> str:
-    """The prompt with its subject in the place of ``{}``; unchanged if it names the subject."""
+    """The prompt with its subject in the place of ``{}``; as it is where it names the subject."""
     if "{}" in prompt:
         return prompt.replace("{}", subject).strip()
     if subject in prompt:
@@ -185,7 +185,7 @@ def filled(row: Row, prompt: str, subject: str) -> str:
 
 
 def refuse_stated(row: Row, prompt: str, new: str, subject: str = "") -> None:
-    """Raise if a prompt already contains a context, because it must not be put into another one."""
+    """A prompt that holds the context already must not be put into another one."""
     before, found, after = prompt.rpartition(new)
     asked = re.sub(r"^\W+|\W+$", "", after)
     repeated = bool(found and asked) and asked in before
@@ -200,9 +200,9 @@ def refuse_stated(row: Row, prompt: str, new: str, subject: str = "") -> None:
 
 
 def wrong_answers(rows_: Sequence[Row], answers: Sequence[str], what: str) -> list[str | None]:
-    """For each row another row's answer: the next one such that neither answer begins with the other.
+    """For each row another row's answer: the next in the list that neither begins with the other.
 
-    None if all rows of the relation have the same answer.
+    None where all rows of the relation have the same answer.
     """
     distinct = list(dict.fromkeys(answers))
     found: list[str | None] = []
@@ -224,11 +224,11 @@ def wrong_answers(rows_: Sequence[Row], answers: Sequence[str], what: str) -> li
 
 
 def follows(prompt: str, answer: str) -> str:
-    """The answer as it follows the prompt: after a space, unless it or the prompt has one."""
+    """The answer as it follows the prompt: after a space, unless it or the prompt brings its own."""
     return answer if answer[:1].isspace() or prompt[-1:].isspace() else f" {answer}"
 
 
 def id_of(row: Row, number: int, subject: str, *columns: str) -> str:
-    """An id like `7-danielle-darrieux`, with the file's own number if it has one."""
+    """`7-danielle-darrieux`: the file's own number where it has one."""
     own = next((row.label(name, "") for name in columns if name in row), str(number))
     return f"{own}-{slug(subject)}".rstrip("-")

@@ -1,7 +1,7 @@
 """Formats whose rows hold both prompts, or one prompt and its two answers.
 
 mib            MIB: `prompt, choices, answerKey` and a counterfactual of that form
-greater-than   EAP-IG: `clean, corrupted, label`, a year; every later year is right
+greater-than   EAP-IG: `clean, corrupted, label`, a year whose every later one is right
 clean-corrupt  EAP-IG: `clean, corrupted` with token ids (`correct_idx, incorrect_idx`) or text
                (`clean_answer, corrupted_answer`)
 memotrap       Inverse scaling: `prompt, classes, answer_index`, an instruction against a saying
@@ -53,7 +53,7 @@ def clean_corrupt(rows: Sequence[Row], options: Options) -> Made:
 
 
 def greater_than(rows: Sequence[Row], options: Options) -> Made:
-    """All later years are right; with ``sets="first"`` (required) the next one stands for them."""
+    """Of the later years, all right, the next one stands for them: with ``sets="first"`` alone."""
     for number, row in enumerate(rows, 1):
         prompts = row.text("clean"), row.text("corrupted")
         years = [re.findall(r"(\d\d)(\d\d)\D", prompt) for prompt in prompts]
@@ -96,7 +96,7 @@ def mib(rows: Sequence[Row], options: Options) -> Made:
 
 
 def memotrap(rows: Sequence[Row], options: Options) -> Made:
-    """The saying alone asks for memory; after an instruction, it asks for the instructed ending."""
+    """The saying alone asks memory; behind an instruction that names another end, the instruction."""
     for number, row in enumerate(rows, 1):
         prompt = row.text("prompt")
         classes = row.cells.get("classes")
@@ -132,7 +132,7 @@ def memotrap(rows: Sequence[Row], options: Options) -> Made:
 def _sides(
     row: Row, number: int, prompts: tuple[str, str], answers: tuple[str, str], options: Options
 ) -> dict[str, Any]:
-    """A pair of (clean, corrupted); an option says which of them is the memorization prompt."""
+    """A pair of (clean, corrupted); which of them is the memorization prompt, has to be said."""
     if options.clean is None:
         raise InputError(f"the file doesn't say {_CLEAN}")
     recall, think = (0, 1) if options.clean == "memorization" else (1, 0)
@@ -163,7 +163,7 @@ def _counterfactual(row: Row) -> str:
 
 
 def _choice(row: Row) -> str:
-    """The right one of MIB's choices: texts, or labels (A, B, ...) if the prompt lists the texts."""
+    """The right one of MIB's choices: texts, or labels (A, B, ...) where the prompt lists the texts."""
     choices, key = row.cells["choices"], row.cells["answerKey"]
     labels = choices.get("label") if isinstance(choices, Mapping) else None
     options = list(labels if labels is not None else choices)
@@ -178,20 +178,20 @@ def _choice(row: Row) -> str:
 
 
 class _Decoder:
-    """Token ids as text, each behind its prompt, and a check that they are ids of this tokenizer.
+    """Token ids as text, each in its place behind its prompt, and whether they can be this tokenizer's.
 
-    Ids of another tokenizer decode as well: to pieces of words, some with a leading space and some
-    without, that this tokenizer would not produce behind these prompts.
+    Ids of another tokenizer decode to something, too: to pieces of words, of which some begin with a
+    space and some don't, and which the tokenizer itself would not write behind these prompts.
     """
 
     def __init__(self, tokenizer: Any):
         self.tokenizer = tokenizer
         self.answers_seen = 0
-        self.strange: list[str] = []  # answers that the tokenizer would split differently
+        self.strange: list[str] = []  # answers that the tokenizer would cut otherwise
         self.spaced: list[str] = []
         self.bare: list[str] = []
-        self.absent: list[str] = []  # right answers that do not occur in their prompts
-        self.copied = False  # the table is of a task whose answers occur in the prompt
+        self.absent: list[str] = []  # right answers that don't occur in their prompts
+        self.copied = False  # the table is of a task whose answers stand in the prompt
         self.known: dict[str, list[int]] = {}
 
     def answers(self, row: Row, prompts: tuple[str, str], sets: str) -> tuple[str, str]:
@@ -209,11 +209,11 @@ class _Decoder:
         wrong = self._decoded(row, "incorrect_idx", prompts[1], first[1])
         if right.strip() not in prompts[0]:
             self.absent.append(f"{right!r} ({row.where})")
-        self.copied |= "corrupted_hard" in row.cells  # IOI's own column: a name in the prompt
+        self.copied |= "corrupted_hard" in row.cells  # IOI's own column: a name of the prompt's
         return right, wrong
 
     def judge(self) -> None:
-        """Raise if the answers of the whole table cannot be ids of this tokenizer."""
+        """Raises where the answers of the whole table can't be this tokenizer's."""
         few = self.spaced if len(self.spaced) < len(self.bare) else self.bare
         count = self.answers_seen
         why = ""

@@ -1,12 +1,12 @@
-"""Two runs compared: overlap of neurons, agreement of flips, depth.
+"""Two runs side by side: the same neurons? the same flips? at what depth?
 
-Neurons are those of the interventions made from all pairs. Their overlap is Jaccard's index, |A and B|
-/ |A or B|, compared with random sets with as many neurons in each layer. It is left out if the models
-differ in shape; the mean depths, 0 for the first block and 1 for the last, are always compared.
+Neurons are those of the interventions made from all pairs. Their overlap is Jaccard's index, |A and B| /
+|A or B|, beside that of random sets with as many neurons in each layer. It is left out where the models
+differ in shape; their mean depths, 0 for the first block and 1 for the last, compare anyway.
 
-Flips are compared on the pairs that both runs studied, held out in each run. Two runs agree on a pair
-if both flip its answer or neither does. Agreement by chance is that of two independent runs with the
-same flip rates.
+Flips are compared on the pairs that both runs studied, each run judging them held out. Two runs agree on
+a pair where both flip its answer or neither does; agreement by chance is that of two runs that flip as
+many answers each, independently of one another.
 """
 
 from __future__ import annotations
@@ -28,17 +28,12 @@ if TYPE_CHECKING:
 
     from neurotrace.results.reading import Run
 
-_KNOWN = (
-    "memorization",
-    "reasoning",
-    "memorized_answer",
-    "reasoned_answer",
-)  # matched by these, not by id
+_KNOWN = ("memorization", "reasoning", "memorized_answer", "reasoned_answer")  # by these, not by id
 
 
 @dataclass(frozen=True)
 class RunComparison(Shown):
-    """The result of `compare_runs`; `table` has one row for each family and direction of both runs."""
+    """What `compare_runs` found; `table` has a row for each family and direction of both runs."""
 
     first: str
     second: str
@@ -67,7 +62,7 @@ class RunComparison(Shown):
             f"1 is {self.first}, 2 is {self.second}: "
             + ("the same weights." if self.same_weights else "other weights."),
             (Table((*which, *of_neurons), neurons, "The neurons"),
-             Table((*which, *of_flips), flips, "Flips on the pairs that both runs studied")),
+             Table((*which, *of_flips), flips, "The flips, on the pairs that both runs studied")),
             "Chance: random neurons of the same layers; runs that flip independently at these rates.",
         )  # fmt: skip
 
@@ -76,7 +71,7 @@ class RunComparison(Shown):
 
 
 def compare_runs(first: Run, second: Run) -> RunComparison:
-    """Compare the neurons and the flips of two runs.
+    """Whether two runs found the same neurons and flip the same answers.
 
     Raises:
         InputError: no family in both; a run of 0.1, which saved no interventions.
@@ -136,7 +131,7 @@ def _depth(intervention: Intervention, layers: int) -> float:
 
 
 def _flips(run: Run, family: str, direction: Direction) -> dict[tuple[str, ...], bool]:
-    """Text of a pair -> whether its answer flipped when it was held out."""
+    """What a pair says -> whether its answer flipped when it was held out."""
     said = {pair.id: _text(pair) for pair in run.pairs if pair.family == family}
     rows = run.effects.where(
         role="selected", chosen=True, family=family, direction=direction

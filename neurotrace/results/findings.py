@@ -1,6 +1,6 @@
-"""The portable part of a run's folder: chosen interventions, and their neurons by name.
+"""The part of a run's folder that can be taken along: chosen interventions and their neurons by name.
 
-interventions/NN-FAMILY-DIRECTION-FOLD.safetensors   read by `Intervention.load`; fold: a number, or all
+interventions/NN-FAMILY-DIRECTION-FOLD.safetensors   what `Intervention.load` reads; fold: a number, or all
 neurons.csv   a row for each neuron of each: layer, neuron, family, direction, fold, rank, score, exact,
               method, kind; exact: its exact effect on L in nats, where `estimates.parquet` knows it
 """
@@ -35,10 +35,10 @@ _OF_FAMILY = ("family", "direction", "layer", "neuron")
 
 @dataclass(frozen=True)
 class Stability:
-    """Overlap of the neurons that the folds of one family and direction chose.
+    """How far the folds of one family and direction chose the same neurons.
 
     Attributes:
-        neurons: those of the intervention made from all pairs, with the number of folds that chose each.
+        neurons: those of the intervention made from all pairs, and in how many folds each was chosen.
         jaccard: mean over pairs of folds of |A and B| / |A or B|; None with one fold.
         chance: the same of random sets with as many neurons in each layer.
     """
@@ -52,7 +52,7 @@ class Stability:
 def save_findings(
     interventions: Sequence[Intervention], estimates: pd.DataFrame, folder: Path
 ) -> None:
-    """Write both, and remove those of an earlier run.
+    """Write both; what an earlier run left in the folder goes.
 
     Args:
         estimates: family, direction, layer, neuron, exact.
@@ -101,7 +101,7 @@ def neurons_table(interventions: Sequence[Intervention], estimates: pd.DataFrame
 def stability(
     interventions: Sequence[Intervention], width: int
 ) -> dict[tuple[str, Direction], Stability]:
-    """(family, direction) -> agreement of its folds.
+    """(family, direction) -> how far its folds agree.
 
     Args:
         width: neurons in a layer.

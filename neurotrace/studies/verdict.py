@@ -1,10 +1,10 @@
-"""The verdict: does a small set of neurons decide? The rule is fixed before any measurement.
+"""Does a small set of neurons decide? A rule that is stated before anything is measured.
 
 decides     both ways at least 90 % of held-out answers flip and none of the four controls flips more than
             5 %, with at most 1 % of the neurons: whole 95 % intervals on their side of the bar, not
             only the estimates
 no          one of these is on the wrong side of its bar with its whole interval
-undecided   an interval contains a bar, and none is beyond it; gives the number of pairs that would decide
+undecided   an interval holds a bar, and none is beyond it; says how many pairs would settle it
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _Z2 = 1.96**2  # of the 95 % intervals
 class Rule:
     """The bars, as shares."""
 
-    answers: float = 0.90  # minimum flip rate, both ways
-    controls: float = 0.05  # maximum flip rate of each control
-    fraction: float = 0.01  # maximum share of the neurons
+    answers: float = 0.90  # flipped both ways, at least
+    controls: float = 0.05  # flipped by each control, at most
+    fraction: float = 0.01  # of the neurons, at most
 
     def __str__(self) -> str:
         return (
@@ -48,23 +48,21 @@ RULE = Rule()
 
 @dataclass(frozen=True)
 class Verdict:
-    """The verdict on one family."""
+    """What the rule says of one family."""
 
     family: str
     word: Word
-    why: tuple[str, ...] = ()  # conditions that fail, or are undecided
-    pairs: int | None = (
-        None  # undecided: number of pairs that would decide at these rates; None: no number
-    )
+    why: tuple[str, ...] = ()  # what fails, or isn't settled
+    pairs: int | None = None  # undecided: how many would settle it at these rates; None: no number
 
     @property
     def sentence(self) -> str:
-        """The verdict as a sentence: "a small set of neurons decides"."""
+        """The word as a sentence without its subject: "a small set of neurons decides"."""
         return SENTENCES[self.word]
 
     @property
     def settles(self) -> str:
-        """The number of pairs that would decide, as a sentence; empty unless undecided."""
+        """How many pairs would settle it; empty unless undecided."""
         if self.word != "undecided":
             return ""
         if self.pairs is None:
@@ -84,7 +82,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class _Check:
-    """A rate with its interval, and the bar that it should be above or below."""
+    """A rate with its interval, beside the bar that it should be above or below."""
 
     what: str
     rate: float
@@ -108,7 +106,7 @@ class _Check:
         return self.rate >= self.bar if self.above else self.rate <= self.bar
 
     def needed(self) -> float:
-        """Number of groups at which the interval would exclude the bar, at the same rate.
+        """Groups at which the interval would leave the bar, were the rate to stay.
 
         A half width shrinks with the root of the groups; Wilson's at 0 or 1 has its own formula.
         """
@@ -126,7 +124,7 @@ class _Check:
 
 
 def verdicts_of(flips: Iterable[Mapping[str, Any]], rule: Rule = RULE) -> dict[str, Verdict]:
-    """Family -> verdict on its chosen rows.
+    """Family -> what the rule says of its chosen rows.
 
     Args:
         flips: records of `Flip`, as in `summary.json`; those that are not `selected` don't count.
@@ -158,7 +156,7 @@ def _verdict(family: str, flips: list[Mapping[str, Any]], rule: Rule) -> Verdict
     unsettled = [check for check in checks if not check.passes]
     if not unsettled:
         return Verdict(family, "decides")
-    # one rate beyond its bar suffices for "no"; "decides" needs all on their side
+    # one rate beyond its bar suffices for "no", for "decides" none may be left
     against = [check.needed() for check in unsettled if not check.leans]
     groups = min(against) if against else max(check.needed() for check in unsettled)
     each = sum(flip["n"] for flip in flips) / sum(flip["groups"] for flip in flips)
@@ -179,6 +177,6 @@ def _checks(flip: Mapping[str, Any], rule: Rule) -> list[_Check]:
 
 
 def _rounded(pairs: float) -> int:
-    """Rounded up to two digits, because the estimate is rough."""
+    """Up, to two digits: more would be a promise."""
     step = 10 ** max(0, math.floor(math.log10(max(pairs, 1))) - 1)
     return math.ceil(pairs / step - 1e-9) * step

@@ -160,8 +160,8 @@ def test_the_commands(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["id"] == "a"  # nor what came in the same batch
 
 
-def test_random_circuits_are_drawn_often_and_their_range_is_told(organism, prompts):
-    signals = nt.trust_study(organism, prompts, k=4, off="zero").signals
+def test_random_circuits_are_drawn_often_and_their_range_is_told(trust_study):
+    signals = trust_study.signals
     drawn = signals[signals["signal"] == "random neurons, same layers"]
     assert set(drawn["draws"]) == {judging.DRAWS} == {20}
     assert set(signals[signals["signal"] != "random neurons, same layers"]["draws"]) == {1}

@@ -22,9 +22,9 @@ def prompts():
     return nt.load_prompts("arithmetic")
 
 
-@pytest.fixture(scope="module")
-def study(organism, prompts):
-    return nt.trust_study(organism, [*prompts, *nt.load_prompts("inference")], k=4, off="zero")
+@pytest.fixture
+def study(trust_study):
+    return trust_study
 
 
 def terminal(shown) -> str:

@@ -17,6 +17,7 @@ from neurotrace.engine.slopes import slopes
 from neurotrace.models.hooks import twin
 
 MASKS = [nt.slimming, nt.hard_concrete]
+BY_DAY = ("gpt2", "llama", "opt")  # the masks on the others are learned by night
 
 
 def loud(model):
@@ -142,7 +143,10 @@ def test_relp_refuses_what_its_rules_do_not_reach(tmp_path):
         nt.relp(model, encoded)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(
+    "name",
+    [name if name in BY_DAY else pytest.param(name, marks=pytest.mark.nightly) for name in CONFIGS],
+)
 @pytest.mark.parametrize("mask", MASKS, ids=lambda m: m.__name__)
 def test_a_mask_flips_more_than_chance_on_every_family(mask, name, tmp_path):
     model = family_model(name, tmp_path)

@@ -24,19 +24,19 @@ from neurotrace.results.trust import FILES, prepare_trust, read_trust, save_trus
 EVIL = "<script>alert(1)</script>"
 
 
-@pytest.fixture(scope="module")
-def judged(organism):
-    prompts = [p for name in ("arithmetic", "inference") for p in nt.load_prompts(name)]
-    return nt.trust_study(organism, prompts, k=4, off="zero")
+@pytest.fixture
+def judged(trust_study):
+    return trust_study
 
 
 @pytest.fixture(scope="module")
-def made(organism, judged, tmp_path_factory):
+def made(organism, trust_study, tmp_path_factory):
     """A run of the organism with its trust score inside."""
     folder = tmp_path_factory.mktemp("run")
     pairs = nt.load_pairs("arithmetic")[:20]
     study = nt.study(organism, pairs, kinds=["patch"], folds=2, ks=[8], exact_neurons=0)
-    save_trust(judged, prepare_trust(folder / "trust"), model=organism, probes=["a"], command="x")
+    trust = prepare_trust(folder / "trust")
+    save_trust(trust_study, trust, model=organism, probes=["a"], command="x")
     nt.save_run(study, folder, model=organism, probes=["arithmetic"])
     return folder
 

@@ -87,7 +87,7 @@ def test_curves_equal_doing_it_and_end_where_all_is_done(tmp_path):
 
 @pytest.fixture(scope="module")
 def compared(model, pairs):
-    return compare(model, pairs, ALL, truth=[PLANTED], positions=("read", "all"))
+    return compare(model, pairs, ALL, truth=[PLANTED], positions=("read", "all"), curve_pairs=2)
 
 
 def test_every_ranker_has_its_row(compared):

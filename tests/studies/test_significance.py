@@ -85,9 +85,10 @@ def test_eight_of_8192_neurons_at_six_standard_errors_are_found():
     assert float(found.columns["p"][0, :8].max()) < 5e-5  # 9,999 flips alone end at 1e-4
 
 
-def test_of_noise_little_is_called_a_finding():
+@pytest.mark.parametrize("neurons", [2048, pytest.param(8192, marks=pytest.mark.nightly)])
+def test_of_noise_little_is_called_a_finding(neurons):
     generator = torch.Generator().manual_seed(0)
-    groups, neurons = 20, 8192
+    groups = 20
     signs = sign_choices(groups, 999, seed=1)
     rejected = discovered = 0
     for _ in range(30):
@@ -213,8 +214,12 @@ def test_the_file_keeps_the_columns(model, encoded, tmp_path):
     assert read.provenance["jaccard"] == found.provenance["jaccard"]
 
 
+def short_slimming(model, pairs, **options):
+    return nt.slimming(model, pairs, steps=40, **options)
+
+
 @pytest.mark.parametrize(
-    "ranker", [nt.pearson, nt.random_scores, nt.magnitude, nt.slimming], ids=lambda r: r.__name__
+    "ranker", [nt.pearson, nt.random_scores, nt.magnitude, short_slimming], ids=lambda r: r.__name__
 )
 def test_what_is_no_mean_over_pairs_is_refused(ranker, tmp_path):
     model = family_model("gpt2", tmp_path)

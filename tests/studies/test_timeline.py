@@ -35,7 +35,7 @@ def without_training(folder, layers):
 
 def test_a_behaviour_and_its_neurons_appear(untrained, tmp_path):
     """The planted set, beside a model in which the behaviour is in no few neurons."""
-    pairs = sample_pairs(nt.load_pairs("letters"), 80, seed=0)
+    pairs = sample_pairs(nt.load_pairs("letters"), 48, seed=0)
     small = without_training(tmp_path / "step-00000", 3)
     _, natural = nt.timeline([small, "organism-natural"], pairs, k=8).to_dict("records")
     copied = shutil.copytree(organism.folder("organism"), tmp_path / "step-00100")

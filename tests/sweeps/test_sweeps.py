@@ -21,7 +21,7 @@ import pytest
 import torch
 from commands import neurotrace, refused
 from hypothesis import given, strategies as st
-from planted import PLANTED, planted_model, planted_pairs
+from planted import PLANTED, planted_model
 
 import neurotrace as nt
 from neurotrace.core.errors import InputError
@@ -32,13 +32,10 @@ from neurotrace.sweeps.locks import LOCKS, locked, owners
 
 
 @pytest.fixture(scope="module")
-def asked(tmp_path_factory):
-    """A sweep of the planted model, saved as a user would have it: 48 neurons × 12 pairs."""
-    folder = tmp_path_factory.mktemp("planted")
-    twin(planted_model(folder)).save_pretrained(folder)
-    lines = "".join(json.dumps(pair.__dict__) + "\n" for pair in planted_pairs())
-    (folder / "pairs.jsonl").write_text(lines)
-    return nt.Sweep(str(folder), (str(folder),), mode="patch", part_rows=100, threads=1)
+def asked(planted_folder):
+    """A sweep of the planted model: 48 neurons × 12 pairs."""
+    folder = str(planted_folder)
+    return nt.Sweep(folder, (folder,), mode="patch", part_rows=100, threads=1)
 
 
 @pytest.fixture(scope="module")

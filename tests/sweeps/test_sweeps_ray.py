@@ -1,12 +1,14 @@
-"""A sweep on a real Ray cluster of two nodes, one of which is killed mid-way."""
+"""A sweep on Ray: workers that die on demand, and by night a real cluster that loses a node."""
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from ray_stand_in import StandIn
 
 import neurotrace as nt
 from neurotrace.core.errors import InputError
@@ -32,6 +34,75 @@ def merged(folder: Path):
     return pq.read_table(folder.with_suffix(".parquet"))
 
 
+@pytest.fixture
+def asked(planted_folder):
+    """Twelve parts, a pair each."""
+    folder = str(planted_folder)
+    return nt.Sweep(folder, (folder,), part_rows=48, threads=1)
+
+
+def on_stand_in(monkeypatch, asked, out, dies, **options):
+    """(what the sweep returns, the stand-in); `dies` is asked at each call to a worker."""
+    stand_in = StandIn(dies)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "ray", stand_in)
+        found = nt.sweep_on_ray(asked, out, address="local", workers=2, **options)
+    assert not stand_in.open
+    return found, stand_in
+
+
+@pytest.mark.parametrize(
+    "lost", [[], [("do", 3)], [("do", 0), ("do", 7), ("do", 7)], [("start", 0)]]
+)
+def test_what_a_lost_worker_held_is_done_by_another(asked, tmp_path, monkeypatch, lost):
+    nt.sweep(asked, tmp_path / "here")
+    left = list(lost)
+
+    def dies(number, name, values):
+        at = (name, values[0] if values else number)
+        if at in left:
+            left.remove(at)
+            return True
+        return False
+
+    outcome, stand_in = on_stand_in(monkeypatch, asked, tmp_path / "there", dies)
+    assert not left
+    assert stand_in.hired == 2 + len(lost)
+    assert (outcome.complete, outcome.computed) == (True, 12)
+    assert merged(tmp_path / "there").equals(merged(tmp_path / "here"))
+    again, _ = on_stand_in(monkeypatch, asked, tmp_path / "there", dies)
+    assert (again.computed, again.done) == (0, 12)
+    other = nt.Sweep(**{**asked.record(), "mode": "mean"})
+    with pytest.raises(InputError, match="holds another sweep: mode: was 'zero', is 'mean'"):
+        on_stand_in(monkeypatch, other, tmp_path / "there", dies)
+
+
+def test_a_part_that_costs_three_workers_is_named_and_the_others_are_kept(
+    asked, tmp_path, monkeypatch
+):
+    with pytest.raises(InputError, match="part 5 has cost 3 workers: is their memory enough"):
+        on_stand_in(monkeypatch, asked, tmp_path, lambda _, name, values: values == (5,))
+    assert set(range(5)) <= set(nt.open_run(tmp_path).parts)
+    with pytest.raises(InputError, match="workers died while they loaded the model"):
+        on_stand_in(monkeypatch, asked, tmp_path, lambda _, name, values: name == "start")
+
+
+def test_a_stopped_sweep_keeps_what_is_under_way(asked, tmp_path, monkeypatch):
+    asked_of = []
+
+    def stop():
+        asked_of.append(True)
+        return len(asked_of) > 3
+
+    found, _ = on_stand_in(monkeypatch, asked, tmp_path, lambda *_: False, stop=stop)
+    assert 0 < found.computed < 12
+    assert not found.complete
+    assert len(nt.open_run(tmp_path).parts) == found.computed
+    rest, _ = on_stand_in(monkeypatch, asked, tmp_path, lambda *_: False)
+    assert rest.computed == 12 - found.computed
+
+
+@pytest.mark.nightly
 def test_a_node_dies_and_nothing_is_lost(cluster, tmp_path):
     asked = nt.Sweep("organism", ("arithmetic",), max_pairs=60, part_rows=1536, threads=1)
     nt.sweep(asked, tmp_path / "here")
