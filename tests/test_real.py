@@ -67,5 +67,8 @@ def test_capitals_flip_both_ways_on_countries_never_seen(gguf, tmp_path):
         assert flip["answers"] >= least, direction
         assert flip["control_answers"] <= 0.05
         assert flip["damage_kl"] is not None
-    # most answers flip, but 46 countries are too few to tell that controls flip fewer than 5 %
-    assert summary["verdict"]["families"]["capitals"]["word"] == "undecided"
+    verdict = summary["verdict"]["families"]["capitals"]
+    assert verdict["word"] != "no"  # to memory the interval holds the bar of 90 %, or is above it
+    for flip in chosen.values():
+        assert flip["random_p"] <= 0.05
+        assert flip["chosen_on"] >= 32
