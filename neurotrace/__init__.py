@@ -55,6 +55,7 @@ if TYPE_CHECKING:
         load_detector as load_detector,
         save_detector as save_detector,
     )
+    from neurotrace.exports.export import Export as Export, export as export
     from neurotrace.interventions.controls import random_signs as random_signs
     from neurotrace.interventions.damage import damage as damage, neutral_texts as neutral_texts
     from neurotrace.interventions.effects import Effects as Effects, measure as measure
@@ -201,6 +202,7 @@ _HOME = {
     "ablation.neurons": ("NeuronEffects", "ablate", "ablation_effects"),
     "ablation.sets": ("SetEffects", "ablate_sets", "greedy_set"),
     "ablation.top": ("Top", "ablate_top"),
+    "exports.export": ("Export", "export"),
     "interventions.intervention": (
         "Intervention", "mean", "patch", "scale", "set_to_mean", "shift", "steer", "zero",
     ),

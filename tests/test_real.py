@@ -12,6 +12,7 @@ import pytest
 
 import neurotrace as nt
 from neurotrace.core.pairs import sample_pairs
+from neurotrace.interventions.intervention import make
 
 pytestmark = pytest.mark.real
 
@@ -72,3 +73,53 @@ def test_capitals_flip_both_ways_on_countries_never_seen(gguf, tmp_path):
     for flip in chosen.values():
         assert flip["random_p"] <= 0.05
         assert flip["chosen_on"] >= 32
+
+
+ALONE = """
+import json, os, sys
+sys.modules["neurotrace"] = None  # importing it raises
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+gguf, out = sys.argv[1:]
+sys.path.insert(0, f"{out}/hooks")
+import for_transformers as hooks
+at = {"pretrained_model_name_or_path": os.path.dirname(gguf), "gguf_file": os.path.basename(gguf)}
+tokenizer = AutoTokenizer.from_pretrained(**at)
+prompts = json.load(open(f"{out}/prompts.json"))
+
+def answers(model):
+    found = []
+    for text in prompts:
+        with torch.no_grad():
+            logits = model(**tokenizer(text, return_tensors="pt")).logits[0, -1]
+        found.append(tokenizer.decode([int(logits.argmax())]))
+    return found
+
+model = AutoModelForCausalLM.from_pretrained(**at, dtype=torch.float32).eval()
+hooks.attach(model)
+print(json.dumps(answers(model)))
+print(json.dumps(answers(AutoModelForCausalLM.from_pretrained(f"{out}/checkpoint/checkpoint").eval())))
+"""
+
+
+@pytest.mark.parametrize("kind", ["scale:4", "steer"])
+def test_what_is_exported_answers_alike_without_neurotrace(smol, gguf, tmp_path, kind):
+    """In a process that can't import neurotrace: hooks at the last token, weights at every token."""
+    pairs = nt.encode(smol, sample_pairs(nt.load_pairs("capitals"), 32, seed=1))
+    top = nt.gradient(smol, pairs, donor="reasoning", kind="zero").top(32)
+    change = make(kind, top, nt.reference(smol, pairs))
+    for to in ("hooks", "checkpoint", "gguf"):
+        made = nt.export(smol, change, to, tmp_path / to, pairs=pairs, source=gguf)
+        assert all(proof.relative < 1e-5 and proof.equal_flips for proof in made.proofs.values())
+    order = [pair.id for pair in pairs.pairs]
+    (tmp_path / "prompts.json").write_text(json.dumps([p.memorization for p in pairs.pairs]))
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, gguf, str(tmp_path)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    for found, positions in zip(lines, ("read", "all"), strict=True):
+        effects = nt.measure(smol, pairs, [change], positions=positions).to_frame()
+        effects = effects.set_index("pair").loc[order]
+        assert found == effects["top_after"].tolist()
+        assert (effects["top_after"] != effects["top_before"]).any()

@@ -15,6 +15,7 @@ from neurotrace.cli import (
     circuit,
     compare,
     detect,
+    export,
     inject,
     locate,
     overlap,
@@ -38,6 +39,7 @@ app = typer.Typer(
 for _command in (
     run.demo, run.run, rank.rank, inject.inject, overlap.overlap, locate.locate, checkpoints.checkpoints,
     detect.detect, circuit.circuit, trust.trust, sweep.sweep, plan.plan, report.report, compare.compare,
+    export.export,
 ):  # fmt: skip
     app.command()(_command)
 app.add_typer(probes.app, name="probes")

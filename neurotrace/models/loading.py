@@ -206,7 +206,7 @@ def _read_gguf(path: Path, dtype: torch.dtype) -> tuple[str, torch.nn.Module, An
         folder = str(path.parent)
         tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=path.name)
         quantized = AutoModelForCausalLM.from_pretrained(
-            folder, gguf_file=path.name, dtype=torch.float32
+            folder, gguf_file=path.name, dtype=torch.float32, **_switches(path)
         )
     except Exception as error:
         raise InputError(f"can't read {str(path)!r} as GGUF: {first_line(error)}") from error
@@ -219,6 +219,16 @@ def _read_gguf(path: Path, dtype: torch.dtype) -> tuple[str, torch.nn.Module, An
     fresh.load_state_dict(quantized.state_dict())
     module: torch.nn.Module = fresh
     return path.stem, module.to(dtype), tokenizer
+
+
+def _switches(path: Path) -> dict[str, bool]:
+    """What a Llama's config must say for transformers to read the biases of its MLPs, if it has any."""
+    from gguf import GGUFReader
+
+    file = GGUFReader(str(path))
+    biased = any(tensor.name == "blk.0.ffn_down.bias" for tensor in file.tensors)
+    llama = file.fields["general.architecture"].contents() == "llama"
+    return {"mlp_bias": True} if biased and llama else {}
 
 
 def _refuse_pickle(folder: Path) -> None:
