@@ -25,6 +25,7 @@ from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import Side
+from neurotrace.engine.turns import takes_turns
 from neurotrace.interventions.kinds import Kind
 from neurotrace.interventions.reference import Reference
 from neurotrace.models.activations import Moments
@@ -42,6 +43,7 @@ _ROW_BYTES = 40  # of the table that `ablation_effects` returns
 
 
 @renamed(mode="kind")
+@takes_turns
 def ablate(
     model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
@@ -134,6 +136,7 @@ class NeuronEffects(Shown):
 
 
 @renamed(mode="kind")
+@takes_turns
 def ablation_effects(
     model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,

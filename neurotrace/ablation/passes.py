@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -48,16 +48,16 @@ def clean(task: Task, row: int) -> Clean:
     """Run the pair at `row` unchanged; for a patch, its donor prompt as well."""
     ids = task.encoded.ids(task.side)[row][None]
     where = absolute(task.positions, ids.shape[1])
-    run, values = _values(task, ids, where)
-    if run is None:
-        before = task.encoded.behaviour(task.side).logit_difference[row]
+    run, values, logits = _values(task, ids, where)
+    both = task.encoded.memorized[row], task.encoded.reasoned[row]
+    if run is None:  # not from `encoded`: the model may have been another then
+        before = logit_difference(logits, *(each[None] for each in both))[0]
     else:
-        both = task.encoded.memorized[row], task.encoded.reasoned[row]
         before = cast(Any, task.engine).logit_difference(run.hidden, *both)[0]
     given = None
     if task.needs_donor:
         other = task.encoded.ids(task.donor)[row][None]
-        given = _values(task, other, absolute(task.positions, other.shape[1]))[1]
+        given = _values(task, other, absolute(task.positions, other.shape[1])).values
     return Clean(row, ids, where, values, given, float(before), run)
 
 
@@ -236,20 +236,25 @@ def _edited(task: Task, of: Clean, edits: Sequence[Edit]) -> Float[Tensor, " edi
     return after.float().cpu()
 
 
-def _values(
-    task: Task, ids: Int[Tensor, "1 pos"], where: tuple[int, ...]
-) -> tuple[Run | None, Float[Tensor, "position layer neuron"]]:
+class _Read(NamedTuple):
+    run: Run | None
+    values: Float[Tensor, "position layer neuron"]
+    logits: Float[Tensor, "1 vocab"]  # of full passes; empty where there is a run
+
+
+def _values(task: Task, ids: Int[Tensor, "1 pos"], where: tuple[int, ...]) -> _Read:
     if task.engine is not None:
         try:
             run = task.engine.clean(ids, None if task.positions == "read" else where)
         except ValueError as error:
             raise InputError(f"{error}: load the model with dtype=float32") from None
-        return run, torch.stack([x[0].float().cpu() for x in run.inputs], dim=1)
+        values = torch.stack([x[0].float().cpu() for x in run.inputs], dim=1)
+        return _Read(run, values, torch.empty(1, 0))
     values = torch.empty(len(where), task.info.n_layers, task.info.d_mlp)
 
     def keep(layer: int, post: Tensor) -> None:
         values[:, layer] = post[0, list(where)].float().cpu()
 
     with torch.no_grad():
-        forward(task.model, ids, edit=keep, layers=range(task.info.n_layers))
-    return None, values
+        logits = forward(task.model, ids, edit=keep, layers=range(task.info.n_layers))
+    return _Read(None, values, logits)

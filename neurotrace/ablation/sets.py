@@ -19,6 +19,7 @@ from neurotrace.core.neurons import Neuron
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress, over
 from neurotrace.core.sides import Direction, Side
+from neurotrace.engine.turns import takes_turns
 from neurotrace.interventions.kinds import Kind
 from neurotrace.interventions.reference import Reference
 from neurotrace.models.activations import Moments
@@ -74,6 +75,7 @@ class SetEffects(Shown):
 
 
 @renamed(mode="kind")
+@takes_turns
 def ablate_sets(
     model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
@@ -116,6 +118,7 @@ def ablate_sets(
 
 
 @renamed(mode="kind")
+@takes_turns
 def greedy_set(
     model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,

@@ -23,8 +23,8 @@ from neurotrace.interventions.reference import Reference, reference as slopes_an
 from neurotrace.interventions.targets import provenance
 from neurotrace.models.activations import Moments, moments
 from neurotrace.models.encoding import EncodedPairs, encode
-from neurotrace.models.engines import engine_of
-from neurotrace.models.hooks import ModelInfo, inspect_model, twin
+from neurotrace.models.hooks import ModelInfo, inspect_model
+from neurotrace.models.origins import engine_of, twin
 from neurotrace.models.protocol import HookedModel
 
 Where = Literal["read", "all"] | Sequence[int]

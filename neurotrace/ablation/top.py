@@ -40,6 +40,7 @@ from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress, over
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import Direction, Side
+from neurotrace.engine.turns import takes_turns
 from neurotrace.interventions.kinds import Kind
 from neurotrace.interventions.reference import Reference
 from neurotrace.models.activations import Moments, read_activations
@@ -111,6 +112,7 @@ class Top(Shown):
 
 
 @renamed(mode="kind")
+@takes_turns
 def ablate_top(
     model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,

@@ -21,8 +21,10 @@ from neurotrace.core.errors import InputError
 from neurotrace.core.process import Progress, over
 from neurotrace.core.prompts import Prompt
 from neurotrace.core.records import short
+from neurotrace.engine.turns import takes_turns
 from neurotrace.models.encoding import by_length, last_logits, unknown_token, unknown_word
-from neurotrace.models.hooks import context_length, inspect_model, tokenizer_of
+from neurotrace.models.hooks import inspect_model
+from neurotrace.models.origins import context_length, tokenizer_of
 from neurotrace.models.protocol import HookedModel
 
 if TYPE_CHECKING:
@@ -118,6 +120,7 @@ class Answered(Shown):
         return f"Answered({len(self)} prompts: {self.counts()})"
 
 
+@takes_turns
 def answer(
     model: HookedModel,
     prompts: Sequence[Prompt],

@@ -17,7 +17,8 @@ from neurotrace.core.errors import InputError
 from neurotrace.core.process import Progress, over
 from neurotrace.detectors.linear import LinearDetector
 from neurotrace.models.encoding import by_length
-from neurotrace.models.hooks import Site, inspect_model, tokenizer_of
+from neurotrace.models.hooks import Site, inspect_model
+from neurotrace.models.origins import tokenizer_of
 from neurotrace.models.protocol import HookedModel
 from neurotrace.models.sites import answer_slope, read_sites
 

@@ -34,6 +34,7 @@ from neurotrace.core.process import Progress, over
 from neurotrace.core.prompts import Prompt, prompts_of
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import Direction
+from neurotrace.engine.turns import takes_turns
 from neurotrace.interventions.intervention import Intervention
 from neurotrace.interventions.targets import finite
 from neurotrace.models.encoding import by_length
@@ -81,6 +82,7 @@ class Circuit(Shown):
             _off(self.reasoning, self.reasoning_off, Direction.TO_MEMORIZATION),
         )
 
+    @takes_turns
     def check(self, model: HookedModel) -> None:
         """InputError unless the model has exactly these neurons."""
         info = inspect_model(model)
@@ -209,6 +211,7 @@ class Slopes:
         return torch.stack(means).mean(dim=0)
 
 
+@takes_turns
 def find_circuit(
     model: HookedModel,
     pairs: Sequence[PromptPair | Prompt],

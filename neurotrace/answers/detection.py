@@ -25,6 +25,7 @@ from neurotrace.detectors.base import Detector
 from neurotrace.detectors.table import DETECTORS
 from neurotrace.detectors.transfer import BASELINES, OTHERS, Task, stack, transfer
 from neurotrace.detectors.weights import DRAWS
+from neurotrace.engine.turns import takes_turns
 from neurotrace.models.hooks import SITES, inspect_model
 from neurotrace.models.protocol import HookedModel
 
@@ -81,6 +82,7 @@ class Detection(Shown):
         return f"Detection({self.about['model']}: {len(self.table)} rows)"
 
 
+@takes_turns
 def detect(
     model: HookedModel,
     prompts: Sequence[Prompt],

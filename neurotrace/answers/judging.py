@@ -40,6 +40,7 @@ from neurotrace.core.errors import InputError
 from neurotrace.core.process import Progress
 from neurotrace.core.prompts import Prompt
 from neurotrace.core.scores import Scores
+from neurotrace.engine.turns import takes_turns
 from neurotrace.models.activations import clean_activations
 from neurotrace.models.encoding import by_length
 from neurotrace.models.hooks import inspect_model
@@ -90,6 +91,7 @@ class TrustStudy(Shown):
         return f"TrustStudy({self.summary['held_out']} prompts judged)"
 
 
+@takes_turns
 def trust_study(
     model: HookedModel,
     prompts: Sequence[Prompt],

@@ -24,6 +24,7 @@ from neurotrace.core.display import Bar, Shown, Table, View
 from neurotrace.core.errors import InputError
 from neurotrace.core.process import Progress, over
 from neurotrace.core.prompts import Prompt
+from neurotrace.engine.turns import takes_turns
 from neurotrace.interventions.logits import logits_under
 from neurotrace.models.encoding import by_length
 from neurotrace.models.protocol import HookedModel
@@ -76,6 +77,7 @@ class Margins(Shown):
         return f"Margins({len(self)} prompts)"
 
 
+@takes_turns
 def causal_margin(
     model: HookedModel,
     prompts: Sequence[str | Prompt] | Answered,

@@ -18,8 +18,9 @@ from neurotrace.answers.answered import prompt_ids
 from neurotrace.answers.circuit import Circuit
 from neurotrace.core import metrics
 from neurotrace.core.errors import InputError
+from neurotrace.engine.turns import takes_turns, turn
 from neurotrace.interventions.logits import logits_under
-from neurotrace.models.hooks import context_length, tokenizer_of
+from neurotrace.models.origins import context_length, tokenizer_of
 from neurotrace.models.protocol import HookedModel
 
 
@@ -40,6 +41,7 @@ class Token:
         return self.memory_fall - self.reasoning_fall
 
 
+@takes_turns
 def monitor(
     model: HookedModel, prompt: str, circuit: Circuit, *, max_new_tokens: int = 16
 ) -> Iterator[Token]:
@@ -68,12 +70,13 @@ def _write(
     for _ in range(most):
         if limit and ids.shape[1] >= limit:
             return
-        clean, changed = logits_under(model, ids, off, [None, None])
-        top = clean.argmax(dim=-1)
+        with turn(model):
+            clean, changed = logits_under(model, ids, off, [None, None])
+            top = clean.argmax(dim=-1)
+            before = metrics.log_probability(clean, top)
+            falls = [float(before - metrics.log_probability(logits, top)) for logits in changed]
         if int(top) == end:
             return
-        before = metrics.log_probability(clean, top)
-        falls = [float(before - metrics.log_probability(logits, top)) for logits in changed]
         parts = np.array([falls])
         if not np.isfinite(parts).all():
             raise InputError("the margin is not finite here: try dtype=float32")

@@ -34,7 +34,8 @@ from neurotrace.core.display import Bar, Shown, Table, View, clip, rate
 from neurotrace.core.errors import InputError
 from neurotrace.core.process import Progress
 from neurotrace.core.prompts import Prompt
-from neurotrace.models.hooks import tokenizer_of
+from neurotrace.engine.turns import takes_turns
+from neurotrace.models.origins import tokenizer_of
 from neurotrace.models.protocol import HookedModel
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ class Trust(Shown):
         return f"Trust({len(self)} prompts)"
 
 
+@takes_turns
 def trust(
     model: HookedModel,
     prompts: Sequence[str | Prompt],
@@ -149,6 +151,7 @@ def trust(
     )
 
 
+@takes_turns
 def calibrate(
     model: HookedModel, prompts: Sequence[Prompt], circuit: Circuit, *, progress: Progress = None
 ) -> Circuit:

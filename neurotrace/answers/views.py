@@ -24,6 +24,7 @@ from neurotrace.answers.circuit import Circuit
 from neurotrace.answers.margin import causal_margin
 from neurotrace.core.errors import InputError
 from neurotrace.core.process import Progress, over
+from neurotrace.engine.turns import takes_turns
 from neurotrace.models.encoding import by_length
 from neurotrace.models.hooks import SITES, Site, inspect_model
 from neurotrace.models.protocol import HookedModel
@@ -32,6 +33,7 @@ from neurotrace.models.sites import read_sites
 Array = np.ndarray
 
 
+@takes_turns
 def view_names(model: HookedModel, *, depths: int = 8) -> list[str]:
     """All neurons, and each site at `depths` blocks spread evenly (all of them where there are fewer)."""
     count = inspect_model(model).n_layers
@@ -39,6 +41,7 @@ def view_names(model: HookedModel, *, depths: int = 8) -> list[str]:
     return ["neurons", *(f"{site}@{layer}" for site in SITES for layer in places)]
 
 
+@takes_turns
 def read_views(
     model: HookedModel,
     answered: Answered,

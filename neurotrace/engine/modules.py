@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,17 +63,19 @@ def _rms(module: nn.Module) -> Callable | None:
             expected = module(x)
         except TypeError:  # a gated norm takes more than its input
             return None
-        for gain in (weight.detach(), 1 + weight.detach()):
-            forward = _rms_forward(gain, eps)
+        for shift in (0, 1):
+            forward = _rms_forward(module, shift, eps)
             if torch.allclose(forward(x), expected, rtol=1e-5, atol=1e-6):
                 return forward
     return None
 
 
-def _rms_forward(gain: Tensor, eps: float) -> Callable:
-    share = 1 / len(gain)
+def _rms_forward(module: Any, shift: int, eps: float) -> Callable:
+    """Read the gain in each call: the weights may be changed in place between two."""
+    share = 1 / len(module.weight)
 
     def forward(x: Tensor) -> Tensor:
+        gain = module.weight.detach() + shift if shift else module.weight.detach()
         size = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         return (x * size.square_().mul_(share).add_(eps).rsqrt_()).mul_(gain)
 

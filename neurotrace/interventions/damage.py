@@ -11,14 +11,17 @@ from torch import Tensor
 from neurotrace.core import metrics
 from neurotrace.core.errors import InputError
 from neurotrace.core.records import probes_folder
+from neurotrace.engine.turns import takes_turns
 from neurotrace.interventions.intervention import Intervention
 from neurotrace.interventions.kinds import values_at
 from neurotrace.interventions.logits import logits_under
 from neurotrace.models.encoding import by_length
-from neurotrace.models.hooks import Site, context_length, tokenizer_of
+from neurotrace.models.hooks import Site
+from neurotrace.models.origins import context_length, tokenizer_of
 from neurotrace.models.protocol import HookedModel
 
 
+@takes_turns
 def neutral_texts(model: HookedModel) -> list[str]:
     """The packaged neutral texts in the language of the model.
 
@@ -58,6 +61,7 @@ def neutral_ids(model: HookedModel, texts: Sequence[str]) -> list[Int[Tensor, " 
     return found
 
 
+@takes_turns
 def damage(
     model: HookedModel,
     texts: Sequence[str],

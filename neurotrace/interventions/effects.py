@@ -16,13 +16,14 @@ from neurotrace.core.errors import InputError
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress, over
 from neurotrace.core.sides import Direction, spoken
+from neurotrace.engine.turns import takes_turns
 from neurotrace.interventions.donors import donor_values
 from neurotrace.interventions.intervention import Intervention
 from neurotrace.interventions.logits import Positions, logits_under
 from neurotrace.models.activations import Activations
 from neurotrace.models.encoding import EncodedPairs, by_length, encode
-from neurotrace.models.engines import engine_of
-from neurotrace.models.hooks import Site, inspect_model, tokenizer_of
+from neurotrace.models.hooks import Site, inspect_model
+from neurotrace.models.origins import engine_of, tokenizer_of
 from neurotrace.models.protocol import HookedModel
 
 if TYPE_CHECKING:
@@ -120,6 +121,7 @@ class Effects(Shown):
         return pd.DataFrame(rows)
 
 
+@takes_turns
 def measure(
     model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,

@@ -9,12 +9,15 @@ from torch import Tensor
 
 from neurotrace.core.errors import InputError
 from neurotrace.core.neurons import by_layer
+from neurotrace.engine.turns import takes_turns
 from neurotrace.interventions.intervention import Intervention
 from neurotrace.models.activations import read_activations
-from neurotrace.models.hooks import context_length, forward, inspect_model, tokenizer_of
+from neurotrace.models.hooks import forward, inspect_model
+from neurotrace.models.origins import context_length, tokenizer_of
 from neurotrace.models.protocol import HookedModel
 
 
+@takes_turns
 def generate(
     model: HookedModel,
     prompt: str,

@@ -19,8 +19,8 @@ from neurotrace.core.neurons import by_layer
 from neurotrace.engine.edits import Edit
 from neurotrace.interventions.intervention import Intervention
 from neurotrace.models.encoding import last_logits
-from neurotrace.models.engines import engine_of
 from neurotrace.models.hooks import Site, forward
+from neurotrace.models.origins import engine_of
 from neurotrace.models.protocol import HookedModel
 
 Positions = Literal["read", "all"]

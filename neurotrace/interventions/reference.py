@@ -13,6 +13,7 @@ from neurotrace.core.errors import InputError
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress
 from neurotrace.core.sides import SIDES
+from neurotrace.engine.turns import takes_turns
 from neurotrace.models.activations import Activations, Moments
 from neurotrace.models.encoding import EncodedPairs, encode
 from neurotrace.models.gradients import gradients
@@ -98,6 +99,7 @@ def gather(
     return Evidence(Activations(values, encoded.pairs), slopes, norms, torch.stack(differences))
 
 
+@takes_turns
 def reference(
     model: HookedModel, pairs: Sequence[PromptPair] | EncodedPairs, *, progress: Progress = None
 ) -> Reference:

@@ -5,7 +5,9 @@ hooks        TransformerLens' classes and hook names; a model's hooks checked on
 sites        other sites than neurons: read, changed, differentiated
 loading      `load_model`, `hook`
 identity     a model's name and the hash of its weights
-engines      the engine that serves a model, or None
+origins      where a loaded model came from; whether it was changed since; the engine that serves it
+sameness     everything that a forward pass depends on, recorded and compared
+checks       of weights and causality, at load
 encoding     pairs as token ids, with the model's answers
 activations  `collect`, `moments`
 gradients    slopes of L

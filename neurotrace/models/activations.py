@@ -19,9 +19,10 @@ from neurotrace.core.errors import InputError, renamed
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress, over
 from neurotrace.core.sides import SIDES, Side
+from neurotrace.engine.turns import takes_turns
 from neurotrace.models.encoding import EncodedPairs, by_length, encode
-from neurotrace.models.engines import engine_of
 from neurotrace.models.hooks import forward, inspect_model
+from neurotrace.models.origins import engine_of
 from neurotrace.models.protocol import HookedModel
 
 
@@ -69,6 +70,7 @@ class Moments:
 
 
 @renamed(budget_gb="memory_gb")
+@takes_turns
 def collect(
     model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
@@ -136,6 +138,7 @@ def _collect_into(
     return torch.from_file(str(path), shared=False, size=math.prod(shape)).view(shape)
 
 
+@takes_turns
 def moments(
     model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,

@@ -22,7 +22,9 @@ from neurotrace.core.errors import InputError
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress, over
 from neurotrace.core.sides import SIDES, Side
-from neurotrace.models.hooks import context_length, forward, inspect_model, tokenizer_of, twin
+from neurotrace.engine.turns import takes_turns, turn
+from neurotrace.models.hooks import forward, inspect_model
+from neurotrace.models.origins import changed, context_length, tokenizer_of, twin
 from neurotrace.models.protocol import HookedModel
 
 if TYPE_CHECKING:
@@ -67,6 +69,7 @@ class EncodedPairs(Shown):
     on_memorization: Behaviour
     on_reasoning: Behaviour
     dropped: tuple[Dropped, ...] = ()
+    changed: str = ""  # how the model that was asked differed from the one that was loaded
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -152,6 +155,7 @@ class EncodedPairs(Shown):
         return f"EncodedPairs({len(self)} kept; dropped: {left_out or 'none'})"
 
 
+@takes_turns
 def encode(
     model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
@@ -170,7 +174,7 @@ def encode(
         InputError: no pair is left; the message counts the reasons.
     """
     if isinstance(pairs, EncodedPairs):
-        return pairs
+        return _asked_again(model, pairs, batch_size, progress)
     encoded = ask(model, pairs, check=check, batch_size=batch_size, progress=progress)
     if not len(encoded):
         raise nothing_left(inspect_model(model).name, encoded)
@@ -210,9 +214,30 @@ def ask(
     ]
     encoded = EncodedPairs(
         tuple(kept), tuple(ids["memorization"]), tuple(ids["reasoning"]), memorized, reasoned,
-        behaviour[0], behaviour[1], tuple(dropped),
+        behaviour[0], behaviour[1], tuple(dropped), changed(model),
     )  # fmt: skip
     return _drop_unbehaved(tokenizer, encoded) if check else encoded
+
+
+def _asked_again(
+    model: HookedModel, encoded: EncodedPairs, batch_size: int, progress: Progress
+) -> EncodedPairs:
+    """The same pairs, with the behaviour of the model as it is now, if it was changed since."""
+    if encoded.changed == (now := changed(model)):
+        return encoded
+    behaviour = [
+        _behaviour(
+            model,
+            encoded.ids(side),
+            encoded.memorized,
+            encoded.reasoned,
+            batch_size,
+            progress,
+            side,
+        )
+        for side in SIDES
+    ]
+    return replace(encoded, on_memorization=behaviour[0], on_reasoning=behaviour[1], changed=now)
 
 
 def join(parts: Sequence[EncodedPairs]) -> EncodedPairs:
@@ -230,6 +255,7 @@ def join(parts: Sequence[EncodedPairs]) -> EncodedPairs:
         behaviour([part.on_memorization for part in parts]),
         behaviour([part.on_reasoning for part in parts]),
         tuple(each for part in parts for each in part.dropped),
+        parts[0].changed,
     )
 
 
@@ -248,8 +274,8 @@ def by_length(
 
 def last_logits(model: HookedModel, ids: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch vocab"]:
     """Logits at the last position; by the twin if there is one, which need not unembed the rest."""
-    other = twin(model)
-    with torch.no_grad():
+    with turn(model), torch.no_grad():
+        other = twin(model)
         if other is None:
             return forward(model, ids)
         place = next(other.parameters()).device

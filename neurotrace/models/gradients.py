@@ -13,8 +13,8 @@ from neurotrace.core.metrics import logit_difference
 from neurotrace.core.process import Progress, over
 from neurotrace.core.sides import Side
 from neurotrace.models.encoding import EncodedPairs, by_length
-from neurotrace.models.engines import engine_of
 from neurotrace.models.hooks import forward, inspect_model
+from neurotrace.models.origins import engine_of
 from neurotrace.models.protocol import HookedModel
 
 # (model, ids, memorized, reasoned) -> (activations, slopes), both Float["batch layer neuron"]
@@ -83,7 +83,10 @@ def slopes_of(
     with torch.enable_grad():
         logits = forward(model, ids, edit=edit, layers=chosen)
         total = logit_difference(logits, memorized, reasoned).sum()
-        parts = torch.autograd.grad(total, [nudges[layer] for layer in chosen])
+        # a layer that reaches no logit (the user's hook cuts it off) has slope 0
+        parts = torch.autograd.grad(
+            total, [nudges[layer] for layer in chosen], allow_unused=True, materialize_grads=True
+        )
     slopes = torch.zeros_like(values)
     for layer, slope in zip(chosen, parts, strict=True):
         slopes[:, layer] = slope.float().cpu()

@@ -16,15 +16,22 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from threading import get_ident
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from neurotrace.core.errors import InputError
+from neurotrace.engine.turns import passing, turn
+from neurotrace.models.checks import check_causal
+from neurotrace.models.origins import Origin, State, changed, origin_of, remember_origin, twin
 from neurotrace.models.protocol import HookedModel
+from neurotrace.models.sameness import Snapshot
 
+# what passes a hook point -> what to go on with, or None to leave it
+Hook = Callable[[Tensor], "Tensor | None"]
 # (layer, activations [batch pos neuron]) -> the activations to go on with, or None to leave them
 Edit = Callable[[int, Tensor], "Tensor | None"]
 
@@ -57,75 +64,54 @@ class ModelInfo:
         return self.n_layers * self.d_mlp
 
 
-@dataclass(frozen=True)
-class _Origin:
-    name: str
-    tokenizer: Any
-    twin: torch.nn.Module | None
-    points: tuple[Any, ...]  # its hook points; walking `hook_dict` again takes a second
-    own_hooks: int  # TransformerLens puts some of its own on some families (OPT)
-
-
-_origins: weakref.WeakKeyDictionary[Any, _Origin] = weakref.WeakKeyDictionary()
 _checked: weakref.WeakKeyDictionary[Any, ModelInfo] = weakref.WeakKeyDictionary()
 
 
-def remember_origin(
-    model: HookedModel, *, name: str, tokenizer: Any, twin: torch.nn.Module | None
-) -> None:
-    """Record the origin of a loaded model: its name, its own tokenizer, its unhooked twin.
-
-    TransformerLens makes the tokenizer prepend BOS even where the model's own doesn't; the original
-    is what `encode` uses. The twin is the transformers model over the same storage, made before
-    TransformerLens replaced its modules.
-    """
-    points = tuple(model.hook_dict.values())
-    _origins[model] = _Origin(name, tokenizer, twin, points, _count_hooks(points))
-
-
-def twin(model: HookedModel) -> torch.nn.Module | None:
-    """The unhooked transformers model over the same weights, if `load_model` made one.
-
-    None while the user's own hooks are on the model, because the twin would not see them.
-    """
-    origin = _origins.get(model)
-    if origin is None or _count_hooks(origin.points) != origin.own_hooks:
-        return None
-    return origin.twin
-
-
-def tokenizer_of(model: HookedModel) -> Any:
-    """The tokenizer as the model's makers set it up, else the one on the hooked model."""
-    origin = _origins.get(model)
-    tokenizer = origin.tokenizer if origin else getattr(model, "tokenizer", None)
-    if tokenizer is None:
-        raise InputError("the model has no tokenizer: load it with one, or set model.tokenizer")
-    return tokenizer
-
-
-def context_length(model: HookedModel) -> int:
-    """The maximum number of tokens of the model; 0: unknown."""
-    return int(getattr(model.cfg, "n_ctx", 0) or 0)
-
-
 def inspect_model(model: HookedModel) -> ModelInfo:
-    """Check, once, that the model's neuron hooks return what they name; return the facts found.
+    """Check that the model's neuron hooks return what they name; return the facts found.
+
+    The checks run once per model, and again after the model was changed.
 
     Raises:
         InputError: not a TransformerLens model; in training mode; no MLP neurons (attention only,
             sparse mixture of experts); a hook that is missing, fires never or twice, has the wrong
-            width, or doesn't equal the input of the down projection.
+            width, or doesn't equal the input of the down projection; logits that depend on later
+            tokens.
     """
-    if model in _checked:
-        return _checked[model]
     if not (hasattr(model, "cfg") and hasattr(model, "hook_dict") and hasattr(model, "hooks")):
         raise InputError(
             "expected a TransformerLens model (TransformerBridge or HookedTransformer), "
             f"got a {type(model).__name__}: load one with nt.load_model(name or folder)"
         )
-    cfg = model.cfg
-    name = _origins[model].name if model in _origins else str(getattr(cfg, "model_name", "model"))
-    if model.training:
+    with turn(model):
+        own = origin_of(model)
+        if own is None:
+            own = remember_origin(model, name=str(getattr(model.cfg, "model_name", "model")))
+        what = changed(model)
+        if what:
+            return _inspect_changed(model, own, what)
+        if model not in _checked:
+            _checked[model] = _inspect(model, own)
+            if own.loaded is None:
+                held = [*own.twin.parameters(), *own.twin.buffers()] if own.twin else []
+                own.loaded = Snapshot(cast(Any, model), held)
+        return _checked[model]
+
+
+def _inspect_changed(model: HookedModel, own: Origin, what: str) -> ModelInfo:
+    if own.now is None or own.now.snapshot.difference():
+        try:
+            info = _inspect(model, own, _checked.get(model))
+        except InputError as error:
+            raise InputError(f"{error} (changed after loading: {what})") from error
+        own.now = State(Snapshot(cast(Any, model)), info)
+    return cast(ModelInfo, own.now.info)
+
+
+def _inspect(model: HookedModel, own: Origin, before: ModelInfo | None = None) -> ModelInfo:
+    """What `inspect_model` does; `before`: what was found before a change."""
+    cfg, name = model.cfg, own.name
+    if model.training or any(map(_drops, cast(Any, model).modules())):
         raise InputError(f"{name} is in training mode, where dropout adds noise: call model.eval()")
     if getattr(cfg, "num_experts", None):
         raise InputError(
@@ -139,15 +125,17 @@ def inspect_model(model: HookedModel) -> ModelInfo:
         kind="HookedTransformer" if type(model).__name__ == "HookedTransformer"
         else "TransformerBridge",
         n_layers=int(cfg.n_layers),
-        d_mlp=_width(model, name),
+        d_mlp=before.d_mlp if before else _width(model, name),
         d_model=int(cfg.d_model),
         d_vocab=int(cfg.d_vocab),
         device=_device(model),
         dtype=next(model.parameters()).dtype,
     )  # fmt: skip
-    _check_neurons(model, info)
-    _check_logits(model, info)
-    _checked[model] = info
+    # of a changed model W_out needn't be what it writes; `w_out` asks
+    _check_neurons(model, info, rows=before is None)
+    check_causal(name, lambda ids: run_hooked(model, ids, {})[0], info.d_vocab)
+    if before is None:
+        _check_logits(model, info)
     return info
 
 
@@ -162,10 +150,31 @@ def site_name(site: Site, layer: int) -> str:
 
 
 def w_out(model: HookedModel, layer: int) -> Float[Tensor, "neuron d_model"]:
-    """Rows that the neurons of `layer` write to the residual stream."""
+    """Rows that the neurons of `layer` write to the residual stream.
+
+    Raises:
+        InputError: the model was changed after it was loaded, and writes others.
+    """
+    if changed(model):
+        _refuse_other_rows(model)
     with _fetched(model.blocks[layer].mlp) as mlp:
         rows: Tensor = mlp.W_out.detach()
     return rows
+
+
+def _refuse_other_rows(model: HookedModel) -> None:
+    with turn(model) as notes:  # an adapter may be trained between two
+        if "rows" not in notes:
+            notes["rows"] = ""  # the check reads them
+            try:
+                _check_neurons(model, inspect_model(model))
+            except (InputError, AttributeError, TypeError) as error:  # it needn't have a weight
+                notes["rows"] = str(error)
+        if notes["rows"]:
+            raise InputError(
+                f"{notes['rows']} (changed after loading: {changed(model)}; undo it, or use what reads "
+                "no W_out, such as nt.gradient)"
+            )
 
 
 def down_projections(model: HookedModel) -> list[torch.nn.Module]:
@@ -239,8 +248,8 @@ def run_hooked(
     """
     fired = dict.fromkeys(edits, 0)
 
-    def make(point: Point) -> Callable[..., Tensor | None]:
-        def hook(value: Tensor, hook: Any = None) -> Tensor | None:
+    def make(point: Point) -> Hook:
+        def hook(value: Tensor) -> Tensor | None:
             fired[point] += 1
             # OPT's MLP runs on [batch*pos, neuron]; heads are [batch, pos, head, unit]
             changed = edits[point](value.reshape(*ids.shape, -1))
@@ -248,12 +257,31 @@ def run_hooked(
 
         return hook
 
-    with model.hooks(fwd_hooks=[(site_name(*point), make(point)) for point in fired]):
+    with hooks_on(model, [(site_name(*point), make(point)) for point in fired]):
         return model(ids.to(_device(model))), fired
 
 
-def _count_hooks(points: Iterable[Any]) -> int:
-    return sum(len(point.fwd_hooks) for point in points)
+@contextmanager
+def hooks_on(model: HookedModel, hooks: Iterable[tuple[str, Hook]]) -> Iterator[None]:
+    """Each function on its hook point inside the `with`, for passes of this thread alone."""
+    thread = get_ident()
+
+    def ours(function: Hook) -> Callable[..., Tensor | None]:
+        def hook(value: Tensor, hook: Any = None) -> Tensor | None:
+            return function(value) if get_ident() == thread else None
+
+        return hook
+
+    ours_only = [(name, ours(function)) for name, function in hooks]
+    with turn(model), passing(model), model.hooks(fwd_hooks=ours_only):
+        yield
+
+
+def _drops(module: torch.nn.Module) -> bool:
+    """Whether it is in training mode and has a dropout, as a module's rate or a number."""
+    own = vars(module).items()
+    rates = [value for key, value in own if key == "p" or "dropout" in key or "pdrop" in key]
+    return module.training and any(isinstance(rate, float) and rate > 0 for rate in rates)
 
 
 def _width(model: HookedModel, name: str) -> int:
@@ -270,8 +298,8 @@ def _width(model: HookedModel, name: str) -> int:
     return widths.pop()
 
 
-def _check_neurons(model: HookedModel, info: ModelInfo) -> None:
-    """Width, firing, and hook_post @ W_out + b against what the down projection returned."""
+def _check_neurons(model: HookedModel, info: ModelInfo, *, rows: bool = True) -> None:
+    """Width, firing, and (`rows`) hook_post @ W_out + b against what the down projection returned."""
     ids = _sample_ids(info)
     names = [post_name(layer) for layer in range(info.n_layers)]
     missing = [name for name in names if name not in model.hook_dict]
@@ -283,20 +311,20 @@ def _check_neurons(model: HookedModel, info: ModelInfo) -> None:
     def keep(layer: int, post: Tensor) -> None:
         seen[layer] = post.detach()
 
-    def keep_written(layer: int) -> Callable[..., None]:
-        def hook(value: Tensor, hook: Any = None) -> None:
+    def keep_written(layer: int) -> Hook:
+        def hook(value: Tensor) -> None:
             written[layer] = value.detach().reshape(*ids.shape, -1)
 
         return hook
 
     outputs = [
         (name, keep_written(layer))
-        for layer in range(info.n_layers)
+        for layer in range(info.n_layers if rows else 0)
         if (name := f"blocks.{layer}.mlp.out.hook_out") in model.hook_dict
         or (name := f"blocks.{layer}.hook_mlp_out") in model.hook_dict
     ]
     try:
-        with torch.no_grad(), model.hooks(fwd_hooks=outputs):
+        with torch.no_grad(), hooks_on(model, outputs):
             forward(model, ids, edit=keep, layers=range(info.n_layers))
     except Exception as error:  # any error of the model's code or of TransformerLens
         raise InputError(

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 def model_identity(model: HookedModel) -> dict[str, str]:
     """The model's name and the hash of its weights, by which results in a folder are matched."""
-    from neurotrace.models.hooks import inspect_model, twin
+    from neurotrace.models.hooks import inspect_model
+    from neurotrace.models.origins import twin
 
     return {
         "model": inspect_model(model).name,

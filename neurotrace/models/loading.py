@@ -6,16 +6,21 @@ import copy
 import os
 from collections.abc import Mapping
 from difflib import get_close_matches
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from neurotrace import organism
 from neurotrace.core.errors import InputError, first_line
-from neurotrace.models.hooks import inspect_model, remember_origin
+from neurotrace.engine.turns import passing, plain
+from neurotrace.models.checks import check_weights
+from neurotrace.models.hooks import inspect_model
+from neurotrace.models.origins import remember_origin
 
 
+@plain()
 def load_model(
     source: Any,
     *,
@@ -72,12 +77,16 @@ def _load_spread(source: str, dtype: torch.dtype, device_map: Any, trust: bool) 
     )  # fmt: skip
 
 
+@plain()
 def hook(model: torch.nn.Module, tokenizer: Any, *, name: str, spread: bool = False) -> Any:
     """Boot a transformers model into a checked `TransformerBridge`.
 
     TransformerLens replaces the modules of the model that it is given. A twin made before shares the
     weights' storage but keeps transformers' own classes; the suffix engine runs on the twin. A model
     whose weights are fetched on demand (`spread`) has no twin.
+
+    The bridge holds a copy of `tokenizer` without the BOS that TransformerLens would add. Whatever is
+    set on `bridge.tokenizer` later (a chat template, BOS, another tokenizer) is used.
     """
     from transformer_lens.model_bridge import TransformerBridge
 
@@ -96,9 +105,40 @@ def hook(model: torch.nn.Module, tokenizer: Any, *, name: str, spread: bool = Fa
             f"{name}: TransformerLens can't hook a {type(model).__name__} ({first_line(error)})"
         ) from error
     bridge.eval()
-    remember_origin(bridge, name=name, tokenizer=tokenizer, twin=twin)
+    _adapt(bridge, copy.deepcopy(tokenizer))
+    remember_origin(bridge, name=name, twin=twin)
     inspect_model(bridge)
     return bridge
+
+
+def _adapt(bridge: Any, tokenizer: Any) -> None:
+    """Two things that TransformerLens does otherwise, changed on this bridge alone.
+
+    `bridge.tokenizer` is plainly what was put there, by us or by the user. (TransformerLens would set
+    another one, read anew and with BOS prepended.) And a pass waits while another thread has hooks on.
+    """
+    kind = type(bridge)
+
+    def put(self: Any, value: Any) -> None:
+        object.__setattr__(self, "_tokenizer", value)
+        ids = value("").input_ids if callable(value) else []
+        # what TransformerLens' own methods ask of it
+        self.cfg.tokenizer_prepends_bos = bool(ids) and ids[0] == value.bos_token_id
+        self.cfg.tokenizer_appends_eos = bool(ids) and ids[-1] == value.eos_token_id != ids[0]
+
+    @wraps(kind.forward)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with passing(self):
+            return kind.forward(self, *args, **kwargs)
+
+    own = {
+        "__module__": kind.__module__, "forward": forward,
+        "tokenizer": property(lambda self: self._tokenizer, put),
+    }  # fmt: skip
+    bridge.__class__ = type(kind.__name__, (kind,), own)
+    if tokenizer is not None and tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token  # TransformerLens pads batches of strings
+    bridge.tokenizer = tokenizer
 
 
 def _read(
@@ -126,9 +166,9 @@ def _read(
     logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust)
-        model = AutoModelForCausalLM.from_pretrained(
+        model, found = cast(Any, AutoModelForCausalLM).from_pretrained(
             path, revision=revision, dtype=dtype, trust_remote_code=trust, use_safetensors=True,
-            device_map=device_map,
+            device_map=device_map, output_loading_info=True, ignore_mismatched_sizes=True,
         )  # fmt: skip
     except Exception as error:  # a truncated or foreign file can raise anything
         raise InputError(
@@ -139,6 +179,7 @@ def _read(
     finally:
         if bars:
             logging.enable_progress_bar()
+    check_weights(source, model, found)
     return source, model, tokenizer
 
 
@@ -205,14 +246,17 @@ def _read_gguf(path: Path, dtype: torch.dtype) -> tuple[str, torch.nn.Module, An
     try:
         folder = str(path.parent)
         tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=path.name)
-        quantized = AutoModelForCausalLM.from_pretrained(
-            folder, gguf_file=path.name, dtype=torch.float32, **_switches(path)
-        )
+        quantized, found = cast(Any, AutoModelForCausalLM).from_pretrained(
+            folder, gguf_file=path.name, dtype=torch.float32, output_loading_info=True,
+            ignore_mismatched_sizes=True, **_switches(path),
+        )  # fmt: skip
     except Exception as error:
         raise InputError(f"can't read {str(path)!r} as GGUF: {first_line(error)}") from error
     finally:
         if bars:
             logging.enable_progress_bar()
+    found["unexpected_keys"] = {*found["unexpected_keys"], *_left_over(path, quantized)}
+    check_weights(path.name, quantized, found)
     settings = quantized.config.to_dict()
     settings.pop("quantization_config", None)
     fresh = type(quantized)(type(quantized.config)(**settings))
@@ -229,6 +273,31 @@ def _switches(path: Path) -> dict[str, bool]:
     biased = any(tensor.name == "blk.0.ffn_down.bias" for tensor in file.tensors)
     llama = file.fields["general.architecture"].contents() == "llama"
     return {"mlp_bias": True} if biased and llama else {}
+
+
+def _left_over(path: Path, model: Any) -> list[str]:
+    """Tensors of a GGUF file that have no place in the model (transformers passes over them).
+
+    Where the file holds no more tensors than the model has parameters, each of them has its place.
+    """
+    import gguf
+
+    reader = gguf.GGUFReader(str(path))
+    names = [
+        t.name for t in reader.tensors if not t.name.startswith(("rope_freqs", "rope_factors"))
+    ]
+    own = [name for name, _ in model.named_parameters()]
+    if len(names) <= len(own):
+        return []
+    kind = cast(Any, reader.get_field("general.architecture")).contents()
+    arch = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == kind)
+    places = gguf.get_tensor_name_map(arch, model.config.num_hidden_layers)
+    known = set()
+    for name in own:
+        stem, _, suffix = name.rpartition(".")
+        for short in (stem, stem.partition(".")[2]):
+            known.add(f"{places.get_name(short)}.{suffix}")
+    return sorted(set(names) - known) or names[-1:]
 
 
 def _refuse_pickle(folder: Path) -> None:

@@ -11,9 +11,11 @@ from torch import Tensor
 
 from neurotrace.core.errors import InputError
 from neurotrace.engine.parts import hooked, overridden
+from neurotrace.engine.turns import passing
 from neurotrace.models.hooks import (
     Point,
     forward,
+    hooks_on,
     inspect_model,
     run_hooked,
     site_name,
@@ -102,7 +104,10 @@ def site_slopes(
 
     with torch.enable_grad():
         logits = change_sites(model, ids, {point: nudged(point) for point in points})
-        found = torch.autograd.grad(metric(logits).sum(), [zeros[point] for point in points])
+        found = torch.autograd.grad(
+            metric(logits).sum(), [zeros[point] for point in points], allow_unused=True,
+            materialize_grads=True,
+        )  # fmt: skip
     slopes = {point: slope.float().cpu() for point, slope in zip(points, found, strict=True)}
     return values, slopes
 
@@ -129,13 +134,13 @@ def final_residual_slope(
     def keep(layer: int, post: Tensor) -> None:
         values[:, layer] = post[:, -1].detach().float().cpu()
 
-    def cut(residual: Tensor, hook: Any = None) -> Tensor:
+    def cut(residual: Tensor) -> Tensor:
         leaf.append(residual.detach().requires_grad_())
         return leaf[0]
 
     with torch.enable_grad():
         point = f"blocks.{info.n_layers - 1}.hook_resid_post"
-        with model.hooks(fwd_hooks=[(point, cut)]):
+        with hooks_on(model, [(point, cut)]):
             logits = forward(model, ids, edit=keep, layers=range(info.n_layers))
         if not leaf:
             raise InputError(
@@ -157,15 +162,15 @@ def residuals(
     def keep(layer: int, post: Tensor) -> None:
         values[:, layer] = post[:, -1].detach().float().cpu()
 
-    def see(layer: int) -> Callable[..., None]:
-        def hook(residual: Tensor, hook: Any = None) -> None:
+    def see(layer: int) -> Callable[[Tensor], None]:
+        def hook(residual: Tensor) -> None:
             last = residual.detach().reshape(*ids.shape, -1)[:, -1]
             entering[:, layer] = last.float().cpu()
 
         return hook
 
     points = [(f"blocks.{layer}.hook_resid_pre", see(layer)) for layer in range(info.n_layers)]
-    with torch.no_grad(), model.hooks(fwd_hooks=points):
+    with torch.no_grad(), hooks_on(model, points):
         forward(model, ids, edit=keep, layers=range(info.n_layers))
     if entering.isnan().any():
         raise InputError(
@@ -203,7 +208,7 @@ def read_out(model: HookedModel) -> ReadOut:
     clean: list[Any] = []
     see = [(block, "output", lambda _, __, y: clean.append(y)) for block in blocks]
     device, weight, bias = inspect_model(model).device, unembedding(model), unembedding_bias(model)
-    with torch.no_grad(), hooked(see):
+    with torch.no_grad(), passing(model), hooked(see):
         model(torch.zeros(1, 1, dtype=torch.long, device=device))
     if len(clean) != len(blocks):
         raise InputError(f"{len(clean)} of {len(blocks)} blocks were called: rank by nt.gradient")
@@ -224,7 +229,7 @@ def read_out(model: HookedModel) -> ReadOut:
         if columns is not None:
             forwards.append((unembed, unembedded))
         ids = torch.zeros(len(residual), 1, dtype=torch.long, device=device)
-        with overridden(forwards):
+        with passing(model), overridden(forwards):
             return model(ids)[:, -1]  # type: ignore[no-any-return]
 
     def logits(residual: Tensor, tokens: Sequence[int] | None = None) -> Tensor:

@@ -28,10 +28,11 @@ from torch.overrides import TorchFunctionMode
 from neurotrace.core.process import Progress, over
 from neurotrace.core.sides import SIDES
 from neurotrace.engine.parts import hooked
+from neurotrace.engine.turns import passing, turn
 from neurotrace.models.activations import read_activations
 from neurotrace.models.encoding import EncodedPairs, by_length
-from neurotrace.models.engines import engine_of
 from neurotrace.models.hooks import down_projections, inspect_model, w_out, write_norms
+from neurotrace.models.origins import changed, engine_of
 from neurotrace.models.protocol import HookedModel
 from neurotrace.models.sites import final_residual_slope
 
@@ -44,6 +45,11 @@ def is_plain(model: HookedModel) -> bool:
 
     Measured on the model, once: directions must come through a block as they are, in every entry.
     """
+    if changed(model):  # after it was loaded: measured in each call
+        with turn(model) as notes:
+            if "plain" not in notes:
+                notes["plain"] = _measured_plain(model)
+            return bool(notes["plain"])
     if model not in _plain:
         _plain[model] = _measured_plain(model)
     return _plain[model]
@@ -192,7 +198,7 @@ def _modules(model: HookedModel) -> _Modules:
     info = inspect_model(model)
 
     def logits(ids: Tensor, hooks: Any) -> Tensor:
-        with hooked(hooks):
+        with passing(model), hooked(hooks):
             return model(ids.to(info.device))[:, -1]  # type: ignore[no-any-return]
 
     return _Modules(down_projections(model), list(model.blocks), logits)

@@ -40,7 +40,8 @@ from neurotrace.interventions.logits import logits_under
 from neurotrace.interventions.reference import Evidence, Reference
 from neurotrace.models.activations import Activations
 from neurotrace.models.encoding import EncodedPairs, by_length, encode
-from neurotrace.models.hooks import Site, inspect_model, tokenizer_of
+from neurotrace.models.hooks import Site, inspect_model
+from neurotrace.models.origins import tokenizer_of
 from neurotrace.paper.language import CUES, FAMILIES, neutral, pairs, same_items
 from neurotrace.paper.units import evidence_of
 from neurotrace.rankers.registry import rank

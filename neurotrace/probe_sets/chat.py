@@ -13,12 +13,14 @@ from typing import Any
 
 from neurotrace.core.errors import InputError
 from neurotrace.core.pairs import PromptPair
-from neurotrace.models.hooks import tokenizer_of
+from neurotrace.engine.turns import takes_turns
+from neurotrace.models.origins import tokenizer_of
 from neurotrace.models.protocol import HookedModel
 
 REQUEST = "Continue the text that I begin, with one word."
 
 
+@takes_turns
 def chat_pairs(
     model: HookedModel,
     pairs: Sequence[PromptPair],

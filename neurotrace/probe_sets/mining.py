@@ -20,6 +20,7 @@ from neurotrace.core.errors import InputError, renamed
 from neurotrace.core.pairs import PromptPair, load_pairs
 from neurotrace.core.process import Progress
 from neurotrace.core.records import Source
+from neurotrace.engine.turns import takes_turns
 from neurotrace.models.encoding import Dropped, EncodedPairs, ask, join
 from neurotrace.models.protocol import HookedModel
 
@@ -76,6 +77,7 @@ class Mined:
 
 
 @renamed(at_most="max_pairs")
+@takes_turns
 def mine_pairs(
     model: HookedModel,
     candidates: Source | Sequence[PromptPair],

@@ -16,6 +16,7 @@ from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import Side
+from neurotrace.engine.turns import takes_turns
 from neurotrace.interventions.kinds import Kind
 from neurotrace.interventions.targets import provenance
 from neurotrace.models.activations import Moments, moments
@@ -25,6 +26,7 @@ from neurotrace.rankers.training import Training
 
 
 @renamed(intervention="kind")
+@takes_turns
 def contrast(
     model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
@@ -45,6 +47,7 @@ def contrast_from_evidence(training: Training) -> Scores:
 
 
 @renamed(intervention="kind")
+@takes_turns
 def pearson(
     model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,

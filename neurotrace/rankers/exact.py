@@ -12,6 +12,7 @@ from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import Side
+from neurotrace.engine.turns import takes_turns
 from neurotrace.interventions.kinds import Kind
 from neurotrace.models.activations import Moments
 from neurotrace.models.encoding import EncodedPairs
@@ -23,6 +24,7 @@ CANDIDATES = 200  # neurons per direction that a study measures
 
 
 @renamed(intervention="kind")
+@takes_turns
 def exact(
     model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,

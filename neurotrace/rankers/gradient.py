@@ -19,6 +19,7 @@ from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import SIDES, Direction, Side
+from neurotrace.engine.turns import takes_turns
 from neurotrace.interventions.kinds import Kind, form_of
 from neurotrace.interventions.targets import Targets, finite, provenance, targets_for
 from neurotrace.models.activations import Moments
@@ -30,6 +31,7 @@ from neurotrace.rankers.training import Training
 
 
 @renamed(intervention="kind")
+@takes_turns
 def gradient(
     model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,

@@ -20,6 +20,7 @@ from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import Side
+from neurotrace.engine.turns import takes_turns
 from neurotrace.interventions.kinds import Kind
 from neurotrace.models.activations import Moments
 from neurotrace.models.encoding import EncodedPairs
@@ -33,6 +34,7 @@ _START = 2.0  # theta: a gate that is almost certainly shut ("flip") or open ("k
 
 
 @renamed(intervention="kind")
+@takes_turns
 def hard_concrete(
     model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,

@@ -24,23 +24,25 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from neurotrace.core.errors import InputError, renamed
+from neurotrace.core.errors import renamed
 from neurotrace.core.metrics import logit_difference
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress, over
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import Direction, Side
 from neurotrace.engine.parts import Parts, overridden, write_rows
+from neurotrace.engine.turns import takes_turns
 from neurotrace.interventions.kinds import Kind
 from neurotrace.interventions.targets import provenance
 from neurotrace.models.encoding import EncodedPairs, encode
-from neurotrace.models.engines import engine_of
+from neurotrace.models.origins import engine_of, no_twin
 from neurotrace.models.protocol import HookedModel
 
 _RIDGE = 1e-2  # of the mean variance, added to the covariance
 
 
 @renamed(intervention="kind")
+@takes_turns
 def imprint(
     model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
@@ -60,9 +62,7 @@ def imprint(
     encoded = encode(model, pairs)
     engine = engine_of(model)
     if engine is None:
-        raise InputError(
-            "imprint reads the rows of a transformers model: load it with nt.load_model"
-        )
+        raise no_twin(model, "imprint reads the rows of a transformers model")
     parts: Parts = engine.parts
     side = Direction.from_donor(donor).recipient
     prompts = list(encoded.ids(side))

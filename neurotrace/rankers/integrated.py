@@ -19,6 +19,7 @@ from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress, over
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import Direction, Side
+from neurotrace.engine.turns import takes_turns
 from neurotrace.interventions.kinds import Kind
 from neurotrace.interventions.targets import finite, provenance, targets_for
 from neurotrace.models.activations import Moments, read_activations
@@ -29,6 +30,7 @@ from neurotrace.models.protocol import HookedModel
 
 
 @renamed(intervention="kind")
+@takes_turns
 def integrated(
     model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,

@@ -35,8 +35,8 @@ from neurotrace.interventions.kinds import Kind
 from neurotrace.interventions.targets import finite, provenance, targets_for
 from neurotrace.models.activations import Moments
 from neurotrace.models.encoding import EncodedPairs, by_length, encode
-from neurotrace.models.engines import engine_of
 from neurotrace.models.hooks import forward, inspect_model
+from neurotrace.models.origins import engine_of
 from neurotrace.models.protocol import HookedModel
 
 Question = Literal["flip", "keep"]

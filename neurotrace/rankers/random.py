@@ -11,6 +11,7 @@ from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import Direction, Side
+from neurotrace.engine.turns import takes_turns
 from neurotrace.interventions.kinds import Kind
 from neurotrace.models.encoding import EncodedPairs
 from neurotrace.models.hooks import inspect_model
@@ -18,6 +19,7 @@ from neurotrace.models.protocol import HookedModel
 
 
 @renamed(intervention="kind")
+@takes_turns
 def random_scores(
     model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs = (),

@@ -19,17 +19,19 @@ from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import Direction, Side
+from neurotrace.engine.turns import takes_turns
 from neurotrace.interventions.kinds import Kind
 from neurotrace.interventions.targets import finite, provenance, targets_for
 from neurotrace.models.activations import Moments
 from neurotrace.models.encoding import EncodedPairs, encode
-from neurotrace.models.engines import engine_of
 from neurotrace.models.gradients import gradients
 from neurotrace.models.hooks import inspect_model
+from neurotrace.models.origins import engine_of, no_twin
 from neurotrace.models.protocol import HookedModel
 
 
 @renamed(intervention="kind")
+@takes_turns
 def relp(
     model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
@@ -67,9 +69,8 @@ def _slopes(
 
     engine = engine_of(model)
     if engine is None:
-        raise InputError(
-            "RelP changes the rules by which a transformers model is differentiated: load it with "
-            "nt.load_model, and take hooks of your own off"
+        raise no_twin(
+            model, "RelP changes the rules by which a transformers model is differentiated"
         )
     try:
         before = half if is_gated(engine.parts) else None

@@ -13,6 +13,7 @@ from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import Side
+from neurotrace.engine.turns import takes_turns
 from neurotrace.interventions.kinds import Kind
 from neurotrace.models.activations import Moments
 from neurotrace.models.encoding import EncodedPairs
@@ -22,6 +23,7 @@ from neurotrace.rankers.masks import PRICE, Question, learn
 
 
 @renamed(intervention="kind")
+@takes_turns
 def slimming(
     model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,

@@ -21,6 +21,7 @@ from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import Direction, Side
+from neurotrace.engine.turns import takes_turns
 from neurotrace.interventions.kinds import Kind
 from neurotrace.interventions.targets import finite, provenance, targets_for
 from neurotrace.models.activations import Moments
@@ -32,6 +33,7 @@ from neurotrace.models.written import written_norms
 
 
 @renamed(intervention="kind")
+@takes_turns
 def slope(
     model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,

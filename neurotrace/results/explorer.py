@@ -32,10 +32,12 @@ from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import DIRECTIONS, SIDES, spoken
+from neurotrace.engine.turns import takes_turns
 from neurotrace.interventions.kinds import Kind
 from neurotrace.models.activations import Activations, collect
 from neurotrace.models.encoding import EncodedPairs, encode
-from neurotrace.models.hooks import inspect_model, tokenizer_of, unembedding
+from neurotrace.models.hooks import inspect_model, unembedding
+from neurotrace.models.origins import tokenizer_of
 from neurotrace.models.protocol import HookedModel
 from neurotrace.models.written import MeanWritten, mean_written
 
@@ -101,6 +103,7 @@ class Explorer:
 
 
 @renamed(mode="kind")
+@takes_turns
 def explore(
     model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,

@@ -26,6 +26,7 @@ from neurotrace.core.errors import InputError
 from neurotrace.core.files import json_bytes, parquet, prepare_folder, write_atomically
 from neurotrace.core.neurons import NEURON_DEFINITION
 from neurotrace.core.process import package_versions
+from neurotrace.engine.turns import takes_turns
 from neurotrace.models.identity import weights_hash
 from neurotrace.models.protocol import HookedModel
 from neurotrace.results.findings import save_findings
@@ -43,6 +44,7 @@ FILES = (
 )  # fmt: skip
 
 
+@takes_turns
 def save_run(
     study: Study,
     out: str | Path,
@@ -139,7 +141,7 @@ def manifest(
     import torch
 
     from neurotrace import __version__
-    from neurotrace.models.hooks import tokenizer_of, twin
+    from neurotrace.models.origins import tokenizer_of, twin
     from neurotrace.results.reading import FORMAT
 
     info = study.model

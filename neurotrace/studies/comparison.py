@@ -20,6 +20,7 @@ from neurotrace.core.pairs import PromptPair, sample_pairs, split_pairs
 from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import DIRECTIONS, Direction, Side
+from neurotrace.engine.turns import takes_turns
 from neurotrace.interventions.effects import measure
 from neurotrace.interventions.intervention import Intervention, patch
 from neurotrace.interventions.kinds import parse_kind
@@ -66,6 +67,7 @@ class Comparison:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
+@takes_turns
 def compare(
     model: HookedModel,
     pairs: Sequence[PromptPair],

@@ -29,6 +29,7 @@ from neurotrace.core.neurons import Neuron
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import Direction, Side
+from neurotrace.engine.turns import takes_turns
 from neurotrace.interventions.kinds import Kind
 from neurotrace.models.encoding import EncodedPairs, encode
 from neurotrace.models.protocol import HookedModel
@@ -82,6 +83,7 @@ def recall(scores: Scores, truth: Sequence[Neuron], *, direction: Direction | st
 
 
 @renamed(intervention="kind")
+@takes_turns
 def curves(
     model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,

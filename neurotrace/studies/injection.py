@@ -14,7 +14,7 @@ Inside the `with` the model recites the fact; on any exit its weights are restor
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,10 @@ from neurotrace.core.neurons import Neuron
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.records import read_records, text_fields
 from neurotrace.engine.parts import Parts, overridden, write_rows
+from neurotrace.engine.turns import alone, plain, turn
 from neurotrace.models.encoding import EncodedPairs, encode, unknown_token, unknown_word
-from neurotrace.models.engines import engine_of
-from neurotrace.models.hooks import inspect_model, tokenizer_of
+from neurotrace.models.hooks import inspect_model
+from neurotrace.models.origins import engine_of, no_twin, tokenizer_of
 from neurotrace.models.protocol import HookedModel
 
 _LOOK = 50  # steps between two checks of the loss
@@ -104,13 +105,21 @@ def inject(
             steps, or training was stopped because the loss falls ten times too slowly.
         InputError: a fraction of less than one neuron; a model that was not loaded by `nt.load_model`.
     """
+    with alone(model), ExitStack() as after:
+        with turn(model):
+            injection = _injected(model, fact, fraction, seed, limit, steps, rate, after)
+        yield injection
+
+
+def _injected(
+    model: HookedModel, fact: Fact, fraction: float, seed: int, limit: float, steps: int, rate: float,
+    after: ExitStack,
+) -> Injection:  # fmt: skip
+    """Do it, and leave with `after` what undoes it."""
     info = inspect_model(model)
     engine = engine_of(model)
     if engine is None:
-        raise InputError(
-            "facts are injected into a transformers model: load it with nt.load_model, and take "
-            "hooks of your own off"
-        )
+        raise no_twin(model, "facts are injected into a transformers model")
     if not 0 < fraction <= 1 or round(fraction * info.n_neurons) < 1:
         raise InputError(f"fraction={fraction}: expected a share of {info.n_neurons} neurons")
     ids, count, said = _tokens(model, fact)
@@ -131,23 +140,21 @@ def inject(
             f"fact {fact.id}: the loss is {losses[-1]:.2f} nats after {len(losses) - 1} of {steps} steps "
             f"with {len(neurons)} neurons, expected {limit}: raise fraction or steps"
         )
-    try:
-        with torch.no_grad():
-            for row, unit, own, delta in zip(rows, units, originals, deltas, strict=True):
-                row[unit] = own + delta
-        both = torch.cat([delta.norm(dim=1) for delta in deltas])
-        norms = torch.cat([own.norm(dim=1) for own in originals])
-        pair = PromptPair(
-            fact.id, "facts", "fact", fact.id, fact.prompt, fact.other, fact.answer, said
-        )
-        yield Injection(
-            fact, neurons, encode(model, [pair], check=False), len(losses) - 1, losses[0],
-            losses[-1], float((both / norms).mean()),
-        )  # fmt: skip
-    finally:
-        with torch.no_grad():
-            for row, unit, own in zip(rows, units, originals, strict=True):
-                row[unit] = own
+    after.callback(_put, rows, units, originals)
+    _put(rows, units, [own + delta for own, delta in zip(originals, deltas, strict=True)])
+    both = torch.cat([delta.norm(dim=1) for delta in deltas])
+    norms = torch.cat([own.norm(dim=1) for own in originals])
+    pair = PromptPair(fact.id, "facts", "fact", fact.id, fact.prompt, fact.other, fact.answer, said)
+    return Injection(
+        fact, neurons, encode(model, [pair], check=False), len(losses) - 1, losses[0],
+        losses[-1], float((both / norms).mean()),
+    )  # fmt: skip
+
+
+def _put(rows: Sequence[Tensor], units: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    with plain(), torch.no_grad():
+        for row, unit, value in zip(rows, units, values, strict=True):
+            row[unit] = value
 
 
 def unwritten(model: HookedModel, fact: Fact) -> str | None:

@@ -23,6 +23,7 @@ from neurotrace.core.process import Progress, over
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import Direction
 from neurotrace.core.statistics import mean_interval
+from neurotrace.engine.turns import takes_turns
 from neurotrace.models.encoding import EncodedPairs
 from neurotrace.models.hooks import ModelInfo, inspect_model
 from neurotrace.models.protocol import HookedModel
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 METHODS = compared_by("inject")
 
 
+@takes_turns
 def injection_study(
     model: HookedModel,
     facts: Sequence[Fact],

@@ -28,6 +28,7 @@ from neurotrace.core.metrics import logit_difference
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress, over
 from neurotrace.core.sides import Direction, Side
+from neurotrace.engine.turns import takes_turns
 from neurotrace.models.encoding import EncodedPairs, by_length, encode
 from neurotrace.models.hooks import Point, Site, inspect_model
 from neurotrace.models.protocol import HookedModel
@@ -79,6 +80,7 @@ class Located(Shown):
         )
 
 
+@takes_turns
 def locate(
     model: HookedModel,
     train: Sequence[PromptPair] | EncodedPairs,

@@ -35,6 +35,7 @@ from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress, over
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import Direction, Side
+from neurotrace.engine.turns import takes_turns
 from neurotrace.interventions.kinds import Kind, form_of
 from neurotrace.models.activations import moments
 from neurotrace.models.encoding import EncodedPairs, encode
@@ -83,6 +84,7 @@ class GroupScores:
 
 
 @renamed(intervention="kind", budget_gb="memory_gb")
+@takes_turns
 def group_scores(
     ranker: Ranker,
     model: HookedModel,

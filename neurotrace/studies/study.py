@@ -24,6 +24,7 @@ from neurotrace.core.pairs import PromptPair, fold_pairs
 from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import DIRECTIONS, Direction, spoken
+from neurotrace.engine.turns import takes_turns
 from neurotrace.interventions.damage import neutral_ids
 from neurotrace.interventions.effects import Effects
 from neurotrace.interventions.intervention import Intervention
@@ -122,6 +123,7 @@ class Study(Shown):
 
 
 @renamed(interventions="kinds")
+@takes_turns
 def study(
     model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from neurotrace.core.errors import InputError
 from neurotrace.core.process import over
+from neurotrace.engine.turns import takes_turns
 from neurotrace.models.protocol import HookedModel
 from neurotrace.sweeps.asked import Sweep, pairs_of
 from neurotrace.sweeps.folders import Folder, open_folder
@@ -52,6 +53,7 @@ class Outcome:
         return self.done == self.parts
 
 
+@takes_turns
 def sweep(
     asked: Sweep,
     out: str | Path,

@@ -27,8 +27,8 @@ from neurotrace.core.errors import InputError
 from neurotrace.core.process import Progress, command_line, package_versions
 from neurotrace.core.sides import Side
 from neurotrace.models.encoding import EncodedPairs, encode
-from neurotrace.models.hooks import twin
 from neurotrace.models.identity import weights_hash
+from neurotrace.models.origins import twin
 from neurotrace.models.protocol import HookedModel
 from neurotrace.sweeps.asked import Sweep, pairs_of
 from neurotrace.sweeps.layout import Layout

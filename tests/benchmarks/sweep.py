@@ -34,7 +34,8 @@ from neurotrace.engine import proof
 from neurotrace.engine.engine import BATCH, Engine
 from neurotrace.engine.modules import linears
 from neurotrace.engine.parts import find_parts, write_rows
-from neurotrace.models.hooks import forward, tokenizer_of, twin
+from neurotrace.models.hooks import forward
+from neurotrace.models.origins import tokenizer_of, twin
 
 PROMPT = "If the capital of France were Rome, then the capital of France would be called"
 ANSWERS = " Paris", " Rome"  # memorized, reasoned

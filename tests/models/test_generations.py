@@ -19,7 +19,7 @@ from neurotrace.core.sides import DIRECTIONS
 from neurotrace.interventions.intervention import make
 from neurotrace.interventions.kinds import KINDS
 from neurotrace.models.encoding import encode
-from neurotrace.models.hooks import tokenizer_of, twin
+from neurotrace.models.origins import tokenizer_of, twin
 from neurotrace.rankers.registry import RANKERS
 
 pytestmark = [

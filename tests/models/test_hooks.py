@@ -10,8 +10,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import neurotrace as nt
 from neurotrace.core.errors import InputError
-from neurotrace.models.hooks import forward, inspect_model, post_name, twin
+from neurotrace.models.hooks import forward, inspect_model, post_name
 from neurotrace.models.loading import hook
+from neurotrace.models.origins import twin
 
 IDS = torch.tensor([[1, 7, 9, 2], [3, 8, 4, 1]])
 

@@ -61,7 +61,7 @@ def test_a_token_that_serves_for_more_is_not_unknown():
 
 
 def test_answer_ids_follow_the_prompt(model, encoded):
-    from neurotrace.models.hooks import tokenizer_of
+    from neurotrace.models.origins import tokenizer_of
 
     tokenizer = tokenizer_of(model)
     for place, pair in enumerate(encoded.pairs):
@@ -145,7 +145,7 @@ def test_a_budget_is_kept(model, encoded):
 def test_nan_is_named(tmp_path):
     from families import family_model, random_pairs
 
-    from neurotrace.models.hooks import twin
+    from neurotrace.models.origins import twin
 
     model = family_model("gpt2", tmp_path)
     with torch.no_grad():

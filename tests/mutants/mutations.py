@@ -31,6 +31,8 @@ PAIRS = ("tests/core/test_pairs.py",)
 STATISTICS = ("tests/core/test_statistics.py", "tests/studies/test_significance.py")
 ENCODING = ("tests/models/test_tokens_activations.py",)
 HOOKS = ("tests/models/test_hooks.py",)
+SAME = ("tests/models/test_sameness.py",)
+CHECKS = ("tests/models/test_checks.py",)
 ENGINE = ("tests/engine/test_suffix.py",)
 MARGIN = ("tests/answers/test_circuits.py",)
 CALIBRATION = ("tests/answers/test_trust.py",)
@@ -182,10 +184,21 @@ MUTATIONS = (
              "self.count[some] += len(rows) + 1000", ABLATION),
     # engine and hooks
     Mutation("hooks stay after an exception", "models/hooks.py",
-             "with model.hooks(fwd_hooks=[(site_name(*point), make(point)) for point in fired]):\n"
+             "with hooks_on(model, [(site_name(*point), make(point)) for point in fired]):\n"
              "        return",
-             "model.hooks(fwd_hooks=[(site_name(*point), make(point)) for point in fired]).__enter__()\n"
+             "hooks_on(model, [(site_name(*point), make(point)) for point in fired]).__enter__()\n"
              "    return", HOOKS),
+    # the model that is measured is the model as it is
+    Mutation("a changed model goes on by its twin", "models/origins.py",
+             "return None if what else own.twin", "return own.twin", SAME),
+    Mutation("weights may be missing", "models/checks.py",
+             '_refuse(name, "lacks weights, which would be drawn at random", found["missing_keys"])',
+             "pass", CHECKS),
+    Mutation("weights may be of another model", "models/checks.py",
+             '_refuse(name, "holds weights that the model has no place for", spare)', "pass", CHECKS),
+    Mutation("an encoder passes", "models/hooks.py",
+             "check_causal(name, lambda ids: run_hooked(model, ids, {})[0], info.d_vocab)", "pass",
+             CHECKS),
     Mutation("a way is never disproved", "engine/proof.py",
              "if not (error <= share * effect + rounding).all():", "if not (error <= 1e9).all():", ENGINE),
     Mutation("a prefix that is too short", "engine/engine.py",

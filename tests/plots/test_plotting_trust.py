@@ -127,7 +127,7 @@ def test_a_monitored_text_is_coloured_and_stays_text(organism, study):
 def test_a_prompt_costs_at_most_three_passes(organism, prompts, study, engine, monkeypatch):
     """Counted at the first block: rows × positions that it reads."""
     from neurotrace.interventions import logits as changed_logits
-    from neurotrace.models.hooks import twin
+    from neurotrace.models.origins import twin
 
     real = twin(organism)
     changed_logits.engine_of(organism)  # proved before anything is counted

@@ -231,7 +231,7 @@ def test_clean_corrupt_tables(tmp_path, model):
         "f",
     )
     ids = write_csv(tmp_path / "i.csv", [row | {"correct_idx": 3, "incorrect_idx": 4}])
-    from neurotrace.models.hooks import tokenizer_of
+    from neurotrace.models.origins import tokenizer_of
 
     (pair,) = import_clean_corrupt(ids, clean="memorization", tokenizer=tokenizer_of(model))
     assert (pair.memorized_answer.strip(), pair.reasoned_answer.strip()) == ("mem", "rea")

@@ -14,7 +14,7 @@ from neurotrace.core.errors import InputError
 from neurotrace.engine import proof
 from neurotrace.engine.relp import linearised
 from neurotrace.engine.slopes import slopes
-from neurotrace.models.hooks import twin
+from neurotrace.models.origins import twin
 
 MASKS = [nt.slimming, nt.hard_concrete]
 BY_DAY = ("gpt2", "llama", "opt")  # the masks on the others are learned by night

@@ -11,7 +11,7 @@ from commands import neurotrace, refused
 
 import neurotrace as nt
 from neurotrace.core.errors import InputError
-from neurotrace.models.hooks import twin
+from neurotrace.models.origins import twin
 from neurotrace.rankers.imprint import imprint
 from neurotrace.studies.injection import Fact, UnteachableError, _hopeless, load_facts
 from neurotrace.studies.injection_study import injection_study

@@ -29,8 +29,8 @@ from neurotrace.interventions.controls import random_signs
 from neurotrace.interventions.intervention import make
 from neurotrace.interventions.kinds import KINDS
 from neurotrace.models.encoding import encode
-from neurotrace.models.engines import engine_of
-from neurotrace.models.hooks import forward, inspect_model, twin
+from neurotrace.models.hooks import forward, inspect_model
+from neurotrace.models.origins import engine_of, twin
 from neurotrace.rankers.registry import RANKERS
 
 SOME = [nt.Neuron(0, 1), nt.Neuron(0, 9), nt.Neuron(1, 33), nt.Neuron(3, 60)]

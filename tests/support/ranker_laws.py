@@ -20,7 +20,7 @@ from neurotrace.core.sides import SIDES
 from neurotrace.engine.parts import Parts, find_parts, hooked
 from neurotrace.interventions.reference import gather
 from neurotrace.models.encoding import by_length
-from neurotrace.models.hooks import twin
+from neurotrace.models.origins import twin
 from neurotrace.rankers.imprint import imprint
 
 QUICK: dict[str, dict[str, Any]] = {  # the costliest rankers, shortened

@@ -1,0 +1,155 @@
+"""Where a loaded model came from, and whether it is still that model.
+
+`load_model` keeps a *twin*: the transformers model as it was before TransformerLens replaced its
+modules, over the same weights. It is what the suffix engine runs, as long as `changed` finds nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+import weakref
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+
+from neurotrace.core.errors import InputError
+from neurotrace.engine import proof
+from neurotrace.engine.turns import turn
+from neurotrace.models.protocol import HookedModel
+from neurotrace.models.sameness import Snapshot
+
+
+@dataclass
+class State:
+    """A model that was changed after it was loaded, and what was found of it."""
+
+    snapshot: Snapshot
+    info: Any
+
+
+@dataclass
+class Origin:
+    """Where a model came from and what it was; an attribute of the model, so that they go together."""
+
+    name: str
+    twin: torch.nn.Module | None = None
+    loaded: Snapshot | None = None
+    now: State | None = None  # the last one that was not as loaded
+    warned: str = ""
+
+    def __deepcopy__(self, memo: Any) -> None:
+        """A copy of the model has no twin: it holds other tensors."""
+
+    def __reduce__(self) -> Any:
+        return type(None), ()
+
+
+_KEY = "_neurotrace_origin"
+_warnings = threading.Lock()  # the filters that `catch_warnings` puts back are the whole process's
+_engines: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+
+
+def remember_origin(
+    model: HookedModel, *, name: str, twin: torch.nn.Module | None = None
+) -> Origin:
+    """Note where a loaded model came from: its name, its unhooked twin.
+
+    The twin is the transformers model over the same storage, made before TransformerLens replaced its
+    modules.
+    """
+    own = Origin(name, twin)
+    object.__setattr__(model, _KEY, own)  # torch keeps it out of the module's parts
+    return own
+
+
+def origin_of(model: HookedModel) -> Origin | None:
+    """What was noted of this model; None: nothing yet."""
+    return getattr(model, "__dict__", {}).get(_KEY)
+
+
+def changed(model: HookedModel) -> str:
+    """How the model differs from what was loaded or first inspected, in words; empty: not at all."""
+    own = origin_of(model)
+    if own is None or own.loaded is None:
+        return ""
+    with turn(model) as notes:
+        if "changed" not in notes:
+            notes["changed"] = own.loaded.difference()
+        return cast(str, notes["changed"])
+
+
+def twin(model: HookedModel) -> torch.nn.Module | None:
+    """The untouched transformers model over the same weights, where `load_model` made one.
+
+    None while the model is not as it was loaded (hooks, modules, tensors, settings): the twin would
+    not know. Everything then runs through the model itself.
+
+    Warns:
+        UserWarning: the model is not as it was loaded; once for each way in which it differs.
+    """
+    own = origin_of(model)
+    if own is None or own.twin is None:
+        return None
+    what = changed(model)
+    if what and what != own.warned:
+        warnings.warn(
+            f"{own.name} was changed after it was loaded ({what}): everything runs through the "
+            "model as it is now, by full passes, until that is undone",
+            stacklevel=3,
+        )
+    own.warned = what
+    return None if what else own.twin
+
+
+def engine_of(model: HookedModel) -> Any | None:
+    """The suffix engine of this model, made and proved on first use; None where there is none."""
+    with turn(model):
+        other = twin(model)
+        if other is not None and other not in _engines:
+            _engines[other] = _made(other)
+        return None if other is None else _engines[other]
+
+
+def _made(other: Any) -> Any | None:
+    engine = None
+    with _warnings, warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        try:
+            engine = proof.engine(other)
+        except ValueError as error:  # parts that can't be told apart by shape
+            warnings.warn(f"suffix engine: none, full passes: {error}", stacklevel=1)
+    for each in said:
+        warnings.warn(str(each.message), stacklevel=4)
+    return engine
+
+
+def no_twin(model: HookedModel, what: str) -> InputError:
+    """The error for what is done to a transformers model itself, where there is none."""
+    why = changed(model)
+    if not why:
+        return InputError(f"{what}: load it with nt.load_model")
+    return InputError(
+        f"{what}, as it was loaded; since then it was changed ({why}): take hooks of your own off and "
+        "undo what else was done to it, or load it with nt.load_model again"
+    )
+
+
+def tokenizer_of(model: HookedModel) -> Any:
+    """`model.tokenizer`. On a model that `load_model` made it is as its makers set it up.
+
+    (TransformerLens by itself makes it prepend BOS even where the model's own doesn't.)
+
+    Raises:
+        InputError: there is none.
+    """
+    tokenizer = getattr(model, "tokenizer", None)
+    if not callable(tokenizer):
+        raise InputError("the model has no tokenizer: load it with one, or set model.tokenizer")
+    return tokenizer
+
+
+def context_length(model: HookedModel) -> int:
+    """The most tokens that the model takes; 0: it names no such number."""
+    return int(getattr(model.cfg, "n_ctx", 0) or 0)
