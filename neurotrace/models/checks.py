@@ -67,6 +67,16 @@ def check_weights(name: str, model: nn.Module, found: Mapping[str, Iterable[Any]
             raise InputError(f"{name}: the weight {key} holds NaN or inf: get an undamaged copy")
 
 
+def check_differentiable(name: str, model: nn.Module) -> None:
+    """Raise InputError if a weight was made in inference mode: no gradient can go through it."""
+    for key, weight in model.named_parameters():
+        if weight.is_inference():
+            raise InputError(
+                f"{name}: {key} was made in torch.inference_mode, where nothing can be differentiated "
+                "later: make the model outside of it, or let nt.load_model load it"
+            )
+
+
 def _refuse(name: str, what: str, keys: Iterable[str]) -> None:
     every = sorted(keys)
     if every:

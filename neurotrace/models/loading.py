@@ -15,7 +15,7 @@ import torch
 from neurotrace import organism
 from neurotrace.core.errors import InputError, first_line
 from neurotrace.engine.turns import passing, plain
-from neurotrace.models.checks import check_weights
+from neurotrace.models.checks import check_differentiable, check_weights
 from neurotrace.models.hooks import inspect_model
 from neurotrace.models.origins import remember_origin
 
@@ -93,6 +93,7 @@ def hook(model: torch.nn.Module, tokenizer: Any, *, name: str, spread: bool = Fa
     config: Any = model.config
     if not getattr(config, "architectures", None):  # a checkpoint's config names its class
         config.architectures = [type(model).__name__]
+    check_differentiable(name, model)
     shared = [*model.parameters(), *model.buffers()]
     twin = None if spread else copy.deepcopy(model, memo={id(tensor): tensor for tensor in shared})
     try:
