@@ -35,7 +35,7 @@ from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress, over
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import Direction, Side
-from neurotrace.engine.turns import takes_turns
+from neurotrace.engine.turns import plain, takes_turns
 from neurotrace.interventions.kinds import Kind, form_of
 from neurotrace.models.activations import moments
 from neurotrace.models.encoding import EncodedPairs, encode
@@ -143,6 +143,7 @@ def group_scores(
     return GroupScores(scores, value, sizes)
 
 
+@plain()
 def assess(
     grouped: GroupScores, *, k: int, resamples: int = 1000, flips: int = 9999, seed: int = 0
 ) -> Scores:
@@ -183,6 +184,7 @@ def assess(
     return replace(scores, columns=dict(zip(names, shaped, strict=True)), provenance=record)
 
 
+@plain()
 def stability(
     grouped: GroupScores, *, k: int, resamples: int = 1000, seed: int = 0
 ) -> tuple[Float[Tensor, " neuron"], float]:
