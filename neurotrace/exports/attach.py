@@ -14,7 +14,8 @@ from neurotrace.core.errors import InputError
 from neurotrace.core.neurons import by_layer
 from neurotrace.engine.parts import Parts, find_parts, hooked
 from neurotrace.interventions.intervention import Intervention
-from neurotrace.models.hooks import inspect_model, twin
+from neurotrace.models.hooks import inspect_model
+from neurotrace.models.origins import no_twin, twin
 from neurotrace.models.protocol import HookedModel
 
 
@@ -27,10 +28,7 @@ def plain_model(model: HookedModel) -> nn.Module:
     """
     found = twin(model)
     if found is None:
-        raise InputError(
-            f"{inspect_model(model).name}: expected a model that nt.load_model or nt.hook made, without "
-            "hooks of your own: there is no plain transformers model behind this one"
-        )
+        raise no_twin(model, f"{inspect_model(model).name}: an export needs a transformers model")
     return found
 
 

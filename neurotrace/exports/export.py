@@ -28,6 +28,7 @@ from neurotrace.core.errors import InputError
 from neurotrace.core.files import prepare_folder, save_file
 from neurotrace.core.neurons import by_layer
 from neurotrace.core.pairs import PromptPair
+from neurotrace.engine.turns import takes_turns
 from neurotrace.exports import describe, gguf_file, scripts
 from neurotrace.exports.attach import last_logits, parts_of, plain_model
 from neurotrace.exports.checkpoint import read_checkpoint, write_checkpoint
@@ -35,8 +36,9 @@ from neurotrace.exports.proof import Proof, prove
 from neurotrace.exports.vector import added, read_vector, write_vector
 from neurotrace.interventions.intervention import Intervention
 from neurotrace.models.encoding import EncodedPairs
-from neurotrace.models.hooks import forward, inspect_model, post_name, tokenizer_of
+from neurotrace.models.hooks import forward, inspect_model, post_name
 from neurotrace.models.loading import load_model
+from neurotrace.models.origins import tokenizer_of
 from neurotrace.models.protocol import HookedModel
 
 RECORD, CHECKPOINT, GGUF, VECTOR, DESCRIPTION = (
@@ -78,6 +80,7 @@ class Export:
         )
 
 
+@takes_turns
 def export(
     model: HookedModel,
     intervention: Intervention,
