@@ -121,6 +121,24 @@ def test_prose_is_plain():
     assert {name: words for name, words in found.items() if words} == {}
 
 
+def test_what_notebooks_import_is_there():
+    """By day; `make test-notebooks` runs them."""
+    import ast
+    import importlib
+
+    asked = set()
+    for path in DOCS.parent.glob("notebooks/*.ipynb"):
+        for cell in json.loads(path.read_text("utf-8"))["cells"]:
+            lines = [re.sub(r"^(\s*)[%!].*", r"\1pass", each) for each in cell["source"]]
+            if cell["cell_type"] == "code":
+                for node in ast.walk(ast.parse("".join(lines) or "pass")):
+                    if isinstance(node, ast.ImportFrom) and node.module.startswith("neurotrace"):
+                        asked |= {(path.name, node.module, each.name) for each in node.names}
+    assert len(asked) > 1
+    missing = [each for each in asked if not hasattr(importlib.import_module(each[1]), each[2])]
+    assert missing == []
+
+
 def test_no_function_is_called_as_its_module_is():
     """Importing `neurotrace.x` puts the module in the place of a function `nt.x`."""
     import pkgutil
