@@ -15,12 +15,12 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
 
-from neurotrace.models import hooks
+from neurotrace.models import hooks, origins
 
 JOBS = ("collect to a file", "moments", "gradient", "run")
 
@@ -35,9 +35,13 @@ def main(
 ) -> None:
     """A row for each number of pairs, type and job."""
     if one:
-        print(json.dumps(_measure(model, (pairs or [100])[0], length, (dtype or [""])[0], job[0])))
+        print(
+            json.dumps(
+                _measure(model, (pairs or [100])[0], length, (dtype or [""])[0], (job or JOBS)[0])
+            )
+        )
         return
-    print("| job | dtype | pairs | model | beside it | reckoned |\n|---|---|---|---|---|---|")
+    print("| job | dtype | pairs | model | beside it | estimated |\n|---|---|---|---|---|---|")
     for kind in dtype or ["float32"]:
         for name in job or JOBS:
             for count in pairs or [100, 1000]:
@@ -47,11 +51,11 @@ def main(
                 ]  # fmt: skip
                 run = subprocess.run(call, capture_output=True, text=True, check=True)
                 found = json.loads(run.stdout.splitlines()[-1])
-                model_mib, beside, reckoned = (
-                    f"{found[name] / 2**20:,.0f} MiB" for name in ("model", "beside", "reckoned")
+                model_mib, beside, estimated = (
+                    f"{found[name] / 2**20:,.0f} MiB" for name in ("model", "beside", "estimated")
                 )
                 print(
-                    f"| {name} | {kind} | {count:,} | {model_mib} | {beside} | {reckoned} |",
+                    f"| {name} | {kind} | {count:,} | {model_mib} | {beside} | {estimated} |",
                     flush=True,
                 )
 
@@ -64,7 +68,7 @@ def _measure(model: str, count: int, length: int, dtype: str, job: str) -> dict[
     loaded = nt.load_model(model, device="cpu", dtype=dtype)
     info = nt.inspect_model(loaded)
     encoded = _random_pairs(count, length, info.d_vocab)
-    twin = hooks.twin(loaded)
+    twin: Any = origins.twin(loaded)
     shape = shape_of(twin.config, model)
     number = 4 if dtype == "float32" else 2
     ids = torch.zeros(1, 2, dtype=torch.long)
@@ -87,8 +91,8 @@ def _measure(model: str, count: int, length: int, dtype: str, job: str) -> dict[
             gather(loaded, encoded)
     beside = _status("VmHWM") - before
     weights = float(shape.parameters * number)
-    reckoned = needs(shape, count, length, number_bytes=number)[job] - weights
-    return {"model": weights, "beside": beside, "reckoned": reckoned}
+    estimated = needs(shape, count, length, number_bytes=number)[job] - weights
+    return {"model": weights, "beside": beside, "estimated": estimated}
 
 
 def _random_pairs(count: int, length: int, vocabulary: int):
@@ -96,14 +100,19 @@ def _random_pairs(count: int, length: int, vocabulary: int):
     from neurotrace.models.encoding import Behaviour, EncodedPairs
 
     draw = torch.Generator().manual_seed(0)
-    prompts = [torch.randint(vocabulary, (count, length), generator=draw).unbind() for _ in "mr"]
+    memorization, reasoning = (
+        torch.randint(vocabulary, (count, length), generator=draw).unbind() for _ in "mr"
+    )
     answers = torch.arange(count) % (vocabulary - 1)
-    nothing = Behaviour(*[torch.zeros(count)] * 3, answers)
+    zeros = torch.zeros(count)
+    nothing = Behaviour(zeros, zeros, zeros, answers)
     pairs = [
         PromptPair(f"p{i}", "noise", "none", f"g{i % 50}", "recall", "reason", " a", " b")
         for i in range(count)
     ]
-    return EncodedPairs(tuple(pairs), *prompts, answers, answers + 1, nothing, nothing)
+    return EncodedPairs(
+        tuple(pairs), memorization, reasoning, answers, answers + 1, nothing, nothing
+    )
 
 
 def _status(name: str) -> float:

@@ -47,7 +47,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     clock = time.process_time if options.threads == 1 else time.perf_counter
     model = nt.load_model(options.model)
-    plain = twin(model)
+    plain: Any = twin(model)
     tokenizer = tokenizer_of(model)
     ids = prompt_of(tokenizer, options.tokens)
     answers = [tokenizer(a, add_special_tokens=False).input_ids[0] for a in ANSWERS]
@@ -72,7 +72,8 @@ def main() -> None:
     }
     ours = time_ours(engine, ids, answers, layers, list(peers.values()), clock)
     peak = ours["peak_mb"]
-    loop, batched, traced = (peer and peer.result() for peer in peers.values())
+    results: list[Any] = [peer and peer.result() for peer in peers.values()]
+    loop, batched, traced = results
     errors = compare(engine, ids, answers, neurons, loop["values"])
     everywhere = all_positions(engine, model, ids, answers, neurons[: 2 * 64], clock)
 
@@ -213,11 +214,11 @@ def floor(
     for weight in weights:
         F.linear(inputs[weight.shape[1]], weight)
     rate = 2 * rows * sum(w.numel() for w in weights) / (clock() - start)
-    config = engine.parts.model.config
+    config: Any = engine.parts.model.config
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     attention = 4 * head * config.num_attention_heads * tokens * len(above)
     unembedding = 4 * engine.parts.unembedding.weight.shape[1]
-    blocks = 2 * sum(m.weight.numel() for m in linears(above))
+    blocks = 2 * sum(write_rows(m).numel() for m in linears(above))
     return neurons * (blocks + attention + unembedding) / rate, rate / 1e9
 
 
