@@ -9,7 +9,8 @@ answers among those whose controls flip few: if a random change of the same size
 flips are no evidence about the neurons.
 
 Candidates that flip less than half as many as the best on the first half are not measured on the second.
-Candidates within two pairs of the best are compared on as many pairs again, if there are any. Controls
+Candidates within two pairs of the best are compared on as many pairs again, if there are any, and come
+before those that are not: a rate on few pairs is more often high by luck. Controls
 are drawn until the 95 % interval of their flip rate excludes `QUIET`, at most six times. Rates within
 half a percentage point then count as equal, and the smaller number of neurons is chosen.
 """
@@ -52,7 +53,7 @@ DEFAULT_KINDS: tuple[Kind, ...] = (
 QUIET = 0.04  # maximum share of training answers that a chosen candidate's controls may flip
 _HOPELESS = 0.5  # candidates below this share of the best rate on the first half are dropped
 _NEAR = 2  # candidates within this number of pairs of the best are compared on further pairs
-_CONTENDERS = 8  # maximum number of these
+_CONTENDERS = 16  # maximum number of these; those with few neurons come first
 _TESTED = 30  # maximum number of candidates whose controls are measured
 _TOGETHER = 4  # candidates in one call, after the first
 _FEWEST = (
@@ -165,7 +166,7 @@ class Choice:
     rates: Mapping[Candidate, float]  # share of training answers flipped
     loud: frozenset[Candidate]  # whose controls flip more than `QUIET`
     pairs: int  # on which the chosen one was compared
-    tied: int  # other candidates with the same rate whose controls are not known to flip more
+    tied: int  # other candidates with this rate on as many pairs, controls not known to flip more
 
 
 @dataclass(frozen=True)
@@ -304,7 +305,8 @@ def choose(parts: Sequence[Part]) -> Choice:
     if best is None:  # all controls flip too many: the largest rate beyond that of its controls
         best = max(controls.heard, key=lambda each: tallies[each].rate - controls.loudest(each))
     loud = frozenset(each for each in controls.heard if controls.loudest(each) > QUIET)
-    equal = [each for each in made if tallies[each].step == tallies[best].step and each not in loud]
+    rank = _place(tallies[best])
+    equal = [each for each in made if _place(tallies[each]) == rank and each not in loud]
     rates = {each: tally.rate for each, tally in tallies.items()}
     return Choice(best, rates, loud, tallies[best].count, len(set(equal) - {best}))
 
@@ -327,8 +329,13 @@ class _Tally:
         return _Tally(self.hits + int(answers.sum()), self.count + len(answers))
 
 
+def _place(tally: _Tally) -> tuple[int, int]:
+    """Sorts by the number of pairs, then by the rate, both the largest first."""
+    return -tally.count, -tally.step
+
+
 def _ordered(tallies: Mapping[Candidate, _Tally]) -> list[Candidate]:
-    return sorted(tallies, key=lambda each: (-tallies[each].step, each.k))
+    return sorted(tallies, key=lambda each: (*_place(tallies[each]), each.k))
 
 
 def _try(

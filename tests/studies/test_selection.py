@@ -108,6 +108,19 @@ def test_a_tie_is_settled_by_further_pairs(made):
     assert (found.candidate.k, found.pairs, found.tied) == (8, 2 * PAIRS, 0)
 
 
+def test_who_was_lucky_on_few_pairs_does_not_beat_who_was_tried_on_more(made):
+    """More candidates flip all of the first pairs than are tried further, where each flips fewer."""
+    flips = {(f"shift:{size}", 1 + (size > 20)): 1.0 for size in range(1, 25)}
+    flips["set", 4] = 0.8
+    part = part_of(
+        made(*flips), flips, lambda each, draw: 0.0, further={each: 0.75 for each in flips}
+    )
+    found = choose([part])
+    assert (found.candidate.k, found.pairs) == (1, 2 * PAIRS)
+    assert found.rates[found.candidate] == 0.875
+    assert found.tied == 15
+
+
 def test_a_doubtful_control_is_drawn_again(made):
     flips = {("patch", 2): 1.0, ("set", 4): 0.9}
     # by luck the first draw flips four of 32 answers, and no other does
