@@ -121,10 +121,10 @@ def test_parts_are_data_and_stay_in_their_folder(asked, tmp_path, mark):
     parts[2].symlink_to(outside)
     parts[3].unlink()
     parts[3].symlink_to("/etc/passwd")
-    assert len(nt.open_run(out).broken) == 3
+    assert len(nt.open_run(out).broken) == 4
     before = outside.read_bytes()
     with pytest.warns(UserWarning, match="set aside"):
-        assert nt.sweep(asked, out).computed == 3
+        assert nt.sweep(asked, out).computed == 4
     assert nt.open_run(out).to_frame().equals(expected)
     assert outside.read_bytes() == before
 

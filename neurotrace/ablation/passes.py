@@ -18,10 +18,10 @@ from torch import Tensor
 from neurotrace.ablation.batch import bytes_each
 from neurotrace.ablation.task import Task, absolute
 from neurotrace.core.errors import InputError
-from neurotrace.core.metrics import logit_difference
 from neurotrace.core.neurons import Neuron
 from neurotrace.core.process import Progress, over
 from neurotrace.engine.edits import Edit, Run, affine_by_layer
+from neurotrace.engine.metrics import logit_difference
 from neurotrace.interventions.intervention import Intervention, make
 from neurotrace.interventions.targets import Targets
 from neurotrace.models.hooks import forward

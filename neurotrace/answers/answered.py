@@ -15,12 +15,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from neurotrace.core import metrics
 from neurotrace.core.display import Cell, Shown, Table, View, clip
 from neurotrace.core.errors import InputError
 from neurotrace.core.process import Progress, over
 from neurotrace.core.prompts import Prompt
 from neurotrace.core.records import short
+from neurotrace.engine import metrics
 from neurotrace.engine.turns import takes_turns
 from neurotrace.models.encoding import by_length, last_logits, unknown_token, unknown_word
 from neurotrace.models.hooks import inspect_model

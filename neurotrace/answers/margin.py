@@ -19,11 +19,11 @@ from torch import Tensor
 
 from neurotrace.answers.answered import Answered, entropy_of, prompt_ids
 from neurotrace.answers.circuit import Circuit
-from neurotrace.core import metrics
 from neurotrace.core.display import Bar, Shown, Table, View
 from neurotrace.core.errors import InputError
 from neurotrace.core.process import Progress, over
 from neurotrace.core.prompts import Prompt
+from neurotrace.engine import metrics
 from neurotrace.engine.turns import takes_turns
 from neurotrace.interventions.logits import logits_under
 from neurotrace.models.encoding import by_length

@@ -16,8 +16,8 @@ import torch
 
 from neurotrace.answers.answered import prompt_ids
 from neurotrace.answers.circuit import Circuit
-from neurotrace.core import metrics
 from neurotrace.core.errors import InputError
+from neurotrace.engine import metrics
 from neurotrace.engine.turns import takes_turns, turn
 from neurotrace.interventions.logits import logits_under
 from neurotrace.models.origins import context_length, tokenizer_of

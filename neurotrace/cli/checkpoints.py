@@ -51,7 +51,7 @@ def checkpoints(
     if slips := [name for name in models if name in probe_names() and not Path(name).exists()]:
         raise InputError(f"{slips[0]} is a set of prompts, no model: --probes goes before each set")
     pairs = pairs_of(probes)
-    from neurotrace.core.files import prepare_folder, write_atomically
+    from neurotrace.core.writing import prepare_folder, write_atomically
 
     if len(models) > 1 and which != "all":
         raise InputError(f"--which {which} of {len(models)} models: expected one model to look in")

@@ -39,8 +39,8 @@ def locate(
 ) -> None:
     """Patch attention, MLPs, heads, the residual stream and a direction of it on held-out pairs."""
     from neurotrace.core.errors import InputError
-    from neurotrace.core.files import prepare_folder
     from neurotrace.core.pairs import split_pairs
+    from neurotrace.core.writing import prepare_folder
 
     pairs = pairs_of(named(probes, more_probes))
     if heads < 1 or at_most < 0:

@@ -45,8 +45,8 @@ def overlap(
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Jaccard's index of the tops, within and across families, against chance, with an interval."""
-    from neurotrace.core.files import prepare_file, save_file
     from neurotrace.core.pairs import sample_pairs
+    from neurotrace.core.writing import prepare_file, save_file
 
     pairs = pairs_of(named(probes, more_probes))
     if out is not None:

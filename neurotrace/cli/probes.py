@@ -129,8 +129,8 @@ def mine(
     as_json: _Json = False,
 ) -> None:
     """Write the pairs that this model answers both ways; `run --probes FILE` takes them."""
-    from neurotrace.core.files import prepare_file
     from neurotrace.core.pairs import load_pairs, pair_record
+    from neurotrace.core.writing import prepare_file
     from neurotrace.probe_sets.making import write_rows
 
     candidates = [pair for name in _wanted(names, every) for pair in load_pairs(name)]
@@ -220,8 +220,8 @@ def import_(
 ) -> None:
     """Turn a file of another tool's into pairs."""
     quiet()
-    from neurotrace.core.files import prepare_file
     from neurotrace.core.pairs import load_pairs, pair_record
+    from neurotrace.core.writing import prepare_file
     from neurotrace.probe_sets.importing import format_of, import_pairs
     from neurotrace.probe_sets.making import write_rows
 
@@ -242,7 +242,7 @@ def import_(
             source, form, split=split, patterns=patterns or (), clean=clean, sets=sets, family=family,
             counterfactual=counterfactual, tokenizer=tokenizer and _tokenizer(tokenizer),
         )  # fmt: skip
-    prepare_file(out)
+    prepare_file(out, source=source)
     write_rows(out, [pair_record(pair) for pair in pairs])
     print(f"{out}: {len(pairs)} pairs{f', read as {form}' if form else ''}")
 

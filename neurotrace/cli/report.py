@@ -20,7 +20,7 @@ def report(
 ) -> None:
     """Write the report again from a run's folder, without the model."""
     quiet()
-    from neurotrace.core.files import save_file
+    from neurotrace.core.writing import save_file
     from neurotrace.results.reading import load_run
     from neurotrace.results.report import write_report
 

@@ -127,8 +127,8 @@ class Asked:
 
 
 def _study(asked: Asked) -> None:
-    from neurotrace.core.files import prepare_folder
     from neurotrace.core.process import command_line
+    from neurotrace.core.writing import prepare_folder
     from neurotrace.results.run import FILES, save_run
     from neurotrace.results.trust import prepare_trust, save_trust
 

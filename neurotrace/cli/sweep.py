@@ -86,6 +86,10 @@ def sweep(
         "batch": batch, "part_rows": part_rows,
     }  # fmt: skip
     named = {name: value for name, value in given.items() if value is not None}
+    if out.startswith("memory:"):
+        raise InputError(
+            f"--out {out}: what is in memory is gone when the command ends; name a folder"
+        )
     if workers and ray is None:
         raise InputError(f"--workers {workers} goes with --ray local or --ray ADDRESS")
     if spec is not None:

@@ -6,9 +6,9 @@ neurons     `Neuron(layer, index)`, written `L3.N771`
 pairs       `PromptPair`; splits and folds that share no group
 prompts     single prompts with two named answers
 records     JSON lines read and checked
-files       JSON, safetensors and Parquet read and checked; folders and files written whole
+files       JSON, safetensors and Parquet read and checked
+writing     files and folders written whole
 scores      `Scores`: a number for each neuron, and its top k
-metrics     logits to numbers
 statistics  intervals and p-values clustered by group
 display     tables of results in a notebook and a terminal
 process     progress bars, versions, the command line

@@ -9,18 +9,17 @@ import io
 import json
 import os
 import re
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from neurotrace.core.errors import InputError, first_line
 
 if TYPE_CHECKING:
     import pandas as pd
-    import pyarrow as pa
 
 
 # UTF-32's mark begins with UTF-16's
@@ -42,6 +41,7 @@ _OTHERS = (
     ".gz",
     ".zip",
 )
+_REGULAR = "expected a regular file in the folder itself"
 DATA_FILES = (*_PARQUET, *_CSV, ".json", ".jsonl", ".ndjson")
 
 
@@ -51,6 +51,26 @@ def parse_json(raw: str | bytes) -> Any:
         return json.loads(raw)
     except RecursionError:
         raise ValueError("nested too deep") from None
+
+
+def open_inside(path: str | Path) -> BinaryIO:
+    """Open a file of a folder that may be somebody else's: no link is followed, no FIFO waited for.
+
+    Raises:
+        OSError: there is none, or it is no regular file.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    try:
+        handle = os.open(path, flags)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, f"a symbolic link, {_REGULAR}") from None
+        raise
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(handle)
+        raise OSError(errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL, f"no file, {_REGULAR}")
+    return os.fdopen(handle, "rb")
 
 
 def read_text(path: str | Path) -> str:
@@ -263,128 +283,3 @@ def read_table(
             what = f"{kinds[name]!r}" if name in kinds else "no such column"
             raise InputError(f"{path}: expected the column {name!r}, got {what}")
     return frame, note if isinstance(note, dict) else {}
-
-
-def prepare_folder(out: str | Path, files: Sequence[str], *, overwrite: bool = False) -> Path:
-    """Make the folder and check that it can be written, before the long work begins.
-
-    Args:
-        overwrite: without it, a folder that holds one of `files` is refused.
-    """
-    folder = Path(out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        present = [name for name in files if (folder / name).exists()]
-        if present and not overwrite:
-            raise InputError(
-                f"{folder} already holds {present[0]}: name another folder or pass --overwrite "
-                "(overwrite=True in Python)"
-            )
-        write_atomically(folder / ".writable", b"")
-        (folder / ".writable").unlink()
-    except OSError as error:
-        raise InputError(
-            f"can't write to {folder}: {error.strerror or error}; name a folder that can be written"
-        ) from None
-    return folder
-
-
-def prepare_file(out: Path) -> None:
-    """Make the file's folder and check that it can be written, before the long work begins."""
-    try:
-        if out.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        out.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.NamedTemporaryFile(prefix=f".{out.name}.", dir=out.parent).close()
-    except OSError as error:
-        raise _cannot_write(out, error) from None
-
-
-def save_file(path: Path, content: bytes) -> None:
-    """`write_atomically` for a file that the user named.
-
-    Raises:
-        InputError: it can't be written.
-    """
-    try:
-        write_atomically(path, content)
-    except OSError as error:
-        raise _cannot_write(path, error) from None
-
-
-def save_whole(path: Path, save: Callable[[Path], None]) -> None:
-    """`write_whole`, of a file that the user named.
-
-    Raises:
-        InputError: it can't be written.
-    """
-    try:
-        write_whole(path, save)
-    except OSError as error:
-        raise _cannot_write(path, error) from None
-
-
-@contextmanager
-def filling(folder: Path) -> Iterator[None]:
-    """Context of writing a folder's files: a full or read-only disk raises `InputError`."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(
-            f"can't write to {folder}: {error.strerror or error}; free some space or name another folder"
-        ) from None
-
-
-def _cannot_write(path: Path, error: OSError) -> InputError:
-    return InputError(
-        f"can't write {path}: {error.strerror or error}; name a file that can be written"
-    )
-
-
-def json_bytes(content: Any) -> bytes:
-    """`content` as a JSON file holds it; half a surrogate pair becomes a question mark."""
-    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "replace")
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write, sync, rename. After any failure the file under the final name is unchanged."""
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def write_whole(path: Path, save: Callable[[Path], None]) -> None:
-    """Write with `save` and rename to the final name when complete."""
-    from safetensors import SafetensorError
-
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        try:
-            save(Path(folder) / path.name)
-        except SafetensorError as error:  # its error on a full disk
-            raise OSError(str(error)) from None
-        write_atomically(path, (Path(folder) / path.name).read_bytes())
-
-
-def noted(frame: pd.DataFrame, note: dict[str, Any]) -> bytes:
-    """The frame as the bytes of a Parquet file, with a note that `files.read_table` reads."""
-    import pyarrow as pa
-
-    table = pa.Table.from_pandas(frame, preserve_index=False)
-    return parquet(table.replace_schema_metadata({"neurotrace": json.dumps(note)}))
-
-
-def parquet(table: pa.Table) -> bytes:
-    """The table as the bytes of a Parquet file."""
-    import pyarrow.parquet as pq
-
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
-    return sink.getvalue()

@@ -1,5 +1,6 @@
 """The suffix engine (prefix caching): resume a forward pass where a change begins.
 
+metrics    logits to numbers
 parts      a model's blocks, down projections and unembedding, found by shape
 attention  one prefix shared by many rows
 edits      changes of neurons, and the clean run

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from neurotrace.core.files import filling
+from neurotrace.core.writing import filling
 from neurotrace.exports.weights import edited
 from neurotrace.interventions.intervention import Intervention
 

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from neurotrace.core.files import save_file
 from neurotrace.core.neurons import NEURON_DEFINITION
+from neurotrace.core.writing import save_file
 from neurotrace.interventions.intervention import Intervention
 
 

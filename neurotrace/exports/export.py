@@ -25,9 +25,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from neurotrace.core.errors import InputError
-from neurotrace.core.files import prepare_folder, save_file
 from neurotrace.core.neurons import by_layer
 from neurotrace.core.pairs import PromptPair
+from neurotrace.core.writing import prepare_folder, save_file
 from neurotrace.engine.turns import takes_turns
 from neurotrace.exports import describe, gguf_file, scripts
 from neurotrace.exports.attach import last_logits, parts_of, plain_model

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from neurotrace.core.errors import InputError, first_line
-from neurotrace.core.files import save_whole
 from neurotrace.core.neurons import by_layer
+from neurotrace.core.writing import save_whole
 from neurotrace.exports.weights import written
 from neurotrace.interventions.intervention import Intervention
 

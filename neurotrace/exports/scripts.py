@@ -7,8 +7,8 @@ from pathlib import Path
 
 from torch import nn
 
-from neurotrace.core.files import save_file
 from neurotrace.core.neurons import by_layer
+from neurotrace.core.writing import save_file
 from neurotrace.exports.attach import parts_of
 from neurotrace.interventions.intervention import Intervention
 from neurotrace.models.hooks import post_name

@@ -16,8 +16,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from neurotrace.core.errors import InputError
-from neurotrace.core.files import save_whole
 from neurotrace.core.neurons import by_layer
+from neurotrace.core.writing import save_whole
 from neurotrace.engine.parts import hooked, write_rows
 from neurotrace.exports.attach import parts_of
 from neurotrace.exports.gguf_file import gguf_package

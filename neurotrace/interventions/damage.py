@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from neurotrace.core import metrics
 from neurotrace.core.errors import InputError
 from neurotrace.core.records import probes_folder
+from neurotrace.engine import metrics
 from neurotrace.engine.turns import takes_turns
 from neurotrace.interventions.intervention import Intervention
 from neurotrace.interventions.kinds import values_at

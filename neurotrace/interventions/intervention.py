@@ -18,9 +18,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from neurotrace.core.errors import InputError
-from neurotrace.core.files import read_tensors, save_whole
+from neurotrace.core.files import read_tensors
 from neurotrace.core.neurons import NEURON_DEFINITION, Neuron, NeuronSet
 from neurotrace.core.sides import Direction, Side
+from neurotrace.core.writing import save_whole
 from neurotrace.interventions.kinds import KINDS, ClassMeans, Kind, parse_kind, values_at, written
 from neurotrace.interventions.reference import Reference
 from neurotrace.models.hooks import inspect_model

@@ -16,12 +16,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from neurotrace.core import metrics
 from neurotrace.core.display import Shown, Table, View, clip
 from neurotrace.core.errors import InputError
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress, over
 from neurotrace.core.sides import SIDES, Side
+from neurotrace.engine import metrics
 from neurotrace.engine.turns import takes_turns, turn
 from neurotrace.models.hooks import forward, inspect_model
 from neurotrace.models.origins import changed, context_length, tokenizer_of, twin

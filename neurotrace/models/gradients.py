@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from neurotrace.core.metrics import logit_difference
 from neurotrace.core.process import Progress, over
 from neurotrace.core.sides import Side
+from neurotrace.engine.metrics import logit_difference
 from neurotrace.models.encoding import EncodedPairs, by_length
 from neurotrace.models.hooks import forward, inspect_model
 from neurotrace.models.origins import engine_of

@@ -27,8 +27,8 @@ def main(given: list[str] | None = None) -> None:
     parts = [one_model(args.out / f"seed-{seed}", seed, args.steps) for seed in range(args.seeds)]
     import pandas as pd
 
-    from neurotrace.core.files import write_atomically
     from neurotrace.core.pairs import pair_record
+    from neurotrace.core.writing import write_atomically
     from neurotrace.paper.language import pairs
 
     lines = "".join(json.dumps(pair_record(pair)) + "\n" for pair in pairs())
@@ -43,8 +43,8 @@ def main(given: list[str] | None = None) -> None:
 def one_model(folder: Path, seed: int, steps: int | None) -> dict[str, Any]:
     """The tables of one seed; trains and compares only what is missing."""
     from neurotrace.core.errors import InputError
-    from neurotrace.core.files import write_atomically
     from neurotrace.core.process import quiet
+    from neurotrace.core.writing import write_atomically
     from neurotrace.models.loading import load_model
     from neurotrace.paper import training
     from neurotrace.paper.study import study_model

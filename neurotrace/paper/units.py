@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from neurotrace.core.metrics import logit_difference
 from neurotrace.core.sides import SIDES
+from neurotrace.engine.metrics import logit_difference
 from neurotrace.interventions.reference import Evidence, gather
 from neurotrace.models.activations import Activations
 from neurotrace.models.encoding import EncodedPairs, by_length

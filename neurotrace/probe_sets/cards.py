@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neurotrace.core.errors import InputError
-from neurotrace.core.files import write_atomically
+from neurotrace.core.writing import write_atomically
 
 if TYPE_CHECKING:
     from neurotrace.probe_sets.mining import Mined

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from neurotrace.core.files import save_file
+from neurotrace.core.writing import save_file
 
 _SIDES = re.compile(r"\[([^|\]]*)\|([^|\]]*)\]")
 

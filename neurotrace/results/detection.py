@@ -12,7 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neurotrace.core.files import filling, noted, prepare_folder, write_atomically, write_whole
+from neurotrace.core.writing import filling, noted, prepare_folder, write_atomically, write_whole
 from neurotrace.models.identity import model_identity
 from neurotrace.models.protocol import HookedModel
 

@@ -16,9 +16,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neurotrace.core.files import write_atomically
 from neurotrace.core.neurons import Neuron
 from neurotrace.core.sides import Direction
+from neurotrace.core.writing import write_atomically
 from neurotrace.interventions.intervention import Intervention
 from neurotrace.studies.overlap import by_chance, jaccard
 from neurotrace.studies.study import ALL

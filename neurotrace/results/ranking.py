@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neurotrace.core.errors import InputError
-from neurotrace.core.files import filling, noted, prepare_folder, read_json, write_atomically
+from neurotrace.core.files import read_json
 from neurotrace.core.neurons import Neuron
+from neurotrace.core.writing import filling, noted, prepare_folder, write_atomically
 
 if TYPE_CHECKING:
     from neurotrace.studies.comparison import Comparison

@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neurotrace.core.errors import InputError
-from neurotrace.core.files import json_bytes, parquet, prepare_folder, write_atomically
 from neurotrace.core.neurons import NEURON_DEFINITION
 from neurotrace.core.process import package_versions
+from neurotrace.core.writing import json_bytes, parquet, prepare_folder, write_atomically
 from neurotrace.engine.turns import takes_turns
 from neurotrace.models.identity import weights_hash
 from neurotrace.models.protocol import HookedModel

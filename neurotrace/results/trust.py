@@ -18,17 +18,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neurotrace.core.errors import InputError
-from neurotrace.core.files import (
+from neurotrace.core.files import read_json, read_table
+from neurotrace.core.process import package_versions
+from neurotrace.core.writing import (
     filling,
     json_bytes,
     noted,
     prepare_folder,
-    read_json,
-    read_table,
     write_atomically,
     write_whole,
 )
-from neurotrace.core.process import package_versions
 from neurotrace.models.identity import model_identity
 from neurotrace.models.protocol import HookedModel
 

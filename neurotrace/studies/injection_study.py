@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neurotrace.core.errors import InputError
-from neurotrace.core.files import prepare_folder, write_atomically
 from neurotrace.core.process import Progress, over
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import Direction
 from neurotrace.core.statistics import mean_interval
+from neurotrace.core.writing import prepare_folder, write_atomically
 from neurotrace.engine.turns import takes_turns
 from neurotrace.models.encoding import EncodedPairs
 from neurotrace.models.hooks import ModelInfo, inspect_model

@@ -24,10 +24,10 @@ from torch import Tensor
 from neurotrace.core import statistics
 from neurotrace.core.display import Shown, Table, View, rate
 from neurotrace.core.errors import InputError
-from neurotrace.core.metrics import logit_difference
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress, over
 from neurotrace.core.sides import Direction, Side
+from neurotrace.engine.metrics import logit_difference
 from neurotrace.engine.turns import takes_turns
 from neurotrace.models.encoding import EncodedPairs, by_length, encode
 from neurotrace.models.hooks import Point, Site, inspect_model

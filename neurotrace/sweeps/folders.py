@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from neurotrace.core.errors import InputError
-from neurotrace.core.files import write_atomically
+from neurotrace.core.files import open_inside
+from neurotrace.core.writing import put, write_atomically
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,30 @@ class Folder:
     def file(self, name: str) -> str:
         return posixpath.join(self.path, name)
 
+    def own(self, name: str) -> str:
+        """`file`, where nothing on the way from the folder to it is a link; local folders only.
+
+        Raises:
+            InputError: a link, which may lead out of a folder that somebody else has made.
+        """
+        so_far = ""
+        for part in name.split("/") if self.local else ():
+            so_far = posixpath.join(so_far, part)
+            if os.path.islink(self.file(so_far)):
+                raise InputError(
+                    f"{self.file(so_far)} is a symbolic link, which is not followed: put there what it "
+                    "points to, or remove it"
+                )
+        return self.file(name)
+
+    def open(self, name: str) -> Any:
+        """The file for reading.
+
+        Raises:
+            OSError, InputError: it can't be read, is a link or no regular file.
+        """
+        return open_inside(self.own(name)) if self.local else self.fs.open(self.file(name), "rb")
+
     def make(self, *inside: str) -> None:
         """Make the folder, with these inside it, and check that it can be written.
 
@@ -44,9 +69,12 @@ class Folder:
         """
         try:
             for name in ("", *inside):
-                self.fs.makedirs(self.file(name), exist_ok=True)
-            self.write(".writable", b"")
-            self.fs.rm_file(self.file(".writable"))
+                self.fs.makedirs(self.own(name), exist_ok=True)
+            probe = f".writable-{uuid.uuid4().hex[:8]}"
+            self.write(probe, b"")
+            self.fs.rm_file(self.file(probe))
+        except InputError:
+            raise
         except Exception as error:  # each store has its own error types
             raise InputError(
                 f"can't write to {self.url}: {reason(error)}; name a folder that can be written"
@@ -60,7 +88,7 @@ class Folder:
         """
         try:
             if self.local:
-                write_atomically(Path(self.file(name)), content)
+                write_atomically(Path(self.own(name)), content)
             else:
                 with self.writing(name) as file:
                     file.write(content)
@@ -75,10 +103,10 @@ class Folder:
         try:
             with self.fs.open(temporary, "wb") as file:
                 yield file
-                file.flush()
-                if self.local:
-                    os.fsync(file.fileno())
-            self.fs.mv(temporary, self.file(name))
+            if self.local:
+                put(Path(temporary), Path(self.own(name)))
+            else:
+                self.fs.mv(temporary, self.file(name))
         except BaseException:
             with suppress(OSError):
                 self.fs.rm_file(temporary)
@@ -93,13 +121,16 @@ class Folder:
     def _cannot_read(self, name: str, error: OSError) -> InputError:
         return InputError(f"can't read {self.file(name)}: {reason(error)}")
 
-    def read(self, name: str) -> bytes | None:
-        """The file's bytes; None if there is no such file.
+    def read(self, name: str, *, most: int = -1) -> bytes | None:
+        """The file's bytes, at most so many; None if there is no such file.
 
         Raises:
             InputError: it can't be read.
         """
         try:
+            if self.local:
+                with self.open(name) as file:
+                    return bytes(file.read(most))
             return bytes(self.fs.cat_file(self.file(name)))
         except (FileNotFoundError, NotADirectoryError):
             return None
@@ -110,7 +141,7 @@ class Folder:
         """Names of the files and folders in it, hidden ones too, sorted."""
         self.fs.invalidate_cache()
         try:
-            found = self.fs.ls(self.file(inside).rstrip("/"), detail=False)
+            found = self.fs.ls(self.own(inside).rstrip("/"), detail=False)
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:

@@ -12,6 +12,7 @@ import getpass
 import json
 import os
 import socket
+import stat
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from neurotrace.core.errors import InputError
-from neurotrace.core.files import parse_json
+from neurotrace.core.files import open_inside, parse_json
 from neurotrace.core.process import command_line
 from neurotrace.sweeps.folders import Folder
 from neurotrace.sweeps.layout import Shard
@@ -45,10 +46,16 @@ def locked(folder: Folder, shard: Shard) -> Iterator[Callable[[], None]]:
         import fcntl
 
         try:
-            handle = os.open(folder.file(name), os.O_RDWR | os.O_CREAT, 0o644)
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+            handle = os.open(folder.own(name), flags, 0o666)
         except OSError as error:
             raise folder.cannot_write(name, error) from None
         try:
+            about = os.fstat(handle)
+            if not stat.S_ISREG(about.st_mode) or about.st_nlink != 1:
+                raise InputError(
+                    f"{folder.file(name)}: expected a file of its own; remove what is there"
+                )
             until = time.monotonic() + _A_LOOK
             while not _flock(handle, fcntl.LOCK_EX):
                 if time.monotonic() > until:
@@ -108,13 +115,10 @@ def _alive(folder: Folder, name: str) -> bool:
     import fcntl
 
     try:
-        handle = os.open(folder.file(name), os.O_RDONLY)
+        with open_inside(folder.own(name)) as file:
+            return not _flock(file.fileno(), fcntl.LOCK_SH)
     except OSError:
         return False
-    try:
-        return not _flock(handle, fcntl.LOCK_SH)
-    finally:
-        os.close(handle)
 
 
 def _flock(handle: int, kind: int) -> bool:

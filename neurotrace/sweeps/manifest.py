@@ -63,13 +63,13 @@ def read_manifest(folder: Folder) -> Manifest | None:
     Raises:
         InputError: it is not the manifest of a sweep, was changed by hand, or is of a newer version.
     """
-    raw = folder.read(NAME)
+    raw = folder.read(NAME, most=_MOST_BYTES + 1)
     if raw is None:
         return None
     where = f"{folder.url}/{NAME}"
     try:
         if len(raw) > _MOST_BYTES:
-            raise ValueError(f"{len(raw)} bytes")
+            raise ValueError(f"more than {_MOST_BYTES} bytes")
         record = parse_json(raw)
     except ValueError as error:
         raise InputError(f"{where}: not the manifest of a sweep ({error})") from None

@@ -156,7 +156,7 @@ def _check(folder: Folder, manifest: Manifest, name: str) -> dict[str, Any] | st
     if part >= manifest.layout.parts:
         return f"the sweep has {manifest.layout.parts} parts"
     try:
-        with folder.fs.open(folder.file(f"{PARTS}/{name}"), "rb") as file:
+        with folder.open(f"{PARTS}/{name}") as file:
             _footer(file)
             footer = pq.ParquetFile(file)
             rows, found = footer.metadata.num_rows, footer.schema_arrow

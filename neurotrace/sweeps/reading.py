@@ -157,7 +157,7 @@ class SweepRun(Shown):
             ):
                 for part in range(self.layout.parts):
                     own = self.parts[part]
-                    with own.fs.open(own.file(part_file(part)), "rb") as source:
+                    with own.open(part_file(part)) as source:
                         file.write_table(pq.read_table(source).replace_schema_metadata(None))
         except OSError as error:
             raise folder.cannot_write(tail, error) from None

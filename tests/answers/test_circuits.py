@@ -12,9 +12,9 @@ from planted import PLANTED
 import neurotrace as nt
 from neurotrace.answers.answered import prompt_ids
 from neurotrace.answers.circuit import OFFS, norms_of
-from neurotrace.core import metrics
 from neurotrace.core.errors import InputError
 from neurotrace.core.prompts import originals
+from neurotrace.engine import metrics
 from neurotrace.models.hooks import forward
 from neurotrace.organism import folder
 

@@ -241,7 +241,7 @@ def test_a_study_of_one_outcome_is_refused(organism, prompts):
 def test_the_writes_follow_the_models_own_slope(organism, prompts):
     """Per-layer writes by the unembedding, against the gradient through the model itself."""
     from neurotrace.answers.baselines import inside_features
-    from neurotrace.core import metrics
+    from neurotrace.engine import metrics
     from neurotrace.models.sites import final_residual_slope, read_sites
 
     asked = nt.answer(organism, originals(prompts)[:6])

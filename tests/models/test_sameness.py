@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 
 import neurotrace as nt
 from neurotrace.core.errors import InputError
-from neurotrace.core.metrics import logit_difference
+from neurotrace.engine.metrics import logit_difference
 from neurotrace.models.origins import changed, engine_of, twin
 
 pytestmark = pytest.mark.bridge

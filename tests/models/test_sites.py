@@ -8,7 +8,7 @@ from families import family_model, random_pairs
 
 import neurotrace as nt
 from neurotrace.core.errors import InputError
-from neurotrace.core.metrics import logit_difference
+from neurotrace.engine.metrics import logit_difference
 from neurotrace.models.encoding import encode
 from neurotrace.models.hooks import forward
 from neurotrace.models.sites import change_sites, read_sites

@@ -43,7 +43,7 @@ VERDICT = ("tests/studies/test_verdict.py",)
 
 MUTATIONS = (
     # signs
-    Mutation("L is turned round", "core/metrics.py",
+    Mutation("L is turned round", "engine/metrics.py",
              "return (_pick(logits, memorized) - _pick(logits, reasoned)).float()",
              "return (_pick(logits, reasoned) - _pick(logits, memorized)).float()", METRICS),
     Mutation("the sign of a direction", "core/sides.py",
@@ -67,7 +67,7 @@ MUTATIONS = (
     Mutation("prefers is counted the wrong way", "interventions/effects.py",
              'moved = after["L_after"] < 0 if to_reasoning else after["L_after"] > 0',
              'moved = after["L_after"] > 0 if to_reasoning else after["L_after"] < 0', EFFECTS),
-    Mutation("KL the other way round", "core/metrics.py",
+    Mutation("KL the other way round", "engine/metrics.py",
              "return (log_p.exp() * (log_p - log_q)).sum(dim=-1).clamp(min=0)",
              "return (log_q.exp() * (log_q - log_p)).sum(dim=-1).clamp(min=0)", METRICS),
     Mutation("the margin's parts change places", "answers/margin.py",

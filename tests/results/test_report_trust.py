@@ -16,7 +16,7 @@ import pytest
 
 import neurotrace as nt
 from neurotrace.cli import main as cli
-from neurotrace.core import files
+from neurotrace.core import writing
 from neurotrace.core.errors import InputError
 from neurotrace.results.report_sections import trust_section
 from neurotrace.results.trust import FILES, prepare_trust, read_trust, save_trust
@@ -186,7 +186,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_that_reads(
         written.append(target)
         real(source, target)
 
-    monkeypatch.setattr(files.os, "replace", full)
+    monkeypatch.setattr(writing.os, "replace", full)
     folder = prepare_trust(tmp_path / "trust")
     written.clear()
     with pytest.raises(InputError, match="No space left"):
@@ -194,7 +194,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_that_reads(
     assert len(os.listdir(folder)) == 4  # no half-written one
     with pytest.raises(InputError):
         read_trust(folder)
-    monkeypatch.setattr(files.os, "replace", real)
+    monkeypatch.setattr(writing.os, "replace", real)
     save_trust(judged, prepare_trust(folder), model=organism, probes=[])
     assert set(os.listdir(folder)) == set(FILES)
 

@@ -13,7 +13,7 @@ import pytest
 from planted import PLANTED
 
 import neurotrace as nt
-from neurotrace.core import files
+from neurotrace.core import writing
 from neurotrace.core.errors import InputError
 from neurotrace.interventions import intervention as interventions
 from neurotrace.models.encoding import Dropped
@@ -145,8 +145,8 @@ def test_a_failed_write_leaves_nothing_behind(study, model, tmp_path, monkeypatc
         raise OSError(errno.ENOSPC, "No space left on device")
 
     out = tmp_path / "run"
-    files.prepare_folder(out, runs.FILES)
-    monkeypatch.setattr(files.os, "replace", full)
+    writing.prepare_folder(out, runs.FILES)
+    monkeypatch.setattr(writing.os, "replace", full)
     with pytest.raises(InputError, match="No space left"):
         runs.save_run(study, out, model=model, probes=["planted"])
     assert os.listdir(out) == []
@@ -230,7 +230,7 @@ def test_detectors_show_where_a_run_has_them(study, model, tmp_path):
     }  # fmt: skip
     rows = [row, row | {"view": "neurons", "train_family": "others", "test_family": "<b>a"}]
     path, about = tmp_path / "detectors.parquet", model_identity(model)
-    path.write_bytes(files.noted(pd.DataFrame(rows), about | {"command": "neurotrace detect"}))
+    path.write_bytes(writing.noted(pd.DataFrame(rows), about | {"command": "neurotrace detect"}))
     page = nt.write_report(nt.load_run(tmp_path))
     assert 'id="detectors"' in page
     section = page[page.index('id="detectors"') : page.index("Every intervention")]
@@ -244,7 +244,7 @@ def test_detectors_show_where_a_run_has_them(study, model, tmp_path):
         (about | {"model": "x", "weights_sha256": "0"}, "is of x, the run is of planted"),
         ({}, "is of an unknown model"),
     ):
-        path.write_bytes(files.noted(pd.DataFrame(rows), note))
+        path.write_bytes(writing.noted(pd.DataFrame(rows), note))
         page = nt.write_report(nt.load_run(tmp_path))
         assert 'id="detectors"' not in page
         assert reason in page

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from neurotrace.core import metrics
 from neurotrace.core.sides import DIRECTIONS, Direction
+from neurotrace.engine import metrics
 
 LOGITS = torch.tensor([[2.0, 0.0, -1.0], [0.0, 0.0, 3.0]])
 

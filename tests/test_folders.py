@@ -1,0 +1,192 @@
+"""Folders and files, ours and somebody else's: no link is followed, nothing is replaced but a file."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from commands import neurotrace, refused
+
+import neurotrace as nt
+from neurotrace.core import writing
+from neurotrace.core.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def asked(planted_folder):
+    return nt.Sweep(str(planted_folder), (str(planted_folder),), part_rows=100, threads=1)
+
+
+@pytest.fixture
+def secret(tmp_path):
+    """A file outside, which must stay as it is."""
+    path = tmp_path / "secret"
+    path.write_text("mine")
+    yield path
+    assert path.read_text() == "mine"
+
+
+@pytest.fixture
+def run(asked, tmp_path):
+    nt.sweep(asked, tmp_path / "run")
+    return tmp_path / "run"
+
+
+# -- a sweep's folder
+
+
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("hard", [False, True])
+def test_a_lock_that_is_a_link_is_not_written(asked, run, secret, tmp_path, hard, there):
+    lock = run / "locks" / "shard-1-of-1.lock"
+    lock.unlink()
+    target = secret if there else tmp_path / "new"
+    if hard:
+        os.link(secret, lock)
+    else:
+        lock.symlink_to(target)
+    with pytest.raises(InputError, match=r"symbolic link|file of its own"):
+        nt.sweep(asked, run)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_lock_that_is_a_fifo_does_not_hang(asked, run):
+    lock = run / "locks" / "shard-1-of-1.lock"
+    lock.unlink()
+    os.mkfifo(lock)
+    os.mkfifo(run / "locks" / "shard-1-of-2.lock")
+    with pytest.raises(InputError, match="file of its own"):
+        nt.sweep(asked, run)
+
+
+@pytest.mark.parametrize("name", ["parts", "locks"])
+@pytest.mark.parametrize("there", [True, False])
+def test_a_folder_that_is_a_link_is_not_entered(asked, run, tmp_path, name, there):
+    outside = tmp_path / "outside"
+    (run / name).rename(tmp_path / "kept")
+    if there:
+        outside.mkdir()
+        (outside / "part-00000000.parquet").write_text("somebody's")
+    (run / name).symlink_to(outside)
+    with pytest.raises(InputError, match="symbolic link"):
+        nt.sweep(asked, run)
+    if name == "parts":
+        with pytest.raises(InputError, match="symbolic link"):
+            nt.open_run(run)
+    assert outside.exists() is there
+    assert [each.name for each in outside.glob("*")] == ["part-00000000.parquet"] * there
+
+
+def test_special_files_in_a_sweep_are_damaged_parts(asked, run):
+    expected = nt.open_run(run).to_frame()
+    parts = sorted((run / "parts").iterdir())
+    for part in parts[:2]:
+        part.unlink()
+    os.mkfifo(parts[0])
+    parts[1].symlink_to("/dev/zero")
+    assert len(nt.open_run(run).broken) == 2
+    with pytest.warns(UserWarning, match="set aside"):
+        assert nt.sweep(asked, run).computed == 2
+    assert nt.open_run(run).to_frame().equals(expected)
+
+
+@pytest.mark.parametrize("kind", ["fifo", "zero", "link"])
+def test_a_manifest_that_is_no_file_is_refused(run, tmp_path, kind):
+    manifest = run / "manifest.json"
+    manifest.rename(tmp_path / "manifest.json")
+    if kind == "fifo":
+        os.mkfifo(manifest)
+    else:
+        manifest.symlink_to("/dev/zero" if kind == "zero" else tmp_path / "manifest.json")
+    with pytest.raises(InputError, match=r"manifest\.json"):
+        nt.open_run(run)
+
+
+# -- --out
+
+
+def special(path: Path, kind: str, secret: Path) -> None:
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "device":
+        try:
+            os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 7))
+        except PermissionError:
+            pytest.skip("only root makes devices")
+    elif kind == "link":
+        path.symlink_to(secret)
+    else:
+        path.symlink_to(secret.parent / "nowhere")
+
+
+IMPORT = ("--columns", "memorization=memorization")
+KINDS = ("fifo", "device", "link", "dangling")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_files_are_replaced(kind, tmp_path, secret):
+    out = tmp_path / "out.jsonl"
+    special(out, kind, secret)
+    before = os.lstat(out)
+    for write in (
+        lambda: writing.write_atomically(out, b"x"),
+        lambda: writing.write_whole(out, lambda path: path.write_bytes(b"x")),
+        lambda: writing.save_file(out, b"x"),
+        lambda: writing.prepare_file(out),
+        lambda: writing.prepare_folder(tmp_path, (out.name,), overwrite=True),
+        lambda: writing.write_folder(out, lambda folder: None),
+    ):
+        with pytest.raises(InputError, match=r"out\.jsonl"):
+            write()
+    assert os.lstat(out) == before
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_out_of_a_command_is_no_device_fifo_or_link(kind, tmp_path, secret, planted_folder):
+    out = tmp_path / "out.jsonl"
+    special(out, kind, secret)
+    pairs = str(planted_folder / "pairs.jsonl")
+    refused(neurotrace("probes", "import", pairs, *IMPORT, "--out", str(out)), "out.jsonl")
+    refused(neurotrace("probes", "mine", pairs, "--model", "x/y", "--out", str(out)), "out.jsonl")
+
+
+def test_an_import_does_not_replace_its_source(tmp_path, planted_folder):
+    source = tmp_path / "pairs.jsonl"
+    source.write_bytes((planted_folder / "pairs.jsonl").read_bytes())
+    os.link(source, tmp_path / "same.jsonl")
+    before = source.read_bytes()
+    for out in ("pairs.jsonl", "same.jsonl"):
+        done = neurotrace("probes", "import", str(source), *IMPORT, "--out", str(tmp_path / out))
+        refused(done, "the source itself")
+    assert source.read_bytes() == before
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o077, 0o600), (0o022, 0o644), (0o002, 0o664)])
+def test_files_have_the_mode_of_the_umask_and_keep_their_own(umask, mode, tmp_path):
+    before = os.umask(umask)
+    try:
+        writing.write_atomically(tmp_path / "a", b"x")
+        writing.write_whole(tmp_path / "b", lambda path: path.write_bytes(b"x"))
+        modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in "ab"]
+        (tmp_path / "a").chmod(0o640)
+        writing.write_atomically(tmp_path / "a", b"y")
+        assert (modes, stat.S_IMODE((tmp_path / "a").stat().st_mode)) == ([mode, mode], 0o640)
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.parametrize("out", ["memory://run", "s3://bucket/run", "file:///x/run"])
+def test_a_url_is_no_folder_of_a_run(out, tmp_path, planted_folder):
+    words = ["--model", "x/y", "--probes", str(planted_folder), "--out", out]
+    for command in ("run", "rank"):
+        refused(neurotrace(command, *words, cwd=tmp_path), "expected a path")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_sweep_into_memory_is_refused(planted_folder):
+    """It would be gone when the process ends."""
+    words = ["--model", str(planted_folder), "--probes", str(planted_folder)]
+    refused(neurotrace("sweep", *words, "--out", "memory://run"), "memory")
