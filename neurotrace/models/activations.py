@@ -183,14 +183,24 @@ def stream(
 def read_activations(
     model: HookedModel, ids: Tensor, n_layers: int, d_mlp: int
 ) -> Float[Tensor, "batch layer neuron"]:
-    """Activations of every neuron at the last position of a batch of equal-length prompts."""
+    """Activations of every neuron at the last position of a batch of equal-length prompts.
+
+    By the suffix engine where it serves the model, else by hooks.
+    """
     found = torch.empty(len(ids), n_layers, d_mlp)
+    engine = engine_of(model)
+    try:
+        if engine is not None:
+            found = engine.clean(ids).activations.float().cpu()
+    except ValueError:  # not finite; by hooks the layer can be named
+        engine = None
+    if engine is None:
 
-    def keep(layer: int, post: Tensor) -> None:
-        found[:, layer] = post[:, -1].detach().float().cpu()
+        def keep(layer: int, post: Tensor) -> None:
+            found[:, layer] = post[:, -1].detach().float().cpu()
 
-    with torch.no_grad():
-        forward(model, ids, edit=keep, layers=range(n_layers))
+        with torch.no_grad():
+            forward(model, ids, edit=keep, layers=range(n_layers))
     bad = ~torch.isfinite(found).all(dim=-1).all(dim=0)
     if bad.any():
         raise InputError(
@@ -202,18 +212,15 @@ def read_activations(
 def clean_activations(
     model: HookedModel, prompts: Sequence[Int[Tensor, " pos"]], positions: str = "read"
 ) -> Float[Tensor, "prompt layer neuron"] | Float[Tensor, "prompt pos layer neuron"]:
-    """Activations of unchanged runs, by the suffix engine where it serves the model, else by hooks.
+    """Activations of unchanged runs.
 
     Args:
         positions: ``"read"``, the last one; ``"all"``, for prompts of one length.
     """
     info = inspect_model(model)
-    engine = engine_of(model) if positions == "read" else None
     found: list[Tensor] = [torch.empty(0)] * len(prompts)
     for rows, ids in by_length(prompts, len(prompts)):
-        if engine is not None:
-            values = engine.clean(ids).activations.float().cpu()
-        elif positions == "read":
+        if positions == "read":
             values = read_activations(model, ids, info.n_layers, info.d_mlp)
         else:
             values = torch.empty(*ids.shape, info.n_layers, info.d_mlp)

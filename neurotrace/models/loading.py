@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from functools import wraps
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -18,6 +18,9 @@ from neurotrace.engine.turns import passing, plain
 from neurotrace.models.checks import check_differentiable, check_weights
 from neurotrace.models.hooks import inspect_model
 from neurotrace.models.origins import remember_origin
+
+if TYPE_CHECKING:
+    from gguf import GGUFReader
 
 
 @plain()
@@ -234,7 +237,7 @@ def _read_gguf(path: Path, dtype: torch.dtype) -> tuple[str, torch.nn.Module, An
     if not os.path.isfile(path):
         raise InputError(f"no file at {str(path)!r}: expected a .gguf file")
     try:
-        import gguf  # noqa: F401
+        from gguf import GGUFReader
     except ImportError:
         raise InputError(
             f"{path.name}: reading GGUF needs the package gguf: pip install gguf"
@@ -247,16 +250,17 @@ def _read_gguf(path: Path, dtype: torch.dtype) -> tuple[str, torch.nn.Module, An
     try:
         folder = str(path.parent)
         tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=path.name)
+        reader = GGUFReader(str(path))
         quantized, found = cast(Any, AutoModelForCausalLM).from_pretrained(
             folder, gguf_file=path.name, dtype=torch.float32, output_loading_info=True,
-            ignore_mismatched_sizes=True, **_switches(path),
+            ignore_mismatched_sizes=True, **_switches(reader),
         )  # fmt: skip
     except Exception as error:
         raise InputError(f"can't read {str(path)!r} as GGUF: {first_line(error)}") from error
     finally:
         if bars:
             logging.enable_progress_bar()
-    found["unexpected_keys"] = {*found["unexpected_keys"], *_left_over(path, quantized)}
+    found["unexpected_keys"] = {*found["unexpected_keys"], *_left_over(reader, quantized)}
     check_weights(path.name, quantized, found)
     settings = quantized.config.to_dict()
     settings.pop("quantization_config", None)
@@ -266,24 +270,20 @@ def _read_gguf(path: Path, dtype: torch.dtype) -> tuple[str, torch.nn.Module, An
     return path.stem, module.to(dtype), tokenizer
 
 
-def _switches(path: Path) -> dict[str, bool]:
+def _switches(reader: GGUFReader) -> dict[str, bool]:
     """What a Llama's config must say for transformers to read the biases of its MLPs, if it has any."""
-    from gguf import GGUFReader
-
-    file = GGUFReader(str(path))
-    biased = any(tensor.name == "blk.0.ffn_down.bias" for tensor in file.tensors)
-    llama = file.fields["general.architecture"].contents() == "llama"
+    biased = any(tensor.name == "blk.0.ffn_down.bias" for tensor in reader.tensors)
+    llama = reader.fields["general.architecture"].contents() == "llama"
     return {"mlp_bias": True} if biased and llama else {}
 
 
-def _left_over(path: Path, model: Any) -> list[str]:
+def _left_over(reader: GGUFReader, model: Any) -> list[str]:
     """Tensors of a GGUF file that have no place in the model (transformers passes over them).
 
     Where the file holds no more tensors than the model has parameters, each of them has its place.
     """
     import gguf
 
-    reader = gguf.GGUFReader(str(path))
     names = [
         t.name for t in reader.tensors if not t.name.startswith(("rope_freqs", "rope_factors"))
     ]

@@ -13,6 +13,7 @@ import gzip
 import html
 import json
 import math
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -111,6 +112,7 @@ def explore(
     *,
     neurons: int = 1000,
     pairs_each: int = 12,
+    max_pairs: int = 128,
     kind: Kind = "patch",
     progress: Progress = None,
 ) -> Explorer:
@@ -120,6 +122,7 @@ def explore(
         scores: the rankings for the map: one, several, or a study's.
         neurons: number of the strongest neurons with exact effects and the other details.
         pairs_each: number of pairs, each of another group, for a family's exact effects.
+        max_pairs: maximum number of pairs, drawn at random, for means, histograms and written values.
         kind: the intervention of the exact effects.
 
     Raises:
@@ -134,14 +137,17 @@ def explore(
                 f"scores by {each.method} are {tuple(each.value.shape)}, {info.name} has "
                 f"{info.n_layers} layers × {info.d_mlp} neurons: rank this model's neurons"
             )
-    activations = collect(model, encoded, progress=progress)
+    drawn = random.Random(0).sample(range(len(encoded)), min(max_pairs, len(encoded)))
+    some = encoded.at(sorted(drawn))
+    activations = collect(model, some, progress=progress)
     moments = activations.moments()
+    sample = "all pairs" if len(some) == len(encoded) else f"{len(some)} of {len(encoded)} pairs"
     for name, values in (("contrast", moments.contrast), ("Pearson", moments.pearson)):
         if all(name.lower() != each.method for _, _, each in rankings):
             unit = "activation" if name == "contrast" else "correlation"
-            rankings.append((f"{name}, all pairs", "", Scores(name, values, unit, signed=False)))
+            rankings.append((f"{name}, {sample}", "", Scores(name, values, unit, signed=False)))
     top = strongest([each for _, _, each in rankings], neurons)
-    written = mean_written(model, encoded, progress=progress)
+    written = mean_written(model, some, progress=progress)
     details: dict[str, Any] = {
         "places": [neuron.layer * info.d_mlp + neuron.index for neuron in top],
         "pairs": [_texts(pair) for pair in encoded.pairs],
@@ -158,6 +164,7 @@ def explore(
     parts += [(moments.mean[1], "mean"), (moments.variance[1].sqrt(), "sd")]
     return Explorer({
         "format": _FORMAT, "model": info.name, "layers": info.n_layers, "width": info.d_mlp,
+        "sample": sample,
         "scores": [
             {"label": label, "direction": direction, "unit": each.unit, "signed": each.signed,
              **pack(each.value)}

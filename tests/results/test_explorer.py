@@ -59,6 +59,15 @@ def test_the_map_holds_every_ranking(explorer, scores):
     assert np.abs(found - scores[0].value.flatten().numpy()).max() < 0.01
 
 
+def test_means_of_many_pairs_are_of_a_stated_sample(model, encoded, scores):
+    explorer = nt.explore(model, encoded, scores, neurons=2, pairs_each=2, max_pairs=5)
+    sample = f"5 of {len(encoded)} pairs"
+    assert explorer.data["sample"] == sample
+    assert [each["label"] for each in explorer.data["scores"]][-1] == f"Pearson, {sample}"
+    counts = json.loads(opened(explorer.data["details"]))["activations"][0]
+    assert sum(counts["memorization"]) == sum(counts["reasoning"]) == 5
+
+
 def test_exact_effects_are_the_ablations(explorer, details, model, encoded):
     place = PLANTED.layer * explorer.data["width"] + PLANTED.index
     at = details["places"].index(place)

@@ -253,7 +253,7 @@ function neurotraceExplorer(root, data) {
     const offset = data.scores.length, at = (k) => columns[offset + k] ? columns[offset + k][place] : NaN;
     const activations = [make("h4", {}, "Activation at the final token position")];
     if (i >= 0) activations.push(histogram(details.activations[i]));
-    activations.push(make("p", { class: "nt-small" }, `${i >= 0 ? "Blue: memorization prompts, red: reasoning prompts. " : ""}Mean ± sd: ` +
+    activations.push(make("p", { class: "nt-small" }, `${i >= 0 ? "Blue: memorization prompts, red: reasoning prompts. " : ""}Mean ± sd, ${data.sample || "all pairs"}: ` +
       `${number(at(0))} ± ${shown(at(1))} recalling, ${number(at(2))} ± ${shown(at(3))} reasoning.`));
     if (i >= 0) {
       parts.push(make("h4", {}, "Exact effect on L, nats"), table(["family", "direction", "what", "effect", "low", "high", "pairs"],
