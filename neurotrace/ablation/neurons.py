@@ -79,6 +79,11 @@ def ablate(
 
     Raises:
         InputError: an invalid argument, or an effect that is not finite (the message names the neuron).
+
+    Example::
+
+        effects = nt.ablate(model, pairs, scores.top(64), kind="mean")
+        effects.to_frame().head()
     """
     task = prepare(
         model, pairs, kind, donor, reference=reference, positions=positions, precision=precision,
@@ -156,6 +161,10 @@ def ablation_effects(
 
     Raises:
         InputError: as for `ablate`; or the rows would take more than `table_gb` GiB.
+
+    Example::
+
+        rows = nt.ablation_effects(model, pairs, scores.top(8)).to_frame()
     """
     import numpy as np
     import pyarrow as pa

@@ -95,6 +95,10 @@ def ablate_sets(
 
     Args:
         ks: None: 1 to all of them. The other arguments are those of `ablate`.
+
+    Example::
+
+        curve = nt.ablate_sets(model, pairs, scores.top(64), ks=[1, 4, 16, 64])
     """
     task = prepare(
         model, pairs, kind, donor, reference=reference, positions=positions, precision=precision,
@@ -144,6 +148,10 @@ def greedy_set(
 
     Returns:
         The curve of the chosen neurons in their order, ks 1 to k.
+
+    Example::
+
+        found = nt.greedy_set(model, pairs, scores.top(32), 4)
     """
     task = prepare(
         model, pairs, kind, donor, reference=reference, positions=positions, precision=precision,

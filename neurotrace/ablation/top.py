@@ -143,6 +143,11 @@ def ablate_top(
     Raises:
         InputError: as for `ablate`; k, confidence or max_share out of range; `max_share` too small for
             one round; predictions beyond their budget, or not finite.
+
+    Example::
+
+        top = nt.ablate_top(model, pairs, 10, direction="to_reasoning")
+        top.to_frame()
     """
     direction = check_direction(direction)
     for name, value in (("confidence", confidence), ("max_share", max_share)):

@@ -135,6 +135,11 @@ def answer(
 
     Raises:
         InputError: no prompt is left; an empty prompt or one that is too long.
+
+    Example::
+
+        answered = nt.answer(model, nt.load_prompts("arithmetic"))
+        answered.to_frame()
     """
     for number, prompt in enumerate(prompts, 1):
         if not isinstance(prompt, Prompt):

@@ -229,6 +229,13 @@ def find_circuit(
 
     Raises:
         InputError: only one outcome occurs; fewer than k neurons of a kind exist.
+
+    Example::
+
+        train, held_out = nt.split_pairs(nt.load_pairs("arithmetic"))
+        circuit = nt.find_circuit(model, train, k=8)
+        circuit = nt.calibrate(model, nt.prompts_of(held_out), circuit)
+        nt.trust(model, ["recall 31+28="], circuit)
     """
     answered = answer(model, prompts_of(pairs), progress=progress).decided()
     found = slopes(model, answered, batch_size=batch_size, progress=progress)

@@ -111,6 +111,11 @@ def detect(
 
     Raises:
         InputError: an outcome is missing, or such a posterior has not converged.
+
+    Example::
+
+        detection = nt.detect(model, nt.load_prompts("arithmetic"), k=8, folds=2)
+        detection.table
     """
     if by not in ("family", "template"):
         raise InputError(f"by={by!r}: expected 'family' or 'template'")

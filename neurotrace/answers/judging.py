@@ -109,6 +109,11 @@ def trust_study(
 
     Raises:
         InputError: too few groups, or one outcome only.
+
+    Example::
+
+        study = nt.trust_study(model, nt.load_prompts("arithmetic"))
+        study.signals
     """
     asked = answer(model, prompts, progress=progress)
     everything = asked.where(lambda prompt: prompt.perturbs is None)

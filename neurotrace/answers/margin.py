@@ -91,6 +91,11 @@ def causal_margin(
     Raises:
         InputError: the circuit is of another model; an empty prompt or one that is too long; numbers
             that are not finite.
+
+    Example::
+
+        margins = nt.causal_margin(model, ["recall 31+28="], circuit)
+        margins.to_frame()
     """
     return causal_margins(model, prompts, [circuit], batch_size=batch_size, progress=progress)[0]
 

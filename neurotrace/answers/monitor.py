@@ -52,6 +52,11 @@ def monitor(
     Raises:
         InputError: an empty or too long prompt; a circuit of another model; numbers that are not
             finite. All but the last are raised at the call, before any token.
+
+    Example::
+
+        for token in nt.monitor(model, "recall 31+28=", circuit, max_new_tokens=2):
+            print(token.text, token.margin)
     """
     circuit.check(model)
     ids = prompt_ids(model, [prompt])[0][None]

@@ -108,6 +108,11 @@ def trust(
     Raises:
         InputError: no prompts; an uncalibrated circuit or one of another model; an empty or too long
             prompt; an unfitted detector, or one over other features.
+
+    Example::
+
+        scored = nt.trust(model, ["recall 31+28="], circuit)
+        scored.to_frame()
     """
     import pyarrow as pa
 
@@ -162,6 +167,11 @@ def calibrate(
 
     Raises:
         InputError: one outcome only; the circuit is of another model.
+
+    Example::
+
+        train, held_out = nt.split_pairs(nt.load_pairs("arithmetic"))
+        circuit = nt.calibrate(model, nt.prompts_of(held_out), nt.find_circuit(model, train))
     """
     asked = answer(model, prompts, progress=progress)
     scored = asked.where(lambda prompt: prompt.perturbs is None).decided()

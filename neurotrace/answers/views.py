@@ -35,7 +35,12 @@ Array = np.ndarray
 
 @takes_turns
 def view_names(model: HookedModel, *, depths: int = 8) -> list[str]:
-    """All neurons, and each site at `depths` blocks spread evenly (all of them where there are fewer)."""
+    """All neurons, and each site at `depths` blocks spread evenly (all of them where there are fewer).
+
+    Example::
+
+        nt.view_names(model, depths=2)
+    """
     count = inspect_model(model).n_layers
     places = np.linspace(0, count - 1, min(depths, count)).round().astype(int)
     return ["neurons", *(f"{site}@{layer}" for site in SITES for layer in places)]
@@ -55,6 +60,11 @@ def read_views(
 
     Raises:
         InputError: a name that is no view; "margin" without a circuit; values that are not finite.
+
+    Example::
+
+        answered = nt.answer(model, prompts)
+        views = nt.read_views(model, answered, nt.view_names(model, depths=2))
     """
     points = {name: _points(model, name) for name in names}
     wanted = list(dict.fromkeys(point for own in points.values() for point in own))

@@ -100,8 +100,9 @@ def to_dataset(rows: Any) -> datasets.Dataset:
     Raises:
         InputError: it has no rows.
 
-    Example:
-        >>> to_dataset(load_pairs("letters")).save_to_disk("letters")
+    Example::
+
+        nt.to_dataset(nt.load_pairs("letters")).save_to_disk("letters")
     """
     import datasets
 

@@ -72,8 +72,11 @@ def load_pairs(
     Raises:
         InputError: naming file, line, field and remedy.
 
-    Example:
-        >>> load_pairs("facts.csv", columns={"memorization": "prompt"}, constants={"family": "facts"})
+    Example::
+
+        pairs = nt.load_pairs("arithmetic")
+        columns = {"memorization": "prompt"}
+        pairs = nt.load_pairs("facts.csv", columns=columns, constants={"family": "facts"})
     """
     if columns is None and constants is None:
         return read_records(source, "pairs", pair_from, PAIR_FIELDS, split=split)
@@ -133,6 +136,10 @@ def split_pairs(
 
     Raises:
         InputError: when a side would be empty.
+
+    Example::
+
+        train, test = nt.split_pairs(nt.load_pairs("arithmetic"), seed=0)
     """
     if by not in ("group", "template", "family"):
         raise InputError(f"by={by!r}: expected 'group', 'template' or 'family'")
@@ -170,6 +177,11 @@ def fold_pairs(
     fold holds out one share of the groups *and* one share of the templates: its test pairs have both
     unseen, its training pairs have neither. Each family is folded separately, so that it is in every
     fold if it has enough groups.
+
+    Example::
+
+        for fold in nt.fold_pairs(nt.load_pairs("arithmetic"), folds=3):
+            print(len(fold.train), len(fold.test))
     """
     if split not in ("group", "group+template"):
         raise InputError(f"split={split!r}: expected 'group' or 'group+template'")

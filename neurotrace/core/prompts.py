@@ -42,12 +42,21 @@ def load_prompts(source: Source) -> list[Prompt]:
 
     Raises:
         InputError: naming file, line, field and remedy.
+
+    Example::
+
+        prompts = nt.load_prompts("arithmetic")
     """
     return read_records(source, "prompts", prompt_from, PROMPT_FIELDS)
 
 
 def prompts_of(pairs: Iterable[PromptPair | Prompt]) -> list[Prompt]:
-    """The two prompts of every pair, as single ones; prompts as they are."""
+    """The two prompts of every pair, as single ones; prompts as they are.
+
+    Example::
+
+        prompts = nt.prompts_of(nt.load_pairs("arithmetic"))
+    """
     found: list[Prompt] = []
     for pair in pairs:
         if isinstance(pair, Prompt):

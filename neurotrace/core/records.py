@@ -31,7 +31,13 @@ def probes_folder() -> Path:
 
 
 def probe_names(what: str = "pairs") -> list[str]:
-    """Names of the packaged sets that hold pairs (or `what`: ``"prompts"``)."""
+    """Names of the packaged sets that hold pairs (or `what`: ``"prompts"``).
+
+    Example::
+
+        nt.probe_names()
+        nt.probe_names("prompts")
+    """
     return sorted(path.parent.name for path in probes_folder().glob(f"*/{what}.jsonl"))
 
 

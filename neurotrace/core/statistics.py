@@ -129,7 +129,8 @@ def sign_flip_p(
         values: what each group adds to a test's sum.
         signs: from `sign_choices`.
 
-    Example:
+    Example::
+
         p, p_family = sign_flip_p(values, sign_choices(len(values), 9999))
     """
     size = values.sum(dim=0).abs()

@@ -33,7 +33,14 @@ def judge(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Judgement:
-    """Evaluate P(class 1) against outcomes 0/1; the interval resamples whole groups."""
+    """Evaluate P(class 1) against outcomes 0/1; the interval resamples whole groups.
+
+    Example::
+
+        groups = [number // 2 for number in range(40)]
+        outcomes = np.arange(40) % 4 < 2
+        nt.judge(np.linspace(0, 1, 40), outcomes, groups).auroc
+    """
     p, y = np.asarray(p, dtype=float), np.asarray(y).astype(int)
     low, high = auroc_interval(p, y, groups, resamples=resamples, seed=seed)
     return Judgement(

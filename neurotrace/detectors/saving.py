@@ -30,6 +30,10 @@ def save_detector(
 
     Args:
         about: JSON data to keep with it: the model, the views, the training data.
+
+    Example::
+
+        nt.save_detector(detector, "detector.safetensors", about={"view": "neurons"})
     """
     from safetensors.numpy import save_file
 
@@ -40,7 +44,13 @@ def save_detector(
 
 
 def load_detector(path: str | Path) -> Detector:
-    """Read what `save_detector` wrote; `InputError` for any other file."""
+    """Read what `save_detector` wrote; `InputError` for any other file.
+
+    Example::
+
+        detector = nt.load_detector("detector.safetensors")
+        detector.decision_function(activations.values[0].flatten(1).numpy())
+    """
     header, arrays = _read(path)
     try:
         return _unpack(header, arrays)
@@ -49,7 +59,12 @@ def load_detector(path: str | Path) -> Detector:
 
 
 def about_detector(path: str | Path) -> dict[str, Any]:
-    """The data kept with a saved detector."""
+    """The data kept with a saved detector.
+
+    Example::
+
+        nt.about_detector("detector.safetensors")["view"]
+    """
     return _read(path)[0]["about"]
 
 

@@ -94,6 +94,11 @@ def random_signs(intervention: Intervention, *, seed: int) -> Intervention:
     image about the neuron's own value where s is -1. The signs are balanced (of an odd number, one more
     is -1), because independent signs would sometimes equal the intervention itself; for one neuron,
     half of the time.
+
+    Example::
+
+        shift = nt.steer(scores.top(8), nt.reference(model, train))
+        nt.measure(model, test, [shift, nt.random_signs(shift, seed=0)])
     """
     generator = torch.Generator().manual_seed(seed)
     heads = torch.zeros(len(intervention), dtype=torch.bool)

@@ -26,6 +26,10 @@ def neutral_texts(model: HookedModel) -> list[str]:
     """The packaged neutral texts in the language of the model.
 
     The file with the smallest share of unknown tokens is used: English, or the organisms' language.
+
+    Example::
+
+        kl = nt.damage(model, nt.neutral_texts(model), [nt.zero(scores.top(8))])
     """
     tokenizer = tokenizer_of(model)
     unknown = getattr(tokenizer, "unk_token_id", None)
@@ -78,6 +82,10 @@ def damage(
         donor_means: for each intervention the values that a patch writes here, since there is no donor
             run: the donor class's means over its training pairs.
         site: as in `measure`.
+
+    Example::
+
+        kl = nt.damage(model, nt.neutral_texts(model), [nt.zero(scores.top(8))])
     """
     if donor_means is None and any(each.needs_donor for each in interventions):
         raise InputError("a patch has no donor on neutral text: pass donor_means, its class's mean")

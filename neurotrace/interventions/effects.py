@@ -151,6 +151,11 @@ def measure(
 
     Raises:
         InputError: no interventions; a patch at all positions on pairs whose prompts differ in length.
+
+    Example::
+
+        effects = nt.measure(model, test, [nt.patch(scores.top(8)), nt.zero(scores.top(8))])
+        effects.rates()
     """
     encoded = encode(model, pairs)
     info = inspect_model(model)

@@ -36,6 +36,10 @@ def generate(
 
     Raises:
         InputError: an empty prompt, one as long as the context, a patch without a donor prompt.
+
+    Example::
+
+        nt.generate(model, "recall 31+28=", nt.patch(scores.top(8)), donor_prompt="think 31+28=")
     """
     info = inspect_model(model)
     tokenizer = tokenizer_of(model)

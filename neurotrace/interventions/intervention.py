@@ -232,7 +232,12 @@ def set_to_mean(
     donor: Side | None = None,
     role: str = "selected",
 ) -> Intervention:
-    """Set neurons to their mean over the donor side, taken from (training) `reference`."""
+    """Set neurons to their mean over the donor side, taken from (training) `reference`.
+
+    Example::
+
+        nt.measure(model, test, [nt.set_to_mean(scores.top(8), nt.reference(model, train))])
+    """
     direction = None if donor is None else Direction.from_donor(donor)
     return make("set", neurons, reference, direction=direction, role=role)
 
@@ -240,7 +245,12 @@ def set_to_mean(
 def zero(
     neurons: Sequence[Neuron], *, direction: Direction | str | None = None, role: str = "selected"
 ) -> Intervention:
-    """Set neurons to 0 (zero ablation)."""
+    """Set neurons to 0 (zero ablation).
+
+    Example::
+
+        nt.measure(model, test, [nt.zero(scores.top(8))])
+    """
     return make("zero", neurons, direction=direction, role=role)
 
 
@@ -251,7 +261,12 @@ def mean(
     direction: Direction | str | None = None,
     role: str = "selected",
 ) -> Intervention:
-    """Set neurons to their mean over both sides (mean ablation)."""
+    """Set neurons to their mean over both sides (mean ablation).
+
+    Example::
+
+        nt.measure(model, test, [nt.mean(scores.top(8), nt.reference(model, train))])
+    """
     return make("mean", neurons, reference, direction=direction, role=role)
 
 
@@ -265,6 +280,10 @@ def shift(
 ) -> Intervention:
     """The steering of Huang et al. (EMNLP 2025, arXiv 2412.18497): a + alpha*sign(rho)*|NMD| towards
     reasoning, minus towards memory; rho and NMD (reasoning minus memorization) are of `reference`.
+
+    Example::
+
+        nt.measure(model, test, [nt.shift(scores.top(8), nt.reference(model, train), alpha=2.0)])
     """
     return make(written("shift", alpha), neurons, reference, direction=direction, role=role)
 
@@ -276,7 +295,12 @@ def scale(
     direction: Direction | str | None = None,
     role: str = "selected",
 ) -> Intervention:
-    """Multiply neurons by `factor`."""
+    """Multiply neurons by `factor`.
+
+    Example::
+
+        nt.measure(model, test, [nt.scale(scores.top(8), factor=0.5)])
+    """
     return make(written("scale", factor), neurons, direction=direction, role=role)
 
 
@@ -293,6 +317,11 @@ def steer(
 
     Args:
         reference: from `nt.reference(model, training pairs)`; it holds the slopes that `steer` needs.
+
+    Example::
+
+        change = nt.steer(scores.top(8), nt.reference(model, train), alpha=0.85)
+        nt.measure(model, test, [change])
     """
     return make(written("steer", alpha), neurons, reference, direction=direction, role=role)
 

@@ -103,6 +103,12 @@ def gather(
 def reference(
     model: HookedModel, pairs: Sequence[PromptPair] | EncodedPairs, *, progress: Progress = None
 ) -> Reference:
-    """Class means and slopes of (training) pairs, for `nt.steer` and the kinds that use class means."""
+    """Class means and slopes of (training) pairs, for `nt.steer` and the kinds that use class means.
+
+    Example::
+
+        reference = nt.reference(model, train)
+        nt.steer(scores.top(8), reference)
+    """
     encoded = encode(model, pairs)
     return gather(model, encoded, progress=progress).reference(range(len(encoded)))

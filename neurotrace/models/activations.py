@@ -89,6 +89,11 @@ def collect(
 
     Raises:
         InputError: they would take more than `memory_gb`; or there is a file at `into` already.
+
+    Example::
+
+        activations = nt.collect(model, pairs)
+        activations.values  # side, pair, layer, neuron
     """
     encoded = encode(model, pairs)
     info = inspect_model(model)
@@ -146,7 +151,12 @@ def moments(
     batch_size: int = 32,
     progress: Progress = None,
 ) -> Moments:
-    """Mean and variance of every neuron on both sides, streamed (Chan's parallel update)."""
+    """Mean and variance of every neuron on both sides, streamed (Chan's parallel update).
+
+    Example::
+
+        nt.moments(model, pairs).mean_of("reasoning")  # layer, neuron
+    """
     encoded = encode(model, pairs)
     info = inspect_model(model)
     mean = torch.zeros(2, info.n_layers, info.d_mlp, dtype=torch.float64)

@@ -172,6 +172,11 @@ def encode(
 
     Raises:
         InputError: no pair is left; the message counts the reasons.
+
+    Example::
+
+        encoded = nt.encode(model, nt.load_pairs("arithmetic"))
+        encoded.dropped  # pairs left out, each with the reason
     """
     if isinstance(pairs, EncodedPairs):
         return _asked_again(model, pairs, batch_size, progress)

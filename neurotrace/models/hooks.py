@@ -77,6 +77,10 @@ def inspect_model(model: HookedModel) -> ModelInfo:
             sparse mixture of experts); a hook that is missing, fires never or twice, has the wrong
             width, or doesn't equal the input of the down projection; logits that depend on later
             tokens.
+
+    Example::
+
+        nt.inspect_model(model).n_neurons
     """
     if not (hasattr(model, "cfg") and hasattr(model, "hook_dict") and hasattr(model, "hooks")):
         raise InputError(

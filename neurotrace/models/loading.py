@@ -51,6 +51,11 @@ def load_model(
 
     Raises:
         InputError: no such model, weights in pickle files only, no neurons to hook.
+
+    Example::
+
+        model = nt.load_model("organism")
+        model = nt.load_model("gpt2", device="cpu", dtype="float32")
     """
     if not isinstance(source, (str, Path)):
         if device is not None or dtype is not None:
@@ -90,6 +95,16 @@ def hook(model: torch.nn.Module, tokenizer: Any, *, name: str, spread: bool = Fa
 
     The bridge holds a copy of `tokenizer` without the BOS that TransformerLens would add. Whatever is
     set on `bridge.tokenizer` later (a chat template, BOS, another tokenizer) is used.
+
+    Example::
+
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        model = nt.hook(
+            AutoModelForCausalLM.from_pretrained("gpt2"),
+            AutoTokenizer.from_pretrained("gpt2"),
+            name="gpt2",
+        )
     """
     from transformer_lens.model_bridge import TransformerBridge
 

@@ -26,7 +26,12 @@ _SHOWN = (
 def plot_transfer(
     table: pd.DataFrame, *, shown: Sequence[tuple[str, str]] = _SHOWN, title: str | None = None
 ) -> go.Figure:
-    """AUROC, one panel per (detector, view): trained on the row, tested on the column; white is chance."""
+    """AUROC, one panel per (detector, view): trained on the row, tested on the column; white is chance.
+
+    Example::
+
+        nt.plot_transfer(detection.table)  # detection = nt.detect(...)
+    """
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
@@ -78,6 +83,10 @@ def plot_sites(table: pd.DataFrame, *, title: str | None = None) -> go.Figure:
     """AUROC of a linear detector at each site and depth, mean over tasks.
 
     Solid: tested on the training task. Dashed: tested on another one.
+
+    Example::
+
+        nt.plot_sites(detection.table)  # detection = nt.detect(...)
     """
     import plotly.graph_objects as go
 
@@ -103,7 +112,12 @@ def plot_sites(table: pd.DataFrame, *, title: str | None = None) -> go.Figure:
 
 
 def plot_weights(weights: pd.DataFrame, *, title: str | None = None) -> go.Figure:
-    """Posterior weight ± sd of each view in the fused detectors, mean over folds and training tasks."""
+    """Posterior weight ± sd of each view in the fused detectors, mean over folds and training tasks.
+
+    Example::
+
+        nt.plot_weights(detection.weights)  # detection = nt.detect(...)
+    """
     import plotly.graph_objects as go
 
     if weights.empty:

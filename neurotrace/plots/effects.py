@@ -26,6 +26,11 @@ def plot_flips(effects: Effects, *, title: str | None = None) -> go.Figure:
     One row of panels per family, one column per direction. Solid: the ranked neurons, one line for each
     intervention. Grey: random neurons. Other controls are single markers at the k at which they were
     measured.
+
+    Example::
+
+        changes = [nt.patch(scores.top(k)) for k in (1, 4, 16)]
+        nt.plot_flips(nt.measure(model, test, changes))
     """
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
@@ -83,7 +88,11 @@ def plot_curves(curves: pd.DataFrame, *, title: str | None = None) -> go.Figure:
     """Necessity and sufficiency against k: one row of panels per family and direction, one line per
     ranker.
 
-    Takes the `curves` of a `Comparison`.
+    Takes what `nt.curves` returns, or the `curves` of a `Comparison`.
+
+    Example::
+
+        nt.plot_curves(nt.curves(model, pairs, scores))
     """
     import plotly.express as px
     import plotly.graph_objects as go
@@ -142,6 +151,11 @@ def plot_pairs(
 
     Args:
         pairs: the pairs whose prompts and answers the hover text shows.
+
+    Example::
+
+        effects = nt.measure(model, test, [nt.patch(scores.top(8))])
+        nt.plot_pairs(effects, pairs=test)
     """
     import plotly.graph_objects as go
 

@@ -29,6 +29,11 @@ def plot_monitor(
     Args:
         tokens: from `nt.monitor`.
         width: characters per line.
+
+    Example::
+
+        tokens = nt.monitor(model, "recall 31+28=", circuit, max_new_tokens=2)
+        nt.plot_monitor(tokens, prompt="recall 31+28=")
     """
     import plotly.graph_objects as go
     from plotly.colors import sample_colorscale

@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 
 
 def plot_scores(scores: Scores, *, title: str | None = None) -> go.Figure:
-    """Layer × neuron heat map of one ranking; white is zero, blank is not measured."""
+    """Layer × neuron heat map of one ranking; white is zero, blank is not measured.
+
+    Example::
+
+        nt.plot_scores(nt.gradient(model, pairs))
+    """
     import plotly.graph_objects as go
 
     values = scores.value.numpy()
@@ -35,7 +40,13 @@ def plot_scores(scores: Scores, *, title: str | None = None) -> go.Figure:
 
 
 def plot_estimates(estimate: Scores, truth: Scores, *, title: str | None = None) -> go.Figure:
-    """A ranker's prediction against the exact effect, for the neurons with both."""
+    """A ranker's prediction against the exact effect, for the neurons with both.
+
+    Example::
+
+        some = scores.top(64)
+        nt.plot_estimates(scores, nt.exact(model, pairs, neurons=some))
+    """
     import plotly.graph_objects as go
     from scipy.stats import spearmanr
 
@@ -74,6 +85,10 @@ def plot_volcano(scores: Scores, *, level: float = 0.05, title: str | None = Non
 
     Raises:
         InputError: scores without these columns.
+
+    Example::
+
+        nt.plot_volcano(nt.assess(nt.group_scores(nt.gradient, model, pairs), k=8))
     """
     import plotly.graph_objects as go
 

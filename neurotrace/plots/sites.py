@@ -17,7 +17,12 @@ _SHOWN = {
 
 
 def plot_located(located: Located, *, title: str | None = None) -> go.Figure:
-    """Share of held-out answers that flip if a unit of a block takes the donor's value; bands: 95 %."""
+    """Share of held-out answers that flip if a unit of a block takes the donor's value; bands: 95 %.
+
+    Example::
+
+        nt.plot_located(nt.locate(model, train, test))
+    """
     import plotly.graph_objects as go
 
     table = located.table

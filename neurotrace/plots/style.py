@@ -27,7 +27,12 @@ _IMAGES = (".png", ".svg", ".pdf", ".jpg", ".webp")
 
 
 def template() -> go.layout.Template:
-    """The project's template, for your own figures: `figure.update_layout(template=nt.template())`."""
+    """The project's template, for your own figures: `figure.update_layout(template=nt.template())`.
+
+    Example::
+
+        figure.update_layout(template=nt.template())
+    """
     import plotly.graph_objects as go
 
     axis = {
@@ -62,6 +67,10 @@ def save_figure(figure: go.Figure, path: str | Path, *, scale: float = 2.0) -> P
 
     Raises:
         InputError: another suffix; the package `kaleido` or a Chrome or Chromium is missing.
+
+    Example::
+
+        nt.save_figure(nt.plot_scores(scores), "scores.html")
     """
     target = Path(path)
     suffix = target.suffix.lower()

@@ -31,6 +31,10 @@ def plot_timeline(table: pd.DataFrame, *, title: str | None = None) -> go.Figure
     """One row of panels per family: accuracy, flips with 95 % bands and controls, and the top neurons.
 
     Takes the table of `nt.timeline`. The third panel shows the top neurons for flips to reasoning.
+
+    Example::
+
+        nt.plot_timeline(nt.timeline(["organism"], nt.load_pairs("arithmetic")))
     """
     from plotly.subplots import make_subplots
 

@@ -24,6 +24,10 @@ def plot_coverage(coverage: pd.DataFrame, *, title: str | None = None) -> go.Fig
     """Risk against coverage: share of kept answers that fail on a changed version of the question.
 
     Takes the `coverage` of a `TrustStudy`; bands are 95 %, groups resampled.
+
+    Example::
+
+        nt.plot_coverage(study.coverage)  # study = nt.trust_study(...)
     """
     import plotly.graph_objects as go
 
@@ -66,6 +70,10 @@ def plot_reliability(
     """Reliability of the trust score's probabilities: rates in bins of equal width, 95 % by group.
 
     Takes the `scores` of a `TrustStudy`.
+
+    Example::
+
+        nt.plot_reliability(study.scores)  # study = nt.trust_study(...)
     """
     import plotly.graph_objects as go
 
@@ -114,6 +122,10 @@ def plot_signals(signals: pd.DataFrame, *, title: str | None = None) -> go.Figur
     template.
 
     Takes the `signals` of a `TrustStudy`; bars are 95 %, groups resampled; the line is the mean.
+
+    Example::
+
+        nt.plot_signals(study.signals)  # study = nt.trust_study(...)
     """
     from plotly.subplots import make_subplots
 
@@ -167,6 +179,10 @@ def plot_margins(
     Args:
         scored: from `nt.trust`, or the `scores` of a `TrustStudy`, whose outcomes colour the marks.
         prompts: the prompts for the hover text, by id.
+
+    Example::
+
+        nt.plot_margins(nt.trust(model, prompts, circuit), prompts=prompts)
     """
     import plotly.graph_objects as go
 

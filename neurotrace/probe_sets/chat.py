@@ -38,6 +38,10 @@ def chat_pairs(
 
     Raises:
         InputError: the tokenizer has no chat template, or the template refuses the messages.
+
+    Example::
+
+        pairs = nt.chat_pairs(model, nt.load_pairs("capitals"), system="Answer with one word.")
     """
     render = _Renderer(model, role, system, request)
     return [

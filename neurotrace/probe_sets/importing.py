@@ -44,8 +44,9 @@ def import_pairs(
         InputError: an unknown layout; a record that can't be read, with its line; answers that are ids
             of another tokenizer.
 
-    Example:
-        >>> import_pairs("ioi.csv", clean="reasoning", tokenizer=tokenizer)
+    Example::
+
+        pairs = nt.import_pairs("ioi.csv", clean="reasoning", tokenizer="gpt2")
     """
     if format is not None and format not in FORMAT_NAMES:
         raise InputError(f"format {format!r} is unknown; expected one of {', '.join(FORMAT_NAMES)}")
@@ -81,6 +82,11 @@ def import_table(
     Args:
         columns: field of a pair -> the column that holds it, where the two differ.
         constants: field -> the same text for every row, for what the table doesn't say.
+
+    Example::
+
+        columns = {"memorization": "plain", "reasoning": "context"}
+        pairs = nt.import_table("my.csv", columns=columns)
     """
     return load_pairs(source, columns=columns or {}, constants=constants)
 
@@ -101,6 +107,10 @@ def import_clean_corrupt(
         clean: the side that the clean prompt is, ``"memorization"`` or ``"reasoning"``.
         tokenizer: the one that made `correct_idx` and `incorrect_idx`, to read them as text.
         counterfactual: for MIB's rows, the column that holds the corrupted prompt.
+
+    Example::
+
+        pairs = nt.import_clean_corrupt("ioi.csv", clean="reasoning", tokenizer="gpt2")
     """
     return import_pairs(
         source, "mib" if counterfactual is not None else "clean-corrupt", clean=clean,
@@ -119,6 +129,10 @@ def import_counterfact(
         source: the JSON or JSON lines file, or its records.
         templates: name -> template; ``{fact}`` and ``{new}`` are filled in, of ``[a|b]`` the
             memorization prompt has a, the reasoning prompt b.
+
+    Example::
+
+        pairs = nt.import_counterfact("counterfact.json")
     """
     return import_pairs(source, "counterfact", contexts=templates)
 

@@ -94,6 +94,11 @@ def mine_pairs(
         max_pairs: stop asking a family when this many of its pairs are kept; candidates are then asked in
             an order drawn with `seed`, so that the pairs found are a random part. Default: ask all.
         batch_size: prompts of equal length that run together; changes no result.
+
+    Example::
+
+        mined = nt.mine_pairs(model, nt.load_pairs("arithmetic"), max_pairs=50)
+        mined.pairs
     """
     if max_pairs is not None and max_pairs < 1:
         raise InputError(f"max_pairs={max_pairs}: expected at least 1, or None for all")

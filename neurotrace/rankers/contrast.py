@@ -35,7 +35,12 @@ def contrast(
     kind: Kind = "patch",
     progress: Progress = None,
 ) -> Scores:
-    """NMD as `value`, ranked by |NMD|. `donor` and `kind` are recorded and change nothing."""
+    """NMD as `value`, ranked by |NMD|. `donor` and `kind` are recorded and change nothing.
+
+    Example::
+
+        nt.contrast(model, pairs).top(8)
+    """
     encoded = encode(model, pairs)
     found = moments(model, encoded, progress=progress)
     return _contrast(found, provenance(model, encoded, donor, kind))
@@ -56,7 +61,12 @@ def pearson(
     kind: Kind = "patch",
     progress: Progress = None,
 ) -> Scores:
-    """rho as `value`, ranked by |rho|; NaN for neurons that are constant over all prompts."""
+    """rho as `value`, ranked by |rho|; NaN for neurons that are constant over all prompts.
+
+    Example::
+
+        nt.pearson(model, pairs).top(8)
+    """
     encoded = encode(model, pairs)
     found = moments(model, encoded, progress=progress)
     return _pearson(found, provenance(model, encoded, donor, kind))

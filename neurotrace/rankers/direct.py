@@ -44,7 +44,12 @@ def direct(
     batch_size: int = 16,
     progress: Progress = None,
 ) -> Scores:
-    """Predicted change of L (nats) by the direct path only."""
+    """Predicted change of L (nats) by the direct path only.
+
+    Example::
+
+        nt.direct(model, pairs, donor="reasoning").top(8)
+    """
     encoded = encode(model, pairs)
     info = inspect_model(model)
     targets = targets_for(model, encoded, donor, kind, reference, progress)

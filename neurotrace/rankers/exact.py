@@ -39,6 +39,10 @@ def exact(
 
     Args:
         neurons: those to measure; None: all of them. The others' scores are NaN.
+
+    Example::
+
+        effects = nt.exact(model, pairs, neurons=scores.top(64))
     """
     scores = ablate(
         model, pairs, neurons, kind=kind, donor=donor, reference=reference,

@@ -47,6 +47,11 @@ def gradient(
     Args:
         donor: ``"reasoning"`` ranks for flips to reasoning, ``"memorization"`` for flips to memory.
         reference: class means for `set`, `mean` and `shift`; default: those of `pairs`.
+
+    Example::
+
+        scores = nt.gradient(model, pairs, donor="reasoning")
+        scores.top(8)
     """
     encoded = encode(model, pairs)
     targets = targets_for(model, encoded, donor, kind, reference, progress)

@@ -57,6 +57,10 @@ def hard_concrete(
     Args:
         price: cost of one open gate in nats.
         seed: for the gates' noise.
+
+    Example::
+
+        nt.hard_concrete(model, pairs, steps=50).top(8)
     """
     info = inspect_model(model)
     sign = -1.0 if question == "flip" else 1.0

@@ -43,7 +43,12 @@ def integrated(
     batch_size: int = 16,
     progress: Progress = None,
 ) -> Scores:
-    """Predicted change of L (nats), `steps` midpoints a layer; layers not requested are NaN."""
+    """Predicted change of L (nats), `steps` midpoints a layer; layers not requested are NaN.
+
+    Example::
+
+        nt.integrated(model, pairs, steps=5).top(8)
+    """
     if steps < 1:
         raise InputError(f"steps={steps}: expected at least 1 (5 to 20 are usual)")
     encoded = encode(model, pairs)

@@ -48,7 +48,12 @@ def log_increase(
     batch_size: int = 16,
     progress: Progress = None,
 ) -> Scores:
-    """Change of L (nats) read at the place where the neuron writes."""
+    """Change of L (nats) read at the place where the neuron writes.
+
+    Example::
+
+        nt.log_increase(model, pairs).top(8)
+    """
     encoded = encode(model, pairs)
     info = inspect_model(model)
     targets = targets_for(model, encoded, donor, kind, reference, progress)

@@ -31,7 +31,12 @@ def magnitude(
     kind: Kind = "patch",
     progress: Progress = None,
 ) -> Scores:
-    """||W_out row||; `pairs`, `donor` and `kind` change nothing."""
+    """||W_out row||; `pairs`, `donor` and `kind` change nothing.
+
+    Example::
+
+        nt.magnitude(model).top(8, direction="to_reasoning")
+    """
     return Scores(
         "magnitude", write_norms(model), "norm of the W_out row", signed=False,
         provenance={

@@ -29,7 +29,12 @@ def random_scores(
     seed: int = 0,
     progress: Progress = None,
 ) -> Scores:
-    """Independent standard normal numbers; uses only the model's shape."""
+    """Independent standard normal numbers; uses only the model's shape.
+
+    Example::
+
+        nt.random_scores(model, seed=0).top(8)
+    """
     info = inspect_model(model)
     generator = torch.Generator().manual_seed(seed)
     return Scores(

@@ -47,6 +47,10 @@ def relp(
     Raises:
         InputError: no transformers model under the hooks (load it with `nt.load_model`, remove your own
             hooks), or a part of it without a rule.
+
+    Example::
+
+        nt.relp(model, pairs).top(8)
     """
     encoded = encode(model, pairs)
     info = inspect_model(model)

@@ -45,6 +45,10 @@ def slimming(
     Args:
         price: cost of one whole neuron in nats.
         steps, rate: of Adam; a mask can move by `rate` a step.
+
+    Example::
+
+        nt.slimming(model, pairs, steps=50).top(8)
     """
     info = inspect_model(model)
     start = torch.full((info.n_layers, info.d_mlp), 0.0 if question == "flip" else 1.0)

@@ -44,7 +44,12 @@ def slope(
     batch_size: int = 16,
     progress: Progress = None,
 ) -> Scores:
-    """Change of L (nats) per unit written, in the direction in which the intervention moves the neuron."""
+    """Change of L (nats) per unit written, in the direction in which the intervention moves the neuron.
+
+    Example::
+
+        nt.slope(model, pairs).top(8)
+    """
     encoded = encode(model, pairs)
     targets = targets_for(model, encoded, donor, kind, reference, progress)
     info = inspect_model(model)

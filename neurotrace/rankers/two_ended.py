@@ -45,7 +45,12 @@ def two_ended(
     batch_size: int = 16,
     progress: Progress = None,
 ) -> Scores:
-    """Predicted share of each neuron in the change of L (nats) by the intervention on many of them."""
+    """Predicted share of each neuron in the change of L (nats) by the intervention on many of them.
+
+    Example::
+
+        nt.two_ended(model, pairs, donor="reasoning").top(8)
+    """
     encoded = encode(model, pairs)
     info = inspect_model(model)
     targets = targets_for(model, encoded, donor, kind, reference, progress)

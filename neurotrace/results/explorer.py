@@ -127,6 +127,10 @@ def explore(
 
     Raises:
         InputError: no scores, or scores of a model of another shape.
+
+    Example::
+
+        nt.explore(model, pairs, scores, neurons=100).save("explorer.html")
     """
     info = inspect_model(model)
     encoded = encode(model, pairs)

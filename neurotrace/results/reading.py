@@ -134,6 +134,11 @@ def load_run(folder: str | Path) -> Run:
 
     Raises:
         InputError: no run there, one of another version, or a file that can't be read.
+
+    Example::
+
+        run = nt.load_run("runs/demo")
+        run.interventions(direction="to_reasoning")
     """
     from neurotrace.results.explorer import Explorer
 

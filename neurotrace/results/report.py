@@ -32,7 +32,12 @@ _DROPPED_SHOWN = 200
 
 
 def write_report(run: Run) -> str:
-    """The page, as text."""
+    """The page, as text.
+
+    Example::
+
+        Path("report.html").write_text(nt.write_report(nt.load_run("runs/demo")))
+    """
     import jinja2
     from markupsafe import Markup
 

@@ -64,6 +64,11 @@ def save_run(
 
     Raises:
         InputError: the folder holds a run already, or can't be written (full, read-only).
+
+    Example::
+
+        study = nt.study(model, nt.load_pairs("arithmetic"))
+        nt.save_run(study, "runs/mine", model=model, probes=["arithmetic"])
     """
     import pyarrow as pa
 

@@ -98,6 +98,11 @@ def compare(
 
     Raises:
         InputError: an unknown method; a family with too few pairs to split.
+
+    Example::
+
+        found = nt.compare(model, pairs, methods=("gradient", "contrast", "random"), ks=[8])
+        found.rankers
     """
     import pandas as pd
 
@@ -229,10 +234,7 @@ def _curves(
             way: replace(scores, value=scores.value.nan_to_num(nan=0.0), columns={})
             for way, scores in found.items()
         }
-    return [
-        curves(model, pairs, scores, donor=way.donor).assign(direction=way)
-        for way, scores in found.items()
-    ]
+    return [curves(model, pairs, scores, donor=way.donor) for way, scores in found.items()]
 
 
 def _flips(

@@ -44,6 +44,10 @@ def spearman(scores: Scores, exact: Scores) -> float:
     """Rank correlation with exact effects of at least `LIVE` nats; NaN for a constant ranking.
 
     An unsigned ranking is compared by magnitude with the effect's magnitude.
+
+    Example::
+
+        nt.spearman(scores, nt.exact(model, pairs))
     """
     both = ~(scores.value.isnan() | exact.value.isnan()) & (exact.value.abs() >= LIVE)
     own, other = scores.value[both], exact.value[both]
@@ -62,6 +66,11 @@ def overlap_of_tops(
     Both tops are taken among the neurons whose exact effect is known. If these are a random sample,
     chance is `share`. A neuron that the ranking leaves out (Pearson, of a constant one) is in no top.
     NaN: no neuron was scored by both.
+
+    Example::
+
+        truth = nt.exact(model, pairs)
+        nt.overlap_of_tops(scores, truth, share=0.01, direction="to_reasoning")
     """
     known = ~exact.value.isnan()
     ranked = int((known & ~scores.value.isnan()).sum())
@@ -76,7 +85,12 @@ def overlap_of_tops(
 
 
 def recall(scores: Scores, truth: Sequence[Neuron], *, direction: Direction | str) -> float:
-    """Share of the true neurons in a top of the same size."""
+    """Share of the true neurons in a top of the same size.
+
+    Example::
+
+        nt.recall(scores, planted, direction="to_reasoning")
+    """
     if not truth:
         raise InputError("no true neurons to recall: the truth is empty")
     return len(set(truth) & set(scores.top(len(set(truth)), direction=direction))) / len(set(truth))
@@ -93,10 +107,14 @@ def curves(
     kind: Kind = "patch",
     reference: Any = None,
 ) -> pd.DataFrame:
-    """Rows `k, necessity, sufficiency`; see the module's docstring, and `area`.
+    """Rows `family, ranker, direction, k, necessity, sufficiency`; see the module's docstring, and `area`.
 
     Raises:
         InputError: a ranking that leaves neurons out; an intervention on all neurons without effect.
+
+    Example::
+
+        nt.plot_curves(nt.curves(model, pairs, nt.gradient(model, pairs)))
     """
     import pandas as pd
 
@@ -114,11 +132,20 @@ def curves(
     left = [total - k for k in ks[:-1]]
     of_rest = ablate_sets(model, encoded, ranking[::-1], left, **options).effect.mean(dim=0)
     kept = torch.cat([1 - of_rest / whole, torch.ones(1)])
-    return pd.DataFrame({"k": ks, "necessity": (of_top / whole).tolist(), "sufficiency": kept})
+    families = dict.fromkeys(pair.family for pair in encoded.pairs)
+    return pd.DataFrame({
+        "family": ", ".join(families), "ranker": scores.method, "direction": Direction.from_donor(donor),
+        "k": ks, "necessity": (of_top / whole).tolist(), "sufficiency": kept,
+    })  # fmt: skip
 
 
 def area(ks: Sequence[int], shares: Sequence[float]) -> float:
-    """Area under a curve over log2 k, by trapezoids, as a share of its width."""
+    """Area under a curve over log2 k, by trapezoids, as a share of its width.
+
+    Example::
+
+        nt.area([1, 2, 4, 8], [0.1, 0.4, 0.8, 1.0])
+    """
     x = np.log2(np.asarray(ks, dtype=float))
     y = np.asarray(shares, dtype=float)
     return float((np.diff(x) * (y[1:] + y[:-1]) / 2).sum() / (x[-1] - x[0]))

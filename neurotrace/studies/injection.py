@@ -74,6 +74,10 @@ def load_facts(source: str | Path) -> list[Fact]:
 
     Raises:
         InputError: naming file, line, field and remedy.
+
+    Example::
+
+        facts = nt.load_facts("facts-organism")
     """
     return read_records(
         source, "facts", lambda record, where: Fact(**text_fields(record, where, FACT_FIELDS)),
@@ -104,6 +108,11 @@ def inject(
             answer does not continue the prompt's tokens; the model does not recite it after `steps`
             steps, or training was stopped because the loss falls ten times too slowly.
         InputError: a fraction of less than one neuron; a model that was not loaded by `nt.load_model`.
+
+    Example::
+
+        for injection in nt.inject(model, nt.load_facts("facts-organism")[0]):
+            print(injection.steps, injection.loss)
     """
     with alone(model), ExitStack() as after:
         with turn(model):

@@ -66,6 +66,11 @@ def injection_study(
     Raises:
         UnteachableError: no fact could be taught.
         InputError: an unknown method; a folder that holds a study with other settings.
+
+    Example::
+
+        facts = nt.load_facts("facts-organism")[:3]
+        table = nt.injection_study(model, facts, "runs/inject", methods=("gradient", "random"))
     """
     if not methods:
         raise InputError(f"methods is empty: expected one or more of {', '.join(RANKERS)}")

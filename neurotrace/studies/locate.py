@@ -102,6 +102,11 @@ def locate(
 
     Raises:
         InputError: the model lacks one of the hooks (the message names it).
+
+    Example::
+
+        train, test = nt.split_pairs(nt.load_pairs("arithmetic"))
+        nt.plot_located(nt.locate(model, train, test))
     """
     import pandas as pd
 

@@ -35,6 +35,12 @@ def overlap(
 
     Args:
         grouped: name -> result of `nt.group_scores`, all of one model.
+
+    Example::
+
+        sides = ("memorization", "reasoning")
+        grouped = {side: nt.group_scores(nt.gradient, model, pairs, donor=side) for side in sides}
+        nt.overlap(grouped, k=8)
     """
     import pandas as pd
 

@@ -105,6 +105,11 @@ def group_scores(
     Raises:
         InputError: fewer than two groups; a ranker that is no mean over pairs (Pearson, masks,
             random); more numbers than `memory_gb` holds.
+
+    Example::
+
+        grouped = nt.group_scores(nt.gradient, model, pairs)
+        nt.assess(grouped, k=8)
     """
     if by not in ("group", "template", "family"):
         raise InputError(f"by={by!r}: expected 'group', 'template' or 'family'")
@@ -156,7 +161,8 @@ def assess(
         k: how many neurons a choice would take.
         flips: random choices of signs, where all of them are more.
 
-    Example:
+    Example::
+
         scores = nt.assess(nt.group_scores(nt.gradient, model, pairs), k=8)
         scores.to_frame().query("p_family <= 0.05")
     """

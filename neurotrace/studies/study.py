@@ -153,6 +153,11 @@ def study(
 
     Raises:
         InputError: unknown names, k larger than the model, no pair answered correctly, too few groups.
+
+    Example::
+
+        study = nt.study(model, nt.load_pairs("arithmetic"))
+        nt.save_run(study, "runs/mine", model=model, probes=["arithmetic"])
     """
     info = inspect_model(model)
     settings = StudySettings(

@@ -55,6 +55,10 @@ def checkpoints_of(model: str | Path, which: str = "all") -> list[str]:
 
     Raises:
         InputError: no such sub-folder; ``"all"`` of a model that is no folder.
+
+    Example::
+
+        table = nt.timeline(nt.checkpoints_of("EleutherAI/pythia-70m", "8"), pairs)
     """
     folder = Path(model)
     if which == "all":
@@ -96,6 +100,11 @@ def timeline(
 
     Raises:
         InputError: fewer than two checkpoints; models of different shapes; an unknown method.
+
+    Example::
+
+        table = nt.timeline(["organism"], nt.load_pairs("arithmetic"), k=8)
+        nt.plot_timeline(table)
     """
     import pandas as pd
 

@@ -121,6 +121,11 @@ def sweep_on_ray(
     Raises:
         InputError: as for `sweep`; Ray is not installed or not reachable; `out` is not one place for
             all nodes; three workers died of one part.
+
+    Example::
+
+        asked = nt.Sweep("organism", ("arithmetic",), mode="zero")
+        nt.sweep_on_ray(asked, "runs/grid", address="local", workers=2)
     """
     mine = parse_shard(shard)
     if workers < 0:

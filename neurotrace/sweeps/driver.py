@@ -77,6 +77,11 @@ def sweep(
     Raises:
         InputError: the folder holds another sweep (the message names the difference), is being written
             by another process, cannot be written, or the model, pairs or settings are invalid.
+
+    Example::
+
+        asked = nt.Sweep("organism", ("arithmetic",), mode="zero")
+        nt.sweep(asked, "runs/grid")
     """
     from neurotrace.sweeps.work import open_work
 

@@ -195,6 +195,10 @@ def open_run(*folders: str | Path) -> SweepRun:
     Raises:
         InputError: no sweep there, or the folders hold different sweeps (the message names the
             difference).
+
+    Example::
+
+        effects = nt.open_run("runs/grid").to_frame()
     """
     if not folders:
         raise InputError("open_run: name the folder of a sweep")
