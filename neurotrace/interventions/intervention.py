@@ -149,7 +149,7 @@ class Intervention:
             "provenance": dict(self.provenance),
         }  # fmt: skip
         tensors = {
-            name: getattr(self, name).float().contiguous()
+            name: getattr(self, name).float().clone(memory_format=torch.contiguous_format)
             for name in (*_COLUMNS, *_BESIDE)
             if getattr(self, name) is not None
         }

@@ -1,0 +1,203 @@
+"""Continuations of a context under an intervention: their log-likelihoods, and greedy ones.
+
+    log p(continuation | context) = sum over its tokens of log p(token | all tokens before it)
+
+Prompts of equal length run together, without padding. A patch has no donor run here: its donor class's
+mean stands in for it (`Intervention.without_donor`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from neurotrace.core.errors import InputError
+from neurotrace.core.neurons import by_layer
+from neurotrace.core.process import Progress, over
+from neurotrace.engine import metrics
+from neurotrace.engine.turns import takes_turns
+from neurotrace.interventions.intervention import Intervention
+from neurotrace.models.encoding import by_length
+from neurotrace.models.hooks import Point, run_hooked
+from neurotrace.models.origins import context_length, tokenizer_of
+from neurotrace.models.protocol import HookedModel
+
+# where it acts: at the context's last token, there and at each token behind it, at every token
+Positions = Literal["read", "onward", "all"]
+POSITIONS: tuple[Positions, ...] = ("read", "onward", "all")
+Row = tuple[int, tuple[int, ...]]  # the first changed place, the token ids
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """How likely a continuation is.
+
+    Attributes:
+        log_probability: of all its tokens together, nats.
+        greedy: whether each of its tokens is the model's top-1 token.
+    """
+
+    log_probability: float
+    greedy: bool
+
+
+@takes_turns
+def likelihoods(
+    model: HookedModel,
+    requests: Sequence[tuple[Sequence[int], Sequence[int]]],
+    intervention: Intervention | None = None,
+    *,
+    positions: Positions = "onward",
+    batch_size: int = 32,
+    progress: Progress = None,
+) -> list[Likelihood]:
+    """The log-likelihood of each continuation, in the order of the requests.
+
+    A prompt that begins another one is not run by itself: continuations of one context share the pass
+    of the longest.
+
+    Args:
+        requests: token ids (context, continuation), neither of them empty.
+        positions: where the intervention acts.
+
+    Raises:
+        InputError: an empty context or continuation, one too long for the model, logits that are not
+            finite, a patch without a donor mean.
+    """
+    change = None if intervention is None else intervention.without_donor()
+    limit = context_length(model)
+    rows: list[Row] = []
+    for context, continuation in requests:
+        ids = (*context, *continuation)[:-1]
+        if not context or not continuation or len(ids) > (limit or len(ids)):
+            bound = f", {limit + 1} tokens in all at most" if limit else ""
+            raise InputError(
+                f"expected a context and a continuation of one or more tokens each{bound}: got "
+                f"{len(context)} and {len(continuation)}"
+            )
+        # what stands before the first changed token can be shared, whatever the context
+        rows.append((0 if change is None or positions == "all" else len(context) - 1, ids))
+    run, place = _longest(rows)
+    found: list[Likelihood | None] = [None] * len(requests)
+    users: list[list[int]] = [[] for _ in run]
+    for number, asked in enumerate(rows):
+        users[place[asked]].append(number)
+    batches = list(by_length([torch.tensor(ids) for _, ids in run], batch_size))
+    for chosen, batch in over(progress, batches, "log-likelihoods"):
+        starts = torch.tensor([run[row][0] for row in chosen])
+        logits = _logits(model, batch, change, starts, positions)
+        for row, own in zip(chosen, logits, strict=True):
+            for number in users[row]:
+                context, continuation = requests[number]
+                found[number] = _judged(own[len(context) - 1 :], continuation)
+    return [each for each in found if each is not None]
+
+
+@takes_turns
+def continuations(
+    model: HookedModel,
+    prompts: Sequence[Sequence[int]],
+    intervention: Intervention | None = None,
+    *,
+    max_new_tokens: int,
+    stop: Sequence[str] = (),
+    positions: Positions = "onward",
+    batch_size: int = 32,
+    progress: Progress = None,
+) -> list[str]:
+    """The model's greedy continuation of each prompt, as text.
+
+    It ends before the end-of-sequence token, before the first of the `stop` texts, at the model's context
+    length or after `max_new_tokens`.
+
+    Raises:
+        InputError: a prompt that is empty or fills the model's context.
+    """
+    change = None if intervention is None else intervention.without_donor()
+    tokenizer, limit = tokenizer_of(model), context_length(model)
+    end = getattr(tokenizer, "eos_token_id", None)
+    if not all(map(len, prompts)):
+        raise InputError("the prompt is empty: expected at least one token")
+    if limit and (longest := max(map(len, prompts), default=0)) >= limit:
+        raise InputError(f"the prompt has {longest} tokens, the model takes {limit}")
+    written = [""] * len(prompts)
+    batches = list(by_length([torch.tensor(list(ids)) for ids in prompts], batch_size))
+    for rows, ids in over(progress, batches, "continuing"):
+        start, going = ids.shape[1], list(rows)
+        starts = torch.full((len(rows),), 0 if positions == "all" else start - 1)
+        while going and ids.shape[1] - start < max_new_tokens and ids.shape[1] != limit:
+            logits = _logits(model, ids, change, starts[: len(ids)], positions)[:, -1]
+            tokens = logits.argmax(-1).cpu()
+            ids = torch.cat([ids, tokens[:, None]], dim=1)
+            kept = []
+            for place, row in enumerate(going):
+                if int(tokens[place]) == end:
+                    continue
+                text = tokenizer.decode(ids[place, start:].tolist())
+                cut = min(
+                    (at for each in stop if each and (at := text.find(each)) >= 0), default=None
+                )
+                written[row] = text[:cut]
+                if cut is None:
+                    kept.append(place)
+            ids, going = ids[kept], [going[place] for place in kept]
+    return written
+
+
+def _longest(rows: Sequence[Row]) -> tuple[list[Row], dict[Row, int]]:
+    """Rows that begin no other row of the same start, and for each row the place of one that it begins."""
+    run: list[Row] = []
+    place: dict[Row, int] = {}
+    for row in sorted(set(rows), reverse=True):  # what begins with a row comes right before it
+        start, ids = row
+        if not run or run[-1][0] != start or run[-1][1][: len(ids)] != ids:
+            run.append(row)
+        place[row] = len(run) - 1
+    return run, place
+
+
+def _judged(logits: Float[Tensor, "pos vocab"], continuation: Sequence[int]) -> Likelihood:
+    """Of the first `len(continuation)` positions."""
+    token = torch.tensor(list(continuation))
+    here = logits[: len(token)].float().cpu()
+    if not torch.isfinite(here).all():
+        raise InputError(
+            "the model's logits are not finite: try dtype=float32, and check its weights"
+        )
+    found = metrics.log_probability(here, token).double().sum()
+    return Likelihood(float(found), bool(metrics.answers(here, token).all()))
+
+
+def _logits(
+    model: HookedModel,
+    ids: Int[Tensor, "batch pos"],
+    change: Intervention | None,
+    starts: Int[Tensor, " batch"],
+    at: Positions,
+) -> Float[Tensor, "batch pos vocab"]:
+    """Logits at each position, with the change in each row from its start on (`read`: only at it)."""
+    layers = by_layer(change.neurons) if change is not None else {}
+    places = torch.arange(ids.shape[1])
+    where = places == starts[:, None] if at == "read" else places >= starts[:, None]
+
+    def edit(layer: int, post: Tensor) -> Tensor:
+        assert change is not None
+        units = [change.neurons[place].index for place in layers[layer]]
+        values = post[..., units]
+        new = change.apply(layers[layer], values, None)
+        changed = post.clone()
+        changed[..., units] = torch.where(where[..., None].to(post.device), new, values)
+        return changed
+
+    edits: dict[Point, Any] = {("neurons", layer): partial(edit, layer) for layer in layers}
+    with torch.no_grad():
+        logits, fired = run_hooked(model, ids, edits)
+    if set(fired.values()) - {1}:
+        raise RuntimeError(f"neuron hooks fired {fired} times; expected once each")
+    return logits
