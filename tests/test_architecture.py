@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "neurotrace"
 FLOORS = {
     "core": 1, "engine": 1, "organism": 1, "models": 2, "detectors": 2, "interventions": 3,
     "probe_sets": 3, "ablation": 4, "answers": 4, "exports": 4, "rankers": 5, "sweeps": 5, "studies": 6,
-    "plots": 7, "paper": 7, "results": 8, "cli": 9,
+    "plots": 7, "paper": 7, "results": 8, "cli": 9, "evaluation": 9,
 }  # fmt: skip
 # a package may import those on lower floors, but for these
 WALLS = {

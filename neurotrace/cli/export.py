@@ -82,12 +82,8 @@ def _found(
     from neurotrace.results.reading import load_run
 
     loaded = load_run(run)
-    every = loaded.interventions(
+    found = loaded.intervention(
         family=family, direction=direction, fold=int(fold) if fold.isdigit() else fold
     )
-    if len(every) > 1:
-        there = "; ".join(f"{each.provenance['family']} {each.direction}" for each in every)
-        raise InputError(f"{run} has several: pick one by --family and --direction ({there})")
-    (found,) = every
     own = [pair for pair in loaded.pairs if pair.family == found.provenance["family"]]
     return found, loaded.held_out(found) or own

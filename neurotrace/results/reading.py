@@ -15,6 +15,7 @@ from neurotrace.core.sides import Direction, spoken
 from neurotrace.interventions.effects import Effects
 from neurotrace.interventions.intervention import Intervention
 from neurotrace.results.findings import TABLE, neurons_table, read_findings
+from neurotrace.studies.study import ALL
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,6 +92,23 @@ class Run(Shown):
             )
         return found
 
+    def intervention(
+        self,
+        *,
+        family: str | None = None,
+        direction: Direction | str | None = None,
+        fold: int | str = ALL,
+    ) -> Intervention:
+        """The one of `interventions()` that is named; `InputError` if several are."""
+        every = self.interventions(family=family, direction=direction, fold=fold)
+        if len(every) > 1:
+            there = "; ".join(f"{each.provenance['family']} {each.direction}" for each in every)
+            raise InputError(
+                f"{self.folder} has several: pick one by --family and --direction (in Python and in model "
+                f"arguments family=, direction=): {there}"
+            )
+        return every[0]
+
     def held_out(self, intervention: Intervention) -> list[PromptPair]:
         """The pairs that had no part in making one of `interventions()`: none where all pairs had."""
         about = intervention.provenance
@@ -165,6 +183,24 @@ def load_run(folder: str | Path) -> Run:
         Explorer.load(explorer) if explorer.exists() else None,
         trust, detectors, detected, tuple(left_out), _neurons(place / TABLE),
     )  # fmt: skip
+
+
+def load_intervention(
+    path: str | Path,
+    *,
+    family: str | None = None,
+    direction: Direction | str | None = None,
+    fold: int | str = ALL,
+) -> Intervention:
+    """A saved intervention: a file of `Intervention.save`, or from the folder of a run.
+
+    Raises:
+        InputError: nothing there that can be read; a run with none that fits, or with several.
+    """
+    if Path(path).suffix == ".safetensors":
+        return Intervention.load(path)
+    number = int(fold) if str(fold).isdigit() else fold
+    return load_run(path).intervention(family=family, direction=direction, fold=number)
 
 
 def _beside(

@@ -14,10 +14,12 @@ from planted import PLANTED
 
 import neurotrace as nt
 from neurotrace.core.errors import InputError
+from neurotrace.core.sides import Direction
 from neurotrace.interventions.intervention import make
 from neurotrace.models.identity import model_identity
 from neurotrace.organism import folder
 from neurotrace.results.findings import stability
+from neurotrace.results.reading import load_intervention
 
 BOTH = ("to_reasoning", "to_memorization")
 
@@ -144,6 +146,28 @@ def test_every_kind_comes_back_bit_for_bit(model, encoded, tmp_path, kind):
     columns = ["pair", "L_after", "top_after", "answers"]
     before, after = (nt.measure(model, encoded, [e]).to_frame()[columns] for e in (made, back))
     assert before.equals(after)
+
+
+def test_columns_that_are_one_tensor_are_saved_apart(tmp_path):
+    """A circuit's interventions hold the same zeros as keep and as gain."""
+    zeros, ones = torch.zeros(1), torch.ones(1)
+    made = nt.Intervention("off", (PLANTED,), Direction("to_reasoning"), zeros, zeros, ones)
+    made.save(tmp_path / "off.safetensors")
+    assert torch.equal(nt.Intervention.load(tmp_path / "off.safetensors").offset, ones)
+
+
+def test_one_intervention_by_its_name(run, tmp_path):
+    (all_pairs,) = run.interventions(direction="to_reasoning", fold="all")
+    for path in (run.folder, str(run.folder)):
+        found = load_intervention(path, direction="to_reasoning")
+        assert (found.neurons, found.provenance) == (all_pairs.neurons, all_pairs.provenance)
+    assert load_intervention(run.folder, direction="to_reasoning", fold="1").provenance["fold"] == 1
+    all_pairs.save(tmp_path / "one.safetensors")
+    assert load_intervention(tmp_path / "one.safetensors").neurons == all_pairs.neurons
+    with pytest.raises(InputError, match="several: pick one by --family and --direction"):
+        load_intervention(run.folder)
+    with pytest.raises(InputError, match="family='other'"):
+        load_intervention(run.folder, family="other")
 
 
 def test_files_that_are_no_interventions_are_refused(model, encoded, tmp_path):
