@@ -78,6 +78,12 @@ def run(
     neutral: Annotated[
         Path | None, typer.Option(help="Texts to measure damage on, one a line.")
     ] = None,
+    damage_task: Annotated[
+        Path | None,
+        typer.Option(
+            help="Multiple-choice items to measure damage on: question, choices, answer (its place)."
+        ),
+    ] = None,
     device: Device = None,
     dtype: Dtype = None,
     trust_remote_code: TrustRemoteCode = False,
@@ -97,8 +103,9 @@ def run(
         Asked(
             Source(model, device, dtype, trust_remote_code), named(probes, more_probes), out,
             methods=method or (), interventions=intervention or (), ks=k or (), split=split,
-            folds=folds, seed=seed, max_pairs=max_pairs, at_most=at_most, neutral=neutral, chat=chat,
-            chat_system=chat_system, as_json=as_json, overwrite=overwrite,
+            folds=folds, seed=seed, max_pairs=max_pairs, at_most=at_most, neutral=neutral,
+            damage_task=damage_task, chat=chat, chat_system=chat_system, as_json=as_json,
+            overwrite=overwrite,
         )
     )  # fmt: skip
 
@@ -119,6 +126,7 @@ class Asked:
     max_pairs: int = 0
     at_most: int = 0
     neutral: Path | None = None
+    damage_task: Path | None = None
     chat: str | None = None
     chat_system: str | None = None
     as_json: bool = False
@@ -128,6 +136,7 @@ class Asked:
 
 def _study(asked: Asked) -> None:
     from neurotrace.core.process import command_line
+    from neurotrace.core.prompts import load_items
     from neurotrace.core.writing import prepare_folder
     from neurotrace.results.run import FILES, save_run
     from neurotrace.results.trust import prepare_trust, save_trust
@@ -135,6 +144,7 @@ def _study(asked: Asked) -> None:
     # the whole call is checked before torch is loaded
     pairs = pairs_of(asked.probes, asked.max_pairs, asked.seed)
     texts = _texts(asked.neutral) if asked.neutral else None
+    items = load_items(asked.damage_task) if asked.damage_task else []
     if asked.folds < 2:
         raise InputError(f"--folds {asked.folds}: expected at least 2")
     if asked.at_most < 0:
@@ -153,12 +163,14 @@ def _study(asked: Asked) -> None:
     from neurotrace.answers.judging import trust_study
     from neurotrace.core.process import bars
     from neurotrace.core.prompts import load_prompts
+    from neurotrace.interventions.benchmark import benchmark, item_ids
     from neurotrace.interventions.damage import neutral_texts
     from neurotrace.results.explorer import explore
     from neurotrace.studies.selection import DEFAULT_KINDS, DEFAULT_METHODS
-    from neurotrace.studies.study import study
+    from neurotrace.studies.study import ALL, study
 
     loaded = asked.source.load()
+    item_ids(loaded, items)  # what can't be asked would stop the run at its end
     rendering = None
     if asked.chat:
         from neurotrace.probe_sets.chat import chat_pairs, chat_record
@@ -181,6 +193,11 @@ def _study(asked: Asked) -> None:
         ks=asked.ks or None, split=asked.split, folds=asked.folds, seed=asked.seed,
         neutral=texts or neutral_texts(loaded), progress=bars,
     )  # fmt: skip
+    side = None
+    if items:
+        chosen = [each for each in found.interventions if each.provenance["fold"] == ALL]
+        side = {"file": str(asked.damage_task)}
+        side |= benchmark(loaded, items, chosen, progress=bars).record()
     shown = explore(loaded, found.encoded, found, progress=bars)
     if inside:
         prompts = [prompt for name in asked.probes for prompt in load_prompts(name)]
@@ -188,7 +205,7 @@ def _study(asked: Asked) -> None:
         save_trust(trusted, inside, model=loaded, probes=asked.probes, command=command_line())
     summary = save_run(
         found, asked.out, model=loaded, probes=asked.probes, command=command_line(), chat=rendering,
-        overwrite=True, explorer=shown,
+        overwrite=True, explorer=shown, benchmark=side,
     )  # fmt: skip
     if asked.as_json:
         print(json.dumps(summary, ensure_ascii=False))
@@ -245,6 +262,14 @@ def _show(
     )
     chosen = [flip for flip in summary["flips"] if flip["selected"]]
     console.print(plain(_stated(chosen)))
+    if side := summary.get("benchmark"):
+        after = (
+            f"{each['accuracy']:.1%} ({each['family']} {spoken(each['direction'])})"
+            for each in side["after"]
+        )
+        console.print(
+            plain(f"{side['file']}: accuracy {side['before']:.1%} before, {', '.join(after)}")
+        )
     for verdict in verdicts_of(summary["flips"]).values():
         console.print(plain(str(verdict)))
     if inside:

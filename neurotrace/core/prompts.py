@@ -12,8 +12,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from neurotrace.core.errors import InputError
 from neurotrace.core.pairs import PromptPair
-from neurotrace.core.records import Source, read_records, refuse_same_answers, text_fields
+from neurotrace.core.records import (
+    Source,
+    read_records,
+    read_rows,
+    refuse_same_answers,
+    short,
+    text_fields,
+    unique,
+)
 
 
 @dataclass(frozen=True)
@@ -81,3 +90,48 @@ def prompt_from(record: Any, where: str) -> Prompt:
     prompt = Prompt(**text_fields(record, where, PROMPT_FIELDS, optional))
     refuse_same_answers(prompt.memorized_answer, prompt.reasoned_answer, where)
     return prompt
+
+
+@dataclass(frozen=True)
+class Item:
+    """A multiple-choice question of a benchmark."""
+
+    id: str
+    question: str
+    choices: tuple[str, ...]
+    answer: int  # place of the right choice
+
+
+def load_items(source: Source) -> list[Item]:
+    """Read and validate multiple-choice items: question, choices, answer (the place of the right choice).
+
+    Args:
+        source: as in `load_pairs`; an `id` is the row's number where it has none.
+
+    Raises:
+        InputError: naming file, line, field and remedy.
+    """
+    name, rows = read_rows(source, "items")
+    wanted = "the fields question, choices, answer"
+    made = ((where, _item(row, where, number)) for number, (where, row) in enumerate(rows, 1))
+    return unique(name, "items", wanted, made)
+
+
+def _item(row: Any, where: str, number: int) -> Item:
+    given = row if isinstance(row, dict) else {}
+    question, choices, answer = (given.get(name) for name in ("question", "choices", "answer"))
+    choices = list(choices) if isinstance(choices, (list, tuple)) else choices
+    if not isinstance(question, str) or not question.strip():
+        raise InputError(f"{where}: question: expected a text, got {short(question)}")
+    if not isinstance(choices, list) or not all(isinstance(c, str) and c.strip() for c in choices):
+        raise InputError(f"{where}: choices: expected a list of texts, got {short(choices)}")
+    if len(set(choices)) != len(choices) or len(choices) < 2:
+        raise InputError(
+            f"{where}: choices: expected two or more that differ, got {short(choices)}"
+        )
+    if not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < len(choices):
+        raise InputError(
+            f"{where}: answer: expected the place of a choice, 0 to {len(choices) - 1}, "
+            f"got {short(answer)}"
+        )
+    return Item(str(given.get("id", number)), question, tuple(choices), answer)

@@ -8,6 +8,7 @@ donors        the donor values of a patch
 logits        the model's logits under interventions
 effects       `measure`: pair by pair
 damage        KL divergence on neutral text
+benchmark     accuracy on multiple-choice items, before and after
 continuing    log-likelihoods of continuations, and greedy ones
 generation    `generate`: write on under an intervention
 

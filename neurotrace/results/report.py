@@ -112,6 +112,12 @@ def _selected(run: Run) -> list[dict[str, Any]]:
     chosen = run.effects.where(role="selected", chosen=True).to_frame()
     sizes = chosen.groupby(["family", "direction"])["k"].unique()
     stable = stability(read_findings(run.folder), run.manifest["model"]["neurons_per_layer"])
+    side = run.summary.get("benchmark", {"after": []})
+    beside = {
+        (each["family"], each["direction"]): {"before": side["before"], "items": side["items"]}
+        | each
+        for each in side["after"]
+    }
     # runs of 0.1 have none of these
     absent: dict[str, Any] = {"controls_worst": {}, "random_p": None, "regret": None}
     return [
@@ -120,6 +126,7 @@ def _selected(run: Run) -> list[dict[str, Any]]:
         | {
             "ks": sorted(int(k) for k in sizes[flip["family"], flip["direction"]]),
             "stability": stable.get((flip["family"], flip["direction"])),
+            "benchmark": beside.get((flip["family"], str(flip["direction"]))),
         }
         for flip in run.selected()
     ]

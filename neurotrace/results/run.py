@@ -55,12 +55,14 @@ def save_run(
     chat: dict[str, Any] | None = None,
     overwrite: bool = False,
     explorer: Explorer | None = None,
+    benchmark: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write the run's folder; returns the content of `summary.json`.
 
     Args:
         chat: the rendering for a chat model (`probe_sets.chat.chat_record`), if there is one.
         explorer: from `nt.explore(model, study.encoded, study)`, for the report.
+        benchmark: `Benchmark.record()` and `file`: accuracy before and under what all pairs chose.
 
     Raises:
         InputError: the folder holds a run already, or can't be written (full, read-only).
@@ -77,6 +79,8 @@ def save_run(
 
     folder = prepare_folder(out, FILES, overwrite=overwrite)
     summary = summarise(study, probes)
+    if benchmark is not None:
+        summary["benchmark"] = benchmark
     record = manifest(study, model=model, probes=probes, command=command, chat=chat)
     try:
         for name, table in (
