@@ -31,7 +31,7 @@ test-no-model: .venv/installed-dev
 	$(addprefix tests/,core detectors/test_detectors.py probe_sets test_architecture.py test_docs.py)
 
 test-real: .venv/installed-dev .venv/installed-smollm2
-	HF_HUB_OFFLINE=1 NEUROTRACE_SMOLLM2="$$($(MAKE) -s smollm2)" $(BIN)/python -m pytest -m real
+	HF_HUB_OFFLINE=1 NEUROTRACE_SMOLLM2="$$($(MAKE) -s smollm2)" $(BIN)/python -m pytest -m real --durations=8
 
 test-browser: .venv/installed-extras
 	command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
