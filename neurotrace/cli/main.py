@@ -11,6 +11,7 @@ import typer
 
 from neurotrace import __version__
 from neurotrace.cli import (
+    card,
     checkpoints,
     circuit,
     compare,
@@ -39,7 +40,7 @@ app = typer.Typer(
 for _command in (
     run.demo, run.run, rank.rank, inject.inject, overlap.overlap, locate.locate, checkpoints.checkpoints,
     detect.detect, circuit.circuit, trust.trust, sweep.sweep, plan.plan, report.report, compare.compare,
-    export.export,
+    export.export, card.card,
 ):  # fmt: skip
     app.command()(_command)
 app.add_typer(probes.app, name="probes")

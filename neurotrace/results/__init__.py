@@ -9,6 +9,7 @@ detection        the folder of `neurotrace detect`
 ranking          the folder of `neurotrace rank`
 report           the page
 report_sections  its sections on trust and detectors
+card             one finding as a small page to pass on
 explorer         the neuron explorer
 
 May import: everything but cli. Text of others is escaped by the templates.

@@ -175,23 +175,30 @@ def _nats(value: float | None) -> str:
     return "–" if value is None or value != value else f"{value:.3f}"
 
 
-def _template(name: str) -> Any:
+def environment() -> Any:
+    """The templates, with all text escaped, and the filters of numbers and directions."""
     import jinja2
-    from markupsafe import Markup
-    from plotly.offline import get_plotlyjs
 
-    environment = jinja2.Environment(
+    found = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters["percent"] = percent
-    environment.filters["nats"] = _nats
-    environment.filters["words"] = spoken
+    found.filters["percent"] = percent
+    found.filters["nats"] = _nats
+    found.filters["words"] = spoken
+    return found
+
+
+def _template(name: str) -> Any:
+    from markupsafe import Markup
+    from plotly.offline import get_plotlyjs
+
+    own = environment()
     packed = base64.b64encode(gzip.compress(get_plotlyjs().encode(), 9, mtime=0)).decode()
-    environment.globals["plotly"] = Markup(packed)
+    own.globals["plotly"] = Markup(packed)
     for part, file in (("style", "report.css"), ("script", "report.js")):
-        environment.globals[part] = Markup((_TEMPLATES / file).read_text("utf-8"))
-    return environment.get_template(name)
+        own.globals[part] = Markup((_TEMPLATES / file).read_text("utf-8"))
+    return own.get_template(name)
 
 
 def _embedded(name: str, figure: go.Figure) -> dict[str, Any]:

@@ -1,0 +1,103 @@
+"""The claim card: what a run found, complete, small, without scripts, with all text escaped."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+from commands import neurotrace, refused
+from planted import PLANTED
+
+import neurotrace as nt
+from neurotrace.core.display import percent
+from neurotrace.core.errors import InputError
+from neurotrace.results.card import LIMIT, claim_card
+
+pytestmark = pytest.mark.bridge
+
+
+@pytest.fixture(scope="module")
+def run(model, encoded, tmp_path_factory):
+    found = nt.study(
+        model, encoded, ks=[1, 2], kinds=["patch", "set"], methods=["gradient"], exact_neurons=0,
+        neutral=nt.neutral_texts(model)[:3],
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("run")
+    nt.save_run(found, folder, model=model, probes=["planted"], command="neurotrace run & more")
+    return nt.load_run(folder)
+
+
+def text_of(page: str) -> str:
+    return " ".join(re.sub(r"<[^>]+>", " ", page.replace("&nbsp;", " ")).split())
+
+
+@pytest.mark.parametrize("direction", ["to_reasoning", "to_memorization"])
+def test_it_says_what_the_run_found(run, direction):
+    page = claim_card(run, direction=direction)
+    words = text_of(page)
+    (flip,) = [each for each in run.selected() if each["direction"] == direction]
+    low, high = map(percent, flip["answers_ci"])
+    assert f"{percent(flip['answers'])} of held-out answers flip, 95 % [{low}, {high}]" in words
+    to = "from memory to reasoning" if direction == "to_reasoning" else "from reasoning to memory"
+    (change,) = run.interventions(direction=direction, fold="all")
+    assert f"{len(change)} of 48 neurons changed ({flip['intervention']}): answers {to}" in words
+    assert f"{PLANTED} 5/5" in words
+    for name in ("random", "norm", "sign", "low_rho"):
+        assert percent(flip["controls"][name]) in words
+        assert f"worst draw {percent(flip['controls_worst'][name])}" in words
+    assert f"{flip['damage_kl']:.3f} nats KL" in words
+    for known in (
+        run.manifest["model"]["weights_sha256"], run.manifest["kept_pairs_sha256"],
+        "neurotrace run &amp; more", f"torch {run.manifest['versions']['torch']}",
+    ):  # fmt: skip
+        assert known in words
+    example = next(e for e in run.summary["examples"] if e["direction"] == direction)
+    assert example["prompt"] in words
+
+
+def test_it_is_one_small_file_without_scripts(run):
+    page = claim_card(run, direction="to_reasoning")
+    assert len(page.encode()) < 20_000
+    assert not re.search(r"<script|javascript:|\bon\w+=|https?://|src=|href=|@import|url\(", page)
+    assert "default-src 'none'" in page
+
+
+def test_text_of_others_is_escaped_and_cut(run):
+    bad = "<script>alert(1)</script>" + "x" * 500_000
+    summary = run.summary | {
+        "examples": [e | {"prompt": bad, "before": bad, "after": bad} for e in run.summary["examples"]],
+        "benchmark": {
+            "file": bad, "items": 1, "before": 1.0, "after": [
+                {"family": "planted", "direction": "to_reasoning", "accuracy": 0.5}
+            ],
+        },
+    }  # fmt: skip
+    manifest = run.manifest | {
+        "command": bad, "probes": [bad], "versions": {bad: bad},
+        "model": run.manifest["model"] | {"name": bad, "architecture": "<b>"},
+    }  # fmt: skip
+    page = claim_card(replace(run, summary=summary, manifest=manifest), direction="to_reasoning")
+    assert "<script" not in page
+    assert "<b></td>" not in page
+    assert "&lt;script&gt;alert(1)" in page
+    assert len(page.encode()) < 40_000 < LIMIT
+    assert "100.0% before, 50.0% after on 1 items of" in text_of(page)
+    long = run.manifest["model"] | {"weights_sha256": bad}
+    with pytest.raises(InputError, match="expected 300,000"):
+        claim_card(replace(run, manifest=run.manifest | {"model": long}), direction="to_reasoning")
+
+
+def test_a_finding_is_named_where_there_are_several(run, tmp_path):
+    with pytest.raises(InputError, match="pick one by --family and --direction"):
+        claim_card(run)
+    with pytest.raises(InputError, match="family='other'"):
+        claim_card(run, family="other")
+    lacking = {name: value for name, value in run.manifest.items() if name != "created"}
+    with pytest.raises(InputError, match=r"lacks what the card shows.*created"):
+        claim_card(replace(run, manifest=lacking), direction="to_reasoning")
+    out = tmp_path / "card.html"
+    refused(neurotrace("card", str(run.folder), "--out", str(out)), "pick one")
+    done = neurotrace("card", str(run.folder), "--direction", "to_reasoning", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    assert out.read_text() == claim_card(run, direction="to_reasoning")
