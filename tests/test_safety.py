@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import os
 import pickle
 import runpy
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,7 +21,9 @@ from commands import neurotrace
 from planted import planted_pairs
 
 import neurotrace as nt
+from neurotrace.core.display import json_line, plain_lines
 from neurotrace.core.errors import InputError
+from neurotrace.models.loading import load_tokenizer
 from neurotrace.sweeps.cost import config_from_file, shape_of
 from neurotrace.sweeps.estimate import estimate
 from neurotrace.sweeps.layout import Shard
@@ -228,3 +232,105 @@ def test_generated_inputs_are_refused_in_a_line(times, seed, monkeypatch, capsys
     monkeypatch.setattr(sys, "argv", [str(script), "--times", str(times), "--seed", str(seed)])
     runpy.run_path(str(script), run_name="__main__")
     assert "no traceback, hang or stray file" in capsys.readouterr().out
+
+
+SPOKEN = {"cli/console.py", "core/process.py", "core/display.py"}
+
+
+def test_only_the_console_prints():
+    """Text of prompts, files and paths reaches a terminal through `cli.console` alone."""
+    found = []
+    for path in PACKAGE.rglob("*.py"):
+        name = path.relative_to(PACKAGE).as_posix()
+        if path.name == "__main__.py" or name in SPOKEN:  # scripts that print their own words
+            continue
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+            if called in ("print", "typer.echo", "typer.secho", "Console", "RichConsole") or (
+                called.startswith(("sys.stdout", "sys.stderr")) and called.endswith("write")
+            ):
+                found.append(f"{name}:{node.lineno} {called}")
+    assert found == []
+
+
+def test_code_of_a_folder_never_runs_unasked():
+    """Each call of transformers that could ask on standard input says that it must not."""
+    found = []
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+            if "Auto" not in called or not called.endswith((".from_pretrained", ".from_config")):
+                continue
+            if "trust_remote_code" not in {each.arg for each in node.keywords}:
+                found.append(f"{path.name}:{node.lineno}")
+    assert found == []
+
+
+def test_code_beside_a_tokenizer_or_a_gguf_file_does_not_run(tmp_path, mark, monkeypatch):
+    from tiny_gguf import write_tiny_gguf
+
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    (tmp_path / "evil.py").write_text(f"open({str(mark)!r}, 'w')\nclass C: pass\n")
+    settings = {"model_type": "made-up", "tokenizer_class": "C", "auto_map": {
+        "AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.C", "AutoTokenizer": ["evil.C", "evil.C"],
+    }}  # fmt: skip
+    for name in ("config.json", "tokenizer_config.json"):
+        (tmp_path / name).write_text(json.dumps(settings))
+    gguf = str(write_tiny_gguf(tmp_path / "tiny.gguf"))
+    for read in (nt.load_model, load_tokenizer):
+        for source in (gguf, str(tmp_path)):
+            with contextlib.suppress(InputError):
+                read(source)
+
+
+NASTY = "\x1b[31mred\x1b[0m \x9b31m \x07 \x7f \u202etfel\u2066 \ud83d \u200f [bold]b[/bold] [/x] ü"
+
+
+@pytest.fixture
+def nasty_pairs(tmp_path):
+    """Pairs that the planted model answers, with such words in every name."""
+    words = NASTY.replace("\ud83d", "")
+    pairs = [replace(pair, id=pair.id + words, family=words, template=words, group=pair.group + words)
+             for pair in planted_pairs()]  # fmt: skip
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(pair.__dict__) + "\n" for pair in pairs))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["probes", "show", "PAIRS"], ["probes", "show", "PAIRS", "--json"],
+        ["probes", "validate", "PAIRS"], ["probes", "validate", "PAIRS", "--json"],
+        ["probes", "validate", "PAIRS", "--model", "MODEL"],
+        ["probes", "mine", "PAIRS", "--model", "MODEL", "--out", "OUT"],
+        ["probes", "mine", "PAIRS", "--model", "MODEL", "--out", "OUT2", "--json"],
+        ["checkpoints", "MODEL", "OTHER", "--probes", "PAIRS", "--out", "OUT3", "--k", "1"],
+        ["overlap", "--model", "MODEL", "--probes", "PAIRS", "--max-pairs", "4"],
+        ["rank", "--model", "MODEL", "--probes", "PAIRS", "--out", "[/x]", "--methods", "random"],
+        ["sweep", "--model", "MODEL", "--probes", "PAIRS", "--out", "\x1b[31m", "--max-pairs", "1"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_no_escape_sequence_reaches_a_terminal(words, nasty_pairs, planted_folder, tmp_path):
+    other = tmp_path / "\x1b[31mcopy"
+    if "OTHER" in words:
+        shutil.copytree(planted_folder, other)
+    names = {"PAIRS": nasty_pairs, "MODEL": str(planted_folder), "OTHER": str(other)}
+    done = neurotrace(*(names.get(word, word) for word in words), cwd=tmp_path)
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    assert "internal error" not in said
+    assert all(char.isprintable() or char == "\n" for char in said), repr(said)
+    if "--json" in words:
+        assert "show" not in words or "\\u001b[31m" in said
+        assert "show" not in words or "\\u202e" in said
+        json.loads(done.stdout)
+
+
+def test_words_of_the_terminal():
+    assert plain_lines(f"a\n{NASTY}").count("\n") == 1
+    assert all(char.isprintable() for char in plain_lines(NASTY))
+    assert all(char.isprintable() for char in json_line({NASTY: [NASTY]}))
+    assert json.loads(json_line({NASTY: [NASTY]})) == {NASTY: [NASTY]}
+    assert json.loads(json_line(NASTY, ascii_only=True)) == NASTY

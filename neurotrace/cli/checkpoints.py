@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from neurotrace.cli.console import tell
 from neurotrace.cli.options import Device, Dtype, TrustRemoteCode, pairs_of
 from neurotrace.core.errors import InputError
 from neurotrace.core.process import quiet
@@ -70,5 +71,5 @@ def checkpoints(
     save_figure(plot_timeline(table), out / FILES[1])
     shown = ["checkpoint", "family", "recalls", "reasons", "flips_to_reasoning",
              "flips_to_memorization", "settled_to_reasoning", "settled_to_memorization"]  # fmt: skip
-    print(table[shown].round(2).to_string(index=False))
-    print(f"table and figure: {out}")
+    tell(table[shown].round(2).to_string(index=False))
+    tell(f"table and figure: {out}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from neurotrace.cli.console import console
 from neurotrace.cli.options import Device, Dtype, Model, MoreProbes, Source, TrustRemoteCode
 from neurotrace.core.process import quiet
 
@@ -50,10 +51,9 @@ def circuit(
 
 
 def _show(study: TrustStudy, folder: Path) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    terminal = console()
     table = Table(title="AUROC for “the answer comes from memory”, held-out prompts")
     for name in ("unseen", "signal", "mean", "95 % *", "least"):
         table.add_column(name, justify="left" if name in ("unseen", "signal") else "right")
@@ -62,18 +62,18 @@ def _show(study: TrustStudy, folder: Path) -> None:
         interval = f"{mean['auroc_lo']:.3f}–{mean['auroc_hi']:.3f}"
         least = part[part["of"] != "mean"]["auroc"].min()
         table.add_row(unseen, signal, f"{mean['auroc']:.3f}", interval, f"{least:.3f}")
-    console.print(table)
+    terminal.print(table)
     drawn = int(study.signals["draws"].max())
-    console.print(f"* of random neurons the lowest and the highest of {drawn} draws")
+    terminal.print(f"* of random neurons the lowest and the highest of {drawn} draws")
     for row in study.failures.to_dict("records"):
-        console.print(
+        terminal.print(
             f"fails on a changed version, {row['signal']}: AUROC {row['auroc']:.3f} "
             f"[{row['auroc_lo']:.3f}, {row['auroc_hi']:.3f}], {row['n']} prompts"
         )
     said: dict[str, Any] = study.summary
     edge = " (the largest tried)" if said["k_is_largest_tried"] else ""
-    console.print(
+    terminal.print(
         f"k {said['k']}{edge}, off {said['off']}; {said['held_out']} prompts judged; "
         f"ECE {said['ece']:.3f}; abstains on {said['abstains']:.1%}"
     )
-    console.print(f"circuit: {folder / 'circuit.safetensors'}", soft_wrap=True)
+    terminal.print(f"circuit: {folder / 'circuit.safetensors'}", soft_wrap=True)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from neurotrace.cli.console import console, tell_json
+from neurotrace.core.files import parse_json
 from neurotrace.core.process import quiet
 
 
@@ -17,13 +19,13 @@ def compare(
 ) -> None:
     """The same neurons? The same flips? With what chance would give beside each."""
     quiet()
-    from rich.console import Console
 
     from neurotrace.results.comparing import compare_runs
     from neurotrace.results.reading import load_run
 
     found = compare_runs(load_run(first), load_run(second))
     if as_json:
-        print(found.to_frame().to_json(orient="records", lines=True), end="")
+        for row in parse_json(found.to_frame().to_json(orient="records")):
+            tell_json(row)
     else:
-        Console().print(found)
+        console().print(found)

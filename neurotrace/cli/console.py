@@ -1,13 +1,18 @@
-"""The terminal: one-line errors, escaped text, tables."""
+"""The terminal. Every word of a command goes through here: text of prompts and files is data.
+
+Control characters, escape sequences and bidirectional controls are shown as U+FFFD, in JSON as escapes;
+rich's markup in a path or a name stays what it is. A test holds that no command prints otherwise.
+"""
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from neurotrace.core.display import line
+from neurotrace.core.display import json_line, line, plain_lines
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.text import Text
 
     from neurotrace.sweeps.cost import Cost
@@ -19,6 +24,28 @@ def say(message: str, code: int) -> int:
     return code
 
 
+def tell(text: str, *, error: bool = False) -> None:
+    """Lines on standard output, or on standard error."""
+    print(plain_lines(text), file=sys.stderr if error else sys.stdout)
+
+
+def tell_json(value: Any) -> None:
+    """A line of JSON on standard output, at once."""
+    known = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
+    print(json_line(value, ascii_only=not known), flush=True)
+
+
+def console() -> Console:
+    """rich's console, for tables: strings are text without markup, and without control characters."""
+    from rich.console import Console
+
+    class Plain(Console):
+        def render_str(self, text: str, **options: Any) -> Text:  # type: ignore[override]
+            return super().render_str(plain_lines(text), **options)
+
+    return Plain(markup=False, emoji=False, highlight=False)
+
+
 def plain(text: str) -> Text:
     """Text of a prompt or a file for a table: no markup, no control characters."""
     from rich.text import Text
@@ -28,7 +55,6 @@ def plain(text: str) -> Text:
 
 def show(found: list[tuple[str, Cost]]) -> None:
     """The table of costs."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table()
@@ -40,7 +66,7 @@ def show(found: list[tuple[str, Cost]]) -> None:
             name, f"{each.cells:.4g}", f"{each.operations:.3g}", duration(each.seconds),
             f"{each.memory / 2**30:.3g} GiB", size(each.output),
         )  # fmt: skip
-    Console().print(table)
+    console().print(table)
 
 
 def duration(seconds: float) -> str:

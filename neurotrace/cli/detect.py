@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from neurotrace.cli.console import plain
+from neurotrace.cli.console import console, plain
 from neurotrace.cli.options import (
     Device,
     Dtype,
@@ -87,7 +87,6 @@ def detect(
 
 
 def _show(found: Detection, out: Path) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from neurotrace.answers.detection import summary
@@ -101,10 +100,10 @@ def _show(found: Detection, out: Path) -> None:
         numbers = (row[name] for name in ("own", "another", "others", "worst"))
         cells = ["–" if number != number else f"{number:.2f}" for number in numbers]
         table.add_row(plain(row["detector"]), plain(row["view"]), *cells)
-    console = Console()
+    terminal = console()
     counts = ", ".join(f"{u} {n['memory']}/{n['reasoning']}" for u, n in found.outcomes.items())
-    console.print(plain(f"answered from memory/by reasoning: {counts}"))
-    console.print(table)
+    terminal.print(plain(f"answered from memory/by reasoning: {counts}"))
+    terminal.print(table)
     chosen = f"{found.about['detector']} on {', '.join(found.about['views'])}"
-    console.print(plain(f"chosen: {chosen}"))
-    console.print(plain(f"tables and figures: {out}"))
+    terminal.print(plain(f"chosen: {chosen}"))
+    terminal.print(plain(f"tables and figures: {out}"))

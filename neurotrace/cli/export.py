@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from neurotrace.cli.console import plain
+from neurotrace.cli.console import console, plain
 from neurotrace.cli.options import Device, Dtype, Source, TrustRemoteCode
 from neurotrace.core.errors import InputError
 from neurotrace.core.process import quiet
@@ -49,7 +49,6 @@ def export(
 ) -> None:
     """Write an intervention for another program; the model's logits under it are compared with ours."""
     quiet()
-    from rich.console import Console
 
     from neurotrace.exports.export import export as write
 
@@ -65,10 +64,10 @@ def export(
         pairs=pairs[:: max(1, len(pairs) // max(1, max_pairs))][:max_pairs], source=name,
         overwrite=overwrite,
     )  # fmt: skip
-    console = Console()
-    console.print(plain(f"{change}: {made.form} in {made.folder}"))
+    terminal = console()
+    terminal.print(plain(f"{change}: {made.form} in {made.folder}"))
     for form, proof in made.proofs.items():
-        console.print(plain(f"{form}: {proof}"))
+        terminal.print(plain(f"{form}: {proof}"))
 
 
 def _found(

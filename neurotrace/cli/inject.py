@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from neurotrace import organism
+from neurotrace.cli.console import tell
 from neurotrace.cli.options import Device, Model, TrustRemoteCode
 from neurotrace.core.errors import InputError
 from neurotrace.core.process import quiet
@@ -64,8 +65,8 @@ def inject(
         loaded, taught, out, fractions=fractions, seed=seed, steps=steps, progress=bars,
         methods=METHODS if methods == "all" else [name.strip() for name in methods.split(",")],
     )  # fmt: skip
-    print(found.drop(columns=["tried", "skipped"]).round(3).to_string(index=False))
+    tell(found.drop(columns=["tried", "skipped"]).round(3).to_string(index=False))
     for share, own in found.groupby("fraction", sort=False):
         row = own.iloc[0]
         rest = f", skipped: {', '.join(row['skipped'].split())}" if row["skipped"] else ""
-        print(f"fraction {share:g}: {row['facts']} of {row['tried']} facts taught{rest}")
+        tell(f"fraction {share:g}: {row['facts']} of {row['tried']} facts taught{rest}")

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from neurotrace.cli.console import console, tell
 from neurotrace.cli.options import (
     Device,
     Dtype,
@@ -48,7 +49,6 @@ def locate(
     prepare_folder(out, ["sites.csv"], overwrite=overwrite)
     quiet()
     import pandas as pd
-    from rich.console import Console
 
     from neurotrace.core.process import bars
     from neurotrace.core.sides import SIDES
@@ -66,8 +66,8 @@ def locate(
     tables = []
     for donor in SIDES[::-1]:
         found = located_by(loaded, train, test, donor=donor, heads=heads, seed=seed, progress=bars)
-        Console().print(found)
+        console().print(found)
         save_figure(plot_located(found), out / f"to-{donor}.html")
         tables.append(found.table.assign(donor=donor))
     pd.concat(tables).to_csv(out / "sites.csv", index=False, float_format="%.4f")
-    print(f"table and figures: {out}")
+    tell(f"table and figures: {out}")

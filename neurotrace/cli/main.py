@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -28,7 +29,7 @@ from neurotrace.cli import (
     sweep,
     trust,
 )
-from neurotrace.cli.console import say
+from neurotrace.cli.console import say, tell
 from neurotrace.core.errors import InputError
 
 app = typer.Typer(
@@ -61,6 +62,12 @@ def main() -> None:
         signals.append(number)
         raise _Interrupt
 
+    for stream in (
+        sys.stdout,
+        sys.stderr,
+    ):  # a path need not be text: its last words cost no result
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
     try:
@@ -92,7 +99,7 @@ def main() -> None:
 
 def _version(asked: bool) -> None:
     if asked:
-        print(f"neurotrace {__version__}")
+        tell(f"neurotrace {__version__}")
         raise typer.Exit
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from neurotrace.cli.console import tell
 from neurotrace.cli.options import (
     Device,
     Dtype,
@@ -78,4 +79,4 @@ def overlap(
     if out is not None:
         save_file(out, found.to_csv(index=False, float_format="%.4g").encode())
     shown = found.round(3).assign(p=[f"{p:.2g}" for p in found["p"]])  # rounded, a small p reads 0
-    print(shown.to_string(index=False))
+    tell(shown.to_string(index=False))

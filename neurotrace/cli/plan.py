@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from typing import Annotated
 
 import typer
 
-from neurotrace.cli.console import show
+from neurotrace.cli.console import show, tell, tell_json
 from neurotrace.core.errors import InputError
 from neurotrace.core.process import quiet
 
@@ -72,10 +70,10 @@ def plan(
     else:
         quiet()
         machine = machine_here(shape, dtype=dtype, batch=batch or 0)
-        print(
+        tell(
             f"estimated with {machine.gflops:.3g} GFLOP/s, measured here in {dtype}; --gflops names "
             "another machine's rate",
-            file=sys.stderr,
+            error=True,
         )
     found = growth(
         shape, pairs, length, everywhere=positions == "all", gflops=machine.gflops,
@@ -83,14 +81,14 @@ def plan(
     )  # fmt: skip
     jobs = needs(shape, pairs, length, number_bytes=machine.number_bytes)
     if as_json:
-        print(json.dumps({**{name: each.__dict__ for name, each in found}, "jobs": jobs}))
+        tell_json({**{name: each.__dict__ for name, each in found}, "jobs": jobs})
         return
-    print(
+    tell(
         f"{shape.layers} layers × {shape.d_mlp} neurons, d_model {shape.d_model}, "
         f"{shape.parameters / 1e9:.3g} billion parameters; {pairs} pairs of {length} tokens"
     )
     show(found)
-    print(
+    tell(
         "other jobs take, weights and all: "
         + ", ".join(f"{name} {memory / 2**30:.3g} GiB" for name, memory in jobs.items())
     )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from neurotrace.cli.console import console, plain, tell, tell_json
 from neurotrace.cli.options import Device, Dtype, Model
+from neurotrace.core.display import line
 from neurotrace.core.errors import InputError
 from neurotrace.core.process import quiet
 from neurotrace.probe_sets.importing import FORMAT_NAMES
@@ -45,7 +46,7 @@ def list_(as_json: _Json = False) -> None:
         )
     _print_rows(rows, as_json)
     if not as_json:
-        print(f"Prompts, for circuit and detect: {', '.join(probe_names('prompts'))}")
+        tell(f"Prompts, for circuit and detect: {', '.join(probe_names('prompts'))}")
 
 
 @app.command()
@@ -60,12 +61,12 @@ def show(
     for pair in load_pairs(name):
         first.setdefault((pair.family, pair.template), pair)
     if as_json:
-        print(json.dumps([pair.__dict__ for pair in first.values()], ensure_ascii=False))
+        tell_json([pair.__dict__ for pair in first.values()])
         return
     for (family, template), pair in first.items():
-        print(f"{family} / {template} (group {pair.group})")
-        print(f"  memorization  {pair.memorization!r} -> {pair.memorized_answer!r}")
-        print(f"  reasoning     {pair.reasoning!r} -> {pair.reasoned_answer!r}")
+        tell(line(f"{family} / {template} (group {pair.group})"))
+        tell(f"  memorization  {pair.memorization!r} -> {pair.memorized_answer!r}")
+        tell(f"  reasoning     {pair.reasoning!r} -> {pair.reasoned_answer!r}")
 
 
 @app.command()
@@ -103,12 +104,12 @@ def validate(
         bad += [f"{name}: {each}" for each in wrong]
         rows.append({"name": name, "problems": len(wrong), "first": wrong[0] if wrong else ""})
     if as_json:
-        print(json.dumps({"sets": rows, "problems": bad, "shares": shares}, ensure_ascii=False))
+        tell_json({"sets": rows, "problems": bad, "shares": shares})
     else:
         for row in rows:
-            print(f"{row['name']}: {'ok' if not row['problems'] else row['first']}")
+            tell(f"{row['name']}: {'ok' if not row['problems'] else row['first']}")
         for each in bad[:20]:
-            print(f"  {each}")
+            tell(f"  {line(each)}")
     if bad:
         raise typer.Exit(1)
 
@@ -150,7 +151,7 @@ def mine(
     write_rows(out, [pair_record(pair) for pair in mined.pairs])
     _print_rows(_shares(mined), as_json)
     if not as_json:
-        print(f"{out}: {len(mined.pairs)} pairs")
+        tell(f"{out}: {len(mined.pairs)} pairs")
 
 
 @app.command()
@@ -167,7 +168,7 @@ def build(
     for name in _wanted(names, every):
         folder = set_folder(name)
         for path in build_set(folder, folder if out is None else out / name):
-            print(path)
+            tell(str(path))
 
 
 @app.command("import")
@@ -244,7 +245,7 @@ def import_(
         )  # fmt: skip
     prepare_file(out, source=source)
     write_rows(out, [pair_record(pair) for pair in pairs])
-    print(f"{out}: {len(pairs)} pairs{f', read as {form}' if form else ''}")
+    tell(f"{out}: {len(pairs)} pairs{f', read as {form}' if form else ''}")
 
 
 def _named(option: str, words: list[str]) -> dict[str, str]:
@@ -324,15 +325,13 @@ def _title(name: str) -> str:
 
 def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
-        print(json.dumps(rows, ensure_ascii=False))
+        tell_json(rows)
         return
-    from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
     table = Table()
     for column, value in rows[0].items():
         table.add_column(column, justify="left" if isinstance(value, str) else "right")
     for row in rows:
-        table.add_row(*(Text(str(value)) for value in row.values()))
-    Console().print(table)
+        table.add_row(*(plain(str(value)) for value in row.values()))
+    console().print(table)

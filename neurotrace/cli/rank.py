@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from neurotrace.cli.console import plain
+from neurotrace.cli.console import console, plain
 from neurotrace.cli.options import (
     Device,
     Dtype,
@@ -99,7 +99,6 @@ def rank(
 
 def _show(found: Comparison, out: Path) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(
@@ -118,6 +117,6 @@ def _show(found: Comparison, out: Path) -> None:
     for row in found.rankers.to_dict("records"):
         cells = ["–" if row[name] != row[name] else f"{row[name]:.2f}" for name in columns]
         table.add_row(plain(row["family"]), row["ranker"], *cells)
-    console = Console()
-    console.print(table)
-    console.print(plain(f"tables and report: {out}"))
+    terminal = console()
+    terminal.print(table)
+    terminal.print(plain(f"tables and report: {out}"))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from neurotrace.cli.console import tell
 from neurotrace.core.display import line
 from neurotrace.core.process import quiet
 
@@ -28,5 +28,5 @@ def report(
     run = load_run(folder)
     save_file(page, write_report(run).encode())
     for reason in run.left_out:
-        print(f"not shown: {line(reason)}", file=sys.stderr)
-    print(f"report: {page}")
+        tell(f"not shown: {line(reason)}", error=True)
+    tell(f"report: {page}")

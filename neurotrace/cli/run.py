@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from neurotrace.cli.console import plain
+from neurotrace.cli.console import console, plain, tell_json
 from neurotrace.cli.options import (
     Device,
     Dtype,
@@ -208,7 +207,7 @@ def _study(asked: Asked) -> None:
         overwrite=True, explorer=shown, benchmark=side,
     )  # fmt: skip
     if asked.as_json:
-        print(json.dumps(summary, ensure_ascii=False))
+        tell_json(summary)
     else:
         _show(summary, asked.out, inside, found.encoded.dropped)
 
@@ -217,24 +216,23 @@ def _show(
     summary: dict[str, Any], out: Path, inside: Path | None, dropped: Sequence[Dropped]
 ) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     from neurotrace.core.display import clip
     from neurotrace.core.sides import spoken
     from neurotrace.studies.verdict import verdicts_of
 
-    console = Console()
+    terminal = console()
     pairs = summary["pairs"]
     reasons = ", ".join(f"{count} {reason}" for reason, count in pairs["dropped"].items())
-    console.print(
+    terminal.print(
         plain(
             f"{summary['model']}: {pairs['kept']} of {pairs['read']} pairs "
             "answered correctly on both prompts" + (f" (dropped: {reasons})" if reasons else "")
         )
     )
     for first in {each.reason: each for each in reversed(dropped)}.values():
-        console.print(plain(f"{first.reason}: {first.pair.id}, {clip(first.detail, 120)}"))
+        terminal.print(plain(f"{first.reason}: {first.pair.id}, {clip(first.detail, 120)}"))
     table = Table(
         title="Held-out answers flipped by the neurons chosen on training pairs",
         box=box.SIMPLE_HEAD, padding=0, pad_edge=False,
@@ -253,30 +251,30 @@ def _show(
             f"{flip['prefers']:.1%}", f"{flip['control_answers']:.1%}",
             "–" if damage is None else f"{damage:.3f}", str(flip["n"]),
         )  # fmt: skip
-    console.print(table)
-    console.print(
+    terminal.print(table)
+    terminal.print(
         plain(
             f"k: at most, of {summary['neurons']:,} neurons; controls: the largest flip rate of four "
             "controls; KL: nats, on neutral text"
         )
     )
     chosen = [flip for flip in summary["flips"] if flip["selected"]]
-    console.print(plain(_stated(chosen)))
+    terminal.print(plain(_stated(chosen)))
     if side := summary.get("benchmark"):
         after = (
             f"{each['accuracy']:.1%} ({each['family']} {spoken(each['direction'])})"
             for each in side["after"]
         )
-        console.print(
+        terminal.print(
             plain(f"{side['file']}: accuracy {side['before']:.1%} before, {', '.join(after)}")
         )
     for verdict in verdicts_of(summary["flips"]).values():
-        console.print(plain(str(verdict)))
+        terminal.print(plain(str(verdict)))
     if inside:
-        console.print(
+        terminal.print(
             plain(f"trust: {inside / 'circuit.safetensors'}, for neurotrace trust --circuit")
         )
-    console.print(plain(f"report: {out / 'report.html'}"))
+    terminal.print(plain(f"report: {out / 'report.html'}"))
 
 
 def _stated(chosen: Sequence[dict[str, Any]]) -> str:

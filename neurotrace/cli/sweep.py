@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from neurotrace.cli.console import plain, say
+from neurotrace.cli.console import console, plain, say, tell, tell_json
 from neurotrace.cli.options import Device, Dtype, MoreProbes, TrustRemoteCode
 from neurotrace.core.errors import InputError
 from neurotrace.core.process import quiet
@@ -136,7 +135,7 @@ def finishing() -> Iterator[Callable[[], bool]]:
         if came or not begun:
             raise KeyboardInterrupt
         came.append(number)
-        print("neurotrace: finishing this part; once more to exit at once", file=sys.stderr)
+        tell("neurotrace: finishing this part; once more to exit at once", error=True)
 
     def stop() -> bool:
         begun.append(True)
@@ -164,7 +163,7 @@ def _cells(spec: str, out: str, shard: str, trust: bool, *, dry_run: bool, as_js
                 cells, out, shard=shard, trust_remote_code=trust, progress=bars, stop=stop
             )
     if as_json:
-        print(json.dumps([one.__dict__ for one in found]))
+        tell_json([one.__dict__ for one in found])
     else:
         _table(found)
     failed = [one for one in found if one.state == "failed"]
@@ -177,7 +176,6 @@ def _cells(spec: str, out: str, shard: str, trust: bool, *, dry_run: bool, as_js
 
 
 def _table(found: list[Status]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table()
@@ -187,21 +185,21 @@ def _table(found: list[Status]) -> None:
         parts = f"{one.done} of {one.parts}" if one.parts else ""
         more = f" ({one.note})" if one.note else ""
         table.add_row(one.name, plain(one.state + more), parts)
-    Console().print(table)
+    console().print(table)
 
 
 def _estimate(asked: Sweep, shard: str, as_json: bool) -> None:
     quiet()
-    from neurotrace.cli.console import show
+    from neurotrace.cli.console import show, tell, tell_json
     from neurotrace.sweeps.estimate import estimate
     from neurotrace.sweeps.layout import parse_shard
 
     found = estimate(asked, parse_shard(shard))
     if as_json:
-        print(json.dumps(found.__dict__ | {"cost": found.cost.__dict__}))
+        tell_json(found.__dict__ | {"cost": found.cost.__dict__})
         return
-    print(f"at most {found.pairs} pairs × {found.neurons} neurons, in {found.parts} parts")
-    print(f"rate of a large multiplication here: {found.gflops:.0f} GFLOP/s")
+    tell(f"at most {found.pairs} pairs × {found.neurons} neurons, in {found.parts} parts")
+    tell(f"rate of a large multiplication here: {found.gflops:.0f} GFLOP/s")
     show([(f"shard {shard}", found.cost)])
 
 
@@ -246,20 +244,18 @@ def _finished(out: str, shard: str, as_json: bool) -> bool:
 
 def _tell(outcome: Outcome, out: str, shard: str, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({**outcome.__dict__, "out": out, "shard": shard}))
+        tell_json({**outcome.__dict__, "out": out, "shard": shard})
         return
     share = "" if shard == "1/1" else f" of shard {shard}"
-    print(
-        f"{outcome.done} of {outcome.parts} parts{share} are done, {outcome.computed} of them now"
-    )
+    tell(f"{outcome.done} of {outcome.parts} parts{share} are done, {outcome.computed} of them now")
     if outcome.short:
-        print("memory ran short: passes were made smaller, the column batch says where")
+        tell("memory ran short: passes were made smaller, the column batch says where")
     for cell in outcome.marked[:_NAMED]:
         say(f"not finite, marked and left out of means: {cell}", 0)
     if len(outcome.marked) > _NAMED:
         say(f"and {len(outcome.marked) - _NAMED} cells more: see the column mark", 0)
     if outcome.complete:
-        print(f"read them with neurotrace.open_run({out!r})")
+        tell(f"read them with neurotrace.open_run({out!r})")
 
 
 def _again(out: str, shard: str) -> str:

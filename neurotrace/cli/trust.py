@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ from typing import Annotated, BinaryIO
 
 import typer
 
+from neurotrace.cli.console import tell_json
 from neurotrace.cli.options import Device, Dtype, Model, Source, TrustRemoteCode
 from neurotrace.core.errors import InputError
 from neurotrace.core.files import parse_json
@@ -58,7 +58,7 @@ def trust(
                 if write:
                     written = monitor(loaded, prompt.prompt, read, max_new_tokens=write)
                     row["tokens"] = [asdict(token) for token in written]
-                print(json.dumps(row, ensure_ascii=False), flush=True)
+                tell_json(row)
 
 
 def _parts(source: BinaryIO, size: int, check: Callable[[str], object]) -> Iterator[list[Prompt]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import io
+import json
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
@@ -180,6 +181,21 @@ def frame_table(frame: pd.DataFrame, title: str = "", *, limit: int = 10) -> Tab
 def plain(text: str) -> str:
     """`text` without control characters: those of a prompt or a file name are not for a terminal."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+def plain_lines(text: str) -> str:
+    """`plain`, line by line."""
+    return "\n".join(map(plain, text.split("\n")))
+
+
+def json_line(value: Any, *, ascii_only: bool = False) -> str:
+    """`value` as JSON in one line; control characters, bidirectional ones too, as their escapes."""
+    text = json.dumps(value, ensure_ascii=ascii_only)
+    return "".join(char if char.isprintable() else _escaped(char) for char in text)
+
+
+def _escaped(char: str) -> str:
+    return json.dumps(char).strip('"') if char > "\x7f" else f"\\u{ord(char):04x}"
 
 
 def line(text: str) -> str:

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence, Sized
 from importlib.metadata import PackageNotFoundError, version
 from typing import Protocol, TypeVar
 
+from neurotrace.core.display import line
+
 Item = TypeVar("Item")
 
 
@@ -36,10 +38,14 @@ def bars(iterable: Iterable[Item], description: str = "") -> Iterable[Item]:
 
 def _bars(iterable: Iterable[Item], description: str) -> Iterator[Item]:
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import track
 
     yield from track(
-        iterable, description=f"{description:<38}", console=Console(stderr=True), transient=True
+        iterable,
+        description=escape(f"{line(description):<38}"),
+        console=Console(stderr=True),
+        transient=True,
     )
 
 
@@ -49,7 +55,7 @@ def quiet() -> None:
     for name in ("transformers", "transformer_lens", "datasets"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.showwarning = lambda message, *_: print(  # type: ignore[assignment]
-        f"warning: {message}", file=sys.stderr
+        f"warning: {line(str(message))}", file=sys.stderr
     )
 
 

@@ -38,6 +38,7 @@ def read_checkpoint(folder: Path, like: nn.Module) -> nn.Module:
     with _without_bars():
         found: nn.Module = AutoModelForCausalLM.from_pretrained(
             folder, dtype=next(like.parameters()).dtype, use_safetensors=True, local_files_only=True,
+            trust_remote_code=False,
             attn_implementation=getattr(outer.config, "_attn_implementation", None),
         )  # fmt: skip
     return found.to(next(like.parameters()).device).eval()

@@ -264,11 +264,13 @@ def _read_gguf(path: Path, dtype: torch.dtype) -> tuple[str, torch.nn.Module, An
     logging.disable_progress_bar()
     try:
         folder = str(path.parent)
-        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=path.name)
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, gguf_file=path.name, trust_remote_code=False
+        )
         reader = GGUFReader(str(path))
         quantized, found = cast(Any, AutoModelForCausalLM).from_pretrained(
             folder, gguf_file=path.name, dtype=torch.float32, output_loading_info=True,
-            ignore_mismatched_sizes=True, **_switches(reader),
+            ignore_mismatched_sizes=True, trust_remote_code=False, **_switches(reader),
         )  # fmt: skip
     except Exception as error:
         raise InputError(f"can't read {str(path)!r} as GGUF: {first_line(error)}") from error
