@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import errno
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from commands import neurotrace, refused
 
 import neurotrace as nt
@@ -190,3 +194,123 @@ def test_a_sweep_into_memory_is_refused(planted_folder):
     """It would be gone when the process ends."""
     words = ["--model", str(planted_folder), "--probes", str(planted_folder)]
     refused(neurotrace("sweep", *words, "--out", "memory://run"), "memory")
+
+
+# -- one way to write a file
+
+PACKAGE = Path(nt.__file__).parent
+WRITES = ("write_text", "write_bytes", "write_html", "write_image", "savefig", "save_pretrained")
+MOVES = (
+    "os.replace",
+    "os.rename",
+    "shutil.move",
+    "shutil.copy",
+    "shutil.rmtree",
+    "tempfile.mkstemp",
+)
+ELSEWHERE = {
+    ("core/writing.py", "os.replace"), ("core/writing.py", "shutil.rmtree"),
+    ("plots/style.py", "write_image"),  # under a name of `save_whole`
+    ("exports/checkpoint.py", "save_pretrained"),  # into a folder of `write_folder`
+    ("models/activations.py", "open xb"),  # a new file, mapped while it is filled
+    ("organism/training.py", "save_pretrained"), ("organism/training.py", "write_text"),
+    ("organism/probes.py", "write_text"), ("organism/truth.py", "write_text"),
+    ("organism/card.py", "write_text"), ("organism/__main__.py", "write_text"),  # made once, packaged
+    ("paper/training.py", "save_pretrained"),
+}  # fmt: skip
+
+
+def writes(tree: ast.AST) -> Iterator[str]:
+    """What puts bytes under a name, call by call."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        last = called.rpartition(".")[2]
+        words = [each.value for each in node.args if isinstance(each, ast.Constant)]
+        modes = [word for word in words if isinstance(word, str) and set(word) & set("wxa+")]
+        if last in WRITES:
+            yield last
+        elif called in MOVES:
+            yield called
+        elif last == "open" and modes and "fs." not in called:  # fsspec's: `Folder.writing`
+            yield f"open {modes[0]}"
+        elif last in ("to_csv", "to_json", "to_parquet", "dump") and (
+            (node.args and last != "dump") or (last == "dump" and "json" in called)
+        ):
+            yield last
+
+
+def test_one_module_writes_files():
+    found = set()
+    for path in PACKAGE.rglob("*.py"):
+        name = path.relative_to(PACKAGE).as_posix()
+        found |= {(name, what) for what in writes(ast.parse(path.read_text("utf-8")))}
+    assert found - ELSEWHERE == set()
+    assert ELSEWHERE - found == set()  # no exception outlives its reason
+
+
+@pytest.fixture
+def full(monkeypatch):
+    """A disk on which nothing more can be synced."""
+
+    def fail(handle):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fail)
+
+
+def test_a_write_that_is_cut_loses_nothing(tmp_path, full, model, pairs):
+    import plotly.graph_objects as go
+
+    explorer = nt.Explorer({"format": "neurotrace.explorer/1", "model": "m"})
+    scores = nt.Scores("gradient", torch.zeros(2, 3))
+    saves = {
+        "a.json": explorer.save, "b.html": explorer.save, "d.safetensors": scores.save,
+        "c.html": lambda path: nt.save_figure(go.Figure(), path),
+    }  # fmt: skip
+    for name, save in saves.items():
+        (tmp_path / name).write_text("old")
+        with pytest.raises(InputError, match="No space left"):
+            save(tmp_path / name)
+        with pytest.raises(InputError, match="No space left"):
+            save(tmp_path / f"new-{name}")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(
+        saves, "old"
+    )
+
+
+def test_a_folder_is_put_in_place_whole(tmp_path, monkeypatch):
+    def fill(folder: Path) -> None:
+        (folder / "new").write_text("new")
+        (folder / "deep").mkdir()
+
+    folder = tmp_path / "folder"
+    writing.write_folder(folder, fill)
+    (folder / "old").write_text("old")
+    with monkeypatch.context() as cut:
+        cut.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "cut")))
+        with pytest.raises(OSError, match="cut"):
+            writing.write_folder(folder, fill)
+    assert sorted(each.name for each in folder.iterdir()) == ["deep", "new", "old"]
+    writing.write_folder(folder, fill)
+    assert sorted(each.name for each in folder.iterdir()) == ["deep", "new"]
+    assert [each.name for each in tmp_path.iterdir()] == ["folder"]
+
+
+def test_pages_load_and_send_nothing(tmp_path):
+    import plotly.graph_objects as go
+
+    nt.save_figure(go.Figure(), tmp_path / "a.html")
+    nt.Explorer({"model": "m", "width": 1, "layers": 1, "scores": []}).save(tmp_path / "b.html")
+    for path in tmp_path.iterdir():
+        head = path.read_text().partition("</head>")[0][:1000]
+        assert "Content-Security-Policy" in head
+        assert "default-src 'none'" in head
+    templates = [
+        path
+        for path in (PACKAGE / "results" / "templates").glob("*.j2")
+        if "<html" in path.read_text()
+    ]
+    assert len(templates) == 2
+    assert all("{{ policy }}" in path.read_text() for path in templates)

@@ -34,6 +34,7 @@ from neurotrace.core.process import Progress, over
 from neurotrace.core.prompts import Prompt, prompts_of
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import Direction
+from neurotrace.core.writing import save_whole
 from neurotrace.engine.turns import takes_turns
 from neurotrace.interventions.intervention import Intervention
 from neurotrace.interventions.targets import finite
@@ -98,7 +99,7 @@ class Circuit(Shown):
 
     def save(self, path: str | Path) -> None:
         """Write as safetensors; neurons and provenance go into its header as JSON."""
-        from safetensors.torch import save_file
+        from safetensors.torch import save_file as save_tensors
 
         header = {
             "format": _FORMAT, "neuron": NEURON_DEFINITION,
@@ -108,7 +109,10 @@ class Circuit(Shown):
             "calibration": self.calibration and self.calibration.to_json(),
         }  # fmt: skip
         tensors = {name: getattr(self, name) for name in ("memory_off", "reasoning_off", "norms")}
-        save_file(tensors, path, metadata={"neurotrace": json.dumps(header)})
+        save_whole(
+            Path(path),
+            lambda made: save_tensors(tensors, made, metadata={"neurotrace": json.dumps(header)}),
+        )
 
     @classmethod
     def load(cls, path: str | Path) -> Circuit:

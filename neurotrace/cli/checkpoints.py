@@ -52,7 +52,7 @@ def checkpoints(
     if slips := [name for name in models if name in probe_names() and not Path(name).exists()]:
         raise InputError(f"{slips[0]} is a set of prompts, no model: --probes goes before each set")
     pairs = pairs_of(probes)
-    from neurotrace.core.writing import prepare_folder, write_atomically
+    from neurotrace.core.writing import prepare_folder, save_file
 
     if len(models) > 1 and which != "all":
         raise InputError(f"--which {which} of {len(models)} models: expected one model to look in")
@@ -67,7 +67,7 @@ def checkpoints(
         checkpoints_of(models[0], which) if len(models) == 1 else models, pairs, method=method, k=k,
         seed=seed, device=device, dtype=dtype, trust_remote_code=trust_remote_code, progress=bars,
     )  # fmt: skip
-    write_atomically(out / FILES[0], table.to_csv(index=False, float_format="%.3f").encode())
+    save_file(out / FILES[0], table.to_csv(index=False, float_format="%.3f"))
     save_figure(plot_timeline(table), out / FILES[1])
     shown = ["checkpoint", "family", "recalls", "reasons", "flips_to_reasoning",
              "flips_to_memorization", "settled_to_reasoning", "settled_to_memorization"]  # fmt: skip

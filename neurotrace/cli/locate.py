@@ -41,7 +41,7 @@ def locate(
     """Patch attention, MLPs, heads, the residual stream and a direction of it on held-out pairs."""
     from neurotrace.core.errors import InputError
     from neurotrace.core.pairs import split_pairs
-    from neurotrace.core.writing import prepare_folder
+    from neurotrace.core.writing import prepare_folder, save_file
 
     pairs = pairs_of(named(probes, more_probes))
     if heads < 1 or at_most < 0:
@@ -69,5 +69,5 @@ def locate(
         console().print(found)
         save_figure(plot_located(found), out / f"to-{donor}.html")
         tables.append(found.table.assign(donor=donor))
-    pd.concat(tables).to_csv(out / "sites.csv", index=False, float_format="%.4f")
+    save_file(out / "sites.csv", pd.concat(tables).to_csv(index=False, float_format="%.4f"))
     tell(f"table and figures: {out}")

@@ -77,6 +77,6 @@ def overlap(
     neurons = next(iter(grouped.values())).scores.n_neurons
     found = compare(grouped, k=k or max(1, min(64, neurons // 100)), seed=seed)
     if out is not None:
-        save_file(out, found.to_csv(index=False, float_format="%.4g").encode())
+        save_file(out, found.to_csv(index=False, float_format="%.4g"))
     shown = found.round(3).assign(p=[f"{p:.2g}" for p in found["p"]])  # rounded, a small p reads 0
     tell(shown.to_string(index=False))

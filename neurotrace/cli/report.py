@@ -26,7 +26,7 @@ def report(
 
     page = out or folder / "report.html"
     run = load_run(folder)
-    save_file(page, write_report(run).encode())
+    save_file(page, write_report(run))
     for reason in run.left_out:
         tell(f"not shown: {line(reason)}", error=True)
     tell(f"report: {page}")

@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     from rich.console import Group
     from rich.text import Text
 
+# a page may load nothing and send nothing: its scripts, styles and figures are all in it
+POLICY = (
+    '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; script-src '
+    "'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; "
+    "form-action 'none'\">"
+)
 TOWARDS_MEMORY, TOWARDS_REASONING, NEUTRAL = "#2166ac", "#b2182b", "#5f7a76"
 _WIDTH = 6  # characters of a bar in a terminal
 

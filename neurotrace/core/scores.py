@@ -23,6 +23,7 @@ from neurotrace.core.errors import InputError
 from neurotrace.core.files import read_tensors
 from neurotrace.core.neurons import NEURON_DEFINITION, Neuron, NeuronSet
 from neurotrace.core.sides import DIRECTIONS, Direction, spoken
+from neurotrace.core.writing import save_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -137,7 +138,7 @@ class Scores(Shown):
 
     def save(self, path: str | Path) -> None:
         """Write as safetensors; values that are not tensors go into its header as JSON."""
-        from safetensors.torch import save_file
+        from safetensors.torch import save_file as save_tensors
 
         tensors = {"value": self.value.contiguous()}
         tensors |= {f"column.{name}": column.contiguous() for name, column in self.columns.items()}
@@ -146,7 +147,10 @@ class Scores(Shown):
             "signed": self.signed, "site": self.site, "neuron": NEURON_DEFINITION,
             "provenance": dict(self.provenance),
         }  # fmt: skip
-        save_file(tensors, path, metadata={"neurotrace": json.dumps(header)})
+        save_whole(
+            Path(path),
+            lambda made: save_tensors(tensors, made, metadata={"neurotrace": json.dumps(header)}),
+        )
 
     @classmethod
     def load(cls, path: str | Path) -> Scores:

@@ -81,7 +81,7 @@ def prepare_file(out: Path, *, source: str | Path | None = None) -> None:
         raise _cannot_write(out, error) from None
 
 
-def save_file(path: Path, content: bytes) -> None:
+def save_file(path: Path, content: bytes | str) -> None:
     """`write_atomically` for a file that the user named.
 
     Raises:
@@ -127,8 +127,11 @@ def json_bytes(content: Any) -> bytes:
     return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "replace")
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes | str) -> None:
     """Write, sync, rename. After any failure the file under the final name is unchanged.
+
+    Args:
+        content: text becomes UTF-8; half a surrogate pair, of a path that is no text, a question mark.
 
     Raises:
         InputError: what is there under that name is no regular file.
@@ -139,7 +142,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         # O_EXCL follows no link, and the mode is that of the umask
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            file.write(content.encode("utf-8", "replace") if isinstance(content, str) else content)
         put(temporary, path)
     except BaseException:
         with suppress(OSError):

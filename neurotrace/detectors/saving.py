@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from neurotrace.core.errors import InputError
 from neurotrace.core.files import read_tensors
+from neurotrace.core.writing import save_whole
 from neurotrace.detectors.base import Detector
 from neurotrace.detectors.fused import FusedDetector
 from neurotrace.detectors.table import CLASSES
@@ -35,12 +36,15 @@ def save_detector(
 
         nt.save_detector(detector, "detector.safetensors", about={"view": "neurons"})
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save_file as save_tensors
 
     check_is_fitted(detector)
     arrays: dict[str, np.ndarray] = {}
     header = {"format": FORMAT, "about": dict(about or {})} | _pack(detector, "", arrays)
-    save_file(arrays, path, metadata={"neurotrace": json.dumps(header)})
+    save_whole(
+        Path(path),
+        lambda made: save_tensors(arrays, made, metadata={"neurotrace": json.dumps(header)}),
+    )
 
 
 def load_detector(path: str | Path) -> Detector:

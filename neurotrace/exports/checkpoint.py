@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from neurotrace.core.writing import filling
+from neurotrace.core.writing import filling, write_folder
 from neurotrace.exports.weights import edited
 from neurotrace.interventions.intervention import Intervention
 
@@ -24,10 +23,13 @@ def write_checkpoint(
         InputError: no weight edit can express the intervention; the folder can't be written.
     """
     made: Any = edited(module, intervention)
-    shutil.rmtree(folder, ignore_errors=True)  # an earlier one may have more shards
+
+    def fill(new: Path) -> None:
+        made.save_pretrained(new)
+        tokenizer.save_pretrained(new)
+
     with filling(folder), _without_bars():
-        made.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        write_folder(folder, fill)
 
 
 def read_checkpoint(folder: Path, like: nn.Module) -> nn.Module:

@@ -29,4 +29,4 @@ def description(intervention: Intervention) -> dict[str, Any]:
 
 def write_description(intervention: Intervention, path: Path) -> None:
     """The description as a file; InputError where it can't be written."""
-    save_file(path, (json.dumps(description(intervention), indent=1) + "\n").encode())
+    save_file(path, (json.dumps(description(intervention), indent=1) + "\n"))

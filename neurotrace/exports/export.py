@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from torch import Tensor
 from neurotrace.core.errors import InputError
 from neurotrace.core.neurons import by_layer
 from neurotrace.core.pairs import PromptPair
-from neurotrace.core.writing import prepare_folder, save_file
+from neurotrace.core.writing import prepare_folder, remove, save_file
 from neurotrace.engine.turns import takes_turns
 from neurotrace.exports import describe, gguf_file, scripts
 from neurotrace.exports.attach import last_logits, parts_of, plain_model
@@ -123,24 +122,17 @@ def export(
         "intervention": describe.description(intervention),
         "proofs": {name: proof.record() for name, proof in proofs.items()},
     }  # fmt: skip
-    save_file(folder / RECORD, (json.dumps(record, indent=1) + "\n").encode())
+    save_file(folder / RECORD, (json.dumps(record, indent=1) + "\n"))
     for name, proof in proofs.items():
         if not proof.holds:
             for file in names:
-                _remove(folder / file)
+                remove(folder / file)
             raise InputError(
                 f"{name} of {inspect_model(model).name} answers otherwise than our hooks, and was removed: "
                 f"its logits differ by up to {proof.difference:.2g}, {proof.relative:.1g} of the largest, "
                 f"expected at most {proof.tolerance:g} ({folder / RECORD}); use --to hooks"
             )
     return Export(to, folder, proofs)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _hooks(asked: Asked) -> dict[str, Proof]:

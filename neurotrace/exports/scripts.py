@@ -127,8 +127,8 @@ def write_scripts(module: nn.Module, intervention: Intervention, folder: Path) -
     about = {"what": _said(intervention), "version": __version__}
     calls = "donor=read(model, ids) first" if patch else "of a prompt, then of each new token"
     text = _TRANSFORMERS.format(change=_rows(intervention, paths), calls=calls, **about)
-    save_file(folder / TRANSFORMERS, (text + (_READ if patch else "")).encode())
-    save_file(folder / LENS, _LENS.format(change=_rows(intervention, lens), **about).encode())
+    save_file(folder / TRANSFORMERS, (text + (_READ if patch else "")))
+    save_file(folder / LENS, _LENS.format(change=_rows(intervention, lens), **about))
 
 
 def path_of(module: nn.Module, part: nn.Module) -> str:

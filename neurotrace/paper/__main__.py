@@ -32,11 +32,11 @@ def main(given: list[str] | None = None) -> None:
     from neurotrace.paper.language import pairs
 
     lines = "".join(json.dumps(pair_record(pair)) + "\n" for pair in pairs())
-    write_atomically(args.out / "pairs.jsonl", lines.encode())
+    write_atomically(args.out / "pairs.jsonl", lines)
     for name in TABLES:
         rows = [{"seed": seed} | row for seed, part in enumerate(parts) for row in part[name]]
         text = pd.DataFrame(rows).to_csv(index=False, float_format="%.4f")
-        write_atomically(args.out / f"{name}.csv", text.encode())
+        write_atomically(args.out / f"{name}.csv", text)
     print(pd.DataFrame(rows).to_string(index=False))
 
 
@@ -67,7 +67,7 @@ def one_model(folder: Path, seed: int, steps: int | None) -> dict[str, Any]:
     done = folder / "study.json"
     if not done.is_file():
         tables = study_model(load_model(str(folder)))
-        write_atomically(done, (json.dumps(tables, indent=1) + "\n").encode())
+        write_atomically(done, (json.dumps(tables, indent=1) + "\n"))
     tables = json.loads(done.read_text("utf-8"))
     return dict(tables)
 

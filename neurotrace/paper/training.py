@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from neurotrace.core.writing import write_atomically
 from neurotrace.organism.forward import Group, forward
 from neurotrace.organism.training import descend, learning_rate, optimizer_of
 from neurotrace.paper.language import (
@@ -191,7 +192,7 @@ def save(model: GPT2LMHeadModel, record: dict[str, object], out: Path) -> None:
     """Write config, weights (fp32), tokenizer and, last, `training.json`, which marks completion."""
     model.save_pretrained(out)
     make_tokenizer().save_pretrained(out)
-    (out / "training.json").write_text(json.dumps(record, indent=2) + "\n")
+    write_atomically(out / "training.json", json.dumps(record, indent=2) + "\n")
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from neurotrace.core import display
 from neurotrace.core.errors import InputError
+from neurotrace.core.writing import save_file, save_whole
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -75,7 +76,7 @@ def save_figure(figure: go.Figure, path: str | Path, *, scale: float = 2.0) -> P
     target = Path(path)
     suffix = target.suffix.lower()
     if suffix == ".html":
-        figure.write_html(target, include_plotlyjs=True)
+        save_file(target, page(figure))
         return target
     if suffix not in _IMAGES:
         raise InputError(f"{target}: expected a name that ends in .html, {', '.join(_IMAGES)}")
@@ -89,7 +90,7 @@ def save_figure(figure: go.Figure, path: str | Path, *, scale: float = 2.0) -> P
     from choreographer.browsers.chromium import ChromeNotFoundError
 
     try:
-        figure.write_image(target, scale=scale)
+        save_whole(target, lambda made: figure.write_image(made, scale=scale))
     except (ChromeNotFoundError, RuntimeError) as error:  # plotly wraps the first
         if "chrome" not in str(error).lower():
             raise
@@ -98,6 +99,12 @@ def save_figure(figure: go.Figure, path: str | Path, *, scale: float = 2.0) -> P
             "(Debian: apt install chromium) or name it in BROWSER_PATH; .html needs nothing"
         ) from None
     return target
+
+
+def page(figure: go.Figure) -> str:
+    """A page that opens offline, and that loads and sends nothing."""
+    text: str = figure.to_html(include_plotlyjs=True)
+    return text.replace("<head>", f"<head>{display.POLICY}", 1)
 
 
 def fade(colour: str, alpha: float = 0.15) -> str:

@@ -68,7 +68,7 @@ def write_behaviour(folder: Path, table: str) -> None:
     if block is None:
         raise InputError(f"{path}: no place for the figures; put {BEGIN} and {END} where they go")
     start, end = block
-    write_atomically(path, (card[:start] + table + card[end:]).encode())
+    write_atomically(path, (card[:start] + table + card[end:]))
 
 
 def _block(card: str) -> tuple[int, int] | None:

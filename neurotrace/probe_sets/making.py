@@ -67,5 +67,5 @@ def write_rows(target: Path, made: Iterable[Mapping[str, str | None]]) -> Path:
     """Write JSON lines to the file `target`, or to `pairs.jsonl` in it; all of them or nothing."""
     path = target / "pairs.jsonl" if os.path.isdir(target) else target
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in made]
-    save_file(path, "".join(lines).encode())
+    save_file(path, "".join(lines))
     return path

@@ -12,7 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neurotrace.core.writing import filling, noted, prepare_folder, write_atomically, write_whole
+from neurotrace.core.writing import filling, noted, prepare_folder, write_atomically
 from neurotrace.models.identity import model_identity
 from neurotrace.models.protocol import HookedModel
 
@@ -35,6 +35,7 @@ def save_detection(found: Detection, out: Path, *, model: HookedModel, command: 
     from neurotrace import __version__
     from neurotrace.detectors import save_detector
     from neurotrace.plots.detectors import plot_sites, plot_transfer, plot_weights
+    from neurotrace.plots.style import page
 
     about = found.about | model_identity(model)
     about |= {"command": command, "neurotrace": __version__, "outcomes": found.outcomes}
@@ -45,10 +46,8 @@ def save_detection(found: Detection, out: Path, *, model: HookedModel, command: 
     with filling(out):
         for name, frame in (("detectors", found.table), ("weights", found.weights)):
             write_atomically(out / f"{name}.parquet", noted(frame, about))
-        write_whole(
-            out / "chosen.safetensors", lambda path: save_detector(found.chosen, path, about=about)
-        )
+        save_detector(found.chosen, out / "chosen.safetensors", about=about)
         if found.circuit is not None:
-            write_whole(out / "circuit.safetensors", found.circuit.save)
+            found.circuit.save(out / "circuit.safetensors")
         for name, figure in figures.items():
-            write_atomically(out / name, figure.to_html(include_plotlyjs=True).encode())
+            write_atomically(out / name, page(figure))

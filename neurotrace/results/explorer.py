@@ -26,6 +26,7 @@ from scipy import stats
 from torch import Tensor
 
 from neurotrace.ablation.neurons import ablation_effects
+from neurotrace.core.display import POLICY
 from neurotrace.core.errors import InputError, renamed
 from neurotrace.core.files import read_json
 from neurotrace.core.neurons import Neuron
@@ -33,6 +34,7 @@ from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import DIRECTIONS, SIDES, spoken
+from neurotrace.core.writing import save_file
 from neurotrace.engine.turns import takes_turns
 from neurotrace.interventions.kinds import Kind
 from neurotrace.models.activations import Activations, collect
@@ -71,7 +73,7 @@ class Explorer:
         """A whole HTML page that opens offline."""
         title = html.escape(f"Neurons of {self.data['model']}")
         return (
-            f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+            f'<!doctype html><html lang="en"><head><meta charset="utf-8">{POLICY}<title>{title}</title>'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
             "<style>body{margin:12px;color-scheme:light dark}</style>"
             f"{style_and_script()}</head><body><main>{self.fragment()}</main></body></html>"
@@ -80,7 +82,7 @@ class Explorer:
     def save(self, path: str | Path) -> None:
         """Write a page (.html), or only the data (.json), which `load` reads."""
         whole = self.page() if Path(path).suffix == ".html" else json.dumps(self.data)
-        Path(path).write_text(whole, "utf-8")
+        save_file(Path(path), whole)
 
     @classmethod
     def load(cls, path: str | Path) -> Explorer:

@@ -8,7 +8,6 @@ neurons.csv   a row for each neuron of each: layer, neuron, family, direction, f
 from __future__ import annotations
 
 import re
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from neurotrace.core.neurons import Neuron
 from neurotrace.core.sides import Direction
-from neurotrace.core.writing import write_atomically
+from neurotrace.core.writing import remove, write_atomically
 from neurotrace.interventions.intervention import Intervention
 from neurotrace.studies.overlap import by_chance, jaccard
 from neurotrace.studies.study import ALL
@@ -58,15 +57,13 @@ def save_findings(
         estimates: family, direction, layer, neuron, exact.
     """
     place = folder / FOLDER
-    shutil.rmtree(place, ignore_errors=True)
+    remove(place)
     place.mkdir()
     for number, each in enumerate(interventions):
         family = re.sub(r"[^A-Za-z0-9]+", "_", str(each.provenance["family"]))[:40].strip("_")
         name = f"{number:03}-{family}-{each.direction}-{each.provenance['fold']}.safetensors"
         each.save(place / name)
-    write_atomically(
-        folder / TABLE, neurons_table(interventions, estimates).to_csv(index=False).encode()
-    )
+    write_atomically(folder / TABLE, neurons_table(interventions, estimates).to_csv(index=False))
 
 
 def read_findings(folder: Path) -> tuple[Intervention, ...]:

@@ -87,5 +87,5 @@ def save_tables(comparison: Comparison, out: Path, *, command: str, seed: int) -
             write_atomically(out / name, noted(frame, note))
         for name, frame in (("rankers", comparison.rankers), ("flips", comparison.flips)):
             text = frame.to_csv(index=False, float_format="%.3f")
-            write_atomically(out / f"{name}.csv", text.encode())
-        write_atomically(out / "report.html", write_comparison(comparison, record).encode())
+            write_atomically(out / f"{name}.csv", text)
+        write_atomically(out / "report.html", write_comparison(comparison, record))

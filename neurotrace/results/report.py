@@ -11,7 +11,7 @@ import gzip
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neurotrace.core.display import percent
+from neurotrace.core.display import POLICY, percent
 from neurotrace.core.errors import InputError
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import DIRECTIONS, spoken

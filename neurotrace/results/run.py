@@ -101,7 +101,7 @@ def save_run(
             write_atomically(folder / "explorer.json", json_bytes(explorer.data))
         write_atomically(folder / "summary.json", json_bytes(summary))
         write_atomically(folder / "manifest.json", json_bytes(record))
-        write_atomically(folder / "report.html", write_report(load_run(folder)).encode())
+        write_atomically(folder / "report.html", write_report(load_run(folder)))
     except OSError as error:
         raise InputError(
             f"can't write the run to {folder}: {error.strerror or error}; free some space or name "

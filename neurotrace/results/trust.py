@@ -26,7 +26,6 @@ from neurotrace.core.writing import (
     noted,
     prepare_folder,
     write_atomically,
-    write_whole,
 )
 from neurotrace.models.identity import model_identity
 from neurotrace.models.protocol import HookedModel
@@ -111,7 +110,7 @@ def save_trust(
         for name in TABLES:
             frame = getattr(study, name)
             write_atomically(folder / f"{name}.parquet", noted(frame, manifest))
-        write_whole(folder / "circuit.safetensors", study.circuit.save)
+        study.circuit.save(folder / "circuit.safetensors")
 
 
 def read_trust(folder: Path) -> JudgedTrust:

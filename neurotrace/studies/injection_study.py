@@ -89,12 +89,12 @@ def injection_study(
         part = json.loads(path.read_text("utf-8")) if path.is_file() else []
         if not part or part[0].get("skipped_after", steps) < steps:
             part = _part(model, fact, fraction, methods, seed + place, steps)
-            write_atomically(path, (json.dumps(part, indent=1) + "\n").encode())
+            write_atomically(path, (json.dumps(part, indent=1) + "\n"))
         rows += part
         if "skipped" in part[0]:
             warnings.warn(f"skipped at fraction {fraction:g}: {part[0]['skipped']}", stacklevel=2)
     found = _summary(rows, fractions, methods, inspect_model(model))
-    write_atomically(folder / "recall.csv", found.to_csv(index=False, float_format="%.3f").encode())
+    write_atomically(folder / "recall.csv", found.to_csv(index=False, float_format="%.3f"))
     if not found["facts"].any():
         raise UnteachableError(
             f"none of {len(facts)} facts could be taught; {rows[0]['skipped']}"
@@ -184,4 +184,4 @@ def _same_settings(folder: Path, settings: dict[str, Any]) -> None:
         raise InputError(
             f"{folder} holds a study with other settings ({path.name}): name another folder"
         )
-    write_atomically(path, text.encode())
+    write_atomically(path, text)

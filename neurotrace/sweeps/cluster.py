@@ -9,6 +9,8 @@ worker has two parts assigned, so that none waits.
 from __future__ import annotations
 
 import os
+import socket
+import sys
 import time
 import warnings
 from collections import Counter, deque
@@ -32,6 +34,8 @@ _LOSSES = 3  # maximum number of workers that may die of one part, or while load
 _STARTS = (
     3  # attempts to start Ray here: its own limit of 30 seconds is too short on a busy machine
 )
+_ANSWER = 10.0  # seconds for a cluster to accept a connection
+_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 _PATIENCE = 60.0  # seconds without any worker before a message
 
 
@@ -235,6 +239,8 @@ def _connect(address: str, processors: int) -> Any:
     import logging
 
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
+    _on_loopback(address == "local")
+    _refuse_closed(address)
     try:
         import ray
     except ImportError:
@@ -265,6 +271,34 @@ def _connect(address: str, processors: int) -> Any:
                     f"no Ray cluster at {address!r} ({line}): expected local, auto, or host:port"
                 ) from None
     return ray
+
+
+def _on_loopback(only: bool) -> None:
+    """Ray's servers of this process listen on the loopback only, or where Ray likes.
+
+    Its one switch for that is meant for Windows and macOS, where all interfaces are behind a question of
+    the firewall. It is read when Ray is imported.
+    """
+    constants: Any = sys.modules.get("ray._private.ray_constants")
+    if only:
+        os.environ[_SWITCH] = "0"
+    elif os.environ.get(_SWITCH) == "0":
+        del os.environ[_SWITCH]
+    if constants is not None and sys.platform == "linux":
+        constants.ENABLE_RAY_CLUSTER = not only
+
+
+def _refuse_closed(address: str) -> None:
+    """Raise if nobody listens at host:port; Ray itself tries for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(
+            f"no Ray cluster at {address!r} ({first_line(error)}): expected local, auto, or host:port"
+        ) from None
 
 
 def _own(error: Any) -> Exception:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -165,3 +168,38 @@ def test_a_slow_start_is_tried_again(tmp_path, monkeypatch):
     ):
         nt.sweep_on_ray(nt.Sweep("organism", ("letters",)), tmp_path, address="local")
     assert tried == ["local"] * 3
+
+
+def test_a_closed_address_is_refused_at_once(asked, tmp_path):
+    with socket.socket() as held:  # bound, but nobody listens
+        held.bind(("127.0.0.1", 0))
+        port = held.getsockname()[1]
+        for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}", "127.0.0.1:99999"):
+            start = time.monotonic()
+            with pytest.raises(InputError, match="no Ray cluster at"):
+                nt.sweep_on_ray(asked, tmp_path / "run", address=address)
+            assert time.monotonic() - start < 15
+
+
+LOCAL = """
+import json, psutil, sys
+from neurotrace.sweeps import cluster
+if sys.argv[1] == "imported": import ray
+ray = cluster._connect("local", 1)
+ray.get(ray.remote(lambda: 1).remote())
+me = psutil.Process()
+found = [c.laddr.ip for p in [me, *me.children(recursive=True)] for c in p.net_connections("inet")
+         if c.status == "LISTEN"]
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("when", ["imported", "not"])
+def test_a_local_ray_listens_on_the_loopback_only(when):
+    done = subprocess.run(
+        [sys.executable, "-c", LOCAL, when], capture_output=True, text=True, check=True, timeout=300
+    )
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert len(found) >= 4
+    assert {ip.removeprefix("::ffff:") for ip in found} == {"127.0.0.1"}
