@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from neurotrace.cli.console import tell
 from neurotrace.core.process import quiet
 
 
@@ -22,6 +23,6 @@ def card(
     from neurotrace.results.card import claim_card
     from neurotrace.results.reading import load_run
 
-    page = claim_card(load_run(run), family=family, direction=direction).encode()
+    page = claim_card(load_run(run), family=family, direction=direction).encode("utf-8", "replace")
     save_file(out, page)
-    print(f"card: {out} ({len(page) / 1000:.0f} kB)")
+    tell(f"card: {out} ({len(page) / 1000:.0f} kB)")

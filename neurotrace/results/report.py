@@ -178,6 +178,7 @@ def _nats(value: float | None) -> str:
 def environment() -> Any:
     """The templates, with all text escaped, and the filters of numbers and directions."""
     import jinja2
+    from markupsafe import Markup
 
     found = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
@@ -186,6 +187,7 @@ def environment() -> Any:
     found.filters["percent"] = percent
     found.filters["nats"] = _nats
     found.filters["words"] = spoken
+    found.globals["policy"] = Markup(POLICY)
     return found
 
 
