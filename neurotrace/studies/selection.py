@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -28,15 +28,13 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from neurotrace.core.errors import InputError
-from neurotrace.core.neurons import Neuron
 from neurotrace.core.process import Progress
-from neurotrace.core.scores import Scores
 from neurotrace.core.sides import Direction
 from neurotrace.core.statistics import share_interval
 from neurotrace.interventions.controls import CONTROLS, controls_for
 from neurotrace.interventions.effects import Effects, flipped
-from neurotrace.interventions.intervention import Intervention, make
-from neurotrace.interventions.kinds import Kind, form_of, parse_kind, values_at
+from neurotrace.interventions.intervention import Intervention, interventions_for
+from neurotrace.interventions.kinds import Kind, form_of, parse_kind
 from neurotrace.interventions.reference import Evidence, Reference
 from neurotrace.models.activations import Activations
 from neurotrace.models.encoding import EncodedPairs
@@ -113,28 +111,6 @@ class Candidate:
 
     def __str__(self) -> str:
         return f"{self.method} {self.kind} {self.k}"
-
-
-def interventions_for(
-    scores: Scores,
-    *,
-    kind: Kind,
-    direction: Direction,
-    ks: Sequence[int],
-    reference: Reference,
-) -> list[Intervention]:
-    """The intervention on the top k of a ranking, for each k."""
-    measured = int((~scores.value.isnan()).sum())
-    top: tuple[Neuron, ...] = scores.top(min(max(ks), measured), direction=direction)
-    return [
-        replace(
-            make(kind, top[:k], reference, direction=direction),
-            label=scores.method,
-            score=values_at(scores.value, top[:k]),
-        )
-        for k in ks
-        if k <= len(top)
-    ]
 
 
 def flip_rates(effects: Effects) -> dict[Candidate, float]:
