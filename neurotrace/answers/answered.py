@@ -22,9 +22,9 @@ from neurotrace.core.prompts import Prompt
 from neurotrace.core.records import short
 from neurotrace.engine import metrics
 from neurotrace.engine.turns import takes_turns
-from neurotrace.models.encoding import by_length, last_logits, unknown_token, unknown_word
+from neurotrace.models.encoding import by_length, last_logits
 from neurotrace.models.hooks import inspect_model
-from neurotrace.models.origins import context_length, tokenizer_of
+from neurotrace.models.origins import context_length, tokenizer_of, unknown_token, unknown_word
 from neurotrace.models.protocol import HookedModel
 
 if TYPE_CHECKING:

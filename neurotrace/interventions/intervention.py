@@ -20,7 +20,6 @@ from torch import Tensor
 from neurotrace.core.errors import InputError
 from neurotrace.core.files import read_tensors
 from neurotrace.core.neurons import NEURON_DEFINITION, Neuron, NeuronSet
-from neurotrace.core.scores import Scores
 from neurotrace.core.sides import Direction, Side
 from neurotrace.core.writing import save_whole
 from neurotrace.interventions.kinds import KINDS, ClassMeans, Kind, parse_kind, values_at, written
@@ -370,28 +369,6 @@ def make(
         offset,
         role,
     )
-
-
-def interventions_for(
-    scores: Scores,
-    *,
-    kind: Kind,
-    direction: Direction,
-    ks: Sequence[int],
-    reference: Reference,
-) -> list[Intervention]:
-    """The intervention on the top k of a ranking, for each k."""
-    measured = int((~scores.value.isnan()).sum())
-    top: tuple[Neuron, ...] = scores.top(min(max(ks), measured), direction=direction)
-    return [
-        replace(
-            make(kind, top[:k], reference, direction=direction),
-            label=scores.method,
-            score=values_at(scores.value, top[:k]),
-        )
-        for k in ks
-        if k <= len(top)
-    ]
 
 
 def _direction(

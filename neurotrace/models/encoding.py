@@ -24,7 +24,14 @@ from neurotrace.core.sides import SIDES, Side
 from neurotrace.engine import metrics
 from neurotrace.engine.turns import takes_turns, turn
 from neurotrace.models.hooks import forward, inspect_model
-from neurotrace.models.origins import changed, context_length, tokenizer_of, twin
+from neurotrace.models.origins import (
+    changed,
+    context_length,
+    tokenizer_of,
+    twin,
+    unknown_token,
+    unknown_word,
+)
 from neurotrace.models.protocol import HookedModel
 
 if TYPE_CHECKING:
@@ -291,20 +298,6 @@ def last_logits(model: HookedModel, ids: Int[Tensor, "batch pos"]) -> Float[Tens
 class _Tokens:
     prompts: tuple[list[int], list[int]]
     firsts: tuple[int, int]
-
-
-def unknown_token(tokenizer: Any) -> int | None:
-    """The id of the unknown token, if the tokenizer has one that serves for nothing else."""
-    found = getattr(tokenizer, "unk_token_id", None)
-    ends = (getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos"))
-    return None if found in ends else found
-
-
-def unknown_word(tokenizer: Any, text: str) -> str:
-    """A sentence that names the first word of the text that the tokenizer has no token for."""
-    unknown = unknown_token(tokenizer)
-    strange = (word for word in text.split() if unknown in tokenizer(word).input_ids)
-    return f"the tokenizer has no token for {next(strange, text)!r}"
 
 
 def _tokens(tokenizer: Any, pair: PromptPair, limit: int) -> Dropped | _Tokens:

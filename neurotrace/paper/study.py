@@ -34,7 +34,7 @@ from neurotrace.core.sides import DIRECTIONS, Direction
 from neurotrace.interventions.controls import CONTROLS, controls_for, other_donor
 from neurotrace.interventions.damage import damage
 from neurotrace.interventions.effects import measure
-from neurotrace.interventions.intervention import Intervention, interventions_for, patch, shift
+from neurotrace.interventions.intervention import Intervention, patch, shift
 from neurotrace.interventions.kinds import Kind, values_at
 from neurotrace.interventions.logits import logits_under
 from neurotrace.interventions.reference import Evidence, Reference
@@ -45,7 +45,7 @@ from neurotrace.models.origins import tokenizer_of
 from neurotrace.paper.language import CUES, FAMILIES, neutral, pairs, same_items
 from neurotrace.paper.units import evidence_of
 from neurotrace.rankers.registry import rank
-from neurotrace.rankers.training import Training
+from neurotrace.rankers.training import Training, interventions_for
 from neurotrace.studies.selection import flip_rates
 
 Row = dict[str, Any]

@@ -28,9 +28,9 @@ from neurotrace.core.pairs import PromptPair
 from neurotrace.core.records import read_records, text_fields
 from neurotrace.engine.parts import Parts, overridden, write_rows
 from neurotrace.engine.turns import alone, plain, turn
-from neurotrace.models.encoding import EncodedPairs, encode, unknown_token, unknown_word
+from neurotrace.models.encoding import EncodedPairs, encode
 from neurotrace.models.hooks import inspect_model
-from neurotrace.models.origins import engine_of, no_twin, tokenizer_of
+from neurotrace.models.origins import engine_of, no_twin, tokenizer_of, unknown_token, unknown_word
 from neurotrace.models.protocol import HookedModel
 
 _LOOK = 50  # steps between two checks of the loss

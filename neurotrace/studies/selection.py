@@ -33,7 +33,7 @@ from neurotrace.core.sides import Direction
 from neurotrace.core.statistics import share_interval
 from neurotrace.interventions.controls import CONTROLS, controls_for
 from neurotrace.interventions.effects import Effects, flipped
-from neurotrace.interventions.intervention import Intervention, interventions_for
+from neurotrace.interventions.intervention import Intervention
 from neurotrace.interventions.kinds import Kind, form_of, parse_kind
 from neurotrace.interventions.reference import Evidence, Reference
 from neurotrace.models.activations import Activations
@@ -41,7 +41,7 @@ from neurotrace.models.encoding import EncodedPairs
 from neurotrace.models.hooks import ModelInfo
 from neurotrace.models.protocol import HookedModel
 from neurotrace.rankers.registry import rank, ranker_of
-from neurotrace.rankers.training import Training
+from neurotrace.rankers.training import Training, interventions_for
 
 DEFAULT_METHODS = ("gradient", "two_ended")
 DEFAULT_KINDS: tuple[Kind, ...] = (

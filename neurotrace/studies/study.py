@@ -36,7 +36,7 @@ from neurotrace.models.identity import model_identity
 from neurotrace.models.protocol import HookedModel
 from neurotrace.rankers.exact import exact
 from neurotrace.rankers.registry import rank
-from neurotrace.rankers.training import Training
+from neurotrace.rankers.training import Training, interventions_for
 from neurotrace.studies.held_out import Example, Flip, Proved, flip_record, prove
 from neurotrace.studies.selection import (
     DEFAULT_KINDS,
@@ -45,7 +45,6 @@ from neurotrace.studies.selection import (
     RowFold,
     StudySettings,
     default_ks,
-    interventions_for,
 )
 from neurotrace.studies.verdict import Verdict, verdicts_of
 
