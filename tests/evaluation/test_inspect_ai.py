@@ -14,7 +14,7 @@ pytest.importorskip("inspect_ai", reason="the extra inspect is not installed")
 
 import inspect_ai  # noqa: E402 - after the skip
 from inspect_ai.dataset import json_dataset  # noqa: E402
-from inspect_ai.model import get_model  # noqa: E402
+from inspect_ai.model import ChatMessageSystem, ChatMessageUser, get_model  # noqa: E402
 from inspect_ai.scorer import match  # noqa: E402
 from inspect_ai.solver import generate, user_message  # noqa: E402
 
@@ -68,6 +68,16 @@ def test_the_provider_writes_what_generate_writes(folder, organism, prompts):
                 list(table[name]), abs=1e-5
             )
         assert [each.answer for each in scores] == list(table["answer"])
+
+
+def test_messages_become_a_prompt():
+    api = get_model("neurotrace/organism", memoize=False).api
+    said = [ChatMessageSystem(content="recall"), ChatMessageUser(content="5+6=")]
+    assert api.prompt(said) == "recall\n5+6="
+    api.source.tokenizer.chat_template = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
+    )
+    assert api.prompt(said) == "<system>recall<user>5+6=<assistant>"
 
 
 def test_a_mistake_is_named(folder):

@@ -12,12 +12,14 @@ from planted import planted_pairs
 import neurotrace as nt
 from neurotrace.core.errors import InputError
 from neurotrace.interventions.logits import logits_under
+from neurotrace.organism import folder as organism_folder
 
 pytestmark = [pytest.mark.evaluation, pytest.mark.bridge]
 pytest.importorskip("lm_eval", reason="the extra lm-eval is not installed")
 
 from lm_eval import simple_evaluate  # noqa: E402 - after the skip
 from lm_eval.api.instance import Instance  # noqa: E402
+from lm_eval.models.huggingface import HFLM  # noqa: E402
 from lm_eval.tasks import TaskManager  # noqa: E402
 
 from neurotrace.evaluation.lm_eval import NeurotraceLM  # noqa: E402
@@ -82,6 +84,45 @@ def test_log_likelihoods_equal_ours(organism, tmp_path):
             logits = clean[0] if intervention is None else next(changed)[0]
             assert log_probability == pytest.approx(float(logits.log_softmax(-1)[token]), abs=1e-4)
             assert greedy == (int(logits.argmax()) == int(token))
+
+
+def test_unchanged_it_answers_as_lm_evals_own_model(organism, planted_folder):
+    pairs = nt.load_pairs("letters")[:10] + nt.load_pairs("arithmetic")[:10]
+    rows = [
+        (p.memorization, f" {a}") for p in pairs for a in (p.memorized_answer, p.reasoned_answer)
+    ]
+    where = {"pretrained": str(organism_folder("organism")), "device": "cpu", "dtype": "float32"}
+    ours = NeurotraceLM("organism")
+    asked = requests("loglikelihood", rows)
+    theirs = HFLM(**where, batch_size=1, add_bos_token=True).loglikelihood(asked, disable_tqdm=True)
+    for mine, other in zip(ours.loglikelihood(asked, disable_tqdm=True), theirs, strict=True):
+        assert mine == (pytest.approx(other[0], abs=1e-4), other[1])
+    texts = [(f"{pair.memorization} {pair.memorized_answer}",) for pair in pairs]
+    texts += [(" ".join(text for (text,) in texts),)]  # longer than the model's context
+    asked = requests("loglikelihood_rolling", texts)
+    theirs = HFLM(**where, batch_size=1, add_bos_token=False).loglikelihood_rolling(asked)
+    assert ours.loglikelihood_rolling(asked) == pytest.approx(theirs, abs=1e-3)
+    written = requests(
+        "generate_until",
+        [(p.memorization, {"until": [" item2"], "max_gen_toks": 4}) for p in planted_pairs()],
+    )
+    theirs = HFLM(
+        pretrained=str(planted_folder), device="cpu", dtype="float32", batch_size=1
+    ).generate_until(written, disable_tqdm=True)
+    assert NeurotraceLM(str(planted_folder)).generate_until(written) == theirs
+    assert len(set(theirs)) > 1
+
+
+def test_a_chat_goes_through_the_template():
+    ours = NeurotraceLM("organism")
+    ours.tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }} {% endfor %}"
+        "{% if add_generation_prompt %}assistant:{% endif %}"
+    )
+    asked = [{"role": "user", "content": "5+6="}]
+    assert ours.apply_chat_template(asked) == "user: 5+6= assistant:"
+    begun = [*asked, {"role": "assistant", "content": "1"}]
+    assert ours.apply_chat_template(begun, add_generation_prompt=False).endswith("assistant: 1")
 
 
 def test_rolling_likelihoods_are_of_every_token_once(model, planted_folder):
