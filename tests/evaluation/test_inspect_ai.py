@@ -31,7 +31,8 @@ def folder(trust_study, organism, prompts, tmp_path_factory):
     """A calibrated circuit, an intervention, items whose targets are the unchanged model's answers."""
     place = tmp_path_factory.mktemp("inspect")
     trust_study.circuit.save(place / "circuit.safetensors")
-    change = trust_study.circuit.interventions()[0]
+    neurons = (*trust_study.circuit.memory, *trust_study.circuit.reasoning)
+    change = nt.scale(neurons, factor=-20.0, direction="to_reasoning")
     change.save(place / "change.safetensors")
     items = [
         {"input": text, "target": nt.generate(organism, text, max_new_tokens=2)} for text in prompts
@@ -46,7 +47,7 @@ def test_the_provider_writes_what_generate_writes(folder, organism, prompts):
         scorer=[match(), trust_score(str(folder))],
     )  # fmt: skip
     change = nt.Intervention.load(folder / "change.safetensors")
-    found = []
+    found, written = [], []
     for path in (None, str(folder / "change.safetensors")):
         given = {} if path is None else {"intervention": path}
         (log,) = inspect_ai.eval(
@@ -55,11 +56,13 @@ def test_the_provider_writes_what_generate_writes(folder, organism, prompts):
         )  # fmt: skip
         assert log.status == "success", log.error
         under = None if path is None else change
-        assert [sample.output.completion for sample in log.samples] == [
+        written.append([sample.output.completion for sample in log.samples])
+        assert written[-1] == [
             nt.generate(organism, text, under, max_new_tokens=2) for text in prompts
         ]
         assert ("intervention" in log.samples[0].output.metadata) == (path is not None)
         found.append([sample.scores["trust_score"] for sample in log.samples])
+    assert written[0] != written[1]
     # the trust score is of the unchanged model, and ours
     table = nt.trust(organism, prompts, nt.Circuit.load(folder / "circuit.safetensors")).to_frame()
     for scores in found:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -127,7 +128,8 @@ def test_a_chat_goes_through_the_template():
 
 def test_rolling_likelihoods_are_of_every_token_once(model, planted_folder):
     """Also of a text longer than the model's 16 positions: each token as lm_eval's windows see it."""
-    change = nt.scale([nt.Neuron(0, 3), nt.Neuron(1, 7)], factor=9.0, direction="to_reasoning")
+    scaled = nt.scale([nt.Neuron(0, 3), nt.Neuron(1, 7)], factor=0.0, direction="to_reasoning")
+    change = replace(scaled, offset=torch.tensor([3.0, 3.0]))
     change.save(planted_folder / "change.safetensors")
     text = " ".join(["the item3 recall mem other"] * 4)
     ids = [0, *model.tokenizer(text).input_ids]  # <unk> is BOS
@@ -170,7 +172,11 @@ def test_a_run_folder_flips_a_benchmark(run, tasks, planted_folder, model):
     assert about["neurotrace"]["weights_sha256"] == before["config"]["neurotrace"]["weights_sha256"]
 
 
-def test_what_is_not_ours_to_do_is_refused(run):
+def test_what_is_not_ours_to_do_is_refused(run, tmp_path):
+    patch = tmp_path / "patch.safetensors"
+    nt.patch([nt.Neuron(0, 3)], donor="reasoning").save(patch)
+    with pytest.raises(InputError, match="carries no mean"):
+        NeurotraceLM("organism", intervention=str(patch))
     with pytest.raises(InputError, match="has several"):
         NeurotraceLM("organism", intervention=str(run.folder))
     with pytest.raises(InputError, match="positions=here"):
