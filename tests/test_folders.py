@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import errno
+import json
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -213,6 +215,7 @@ ELSEWHERE = {
     ("plots/style.py", "write_image"),  # under a name of `save_whole`
     ("exports/checkpoint.py", "save_pretrained"),  # into a folder of `write_folder`
     ("models/activations.py", "open xb"),  # a new file, mapped while it is filled
+    ("core/files.py", "shutil.copy"),  # a copy to read
     ("organism/training.py", "save_pretrained"), ("organism/training.py", "write_text"),
     ("organism/probes.py", "write_text"), ("organism/truth.py", "write_text"),
     ("organism/card.py", "write_text"), ("organism/__main__.py", "write_text"),  # made once, packaged
@@ -315,3 +318,108 @@ def test_pages_load_and_send_nothing(tmp_path):
     assert len(templates) == 3
     said = ("{{ policy }}", "Content-Security-Policy")
     assert all(any(word in path.read_text() for word in said) for path in templates)
+
+
+# -- when all the work is done, it is saved
+
+ODD = (os.fsdecode(b"a\xffb"), "a[/b]x", "[bold]", "\x1b[31m")
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_no_name_of_a_folder_costs_the_work(name, planted_folder, tmp_path):
+    of = ["--model", str(planted_folder), "--probes", str(planted_folder), "--out", name]
+    for words in (
+        ["rank", *of, "--methods", "random"],
+        [
+            "run",
+            *of,
+            "--folds",
+            "2",
+            "--intervention",
+            "patch",
+            "--method",
+            "gradient",
+            "--overwrite",
+        ],
+        ["report", name],
+    ):
+        done = neurotrace(*words, cwd=tmp_path)
+        assert done.returncode == 0, (words, done.stderr)
+    assert "report.html" in os.listdir(
+        os.fsencode(tmp_path / name).decode("utf-8", "surrogateescape")
+    )
+
+
+def test_memory_that_ends_in_the_report_costs_only_the_report(
+    planted_folder, tmp_path, monkeypatch
+):
+    from neurotrace.results import report
+
+    def ends(*_, **__):
+        raise MemoryError
+
+    of = ["--model", str(planted_folder), "--probes", str(planted_folder), "--out", "out"]
+    with monkeypatch.context() as patch:
+        for name in ("write_report", "write_comparison"):
+            patch.setattr(report, name, ends)
+        patch.setattr("neurotrace.results.explorer.explore", ends)
+        for words in (
+            ["rank", *of, "--methods", "random"],
+            ["run", *of, "--folds", "2", "--intervention", "patch", "--method", "gradient",
+             "--overwrite"],
+        ):  # fmt: skip
+            done = neurotrace(*words, cwd=tmp_path)
+            assert done.returncode == 0, done.stderr
+            assert "memory ran out while report.html was made" in done.stderr
+    assert neurotrace("report", "out", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "out" / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    "file", ["manifest.json", "summary.json", "effects.parquet", "neurons.csv"]
+)
+@pytest.mark.parametrize("kind", ["fifo", "zero"])
+def test_special_files_in_a_run_are_refused(file, kind, finished, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    (run / file).unlink()
+    if kind == "fifo":
+        os.mkfifo(run / file)
+    else:
+        (run / file).symlink_to("/dev/zero")
+    with pytest.raises(InputError, match=file):
+        nt.load_run(run)
+
+
+@pytest.fixture(scope="module")
+def finished(planted_folder, tmp_path_factory):
+    """A run's folder."""
+    out = tmp_path_factory.mktemp("finished") / "run"
+    of = ["--model", str(planted_folder), "--probes", str(planted_folder), "--out", str(out)]
+    done = neurotrace("run", *of, "--folds", "2", "--intervention", "patch", "--method", "gradient")
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.mark.parametrize("name", ["n_layer", "num_hidden_layers", "n_embd", "vocab_size"])
+def test_absurd_configurations_are_refused(name, planted_folder, tmp_path):
+    from neurotrace.sweeps.cost import config_from_file
+    from neurotrace.sweeps.estimate import _read
+
+    folder = tmp_path / "model"
+    shutil.copytree(planted_folder, folder)
+    settings = json.loads((folder / "config.json").read_text()) | {name: 10**9}
+    (folder / "config.json").write_text(json.dumps(settings))
+    for read in (nt.load_model, config_from_file, _read):
+        with pytest.raises(InputError, match=f"{name} is 1000000000"):
+            read(str(folder))
+
+
+def test_offline_means_no_url(monkeypatch):
+    from neurotrace.sweeps.folders import open_folder
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for url in ("http://127.0.0.1:9/x", "simplecache::http://127.0.0.1:9/x", "s3://bucket/run"):
+        with pytest.raises(InputError, match="HF_HUB_OFFLINE"):
+            open_folder(url)
+    assert open_folder("memory://x").url == "memory://x"

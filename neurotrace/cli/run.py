@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from neurotrace.cli.console import console, plain, tell_json
+from neurotrace.cli.console import console, plain, tell, tell_json
 from neurotrace.cli.options import (
     Device,
     Dtype,
@@ -197,7 +197,13 @@ def _study(asked: Asked) -> None:
         chosen = [each for each in found.interventions if each.provenance["fold"] == ALL]
         side = {"file": str(asked.damage_task)}
         side |= benchmark(loaded, items, chosen, progress=bars).record()
-    shown = explore(loaded, found.encoded, found, progress=bars)
+    try:
+        shown = explore(loaded, found.encoded, found, progress=bars)
+    except MemoryError:  # only the report needs it
+        shown = None
+        tell(
+            "warning: memory ran out for the neuron explorer; the report is without it", error=True
+        )
     if inside:
         prompts = [prompt for name in asked.probes for prompt in load_prompts(name)]
         trusted = trust_study(loaded, prompts, seed=asked.seed, progress=bars)

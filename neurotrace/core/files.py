@@ -9,9 +9,11 @@ import io
 import json
 import os
 import re
+import shutil
 import stat
+import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -71,6 +73,15 @@ def open_inside(path: str | Path) -> BinaryIO:
         os.close(handle)
         raise OSError(errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL, f"no file, {_REGULAR}")
     return os.fdopen(handle, "rb")
+
+
+def check_inside(path: Path) -> Path:
+    """The path, of a file in a folder that may be somebody else's; `InputError` if it is no such file."""
+    try:
+        open_inside(path).close()
+    except OSError as error:
+        raise InputError(f"can't read {path}: {error.strerror or error}") from None
+    return path
 
 
 def read_text(path: str | Path) -> str:
@@ -252,12 +263,24 @@ def read_tensors(path: str | Path, framework: str) -> tuple[dict[str, Any], dict
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework=framework) as file:
+        with _in_utf8(path) as place, safe_open(place, framework=framework) as file:
             header = parse_json((file.metadata() or {}).get("neurotrace", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, ValueError) as error:
         raise InputError(f"{path}: can't be read as safetensors ({error})") from None
     return (header if isinstance(header, dict) else {}), tensors
+
+
+@contextmanager
+def _in_utf8(path: str | Path) -> Iterator[str | Path]:
+    """The path, or that of a copy where its name is not UTF-8, which safetensors' reader wants."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with tempfile.TemporaryDirectory() as folder:
+            yield shutil.copy(path, Path(folder, "copy"))
+    else:
+        yield path
 
 
 def read_table(
@@ -272,7 +295,8 @@ def read_table(
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(path)
+        with open_inside(path) as file:
+            table = pq.read_table(file)
         note = parse_json((table.schema.metadata or {}).get(b"neurotrace", b"{}"))
         frame = table.to_pandas()
     except (OSError, ValueError, pa.ArrowException) as error:

@@ -16,6 +16,7 @@ import shutil
 import stat
 import tempfile
 import uuid
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -162,6 +163,18 @@ def write_whole(path: Path, save: Callable[[Path], None]) -> None:
         except SafetensorError as error:  # its error on a full disk
             raise OSError(str(error)) from None
         put(made, path)
+
+
+def save_page(path: Path, make: Callable[[], str]) -> None:
+    """Write a page of results that are saved: where memory ends, they stay, with a warning."""
+    try:
+        write_atomically(path, make())
+    except MemoryError:
+        path.unlink(missing_ok=True)  # an earlier one is of other results
+        warnings.warn(
+            f"memory ran out while {path.name} was made; the results in {path.parent} are complete",
+            stacklevel=2,
+        )
 
 
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:

@@ -84,3 +84,22 @@ def _refuse(name: str, what: str, keys: Iterable[str]) -> None:
         raise InputError(
             f"{name} {what}: {', '.join(every[:4])}{more}; config and weights must be of the same model"
         )
+
+
+_MOST = (
+    ("layer", 1000), ("vocab", 10**8), ("size", 10**7), ("dim", 10**7), ("embd", 10**7),
+    ("inner", 10**7), ("head", 10**6), ("expert", 10**6),
+)  # fmt: skip
+
+
+def refuse_absurd(settings: Any, where: str) -> None:
+    """Raise for a configuration whose numbers no machine can hold; transformers would try for ever.
+
+    Args:
+        settings: the content of a config.json.
+    """
+    for name, value in settings.items() if isinstance(settings, dict) else ():
+        refuse_absurd(value, where)
+        most = next((most for word, most in _MOST if word in str(name).lower()), 2**63)
+        if isinstance(value, int) and abs(value) > most:
+            raise InputError(f"{where}: {name} is {value}, expected 1 to {most}")

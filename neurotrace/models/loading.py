@@ -14,8 +14,9 @@ import torch
 
 from neurotrace import organism
 from neurotrace.core.errors import InputError, first_line
+from neurotrace.core.files import read_json
 from neurotrace.engine.turns import passing, plain
-from neurotrace.models.checks import check_differentiable, check_weights
+from neurotrace.models.checks import check_differentiable, check_weights, refuse_absurd
 from neurotrace.models.hooks import inspect_model
 from neurotrace.models.origins import remember_origin
 
@@ -321,6 +322,7 @@ def _left_over(reader: GGUFReader, model: Any) -> list[str]:
 def _refuse_pickle(folder: Path) -> None:
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder}: no config.json in it; expected a transformers model folder")
+    refuse_absurd(read_json(folder / "config.json"), str(folder / "config.json"))
     pickles = sorted([*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")])
     if pickles and not list(folder.glob("*.safetensors")):
         raise InputError(

@@ -9,10 +9,11 @@ transfer.html, sites.html, weights.html
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neurotrace.core.writing import filling, noted, prepare_folder, write_atomically
+from neurotrace.core.writing import filling, noted, prepare_folder, save_page, write_atomically
 from neurotrace.models.identity import model_identity
 from neurotrace.models.protocol import HookedModel
 
@@ -50,4 +51,4 @@ def save_detection(found: Detection, out: Path, *, model: HookedModel, command: 
         if found.circuit is not None:
             found.circuit.save(out / "circuit.safetensors")
         for name, figure in figures.items():
-            write_atomically(out / name, page(figure))
+            save_page(out / name, partial(page, figure))

@@ -15,6 +15,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from neurotrace.core.errors import InputError
+from neurotrace.core.files import check_inside
 from neurotrace.core.neurons import Neuron
 from neurotrace.core.sides import Direction
 from neurotrace.core.writing import remove, write_atomically
@@ -72,7 +74,10 @@ def read_findings(folder: Path) -> tuple[Intervention, ...]:
     Raises:
         InputError: a file that can't be read.
     """
-    return tuple(map(Intervention.load, sorted((folder / FOLDER).glob("*.safetensors"))))
+    if (folder / FOLDER).is_symlink():
+        raise InputError(f"{folder / FOLDER} is a symbolic link, which is not followed")
+    files = sorted((folder / FOLDER).glob("*.safetensors"))
+    return tuple(Intervention.load(check_inside(path)) for path in files)
 
 
 def neurons_table(interventions: Sequence[Intervention], estimates: pd.DataFrame) -> pd.DataFrame:

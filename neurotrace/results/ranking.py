@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from neurotrace.core.errors import InputError
 from neurotrace.core.files import read_json
 from neurotrace.core.neurons import Neuron
-from neurotrace.core.writing import filling, noted, prepare_folder, write_atomically
+from neurotrace.core.writing import filling, noted, prepare_folder, save_page, write_atomically
 
 if TYPE_CHECKING:
     from neurotrace.studies.comparison import Comparison
@@ -88,4 +88,4 @@ def save_tables(comparison: Comparison, out: Path, *, command: str, seed: int) -
         for name, frame in (("rankers", comparison.rankers), ("flips", comparison.flips)):
             text = frame.to_csv(index=False, float_format="%.3f")
             write_atomically(out / f"{name}.csv", text)
-        write_atomically(out / "report.html", write_comparison(comparison, record))
+        save_page(out / "report.html", lambda: write_comparison(comparison, record))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from neurotrace.core.display import Shown, Table, View, clip, rate
 from neurotrace.core.errors import InputError
-from neurotrace.core.files import read_json, read_table
+from neurotrace.core.files import check_inside, open_inside, read_json, read_table
 from neurotrace.core.pairs import PAIR_FIELDS, PromptPair
 from neurotrace.core.sides import Direction, spoken
 from neurotrace.interventions.effects import Effects
@@ -180,7 +181,7 @@ def load_run(folder: str | Path) -> Run:
     return Run(
         place, _json(place / "summary.json"), manifest, Effects(_table(place / "effects.parquet")),
         scores, estimates, _pairs(place / "pairs.parquet"), dropped,
-        Explorer.load(explorer) if explorer.exists() else None,
+        Explorer.load(check_inside(explorer)) if os.path.lexists(explorer) else None,
         trust, detectors, detected, tuple(left_out), _neurons(place / TABLE),
     )  # fmt: skip
 
@@ -267,7 +268,7 @@ def _neurons(path: Path) -> pd.DataFrame:
         return neurons_table((), pd.DataFrame())
     try:
         return pd.read_csv(
-            path, dtype={"fold": str, "family": str}, keep_default_na=False,
+            check_inside(path), dtype={"fold": str, "family": str}, keep_default_na=False,
             na_values={"score": [""], "exact": [""]},
         )  # fmt: skip
     except (OSError, ValueError) as error:
@@ -276,7 +277,7 @@ def _neurons(path: Path) -> pd.DataFrame:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = read_json(path)
+        found = read_json(check_inside(path) if os.path.lexists(path) else path)
     except InputError as error:
         raise InputError(
             f"no run in {path.parent}: {error}; `neurotrace run --out` makes one"
@@ -291,6 +292,7 @@ def _table(path: Path) -> pa.Table:
     import pyarrow.parquet as pq
 
     try:
-        return pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
+        with open_inside(path) as file:
+            return pq.read_table(file)
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise InputError(f"can't read {path}: {error}; run the study again") from None

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from neurotrace.core.errors import InputError
 from neurotrace.core.neurons import NEURON_DEFINITION
 from neurotrace.core.process import package_versions
-from neurotrace.core.writing import json_bytes, parquet, prepare_folder, write_atomically
+from neurotrace.core.writing import json_bytes, parquet, prepare_folder, save_page, write_atomically
 from neurotrace.engine.turns import takes_turns
 from neurotrace.models.identity import weights_hash
 from neurotrace.models.protocol import HookedModel
@@ -101,7 +101,7 @@ def save_run(
             write_atomically(folder / "explorer.json", json_bytes(explorer.data))
         write_atomically(folder / "summary.json", json_bytes(summary))
         write_atomically(folder / "manifest.json", json_bytes(record))
-        write_atomically(folder / "report.html", write_report(load_run(folder)))
+        save_page(folder / "report.html", lambda: write_report(load_run(folder)))
     except OSError as error:
         raise InputError(
             f"can't write the run to {folder}: {error.strerror or error}; free some space or name "

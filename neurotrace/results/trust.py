@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neurotrace.core.errors import InputError
-from neurotrace.core.files import read_json, read_table
+from neurotrace.core.files import check_inside, read_json, read_table
 from neurotrace.core.process import package_versions
 from neurotrace.core.writing import (
     filling,
@@ -121,7 +121,9 @@ def read_trust(folder: Path) -> JudgedTrust:
     """
     from neurotrace.answers.circuit import Circuit
 
-    manifest, summary = (read_json(folder / f"{name}.json") for name in ("manifest", "summary"))
+    manifest, summary = (
+        read_json(check_inside(folder / f"{name}.json")) for name in ("manifest", "summary")
+    )
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise InputError(f"{folder}: not written by `neurotrace circuit` of this version")
     said = summary if isinstance(summary, dict) else {}
@@ -131,7 +133,7 @@ def read_trust(folder: Path) -> JudgedTrust:
         name: read_table(folder / f"{name}.parquet", words=_WORDS[name], numbers=_NUMBERS[name])[0]
         for name in _NUMBERS
     }
-    circuit = Circuit.load(folder / "circuit.safetensors")
+    circuit = Circuit.load(check_inside(folder / "circuit.safetensors"))
     return JudgedTrust(manifest, summary, circuit, **tables)
 
 

@@ -22,6 +22,7 @@ from typing import Any
 from neurotrace import organism
 from neurotrace.core.errors import InputError, first_line
 from neurotrace.core.files import read_json
+from neurotrace.models.checks import refuse_absurd
 
 SHARE = 0.8  # share of a large matrix multiplication's rate, measured by tests/benchmarks/sweep.py
 CALL = 2.5e-4  # minimum seconds of a pass per block, for any number of rows
@@ -112,6 +113,7 @@ def config_from_file(path: str) -> Any:
     settings = read_json(path)
     if not isinstance(settings, dict) or "model_type" not in settings:
         raise InputError(f"{path}: no model_type in it; expected a model's config.json")
+    refuse_absurd(settings, path)
     try:
         return AutoConfig.for_model(**settings)
     except Exception as error:

@@ -6,6 +6,7 @@ bound.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any
 from neurotrace import organism
 from neurotrace.ablation.batch import usual_tokens
 from neurotrace.core.errors import InputError, first_line
+from neurotrace.core.files import read_json
+from neurotrace.models.checks import refuse_absurd
 from neurotrace.models.loading import split_revision
 from neurotrace.sweeps.asked import Sweep, pairs_of
 from neurotrace.sweeps.cost import Cost, Shape, cost, measured_gflops, shape_of
@@ -142,6 +145,8 @@ def _read(source: str) -> tuple[Any, Any]:
         path = str(organism.folder(path))
     elif source.endswith(".gguf"):
         path, options = str(Path(source).parent), {"gguf_file": Path(source).name}
+    if os.path.isfile(config := os.path.join(path, "config.json")):
+        refuse_absurd(read_json(config), config)
     try:
         return (
             AutoConfig.from_pretrained(path, trust_remote_code=False, **options),

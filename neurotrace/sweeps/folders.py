@@ -165,6 +165,10 @@ def open_folder(where: str | Path) -> Folder:
     try:
         if not url.strip() or "\0" in url:
             raise ValueError("it is empty, or holds a NUL")
+        if os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE"):
+            kinds = {step.partition("://")[0] for step in url.split("::") if "://" in step}
+            if kinds & set(fsspec.available_protocols()) - {"file", "local", "memory"}:
+                raise ValueError("HF_HUB_OFFLINE is set, and that is on the network")
         fs, path = fsspec.core.url_to_fs(url)
     except (ValueError, ImportError, OSError) as error:
         raise InputError(
