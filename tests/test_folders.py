@@ -8,6 +8,8 @@ import json
 import os
 import shutil
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -423,3 +425,34 @@ def test_offline_means_no_url(monkeypatch):
         with pytest.raises(InputError, match="HF_HUB_OFFLINE"):
             open_folder(url)
     assert open_folder("memory://x").url == "memory://x"
+
+
+# -- two writers
+
+HOLDS = """
+import sys
+from pathlib import Path
+from neurotrace.core.writing import hold_folder
+hold_folder(Path(sys.argv[1]))
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("command", ["run", "rank", "detect", "circuit", "checkpoints"])
+def test_a_second_writer_is_refused_and_the_first_named(command, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    first = subprocess.Popen(
+        [sys.executable, "-c", HOLDS, str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        assert first.stdout.readline() == b"held\n"
+        model = ["x/y"] if command == "checkpoints" else ["--model", "x/y"]
+        words = [command, *model, "--probes", "arithmetic", "--out", str(out)]
+        refused(neurotrace(*words), f"process {first.pid}")
+    finally:
+        first.kill()  # with -9
+        first.communicate()
+    assert os.listdir(out) == []
+    assert "being written" not in neurotrace(*words).stderr

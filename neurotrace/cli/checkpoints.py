@@ -52,11 +52,11 @@ def checkpoints(
     if slips := [name for name in models if name in probe_names() and not Path(name).exists()]:
         raise InputError(f"{slips[0]} is a set of prompts, no model: --probes goes before each set")
     pairs = pairs_of(probes)
-    from neurotrace.core.writing import prepare_folder, save_file
+    from neurotrace.core.writing import hold_folder, prepare_folder, save_file
 
     if len(models) > 1 and which != "all":
         raise InputError(f"--which {which} of {len(models)} models: expected one model to look in")
-    prepare_folder(out, FILES, overwrite=overwrite)
+    hold_folder(prepare_folder(out, FILES, overwrite=overwrite))
     quiet()
     from neurotrace.core.process import bars
     from neurotrace.plots.style import save_figure

@@ -10,6 +10,7 @@ import typer
 from neurotrace.cli.console import console
 from neurotrace.cli.options import Device, Dtype, Model, MoreProbes, Source, TrustRemoteCode
 from neurotrace.core.process import quiet
+from neurotrace.core.writing import hold_folder
 
 if TYPE_CHECKING:
     from neurotrace.answers.judging import TrustStudy
@@ -40,6 +41,7 @@ def circuit(
     names = [*probes, *(more_probes or [])]
     prompts = [prompt for name in names for prompt in load_prompts(name)]
     folder = prepare_trust(out)
+    hold_folder(folder)
     quiet()
     from neurotrace.answers.judging import trust_study
     from neurotrace.core.process import bars

@@ -18,6 +18,7 @@ from neurotrace.cli.options import (
     named,
 )
 from neurotrace.core.process import quiet
+from neurotrace.core.writing import hold_folder
 
 if TYPE_CHECKING:
     from neurotrace.answers.detection import Detection
@@ -72,7 +73,7 @@ def detect(
             raise InputError(f"--{name} {number}: expected at least {least}")
     if by not in ("family", "template"):
         raise InputError(f"--by {by}: expected family or template")
-    prepare_detection(out, overwrite=overwrite)
+    hold_folder(prepare_detection(out, overwrite=overwrite))
     quiet()
     from neurotrace.answers.detection import detect as run
     from neurotrace.core.process import bars

@@ -21,6 +21,7 @@ from neurotrace.cli.options import (
 )
 from neurotrace.core.errors import InputError
 from neurotrace.core.process import quiet
+from neurotrace.core.writing import hold_folder
 
 if TYPE_CHECKING:
     from neurotrace.studies.comparison import Comparison
@@ -81,7 +82,7 @@ def rank(
     for name, number in (("train-pairs", train_pairs), ("exact-neurons", exact_neurons)):
         if number < 1:
             raise InputError(f"--{name} {number}: expected at least 1")
-    prepare_tables(out, overwrite=overwrite)
+    hold_folder(prepare_tables(out, overwrite=overwrite))
     quiet()
     from neurotrace.core.process import bars
     from neurotrace.studies.comparison import ALL, compare

@@ -136,7 +136,7 @@ class Asked:
 def _study(asked: Asked) -> None:
     from neurotrace.core.process import command_line
     from neurotrace.core.prompts import load_items
-    from neurotrace.core.writing import prepare_folder
+    from neurotrace.core.writing import hold_folder, prepare_folder
     from neurotrace.results.run import FILES, save_run
     from neurotrace.results.trust import prepare_trust, save_trust
 
@@ -152,7 +152,7 @@ def _study(asked: Asked) -> None:
         raise InputError("--chat-system goes with --chat user or --chat assistant")
     if asked.chat not in (None, "user", "assistant"):
         raise InputError(f"--chat {asked.chat}: expected user or assistant")
-    prepare_folder(asked.out, FILES, overwrite=asked.overwrite)
+    hold_folder(prepare_folder(asked.out, FILES, overwrite=asked.overwrite))
     inside = prepare_trust(asked.out / "trust") if asked.judge_trust else None
     quiet()
     if (

@@ -62,6 +62,49 @@ def prepare_folder(out: str | Path, files: Sequence[str], *, overwrite: bool = F
     return folder
 
 
+_held: dict[
+    tuple[int, int], int
+] = {}  # folder -> the handle that holds its lock, until this process ends
+
+
+def hold_folder(folder: Path) -> None:
+    """Be the only process that writes into the folder, to this one's end, however that comes.
+
+    The kernel holds the lock on the folder itself: no file is left behind.
+
+    Raises:
+        InputError: another process does; its number is named where /proc/locks tells it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    found = os.fstat(handle)
+    try:
+        if (found.st_dev, found.st_ino) not in _held:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _held[found.st_dev, found.st_ino] = handle
+            return
+    except BlockingIOError:
+        os.close(handle)
+        raise InputError(
+            f"{folder} is being written by {_holder(found.st_ino)}: wait for it, or name another folder"
+        ) from None
+    except OSError:  # a file system without such locks
+        pass
+    os.close(handle)
+
+
+def _holder(inode: int) -> str:
+    with suppress(OSError):
+        for line in Path("/proc/locks").read_text("ascii").splitlines():
+            words = line.split()
+            if words[1] == "FLOCK" and words[5].endswith(f":{inode}"):
+                return f"process {words[4]}"
+    return "another process"
+
+
 def prepare_file(out: Path, *, source: str | Path | None = None) -> None:
     """Make the file's folder and check that it can be written, before the long work begins.
 
