@@ -83,6 +83,8 @@ def save_run(
         summary["benchmark"] = benchmark
     record = manifest(study, model=model, probes=probes, command=command, chat=chat)
     try:
+        # written last: files of two runs never stand under one manifest
+        (folder / "manifest.json").unlink(missing_ok=True)
         for name, table in (
             ("scores.parquet", _scores(study)),
             (

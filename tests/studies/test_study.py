@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -150,6 +152,35 @@ def test_a_failed_write_leaves_nothing_behind(study, model, tmp_path, monkeypatc
     with pytest.raises(InputError, match="No space left"):
         runs.save_run(study, out, model=model, probes=["planted"])
     assert os.listdir(out) == []
+
+
+def test_no_mixture_of_two_runs_is_read(study, model, tmp_path, monkeypatch):
+    """Cut at each rename of an overwrite, the folder is refused or is the new run."""
+    out, real, ends = tmp_path / "run", os.replace, []
+    for cut in range(14):
+        nt.save_run(study, out, model=model, probes=["planted"], command="old", overwrite=True)
+        done = []
+
+        def replace_some(source, target, cut=cut, done=done):
+            if Path(target).parent != out or Path(target).name.startswith("."):
+                return real(source, target)
+            if len(done) == cut:
+                raise KeyboardInterrupt
+            done.append(target)
+            return real(source, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", replace_some)
+            with contextlib.suppress(KeyboardInterrupt):
+                nt.save_run(
+                    study, out, model=model, probes=["planted"], command="new", overwrite=True
+                )
+        try:
+            ends.append(nt.load_run(out).manifest["command"])
+        except InputError:
+            ends.append("refused")
+    assert set(ends) == {"refused", "new"}
+    assert ends == sorted(ends, reverse=True)  # refused up to the manifest, which comes last
 
 
 def saved(study, model, folder, probes=("planted",), **options):
