@@ -178,7 +178,10 @@ _HOME = {
     "models.encoding": ("EncodedPairs", "encode"),
     "probe_sets.mining": ("Mined", "mine_pairs"),
     "probe_sets.importing": (
-        "import_clean_corrupt", "import_counterfact", "import_pairs", "import_table",
+        "import_clean_corrupt",
+        "import_counterfact",
+        "import_pairs",
+        "import_table",
     ),
     "probe_sets.chat": ("chat_pairs",),
     "models.activations": ("Activations", "Moments", "collect", "moments"),
@@ -204,7 +207,14 @@ _HOME = {
     "ablation.top": ("Top", "ablate_top"),
     "exports.export": ("Export", "export"),
     "interventions.intervention": (
-        "Intervention", "mean", "patch", "scale", "set_to_mean", "shift", "steer", "zero",
+        "Intervention",
+        "mean",
+        "patch",
+        "scale",
+        "set_to_mean",
+        "shift",
+        "steer",
+        "zero",
     ),
     "interventions.controls": ("random_signs",),
     "interventions.effects": ("Effects", "measure"),
@@ -224,8 +234,13 @@ _HOME = {
     "plots.monitor": ("plot_monitor",),
     "answers.judging": ("TrustStudy", "trust_study"),
     "detectors": (
-        "FusedDetector", "InvariantDetector", "LinearDetector", "about_detector", "judge",
-        "load_detector", "save_detector",
+        "FusedDetector",
+        "InvariantDetector",
+        "LinearDetector",
+        "about_detector",
+        "judge",
+        "load_detector",
+        "save_detector",
     ),
     "studies.study": ("Study", "study"),
     "studies.verdict": ("Verdict",),
@@ -247,7 +262,7 @@ _HOME = {
     "sweeps.cluster": ("sweep_on_ray",),
     "sweeps.driver": ("sweep",),
     "sweeps.reading": ("SweepRun", "open_run"),
-}  # fmt: skip
+}
 _module_of = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = ["__version__", *sorted(_module_of)]

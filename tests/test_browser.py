@@ -45,9 +45,7 @@ def run(tmp_path_factory):
         "report RUN",
     ):
         command = [word.replace("RUN", str(out)) for word in words.split()]
-        subprocess.run(
-            [sys.executable, "-m", "neurotrace.cli", *command], check=True, capture_output=True
-        )
+        subprocess.run([sys.executable, "-m", "neurotrace.cli", *command], check=True, capture_output=True)
     return out
 
 
@@ -61,9 +59,7 @@ def opened(browser):
         page = context.new_page()
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
-        page.on(
-            "request", lambda r: r.url.startswith(("file:", "data:", "blob:")) or said.append(r.url)
-        )
+        page.on("request", lambda r: r.url.startswith(("file:", "data:", "blob:")) or said.append(r.url))
         page.goto(path.as_uri())
         pages.append(context)
         return page
@@ -115,9 +111,11 @@ def test_trust_and_detectors_are_drawn_and_fit(run, opened):
     """Nothing of a figure lies outside it, or over another of its words."""
     page = opened(run / "report.html", PHONE)
     for name in (
-        "AUROC of the signals", "Reliability of the probabilities",
-        "Risk against coverage", "Transfer of detectors between tasks",
-    ):  # fmt: skip
+        "AUROC of the signals",
+        "Reliability of the probabilities",
+        "Risk against coverage",
+        "Transfer of detectors between tasks",
+    ):
         figure = page.locator(f'.figure[aria-label="{name}"]')
         figure.scroll_into_view_if_needed()
         page.wait_for_function("(f) => f.dataset.drawn", arg=figure.element_handle())
@@ -190,19 +188,22 @@ def test_hover_click_keyboard_and_search_choose_a_neuron(run, opened):
 
 def made_up(layers: int, width: int, rankings: int) -> Explorer:
     generator = torch.Generator().manual_seed(0)
-    blocks = [
-        pack(torch.randn(layers, width, generator=generator) ** 3) for _ in range(rankings + 4)
-    ]
-    return Explorer({
-        "format": "neurotrace.explorer/1", "model": "made up", "layers": layers, "width": width,
-        "scores": [
-            {"label": f"ranking {n}", "direction": "to_reasoning", "unit": "nats", "signed": True}
-            | block
-            for n, block in enumerate(blocks[4:])
-        ],
-        "moments": [{"name": "mean", "block": block} for block in blocks[:4]],
-        "details": None,
-    })  # fmt: skip
+    blocks = [pack(torch.randn(layers, width, generator=generator) ** 3) for _ in range(rankings + 4)]
+    return Explorer(
+        {
+            "format": "neurotrace.explorer/1",
+            "model": "made up",
+            "layers": layers,
+            "width": width,
+            "scores": [
+                {"label": f"ranking {n}", "direction": "to_reasoning", "unit": "nats", "signed": True}
+                | block
+                for n, block in enumerate(blocks[4:])
+            ],
+            "moments": [{"name": "mean", "block": block} for block in blocks[:4]],
+            "details": None,
+        }
+    )
 
 
 TIMED = """async () => {
@@ -243,8 +244,7 @@ def test_scripts_in_prompts_are_text(opened, model, encoded, tmp_path):
 
     evil = "<script>document.title='caught'</script><img src=x onerror=\"document.title='caught'\">"
     pairs = tuple(
-        replace(pair, memorization=evil + pair.memorization, reasoned_answer=evil)
-        for pair in encoded.pairs
+        replace(pair, memorization=evil + pair.memorization, reasoned_answer=evil) for pair in encoded.pairs
     )
     scores = nt.gradient(model, encoded)
     explorer = nt.explore(model, replace(encoded, pairs=pairs), scores, neurons=4, pairs_each=2)
@@ -269,20 +269,36 @@ def test_a_notebook_draws_its_first_figure(browser, tmp_path):
         "nt.explore(model, pairs, scores, neurons=20, pairs_each=2)",
     ]
     book = {
-        "nbformat": 4, "nbformat_minor": 5,
+        "nbformat": 4,
+        "nbformat_minor": 5,
         "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3"}},
         "cells": [
-            {"id": f"c{n}", "cell_type": "code", "source": text, "metadata": {}, "outputs": [],
-             "execution_count": None}
+            {
+                "id": f"c{n}",
+                "cell_type": "code",
+                "source": text,
+                "metadata": {},
+                "outputs": [],
+                "execution_count": None,
+            }
             for n, text in enumerate(cells)
         ],
-    }  # fmt: skip
+    }
     (tmp_path / "look.ipynb").write_text(json.dumps(book))
     server = subprocess.Popen(
-        [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--port=8931",
-         "--IdentityProvider.token=", f"--ServerApp.root_dir={tmp_path}"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "jupyterlab",
+            "--no-browser",
+            "--allow-root",
+            "--port=8931",
+            "--IdentityProvider.token=",
+            f"--ServerApp.root_dir={tmp_path}",
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         for _ in range(240):
             try:
@@ -296,9 +312,7 @@ def test_a_notebook_draws_its_first_figure(browser, tmp_path):
         page.wait_for_timeout(3000)
         page.get_by_text("Run", exact=True).first.click()
         page.get_by_text("Run All Cells", exact=True).click()
-        page.wait_for_selector(
-            ".jp-OutputArea .neurotrace table", state="attached", timeout=300_000
-        )
+        page.wait_for_selector(".jp-OutputArea .neurotrace table", state="attached", timeout=300_000)
         page.wait_for_selector(".js-plotly-plot .main-svg", state="attached", timeout=300_000)
         page.wait_for_selector('iframe[title="neuron explorer"]', state="attached", timeout=300_000)
         inside = page.frame_locator('iframe[title="neuron explorer"]')

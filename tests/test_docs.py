@@ -75,13 +75,12 @@ def test_the_glossary_translates_every_public_word():
     public = {name: getattr(nt, name) for name in nt.__all__}
     nouns = {name for name, value in public.items() if inspect.isclass(value)}
     verbs = {name: value for name, value in public.items() if inspect.isfunction(value)}
-    rankers = {
-        name for name, do in verbs.items() if do.__module__.startswith("neurotrace.rankers.")
-    }
+    rankers = {name for name, do in verbs.items() if do.__module__.startswith("neurotrace.rankers.")}
     kinds = {
-        name for name, do in verbs.items()
+        name
+        for name, do in verbs.items()
         if inspect.signature(do).return_annotation in ("Intervention", nt.Intervention)
-    }  # fmt: skip
+    }
     assert len(nouns) > 30
     assert {"gradient", "random_scores"} <= rankers
     assert {"patch", "steer", "random_signs"} <= kinds

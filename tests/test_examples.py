@@ -16,14 +16,48 @@ import neurotrace as nt
 FUNCTIONS = sorted(name for name in nt.__all__ if inspect.isfunction(getattr(nt, name)))
 # what these need takes long (another test runs it), or is not here: a hub, a folder, a file
 NOT_RUN = {
-    "about_detector", "chat_pairs", "checkpoints_of", "compare", "compare_runs", "detect",
-    "explore", "export", "hook", "import_clean_corrupt", "import_counterfact", "import_pairs",
-    "import_table", "inject", "injection_study", "load_detector", "load_model",
-    "load_pairs", "load_run", "locate", "mine_pairs", "open_run", "overlap_of_tops",
-    "plot_coverage", "plot_estimates", "plot_located", "plot_reliability", "plot_signals",
-    "plot_sites", "plot_timeline", "plot_transfer", "plot_weights", "save_detector", "save_run",
-    "spearman", "study", "sweep", "sweep_on_ray", "timeline", "trust_study", "write_report",
-}  # fmt: skip
+    "about_detector",
+    "chat_pairs",
+    "checkpoints_of",
+    "compare",
+    "compare_runs",
+    "detect",
+    "explore",
+    "export",
+    "hook",
+    "import_clean_corrupt",
+    "import_counterfact",
+    "import_pairs",
+    "import_table",
+    "inject",
+    "injection_study",
+    "load_detector",
+    "load_model",
+    "load_pairs",
+    "load_run",
+    "locate",
+    "mine_pairs",
+    "open_run",
+    "overlap_of_tops",
+    "plot_coverage",
+    "plot_estimates",
+    "plot_located",
+    "plot_reliability",
+    "plot_signals",
+    "plot_sites",
+    "plot_timeline",
+    "plot_transfer",
+    "plot_weights",
+    "save_detector",
+    "save_run",
+    "spearman",
+    "study",
+    "sweep",
+    "sweep_on_ray",
+    "timeline",
+    "trust_study",
+    "write_report",
+}
 
 
 def example(name: str) -> str:
@@ -40,10 +74,7 @@ def test_the_calls_fit(name):
         if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "nt":
             getattr(nt, node.attr)
             called.add(node.attr)
-        if (
-            isinstance(node, ast.Call)
-            and getattr(getattr(node.func, "value", None), "id", "") == "nt"
-        ):
+        if isinstance(node, ast.Call) and getattr(getattr(node.func, "value", None), "id", "") == "nt":
             target = getattr(nt, node.func.attr)
             named = {each.arg: None for each in node.keywords}
             inspect.signature(target).bind(*node.args, **named)

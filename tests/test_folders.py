@@ -213,16 +213,20 @@ MOVES = (
     "tempfile.mkstemp",
 )
 ELSEWHERE = {
-    ("core/writing.py", "os.replace"), ("core/writing.py", "shutil.rmtree"),
+    ("core/writing.py", "os.replace"),
+    ("core/writing.py", "shutil.rmtree"),
     ("plots/style.py", "write_image"),  # under a name of `save_whole`
     ("exports/checkpoint.py", "save_pretrained"),  # into a folder of `write_folder`
     ("models/activations.py", "open xb"),  # a new file, mapped while it is filled
     ("core/files.py", "shutil.copy"),  # a copy to read
-    ("organism/training.py", "save_pretrained"), ("organism/training.py", "write_text"),
-    ("organism/probes.py", "write_text"), ("organism/truth.py", "write_text"),
-    ("organism/card.py", "write_text"), ("organism/__main__.py", "write_text"),  # made once, packaged
+    ("organism/training.py", "save_pretrained"),
+    ("organism/training.py", "write_text"),
+    ("organism/probes.py", "write_text"),
+    ("organism/truth.py", "write_text"),
+    ("organism/card.py", "write_text"),
+    ("organism/__main__.py", "write_text"),  # made once, packaged
     ("paper/training.py", "save_pretrained"),
-}  # fmt: skip
+}
 
 
 def writes(tree: ast.AST) -> Iterator[str]:
@@ -271,18 +275,18 @@ def test_a_write_that_is_cut_loses_nothing(tmp_path, full, model, pairs):
     explorer = nt.Explorer({"format": "neurotrace.explorer/1", "model": "m"})
     scores = nt.Scores("gradient", torch.zeros(2, 3))
     saves = {
-        "a.json": explorer.save, "b.html": explorer.save, "d.safetensors": scores.save,
+        "a.json": explorer.save,
+        "b.html": explorer.save,
+        "d.safetensors": scores.save,
         "c.html": lambda path: nt.save_figure(go.Figure(), path),
-    }  # fmt: skip
+    }
     for name, save in saves.items():
         (tmp_path / name).write_text("old")
         with pytest.raises(InputError, match="No space left"):
             save(tmp_path / name)
         with pytest.raises(InputError, match="No space left"):
             save(tmp_path / f"new-{name}")
-    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(
-        saves, "old"
-    )
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(saves, "old")
 
 
 def test_a_folder_is_put_in_place_whole(tmp_path, monkeypatch):
@@ -313,9 +317,7 @@ def test_pages_load_and_send_nothing(tmp_path):
         assert "Content-Security-Policy" in head
         assert "default-src 'none'" in head
     templates = [
-        path
-        for path in (PACKAGE / "results" / "templates").glob("*.j2")
-        if "<html" in path.read_text()
+        path for path in (PACKAGE / "results" / "templates").glob("*.j2") if "<html" in path.read_text()
     ]
     assert len(templates) == 3
     said = ("{{ policy }}", "Content-Security-Policy")
@@ -347,14 +349,10 @@ def test_no_name_of_a_folder_costs_the_work(name, planted_folder, tmp_path):
     ):
         done = neurotrace(*words, cwd=tmp_path)
         assert done.returncode == 0, (words, done.stderr)
-    assert "report.html" in os.listdir(
-        os.fsencode(tmp_path / name).decode("utf-8", "surrogateescape")
-    )
+    assert "report.html" in os.listdir(os.fsencode(tmp_path / name).decode("utf-8", "surrogateescape"))
 
 
-def test_memory_that_ends_in_the_report_costs_only_the_report(
-    planted_folder, tmp_path, monkeypatch
-):
+def test_memory_that_ends_in_the_report_costs_only_the_report(planted_folder, tmp_path, monkeypatch):
     from neurotrace.results import report
 
     def ends(*_, **__):
@@ -367,9 +365,8 @@ def test_memory_that_ends_in_the_report_costs_only_the_report(
         patch.setattr("neurotrace.results.explorer.explore", ends)
         for words in (
             ["rank", *of, "--methods", "random"],
-            ["run", *of, "--folds", "2", "--intervention", "patch", "--method", "gradient",
-             "--overwrite"],
-        ):  # fmt: skip
+            ["run", *of, "--folds", "2", "--intervention", "patch", "--method", "gradient", "--overwrite"],
+        ):
             done = neurotrace(*words, cwd=tmp_path)
             assert done.returncode == 0, done.stderr
             assert "memory ran out while report.html was made" in done.stderr
@@ -377,9 +374,7 @@ def test_memory_that_ends_in_the_report_costs_only_the_report(
     assert (tmp_path / "out" / "report.html").exists()
 
 
-@pytest.mark.parametrize(
-    "file", ["manifest.json", "summary.json", "effects.parquet", "neurons.csv"]
-)
+@pytest.mark.parametrize("file", ["manifest.json", "summary.json", "effects.parquet", "neurons.csv"])
 @pytest.mark.parametrize("kind", ["fifo", "zero"])
 def test_special_files_in_a_run_are_refused(file, kind, finished, tmp_path):
     run = tmp_path / "run"

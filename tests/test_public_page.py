@@ -15,9 +15,7 @@ PAGE = Path(nt.__file__)
 
 def seen_by_checkers() -> dict[str, str]:
     """name -> module, of the imports under TYPE_CHECKING."""
-    (block,) = (
-        node for node in ast.parse(PAGE.read_text("utf-8")).body if isinstance(node, ast.If)
-    )
+    (block,) = (node for node in ast.parse(PAGE.read_text("utf-8")).body if isinstance(node, ast.If))
     return {
         alias.asname or alias.name: (node.module or "").removeprefix("neurotrace.")
         for node in block.body
@@ -46,6 +44,8 @@ def test_lint_sees_an_undefined_name(tmp_path):
     )
     done = subprocess.run(
         [sys.executable, "-m", "ruff", "check", "--config", str(settings), "typo.py"],
-        cwd=tmp_path, capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert "F821" in done.stdout

@@ -53,10 +53,23 @@ def test_capitals_flip_both_ways_on_countries_never_seen(gguf, tmp_path):
     # one thread: sums in another order could tip the choice between candidates that nearly tie
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-m", "neurotrace.cli", "run", "--model", gguf, "--probes", "capitals",
-         "--out", str(tmp_path / "smol"), "--json"],
-        capture_output=True, text=True, env=environment,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "neurotrace.cli",
+            "run",
+            "--model",
+            gguf,
+            "--probes",
+            "capitals",
+            "--out",
+            str(tmp_path / "smol"),
+            "--json",
+        ],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
     chosen = {flip["direction"]: flip for flip in summary["flips"] if flip["selected"]}

@@ -30,13 +30,31 @@ from neurotrace.sweeps.layout import Shard
 
 PACKAGE = Path(nt.__file__).parent
 BANNED_MODULES = {
-    "pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve",
-    "tarfile", "zipfile",  # no archive is read anywhere, so none can write outside its folder
-}  # fmt: skip
+    "pickle",
+    "_pickle",
+    "cPickle",
+    "dill",
+    "cloudpickle",
+    "joblib",
+    "marshal",
+    "shelve",
+    "tarfile",
+    "zipfile",  # no archive is read anywhere, so none can write outside its folder
+}
 BANNED_CALLS = {
-    "eval", "exec", "torch.load", "torch.save", "np.load", "numpy.load", "pd.read_pickle",
-    "pandas.read_pickle", "yaml.load", "yaml.unsafe_load", "os.system", "subprocess.getoutput",
-}  # fmt: skip
+    "eval",
+    "exec",
+    "torch.load",
+    "torch.save",
+    "np.load",
+    "numpy.load",
+    "pd.read_pickle",
+    "pandas.read_pickle",
+    "yaml.load",
+    "yaml.unsafe_load",
+    "os.system",
+    "subprocess.getoutput",
+}
 
 
 class Payload:
@@ -115,10 +133,14 @@ def test_parts_are_data_and_stay_in_their_folder(asked, tmp_path, mark):
     parts = sorted(out.glob("parts/*.parquet"))
     parts[0].write_bytes(pickle.dumps(Payload(mark)))
     # a type that older versions of arrow unpickle when they meet it
-    field = pa.field("effect", pa.float32(), metadata={
-        b"ARROW:extension:name": b"arrow.py_extension_type",
-        b"ARROW:extension:metadata": pickle.dumps(Payload(mark)),
-    })  # fmt: skip
+    field = pa.field(
+        "effect",
+        pa.float32(),
+        metadata={
+            b"ARROW:extension:name": b"arrow.py_extension_type",
+            b"ARROW:extension:metadata": pickle.dumps(Payload(mark)),
+        },
+    )
     pq.write_table(pa.table([pa.array([1.0], pa.float32())], pa.schema([field])), parts[1])
     outside.write_bytes(parts[2].read_bytes())
     parts[2].unlink()
@@ -139,9 +161,11 @@ def test_code_beside_a_model_runs_only_by_flag(tmp_path, mark, monkeypatch):
     code = f"open({str(mark)!r}, 'w')\nclass C: pass\n"
     (tmp_path / "evil.py").write_text(code)
     settings = {
-        "model_type": "made-up", "hidden_size": 8, "num_hidden_layers": 1,
+        "model_type": "made-up",
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
         "auto_map": {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.C", "AutoTokenizer": "evil.C"},
-    }  # fmt: skip
+    }
     (tmp_path / "config.json").write_text(json.dumps(settings))
     (tmp_path / "model.safetensors").write_bytes(b"")
     path = str(tmp_path / "config.json")
@@ -175,9 +199,16 @@ def test_prompts_are_data_everywhere(asked, tmp_path):
     (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
     out = tmp_path / "run"
     done = neurotrace(
-        "sweep", "--model", asked.model, "--probes", str(tmp_path / "pairs.jsonl"),
-        "--mode", "scale:3e38", "--out", str(out),
-    )  # fmt: skip
+        "sweep",
+        "--model",
+        asked.model,
+        "--probes",
+        str(tmp_path / "pairs.jsonl"),
+        "--mode",
+        "scale:3e38",
+        "--out",
+        str(out),
+    )
     assert done.returncode == 0, done.stderr
     said = (done.stdout + done.stderr).encode()
     assert b"not finite" in said
@@ -215,17 +246,18 @@ def test_no_network_when_offline(asked, tmp_path):
     ]
     done = subprocess.run(
         [sys.executable, "-c", OFFLINE.format(calls=[words for words, _ in calls])],
-        capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"HF_HUB_OFFLINE": "1"},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+    )
     assert done.returncode == 0, done.stderr
     codes = [line.split()[-1] for line in done.stdout.splitlines() if line.startswith("exit code:")]
     assert codes == [str(code) for _, code in calls], done.stderr
     assert "network:" not in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("times", "seed"), [(160, 1), pytest.param(2000, 2, marks=pytest.mark.nightly)]
-)
+@pytest.mark.parametrize(("times", "seed"), [(160, 1), pytest.param(2000, 2, marks=pytest.mark.nightly)])
 def test_generated_inputs_are_refused_in_a_line(times, seed, monkeypatch, capsys):
     """Some of the 10,000 of `tests/faults/fuzz.py`."""
     script = Path(__file__).parent / "faults" / "fuzz.py"
@@ -271,9 +303,15 @@ def test_code_beside_a_tokenizer_or_a_gguf_file_does_not_run(tmp_path, mark, mon
 
     monkeypatch.setattr("builtins.input", lambda *_: "y")
     (tmp_path / "evil.py").write_text(f"open({str(mark)!r}, 'w')\nclass C: pass\n")
-    settings = {"model_type": "made-up", "tokenizer_class": "C", "auto_map": {
-        "AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.C", "AutoTokenizer": ["evil.C", "evil.C"],
-    }}  # fmt: skip
+    settings = {
+        "model_type": "made-up",
+        "tokenizer_class": "C",
+        "auto_map": {
+            "AutoConfig": "evil.C",
+            "AutoModelForCausalLM": "evil.C",
+            "AutoTokenizer": ["evil.C", "evil.C"],
+        },
+    }
     for name in ("config.json", "tokenizer_config.json"):
         (tmp_path / name).write_text(json.dumps(settings))
     gguf = str(write_tiny_gguf(tmp_path / "tiny.gguf"))
@@ -290,8 +328,10 @@ NASTY = "\x1b[31mred\x1b[0m \x9b31m \x07 \x7f \u202etfel\u2066 \ud83d \u200f [bo
 def nasty_pairs(tmp_path):
     """Pairs that the planted model answers, with such words in every name."""
     words = NASTY.replace("\ud83d", "")
-    pairs = [replace(pair, id=pair.id + words, family=words, template=words, group=pair.group + words)
-             for pair in planted_pairs()]  # fmt: skip
+    pairs = [
+        replace(pair, id=pair.id + words, family=words, template=words, group=pair.group + words)
+        for pair in planted_pairs()
+    ]
     path = tmp_path / "pairs.jsonl"
     path.write_text("".join(json.dumps(pair.__dict__) + "\n" for pair in pairs))
     return str(path)
@@ -300,8 +340,10 @@ def nasty_pairs(tmp_path):
 @pytest.mark.parametrize(
     "words",
     [
-        ["probes", "show", "PAIRS"], ["probes", "show", "PAIRS", "--json"],
-        ["probes", "validate", "PAIRS"], ["probes", "validate", "PAIRS", "--json"],
+        ["probes", "show", "PAIRS"],
+        ["probes", "show", "PAIRS", "--json"],
+        ["probes", "validate", "PAIRS"],
+        ["probes", "validate", "PAIRS", "--json"],
         ["probes", "validate", "PAIRS", "--model", "MODEL"],
         ["probes", "mine", "PAIRS", "--model", "MODEL", "--out", "OUT"],
         ["probes", "mine", "PAIRS", "--model", "MODEL", "--out", "OUT2", "--json"],
@@ -311,7 +353,7 @@ def nasty_pairs(tmp_path):
         ["sweep", "--model", "MODEL", "--probes", "PAIRS", "--out", "\x1b[31m", "--max-pairs", "1"],
     ],
     ids=" ".join,
-)  # fmt: skip
+)
 def test_no_escape_sequence_reaches_a_terminal(words, nasty_pairs, planted_folder, tmp_path):
     other = tmp_path / "\x1b[31mcopy"
     if "OTHER" in words:

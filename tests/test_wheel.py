@@ -18,8 +18,9 @@ ROOT = Path(__file__).parent.parent
 def test_wheel_runs_the_demo(tmp_path):
     subprocess.run(
         [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, ROOT],
-        check=True, capture_output=True,
-    )  # fmt: skip
+        check=True,
+        capture_output=True,
+    )
     (wheel,) = tmp_path.glob("neurotrace_lens-*.whl")
     home = tmp_path / "fresh"
     venv.create(home, with_pip=True)
@@ -30,13 +31,18 @@ def test_wheel_runs_the_demo(tmp_path):
     (site / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
     where = subprocess.run(
         [python, "-c", "import neurotrace; print(neurotrace.__file__)"],
-        check=True, capture_output=True, text=True, cwd=tmp_path,
-    ).stdout  # fmt: skip
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    ).stdout
     assert where.startswith(str(home)), where
     done = subprocess.run(
         [home / "bin" / "neurotrace", "demo", "--json", "--out", "run"],
-        cwd=tmp_path, capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
     assert summary["model"] == "organism"

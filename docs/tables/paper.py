@@ -31,13 +31,25 @@ def side_by_side(family: str) -> str:
         flips = [own[own["direction"] == way]["flips"] for way in WAYS]
         foreign = own["other_donor"].mean()
         rows.append(
-            [f"{k}, {arm}", *(f"{way.mean():.2f} ({way.min():.2f})" for way in flips),
-             "" if pd.isna(foreign) else f"{foreign:.2f}", f"{own['control'].max():.3f}",
-             f"{own['kl'].max():.3f}", f"{own['same_kept'].min():.2f}"]
-        )  # fmt: skip
+            [
+                f"{k}, {arm}",
+                *(f"{way.mean():.2f} ({way.min():.2f})" for way in flips),
+                "" if pd.isna(foreign) else f"{foreign:.2f}",
+                f"{own['control'].max():.3f}",
+                f"{own['kl'].max():.3f}",
+                f"{own['same_kept'].min():.2f}",
+            ]
+        )
     rows.sort(key=lambda row: int(row[0].split(",")[0]))
-    header = [f"{family}: units", "to reasoning", "to memory", "another pair's values", "controls ≤",
-              "KL ≤", "same answers kept ≥"]  # fmt: skip
+    header = [
+        f"{family}: units",
+        "to reasoning",
+        "to memory",
+        "another pair's values",
+        "controls ≤",
+        "KL ≤",
+        "same answers kept ≥",
+    ]
     return markdown(header, rows)
 
 
@@ -51,16 +63,18 @@ def at_most(units: int) -> str:
     for family in FAMILIES:
         for arm in dict.fromkeys(table["arm"]):
             own = table[(table["family"] == family) & (table["arm"] == arm)]
-            best = [first(own[(own["direction"] == way) & (own["seed"] == seed)])
-                    for way in WAYS for seed in SEEDS]  # fmt: skip
+            best = [
+                first(own[(own["direction"] == way) & (own["seed"] == seed)])
+                for way in WAYS
+                for seed in SEEDS
+            ]
             cells = [f"{row['flips']:.2f} ({row['k']})" if row is not None else "–" for row in best]
             there = [row for row in best if row is not None]
-            worst = [f"{max(row[name] for row in there):.3f}" if there else "–"
-                     for name in ("control", "kl")]  # fmt: skip
+            worst = [
+                f"{max(row[name] for row in there):.3f}" if there else "–" for name in ("control", "kl")
+            ]
             half = len(SEEDS)
-            rows.append(
-                [f"{family}: {arm}", ", ".join(cells[:half]), ", ".join(cells[half:]), *worst]
-            )
+            rows.append([f"{family}: {arm}", ", ".join(cells[:half]), ", ".join(cells[half:]), *worst])
     header = [f"at most {units} units", "to reasoning", "to memory", "controls ≤", "KL ≤"]
     return markdown(header, rows)
 
@@ -89,9 +103,8 @@ def how_few() -> str:
                 for _, one in own.groupby("seed"):
                     enough = one[one["train_flips"] >= ENOUGH].sort_values("k")
                     found.append(
-                        f"{enough['k'].iloc[0]} ({enough['flips'].iloc[0]:.2f})"
-                        if len(enough) else "–"
-                    )  # fmt: skip
+                        f"{enough['k'].iloc[0]} ({enough['flips'].iloc[0]:.2f})" if len(enough) else "–"
+                    )
                 cells.append(", ".join(found))
             rows.append([f"{family}: {arm}", *cells])
     return markdown(["fewest units, seed by seed", "to reasoning", "to memory"], rows)

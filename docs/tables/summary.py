@@ -56,43 +56,68 @@ def claims() -> str:
     judged = ["spearman", "top1_overlap", "recall_truth", *(f"flips_{way}" for way in WAYS)]
     every = [*(pd.read_csv(HERE / f"rankers-{name}.csv") for name in SEEDS), *others]
     ahead = [
-        (t[t["ranker"] == "relp"].set_index("family")[judged]
-         - t[t["ranker"] == "gradient"].set_index("family")[judged]) for t in every
-    ]  # fmt: skip
+        (
+            t[t["ranker"] == "relp"].set_index("family")[judged]
+            - t[t["ranker"] == "gradient"].set_index("family")[judged]
+        )
+        for t in every
+    ]
     relp = seeds[seeds["ranker"] == "relp"]
     passes = {r: seeds[seeds["ranker"] == r]["cost_passes"].max() for r in set(seeds["ranker"])}
     to_reasoning = most[most["direction"] == "to_reasoning"].groupby("ranker")["answers"].mean()
     rows = [
         ["Spearman with the exact patch, planted set, minimum", least("spearman", "gradient", "two_ended")],
         ["planted set found in the top, minimum", least("recall_truth", "gradient", "two_ended")],
-        ["passes a pair", ", ".join(f"{r} {passes[r]:g}" for r in
-         ("gradient", "two_ended", "slimming", "hard_concrete"))],
+        [
+            "passes a pair",
+            ", ".join(f"{r} {passes[r]:g}" for r in ("gradient", "two_ended", "slimming", "hard_concrete")),
+        ],
         ["OR gate, to reasoning: planted set found in the top, minimum", on_gate("recall_to_reasoning")],
         ["OR gate, to reasoning: flips, minimum", on_gate("flips_to_reasoning")],
-        [f"RelP above the gradient, in any of {len(judged)} columns",
-         f"{int((pd.concat(ahead) > 0).to_numpy().sum())} of {pd.concat(ahead).size}"],
-        ["RelP: half of the planted set lost, or more",
-         f"{(relp['recall_truth'] <= 0.5).sum()} of {len(relp)}"],
+        [
+            f"RelP above the gradient, in any of {len(judged)} columns",
+            f"{int((pd.concat(ahead) > 0).to_numpy().sum())} of {pd.concat(ahead).size}",
+        ],
+        [
+            "RelP: half of the planted set lost, or more",
+            f"{(relp['recall_truth'] <= 0.5).sum()} of {len(relp)}",
+        ],
         ["none of the planted set in the top", ", ".join(map(nothing, ("direct", "log_increase")))],
-        ["ranked for mean ablation: Spearman with the exact patch",
-         ", ".join(map(spread, ("gradient:mean", "exact:mean")))],
+        [
+            "ranked for mean ablation: Spearman with the exact patch",
+            ", ".join(map(spread, ("gradient:mean", "exact:mean"))),
+        ],
         ["planted set found in the top, minimum", least("recall_truth", "contrast", "pearson")],
-        [f"natural organism, {most['k'].max()} neurons: flips to reasoning",
-         named({r: to_reasoning[r] for r in ("gradient", "exact", "contrast", "pearson")})],
+        [
+            f"natural organism, {most['k'].max()} neurons: flips to reasoning",
+            named({r: to_reasoning[r] for r in ("gradient", "exact", "contrast", "pearson")}),
+        ],
         *(
-            [f"SmolLM2, 64 of 46,080 neurons: flips to {side}",
-             named({r: smollm2.loc[r, f"flips_{way}"] for r in
-                    ("gradient", "two_ended", "contrast", "slimming", "hard_concrete")})]
+            [
+                f"SmolLM2, 64 of 46,080 neurons: flips to {side}",
+                named(
+                    {
+                        r: smollm2.loc[r, f"flips_{way}"]
+                        for r in ("gradient", "two_ended", "contrast", "slimming", "hard_concrete")
+                    }
+                ),
+            ]
             for side, way in zip(("reasoning", "memory"), WAYS, strict=True)
         ),
         ["planted set found in the top, minimum", least("recall_truth", "slimming", "hard_concrete")],
-        ["single switch found in the top, minimum",
-         named({r: switch.loc[r, "recall_truth"] for r in ("slimming", "hard_concrete")})],
-        ["1 % injected, SmolLM2: recall", ", ".join(
-            f"{r} {found[r]:.3f}" for r in ("imprint", "gradient", "exact", "integrated"))],
-        ["the same on five facts, masks", ", ".join(
-            f"{r} {masked[r]:.3f}" for r in ("exact", "slimming", "hard_concrete"))],
-    ]  # fmt: skip
+        [
+            "single switch found in the top, minimum",
+            named({r: switch.loc[r, "recall_truth"] for r in ("slimming", "hard_concrete")}),
+        ],
+        [
+            "1 % injected, SmolLM2: recall",
+            ", ".join(f"{r} {found[r]:.3f}" for r in ("imprint", "gradient", "exact", "integrated")),
+        ],
+        [
+            "the same on five facts, masks",
+            ", ".join(f"{r} {masked[r]:.3f}" for r in ("exact", "slimming", "hard_concrete")),
+        ],
+    ]
     return markdown(["claim", "figures"], rows)
 
 
@@ -106,7 +131,10 @@ def planted() -> str:
     switch, either = worst("switch"), worst("or")
     rows = [
         [
-            name, f"{row.spearman:.2f}", f"{row.top1_overlap:.2f}", f"{row.recall_truth:.2f}",
+            name,
+            f"{row.spearman:.2f}",
+            f"{row.top1_overlap:.2f}",
+            f"{row.recall_truth:.2f}",
             f"{row.flips_to_reasoning:.2f} / {row.flips_to_memorization:.2f}",
             f"{switch.loc[name, 'recall_truth']:.2f}",
             f"{either.loc[name, 'recall_to_reasoning']:.2f} / "
@@ -116,12 +144,11 @@ def planted() -> str:
             f"{row.cost_passes:g}",
         ]
         for name, row in least.iterrows()
-    ]  # fmt: skip
+    ]
     return markdown(
-        ["ranker", "set: ρ", "top 1 %", "truth", "flips", "switch: truth", "OR: truth", "flips",
-         "passes"],
+        ["ranker", "set: ρ", "top 1 %", "truth", "flips", "switch: truth", "OR: truth", "flips", "passes"],
         rows,
-    )  # fmt: skip
+    )
 
 
 def natural() -> str:
@@ -144,8 +171,10 @@ def real() -> str:
     table = pd.read_csv(HERE / "rankers-smollm2.csv")
     rows = []
     for row in table.to_dict("records"):
-        cells = [f"{row[c]:.2f}" for c in
-                 ("spearman", "spearman_mean", "top1_overlap", "necessity", "sufficiency")]  # fmt: skip
+        cells = [
+            f"{row[c]:.2f}"
+            for c in ("spearman", "spearman_mean", "top1_overlap", "necessity", "sufficiency")
+        ]
         cells += [
             f"{row[f'flips_{way}']:.2f} [{row[f'flips_{way}_low']:.2f}, {row[f'flips_{way}_high']:.2f}]"
             for way in WAYS
@@ -191,13 +220,15 @@ def overlaps() -> str:
             ("memory and reasoning, two families", table[~same_family & ~same_what]),
         ):
             rows.append(
-                [f"{model}: {text}", f"{part['jaccard'].min():.2f} to {part['jaccard'].max():.2f}",
-                 f"{part['low'].min():.2f} to {part['high'].max():.2f}",
-                 f"{part['chance'].mean():.3f}", f"{(part['p'] <= 0.01).sum()} of {len(part)}"]
-            )  # fmt: skip
-    return markdown(
-        ["top 1 % of", "Jaccard", "intervals", "chance", "beyond chance (p ≤ .01)"], rows
-    )
+                [
+                    f"{model}: {text}",
+                    f"{part['jaccard'].min():.2f} to {part['jaccard'].max():.2f}",
+                    f"{part['low'].min():.2f} to {part['high'].max():.2f}",
+                    f"{part['chance'].mean():.3f}",
+                    f"{(part['p'] <= 0.01).sum()} of {len(part)}",
+                ]
+            )
+    return markdown(["top 1 % of", "Jaccard", "intervals", "chance", "beyond chance (p ≤ .01)"], rows)
 
 
 def tables() -> dict[str, str]:

@@ -34,18 +34,19 @@ MARKS = (
 )
 # the two directions of `two_ended` have one ranking
 SHOWN = {
-    "flips_to_reasoning": "flips to reasoning", "flips_to_memorization": "to memory",
-    "kept_to_reasoning": "Jaccard with the previous top", "settled_to_reasoning": "with the final one",
-    "stable_to_reasoning": "with a resample's", "concentrated_to_reasoning": "concentrated",
-}  # fmt: skip
+    "flips_to_reasoning": "flips to reasoning",
+    "flips_to_memorization": "to memory",
+    "kept_to_reasoning": "Jaccard with the previous top",
+    "settled_to_reasoning": "with the final one",
+    "stable_to_reasoning": "with a resample's",
+    "concentrated_to_reasoning": "concentrated",
+}
 
 
 def read(name: str) -> pd.DataFrame:
     table = pd.read_csv(HERE / f"when-{name}.csv")
     last = ~table["checkpoint"].str.startswith("step-")
-    return table.assign(
-        checkpoint=table["checkpoint"].str.removeprefix("step-").where(~last, "end")
-    )
+    return table.assign(checkpoint=table["checkpoint"].str.removeprefix("step-").where(~last, "end"))
 
 
 def from_when_on(steps: pd.Series, values: pd.Series, least: float) -> str:
@@ -66,9 +67,11 @@ def when() -> str:
             own = [table[table["family"] == family] for table in tables]
             rows.append(
                 [f"{model}: {family}"]
-                + [", ".join(from_when_on(t["checkpoint"], t[column], least) for t in own)
-                   for column, least, _ in MARKS]
-            )  # fmt: skip
+                + [
+                    ", ".join(from_when_on(t["checkpoint"], t[column], least) for t in own)
+                    for column, least, _ in MARKS
+                ]
+            )
     return markdown(["first step from which on", *(name for *_, name in MARKS)], rows)
 
 
@@ -83,9 +86,12 @@ def along(model: str, families: tuple[str, ...]) -> str:
         loudest = known[["random_to_reasoning", "random_to_memorization"]].max().max()
         cells = [own["recalls"].mean(), own["reasons"].mean(), *mean, loudest]
         rows.append(
-            [str(step).lstrip("0") or "0", f"{len(known)} of {len(own)}",
-             *("" if pd.isna(cell) else f"{cell:.2f}" for cell in cells)]
-        )  # fmt: skip
+            [
+                str(step).lstrip("0") or "0",
+                f"{len(known)} of {len(own)}",
+                *("" if pd.isna(cell) else f"{cell:.2f}" for cell in cells),
+            ]
+        )
     title = f"{model}: {', '.join(families)}"
     header = [title, "measured", "memory", "reasoning", *SHOWN.values(), "random ≤"]
     return markdown(header, rows)

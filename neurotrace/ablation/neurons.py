@@ -37,8 +37,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = [
-    "NeuronEffects", "SetEffects", "ablate", "ablate_sets", "ablation_effects", "greedy_set",
-]  # fmt: skip
+    "NeuronEffects",
+    "SetEffects",
+    "ablate",
+    "ablate_sets",
+    "ablation_effects",
+    "greedy_set",
+]
 _ROW_BYTES = 40  # of the table that `ablation_effects` returns
 
 
@@ -86,15 +91,21 @@ def ablate(
         effects.to_frame().head()
     """
     task = prepare(
-        model, pairs, kind, donor, reference=reference, positions=positions, precision=precision,
-        batch_size=batch_size, memory_gb=memory_gb, progress=progress,
-    )  # fmt: skip
+        model,
+        pairs,
+        kind,
+        donor,
+        reference=reference,
+        positions=positions,
+        precision=precision,
+        batch_size=batch_size,
+        memory_gb=memory_gb,
+        progress=progress,
+    )
     places = places_of(neurons, task)
     names = [pair.group for pair in task.encoded.pairs]
     sums = GroupSums(task.info.n_neurons, names)
-    for of, part, effect in passes.sweep(
-        task, grouped(task.encoded.pairs), places, progress=progress
-    ):
+    for of, part, effect in passes.sweep(task, grouped(task.encoded.pairs), places, progress=progress):
         sums.add(part, effect, names[of.row])
     error = {}
     if task.precision == "fast":
@@ -105,9 +116,11 @@ def ablate(
     columns[3, places] = len(names)
     value, low, high, n = columns.view(4, task.info.n_layers, task.info.d_mlp)
     return Scores(
-        "ablate", value, columns={"low": low, "high": high, "n": n},
+        "ablate",
+        value,
+        columns={"low": low, "high": high, "n": n},
         provenance=task.record(interval="95 %, Student's t on group sums", **error),
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True)
@@ -170,9 +183,17 @@ def ablation_effects(
     import pyarrow as pa
 
     task = prepare(
-        model, pairs, kind, donor, reference=reference, positions=positions, precision=precision,
-        batch_size=batch_size, memory_gb=memory_gb, progress=progress,
-    )  # fmt: skip
+        model,
+        pairs,
+        kind,
+        donor,
+        reference=reference,
+        positions=positions,
+        precision=precision,
+        batch_size=batch_size,
+        memory_gb=memory_gb,
+        progress=progress,
+    )
     places = places_of(neurons, task)
     size = len(task.encoded) * len(places) * _ROW_BYTES / 2**30
     if size > table_gb:

@@ -182,9 +182,7 @@ def one_by_one(
         return _edited(task, of, _singles(task, places, new))
     run = cast(Run, of.run)
     tokens = of.ids.shape[1] - run.start
-    size, trial = task.batch.size(
-        tokens, bytes_each(task.model, task.info, of.ids.shape[1]), len(places)
-    )
+    size, trial = task.batch.size(tokens, bytes_each(task.model, task.info, of.ids.shape[1]), len(places))
     engine.batch_size = size
     start = time.perf_counter()
     hidden = engine.single(run, layer, places % width, new)

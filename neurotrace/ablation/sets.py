@@ -101,16 +101,22 @@ def ablate_sets(
         curve = nt.ablate_sets(model, pairs, scores.top(64), ks=[1, 4, 16, 64])
     """
     task = prepare(
-        model, pairs, kind, donor, reference=reference, positions=positions, precision=precision,
-        batch_size=batch_size, memory_gb=memory_gb, progress=progress,
-    )  # fmt: skip
+        model,
+        pairs,
+        kind,
+        donor,
+        reference=reference,
+        positions=positions,
+        precision=precision,
+        batch_size=batch_size,
+        memory_gb=memory_gb,
+        progress=progress,
+    )
     neurons = tuple(dict.fromkeys(ranking))
     places_of(neurons, task)
     wanted = tuple(range(1, len(neurons) + 1)) if ks is None else tuple(ks)
     if not wanted or any(not 1 <= k <= len(neurons) for k in wanted):
-        raise InputError(
-            f"ks={list(wanted)}: expected numbers from 1 to {len(neurons)}, the neurons"
-        )
+        raise InputError(f"ks={list(wanted)}: expected numbers from 1 to {len(neurons)}, the neurons")
     made = [passes.made_on(task, neurons[:k]) for k in wanted]
     rows = range(len(task.encoded))
     before = torch.empty(len(rows))
@@ -154,9 +160,17 @@ def greedy_set(
         found = nt.greedy_set(model, pairs, scores.top(32), 4)
     """
     task = prepare(
-        model, pairs, kind, donor, reference=reference, positions=positions, precision=precision,
-        batch_size=batch_size, memory_gb=memory_gb, progress=progress,
-    )  # fmt: skip
+        model,
+        pairs,
+        kind,
+        donor,
+        reference=reference,
+        positions=positions,
+        precision=precision,
+        batch_size=batch_size,
+        memory_gb=memory_gb,
+        progress=progress,
+    )
     left = sorted(set(candidates))
     places_of(left, task)
     if not 1 <= k <= len(left):
@@ -177,6 +191,10 @@ def greedy_set(
             chosen.append(left.pop(best))
             curve.append(after[:, best])
     return SetEffects(
-        tuple(chosen), tuple(range(1, k + 1)), before, torch.stack(curve, dim=1),
-        task.encoded.pairs, task.record(direction_of_search=direction),
-    )  # fmt: skip
+        tuple(chosen),
+        tuple(range(1, k + 1)),
+        before,
+        torch.stack(curve, dim=1),
+        task.encoded.pairs,
+        task.record(direction_of_search=direction),
+    )

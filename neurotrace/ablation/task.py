@@ -74,8 +74,11 @@ class Task:
             path = self.engine.early or path
         where = self.positions if isinstance(self.positions, str) else list(self.positions)
         return provenance(self.model, self.encoded, self.donor, self.kind) | {
-            "positions": where, "path": path, "precision": self.precision, **more,
-        }  # fmt: skip
+            "positions": where,
+            "path": path,
+            "precision": self.precision,
+            **more,
+        }
 
 
 def prepare(
@@ -103,9 +106,7 @@ def prepare(
     if precision not in ("exact", "fast"):
         raise InputError(f"precision={precision!r}: expected 'exact' or 'fast'")
     if batch_size != "auto" and not (isinstance(batch_size, int) and batch_size >= 1):
-        raise InputError(
-            f"batch_size={batch_size!r}: expected 'auto' or a number of neurons a pass"
-        )
+        raise InputError(f"batch_size={batch_size!r}: expected 'auto' or a number of neurons a pass")
     if memory_gb is not None and not memory_gb > 0:
         raise InputError(f"memory_gb={memory_gb!r}: expected a number above 0")
     side = Direction.from_donor(donor).recipient

@@ -154,9 +154,16 @@ def ablate_top(
         if not 0 < value <= 1 or (name == "confidence" and value == 1):
             raise InputError(f"{name}={value!r}: expected a share between 0 and 1")
     task = prepare(
-        model, pairs, kind, donor, reference=reference, precision=precision,
-        batch_size=batch_size, memory_gb=memory_gb, progress=progress,
-    )  # fmt: skip
+        model,
+        pairs,
+        kind,
+        donor,
+        reference=reference,
+        precision=precision,
+        batch_size=batch_size,
+        memory_gb=memory_gb,
+        progress=progress,
+    )
     places = places_of(None, task)
     if not 1 <= k <= len(places):
         raise InputError(f"k={k}: expected 1 to {len(places)}, the neurons that it can be done to")
@@ -181,9 +188,13 @@ def ablate_top(
     return Top(
         tuple(passes.named(place, width) for place in best.tolist()),
         Scores("ablate_top", value, columns={"low": low, "high": high, "n": n}, provenance=record),
-        direction, confidence, found.evaluations, len(task.encoded) * len(places), found.passes,
+        direction,
+        confidence,
+        found.evaluations,
+        len(task.encoded) * len(places),
+        found.passes,
         converged,
-    )  # fmt: skip
+    )
 
 
 class _Search:
@@ -285,9 +296,7 @@ class _Search:
             undecided &= low <= high.topk(self.k + 1).values[-1]
         return undecided, bool((undecided & ~done).any())
 
-    def _confirm(
-        self, active: Tensor, goal: Tensor, order: Sequence[int], progress: Progress
-    ) -> None:
+    def _confirm(self, active: Tensor, goal: Tensor, order: Sequence[int], progress: Progress) -> None:
         """Measure each active candidate on those of the first `goal` pairs of `order` that it lacks."""
         ways = torch.stack([self.count, goal], dim=1)[active & (self.count < goal)]
         for count, upto in ways.unique(dim=0).tolist():
@@ -296,9 +305,7 @@ class _Search:
             at = torch.full((self.task.info.n_neurons,), -1)
             at[self.places[some]] = some
             label = f"confirming {len(some)} neurons"
-            work = passes.sweep(
-                self.task, rows, self.places[some], progress=progress, description=label
-            )
+            work = passes.sweep(self.task, rows, self.places[some], progress=progress, description=label)
             for of, part, effect in work:
                 own = at[part]
                 error = effect.double() - self.predicted[of.row, own]

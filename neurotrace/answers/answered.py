@@ -105,10 +105,13 @@ class Answered(Shown):
     def _view(self) -> View:
         table = self.to_frame()
         rows: list[tuple[Cell, ...]] = [
-            (str(family), *(int((part["outcome"] == kind).sum()) for kind in OUTCOMES),
-             clip(part["prompt"].iloc[0], 60))
+            (
+                str(family),
+                *(int((part["outcome"] == kind).sum()) for kind in OUTCOMES),
+                clip(part["prompt"].iloc[0], 60),
+            )
             for family, part in table.groupby("family", sort=False)
-        ]  # fmt: skip
+        ]
         return View(
             f"The model's answers to {len(self)} prompts: with the memorized answer, with the "
             f"reasoned one, or otherwise. {len(self.dropped)} could not be read.",
@@ -158,9 +161,7 @@ def answer(
             for named in (prompt.memorized_answer, prompt.reasoned_answer)
         ]
         if None in own or own[0] == own[1]:
-            dropped.append(
-                (prompt, "answer merges with the prompt" if None in own else "same first token")
-            )
+            dropped.append((prompt, "answer merges with the prompt" if None in own else "same first token"))
             continue
         kept.append(row)
         firsts.append((int(own[0] or 0), int(own[1] or 0)))
@@ -173,9 +174,15 @@ def answer(
     own_ids = tuple(ids[row] for row in kept)
     top, log_probability, entropy = _ask(model, own_ids, batch_size, progress)
     return Answered(
-        tuple(prompts[row] for row in kept), own_ids, named[:, 0], named[:, 1], top,
-        log_probability, entropy, tuple(dropped),
-    )  # fmt: skip
+        tuple(prompts[row] for row in kept),
+        own_ids,
+        named[:, 0],
+        named[:, 1],
+        top,
+        log_probability,
+        entropy,
+        tuple(dropped),
+    )
 
 
 def prompt_ids(model: HookedModel, texts: Sequence[str]) -> list[Int[Tensor, " pos"]]:

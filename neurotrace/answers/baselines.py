@@ -24,9 +24,12 @@ from neurotrace.models.sites import answer_slope, read_sites
 
 Array = np.ndarray
 PLAIN = (
-    "log-probability", "entropy", "answer occurs in the prompt", "where it occurs last",
+    "log-probability",
+    "entropy",
+    "answer occurs in the prompt",
+    "where it occurs last",
     "length of the prompt",
-)  # fmt: skip
+)
 
 
 def plain_signals(model: HookedModel, asked: Answered) -> dict[str, Float[Array, " prompt"]]:

@@ -52,9 +52,7 @@ class Calibration:
         return far | (np.abs(_margin(parts)) < self.least)
 
     def to_json(self) -> dict[str, Any]:
-        found = {
-            name: getattr(self, name) for name in ("memory", "survival", "center", "precision")
-        }
+        found = {name: getattr(self, name) for name in ("memory", "survival", "center", "precision")}
         lists = {name: None if v is None else v.tolist() for name, v in found.items()}
         numbers = {name: getattr(self, name) for name in ("limit", "count", "least")}
         return lists | {"features": list(FEATURES)} | numbers
@@ -71,10 +69,14 @@ class Calibration:
         )
         survival = content["survival"]
         return cls(
-            memory, None if survival is None else np.asarray(survival, dtype=float), center,
-            precision, float(content["limit"]), int(content["count"]),
+            memory,
+            None if survival is None else np.asarray(survival, dtype=float),
+            center,
+            precision,
+            float(content["limit"]),
+            int(content["count"]),
             float(content.get("least", 0.0)),
-        )  # fmt: skip
+        )
 
 
 def fit_calibration(

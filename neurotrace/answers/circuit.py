@@ -60,18 +60,14 @@ class Circuit(Shown):
     reasoning: tuple[Neuron, ...]
     memory_off: Float[Tensor, " neuron"]
     reasoning_off: Float[Tensor, " neuron"]
-    norms: Float[
-        Tensor, " neuron"
-    ]  # ||W_out row||, memory's then reasoning's: identifies the model
+    norms: Float[Tensor, " neuron"]  # ||W_out row||, memory's then reasoning's: identifies the model
     provenance: Mapping[str, Any] = field(default_factory=dict)
     calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
         every = (*self.memory, *self.reasoning)
         if not self.memory or not self.reasoning or len(set(every)) != len(every):
-            raise InputError(
-                "a circuit needs memory neurons and reasoning neurons, each neuron once"
-            )
+            raise InputError("a circuit needs memory neurons and reasoning neurons, each neuron once")
         offs = torch.cat([self.memory_off, self.reasoning_off])
         if not len(every) == len(offs) == len(self.norms) or not torch.isfinite(offs).all():
             raise InputError("a circuit needs a finite off value and a norm for each neuron")
@@ -102,12 +98,13 @@ class Circuit(Shown):
         from safetensors.torch import save_file as save_tensors
 
         header = {
-            "format": _FORMAT, "neuron": NEURON_DEFINITION,
+            "format": _FORMAT,
+            "neuron": NEURON_DEFINITION,
             "memory": [str(neuron) for neuron in self.memory],
             "reasoning": [str(neuron) for neuron in self.reasoning],
             "provenance": dict(self.provenance),
             "calibration": self.calibration and self.calibration.to_json(),
-        }  # fmt: skip
+        }
         tensors = {name: getattr(self, name) for name in ("memory_off", "reasoning_off", "norms")}
         save_whole(
             Path(path),
@@ -127,14 +124,16 @@ class Circuit(Shown):
         if header.get("format") != _FORMAT:
             raise InputError(f"{path}: not written by Circuit.save of this version")
         try:
-            memory, reasoning = (
-                tuple(map(Neuron.parse, header[name])) for name in ("memory", "reasoning")
-            )
+            memory, reasoning = (tuple(map(Neuron.parse, header[name])) for name in ("memory", "reasoning"))
             return cls(
-                memory, reasoning, tensors["memory_off"], tensors["reasoning_off"], tensors["norms"],
+                memory,
+                reasoning,
+                tensors["memory_off"],
+                tensors["reasoning_off"],
+                tensors["norms"],
                 header["provenance"],
                 Calibration.from_json(header["calibration"]) if header["calibration"] else None,
-            )  # fmt: skip
+            )
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise InputError(f"{path}: a damaged circuit ({error})") from None
 
@@ -166,9 +165,7 @@ class Circuit(Shown):
         ]
         state = "not calibrated: nt.calibrate(model, held_out_prompts, circuit)"
         if self.calibration is not None:
-            state = (
-                f"calibrated on {self.calibration.count} prompts: nt.trust(model, prompts, circuit)"
-            )
+            state = f"calibrated on {self.calibration.count} prompts: nt.trust(model, prompts, circuit)"
         return View(
             f"The neurons behind memory and reasoning in {about.get('model', 'a model')}.{found}",
             (Table(("kind", "count", "neurons, strongest first"), rows),),
@@ -252,8 +249,7 @@ def slopes(
     """One pass over the prompts; each must be answered with a named answer (`Answered.decided`)."""
     outcome = answered.outcome
     cells: list[Cell] = [
-        (prompt.family, prompt.template, own)
-        for prompt, own in zip(answered.prompts, outcome, strict=True)
+        (prompt.family, prompt.template, own) for prompt, own in zip(answered.prompts, outcome, strict=True)
     ]
     counts = dict(Counter(cells))
     info = inspect_model(model)
@@ -270,9 +266,7 @@ def slopes(
     return Slopes(counts, *sums)
 
 
-def circuit_from(
-    model: HookedModel, found: Slopes, *, k: int | None = None, off: Off = "zero"
-) -> Circuit:
+def circuit_from(model: HookedModel, found: Slopes, *, k: int | None = None, off: Off = "zero") -> Circuit:
     """The two ends of the ranking by the predicted effect of switching off."""
     if off not in OFFS:
         raise InputError(f"off={off!r}: expected one of {', '.join(OFFS)}")
@@ -307,14 +301,22 @@ def circuit_from(
     for cell, count in found.counts.items():
         outcome[cell[2]] += count
     provenance = {
-        "model": info.name, "k": k, "off": off, "prompts": sum(found.counts.values()),
-        "outcomes": dict(outcome), "families": sorted({cell[0] for cell in found.counts}),
+        "model": info.name,
+        "k": k,
+        "off": off,
+        "prompts": sum(found.counts.values()),
+        "outcomes": dict(outcome),
+        "families": sorted({cell[0] for cell in found.counts}),
         "templates": sorted({f"{cell[0]}/{cell[1]}" for cell in found.counts}),
-    }  # fmt: skip
+    }
     return Circuit(
-        memory, reasoning, _at(offs[0], memory), _at(offs[1], reasoning),
-        norms_of(model, (*memory, *reasoning)), provenance,
-    )  # fmt: skip
+        memory,
+        reasoning,
+        _at(offs[0], memory),
+        _at(offs[1], reasoning),
+        norms_of(model, (*memory, *reasoning)),
+        provenance,
+    )
 
 
 def norms_of(model: HookedModel, neurons: Sequence[Neuron]) -> Float[Tensor, " neuron"]:

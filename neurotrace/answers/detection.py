@@ -57,17 +57,20 @@ class Detection(Shown):
             (row["detector"], row["view"], *(share(row[kind]) for kind in _KINDS))
             for row in summary(self.table).to_dict("records")
         ]
-        counts = ", ".join(
-            f"{unit} {n['memory']}/{n['reasoning']}" for unit, n in self.outcomes.items()
-        )
+        counts = ", ".join(f"{unit} {n['memory']}/{n['reasoning']}" for unit, n in self.outcomes.items())
         return View(
             f"Detectors of memory in {self.about['model']}, tested on groups that they have not seen. "
             f"Answered from memory/by reasoning: {counts}.",
-            (Table(("detector", "view", "own task", "another", "the one left out", "worst"), rows,
-                   "AUROC for “from memory”, mean over tasks; .5 is chance"),),
+            (
+                Table(
+                    ("detector", "view", "own task", "another", "the one left out", "worst"),
+                    rows,
+                    "AUROC for “from memory”, mean over tasks; .5 is chance",
+                ),
+            ),
             f"Chosen: {self.about['detector']} on {', '.join(self.about['views'])}.{self._fused()} Each "
             "pair of tasks with intervals: .to_frame(); as a figure: nt.plot_transfer(detection.table).",
-        )  # fmt: skip
+        )
 
     def _fused(self) -> str:
         """How well the posteriors of the fused views were sampled."""
@@ -144,22 +147,34 @@ def detect(
         return _parts(model, answered.at(rows.tolist()), circuit_of(train))
 
     task = Task(
-        read_views(model, answered, [*names, *BASELINES], progress=progress), y, units,
+        read_views(model, answered, [*names, *BASELINES], progress=progress),
+        y,
+        units,
         np.array([f"{p.family}/{p.template}" for p in answered.prompts]),
-        np.array([p.group for p in answered.prompts]), [p.prompt for p in answered.prompts],
-        margins if margin else None, _fused(names), draws,
-    )  # fmt: skip
+        np.array([p.group for p in answered.prompts]),
+        [p.prompt for p in answered.prompts],
+        margins if margin else None,
+        _fused(names),
+        draws,
+    )
     table, weights = transfer(task, folds=folds, seed=seed, progress=progress)
     name, view = choose(table)
     circuit = circuit_of(np.arange(len(y))) if margin else None
     parts = _parts(model, answered, circuit) if circuit else None
     chosen, views = _fit(task, name, view, parts, seed)
     about = {
-        "model": inspect_model(model).name, "detector": name, "views": views, "by": by,
-        "trained_on": sorted(set(units.tolist())), "prompts": len(y), "circuit_k": size if margin else None,
-    }  # fmt: skip
-    outcomes = {u: {"memory": int(y[units == u].sum()), "reasoning": int((1 - y[units == u]).sum())}
-                for u in sorted(set(units.tolist()))}  # fmt: skip
+        "model": inspect_model(model).name,
+        "detector": name,
+        "views": views,
+        "by": by,
+        "trained_on": sorted(set(units.tolist())),
+        "prompts": len(y),
+        "circuit_k": size if margin else None,
+    }
+    outcomes = {
+        u: {"memory": int(y[units == u].sum()), "reasoning": int((1 - y[units == u]).sum())}
+        for u in sorted(set(units.tolist()))
+    }
     return Detection(table, weights, chosen, about, circuit, outcomes)
 
 
@@ -187,9 +202,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     own = table["train_family"] == table["test_family"]
     kinds = {"own": own, "another": ~own & ~left_out, "others": left_out}
     keys = ["detector", "view"]
-    means = {
-        name: table[rows].groupby(keys, sort=False)["auroc"].mean() for name, rows in kinds.items()
-    }
+    means = {name: table[rows].groupby(keys, sort=False)["auroc"].mean() for name, rows in kinds.items()}
     away = table[~own] if (~own).any() else table
     means["worst"] = away.groupby(keys, sort=False)["auroc"].min()
     order = table[keys].drop_duplicates()
@@ -225,10 +238,9 @@ def _fused(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _units(prompts: Sequence[Prompt], by: str) -> np.ndarray:
-    return np.array([
-        prompt.family if by == "family" else f"{prompt.family}/{prompt.template}"
-        for prompt in prompts
-    ])  # fmt: skip
+    return np.array(
+        [prompt.family if by == "family" else f"{prompt.family}/{prompt.template}" for prompt in prompts]
+    )
 
 
 def _some(prompts: Sequence[Prompt], by: str, most: int, seed: int) -> list[Prompt]:
@@ -246,8 +258,7 @@ def _sample(answered: Answered, by: str, most: int, seed: int) -> list[int]:
     rows: list[int] = []
     for unit in sorted(set(units)):
         memory, reasoning = (
-            rng.permutation(np.flatnonzero((units == unit) & (recalled == kind)))
-            for kind in (True, False)
+            rng.permutation(np.flatnonzero((units == unit) & (recalled == kind))) for kind in (True, False)
         )
         first = min(len(memory), max(most // 2, most - len(reasoning)))
         rows += [*memory[:first], *reasoning[: most - first]]

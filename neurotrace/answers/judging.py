@@ -80,12 +80,15 @@ class TrustStudy(Shown):
             f"{said['abstains']:.1%}; {said['k']} neurons of either kind"
             f"{', the most that were tried' * said['k_is_largest_tried']}, off: {said['off']}.",
             (
-                Table(("signal", *(f"unseen {name}" for name in tables.UNSEEN)),
-                      tables.mean_rows(self.signals), "AUROC for “from memory”, mean"),
+                Table(
+                    ("signal", *(f"unseen {name}" for name in tables.UNSEEN)),
+                    tables.mean_rows(self.signals),
+                    "AUROC for “from memory”, mean",
+                ),
                 frame_table(failures, "AUROC for “the answer fails on a changed version”, 95 %"),
             ),
             "Every figure: .signals, .failures, .coverage, .scores, .outcomes; the circuit: .circuit.",
-        )  # fmt: skip
+        )
 
     def __repr__(self) -> str:
         return f"TrustStudy({self.summary['held_out']} prompts judged)"
@@ -139,11 +142,16 @@ def trust_study(
         held.reset_index(drop=True),
         tables.failures(held),
         tables.coverage(held),
-        {"k": int(best["k"]), "off": str(best["off"]), "seed": seed, "random_draws": DRAWS,
-         "k_is_largest_tried": k is None and int(best["k"]) == int(choices["k"].max())}
+        {
+            "k": int(best["k"]),
+            "off": str(best["off"]),
+            "seed": seed,
+            "random_draws": DRAWS,
+            "k_is_largest_tried": k is None and int(best["k"]) == int(choices["k"].max()),
+        }
         | tables.summary(held, everything, consistencies(asked))
         | {"limem": limem(asked)},
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True)
@@ -264,16 +272,19 @@ def _compared(
 
 
 def _falls(
-    model: HookedModel, data: _Data, make: Callable[[Keep], Circuit | None], circuit: Circuit,
-    values: np.ndarray, seed: int, progress: Progress,
-) -> tuple[dict[str, np.ndarray], np.ndarray]:  # fmt: skip
+    model: HookedModel,
+    data: _Data,
+    make: Callable[[Keep], Circuit | None],
+    circuit: Circuit,
+    values: np.ndarray,
+    seed: int,
+    progress: Progress,
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Memory and reasoning falls on the second half, [prompt, 2], by the circuit of all prompts and by
     those without the prompt's template and family; NaN if there is none. Margins by random circuits,
     [draw, prompt]."""
     controls = [_random_like(model, circuit, seed + draw) for draw in range(DRAWS)]
-    found = {
-        name: np.full((len(data.asked), 2), np.nan) for name in ("items", "templates", "families")
-    }
+    found = {name: np.full((len(data.asked), 2), np.nan) for name in ("items", "templates", "families")}
     drawn = np.full((DRAWS, len(data.asked)), np.nan)
     for (family, template), rows in data.cells(train=False).items():
         circuits = {
@@ -304,9 +315,13 @@ def _random_like(model: HookedModel, circuit: Circuit, seed: int) -> Circuit:
 
 
 def _ask(
-    model: HookedModel, asked: Answered, rows: np.ndarray, circuits: Sequence[Circuit],
-    values: np.ndarray, progress: Progress,
-) -> Iterator[Margins]:  # fmt: skip
+    model: HookedModel,
+    asked: Answered,
+    rows: np.ndarray,
+    circuits: Sequence[Circuit],
+    values: np.ndarray,
+    progress: Progress,
+) -> Iterator[Margins]:
     """Margins by each circuit; the prompts' activations go into `values`."""
     own = asked.at(rows.tolist())
     cleans: dict[bytes, Any] = {}
@@ -316,9 +331,6 @@ def _ask(
         margins += causal_margins(model, own, some, cleans=cleans, progress=progress)
     for places, ids in by_length(own.ids, 32):
         run = cleans.get(ids.numpy().tobytes())
-        read = (
-            run.activations.float().cpu() if run
-            else clean_activations(model, list(ids))
-        )  # fmt: skip
+        read = run.activations.float().cpu() if run else clean_activations(model, list(ids))
         values[rows[places]] = read.flatten(1).numpy()
     return iter(margins)

@@ -60,11 +60,15 @@ class Margins(Shown):
     def _view(self) -> View:
         bound = float(self.margin.abs().max()) if len(self) else 1.0
         rows = [
-            (place, Bar(float(self.margin[place]), bound, f"{self.margin[place]:+.2f}", signed=True),
-             f"{self.memory_fall[place]:+.2f}", f"{self.reasoning_fall[place]:+.2f}",
-             f"{self.log_probability[place]:.2f}")
+            (
+                place,
+                Bar(float(self.margin[place]), bound, f"{self.margin[place]:+.2f}", signed=True),
+                f"{self.memory_fall[place]:+.2f}",
+                f"{self.reasoning_fall[place]:+.2f}",
+                f"{self.log_probability[place]:.2f}",
+            )
             for place in range(min(10, len(self)))
-        ]  # fmt: skip
+        ]
         columns = ("prompt", "margin", "memory fall", "reasoning fall", "log p(answer)")
         return View(
             f"Causal margins of {len(self)} prompts' own answers, nats. {int((self.margin > 0).sum())} "

@@ -87,8 +87,12 @@ def _write(
             raise InputError("the margin is not finite here: try dtype=float32")
         calibration = circuit.calibration
         yield Token(
-            tokenizer.decode([int(top)]), int(top), float(before), falls[0], falls[1],
+            tokenizer.decode([int(top)]),
+            int(top),
+            float(before),
+            falls[0],
+            falls[1],
             float(calibration.p_memory(parts)[0]) if calibration else None,
             bool(calibration.outside(parts)[0]) if calibration else None,
-        )  # fmt: skip
+        )
         ids = torch.cat([ids, top[:, None]], dim=1)

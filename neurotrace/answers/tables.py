@@ -137,10 +137,14 @@ def failures(held: pd.DataFrame) -> pd.DataFrame:
         low, high = auroc_interval(risk, failed, changed["group"].to_numpy())
         rows.append(
             {
-                "signal": name, "auroc": auroc(risk, failed), "auroc_lo": low, "auroc_hi": high,
-                "n": len(changed), "failed": int(failed.sum()),
+                "signal": name,
+                "auroc": auroc(risk, failed),
+                "auroc_lo": low,
+                "auroc_hi": high,
+                "n": len(changed),
+                "failed": int(failed.sum()),
             }
-        )  # fmt: skip
+        )
     return pd.DataFrame(rows)
 
 
@@ -153,13 +157,9 @@ def coverage(held: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) -> pd.
     failed = (changed["survived"] < 0.5).to_numpy()
     group = np.unique(changed["group"], return_inverse=True)[1]
     count = group.max(initial=0) + 1
-    drawn = np.random.default_rng(seed).multinomial(
-        count, np.full(count, 1 / count), size=resamples
-    )
+    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
     if not len(changed):  # no prompt has a changed version
-        return pd.DataFrame(
-            columns=["signal", "coverage", "risk", "risk_lo", "risk_hi"], dtype=float
-        )
+        return pd.DataFrame(columns=["signal", "coverage", "risk", "risk_lo", "risk_hi"], dtype=float)
     parts = []
     for name, risk in _risks(changed).items():
         order = np.argsort(risk, kind="stable")
@@ -186,9 +186,7 @@ def coverage(held: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) -> pd.
     return pd.concat(parts, ignore_index=True)
 
 
-def summary(
-    held: pd.DataFrame, everything: Answered, survived: Mapping[str, float]
-) -> dict[str, Any]:
+def summary(held: pd.DataFrame, everything: Answered, survived: Mapping[str, float]) -> dict[str, Any]:
     """Counts, ECE, abstentions, how many answers stay the same on a changed version."""
     decided = sum(outcome != "other" for outcome in everything.outcome)
     changed = held[held["survived"].notna()]
@@ -230,15 +228,23 @@ def _judged(score: Array, part: pd.DataFrame, strata: Array | None = None) -> di
     if score.ndim > 1:
         drawn = [mean_auroc(own, y, within) for own in score]
         return {
-            "auroc": float(np.mean(drawn)), "auroc_lo": min(drawn), "auroc_hi": max(drawn),
-            "n": len(y), "memory": int(y.sum()), "draws": len(drawn),
-        }  # fmt: skip
+            "auroc": float(np.mean(drawn)),
+            "auroc_lo": min(drawn),
+            "auroc_hi": max(drawn),
+            "n": len(y),
+            "memory": int(y.sum()),
+            "draws": len(drawn),
+        }
     known = ~np.isnan(score)
     low, high = auroc_interval(score[known], y[known], groups[known], strata=within[known])
     return {
-        "auroc": mean_auroc(score[known], y[known], within[known]), "auroc_lo": low, "auroc_hi": high,
-        "n": int(known.sum()), "memory": int(y[known].sum()), "draws": 1,
-    }  # fmt: skip
+        "auroc": mean_auroc(score[known], y[known], within[known]),
+        "auroc_lo": low,
+        "auroc_hi": high,
+        "n": int(known.sum()),
+        "memory": int(y[known].sum()),
+        "draws": 1,
+    }
 
 
 def _learned(learn: Any, X: Any, strata: Array, unseen: str, train: Array, y: Array) -> Array:

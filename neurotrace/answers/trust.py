@@ -66,11 +66,16 @@ class Trust(Shown):
         shown = self.to_frame().head(10)
         bound = float(shown["margin"].abs().max())
         cells = [
-            (clip(row.prompt, 60), row.answer, rate(row.p_memory), rate(row.p_survives),
-             Bar(row.margin, bound, f"{row.margin:+.2f}", signed=True),
-             "abstains" if row.abstain else "")
+            (
+                clip(row.prompt, 60),
+                row.answer,
+                rate(row.p_memory),
+                rate(row.p_survives),
+                Bar(row.margin, bound, f"{row.margin:+.2f}", signed=True),
+                "abstains" if row.abstain else "",
+            )
             for row in shown.itertuples()
-        ]  # fmt: skip
+        ]
         columns = ("prompt", "answer", "P(from memory)", "P(survives)", "margin, nats", " ")
         count, abstains = len(self), int(np.sum(self.table["abstain"].to_numpy()))
         recalled = int(np.sum(self.table["p_memory"].to_numpy() > 0.5))
@@ -133,9 +138,7 @@ def trust(
         shares = consistencies(asked)
         ids = ["" if isinstance(p, str) else p.id for p in scored]
         consistency = np.array([shares.get(name, np.nan) for name in ids])
-    p_memory = (
-        circuit.calibration.p_memory(parts) if detector is None else _detected(detector, parts)
-    )
+    p_memory = circuit.calibration.p_memory(parts) if detector is None else _detected(detector, parts)
     return Trust(
         pa.table(
             {

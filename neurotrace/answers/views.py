@@ -98,10 +98,9 @@ def _outside(answered: Answered, name: str) -> Float[Array, "prompt feature"]:
         return np.array([[len(ids)] for ids in answered.ids], dtype=float)
     if name == "confidence":
         return torch.stack([answered.log_probability, answered.entropy], 1).double().numpy()
-    return np.array([
-        [float(int(top) in ids.tolist())]
-        for ids, top in zip(answered.ids, answered.top, strict=True)
-    ])  # fmt: skip
+    return np.array(
+        [[float(int(top) in ids.tolist())] for ids, top in zip(answered.ids, answered.top, strict=True)]
+    )
 
 
 def _points(model: HookedModel, name: str) -> list[tuple[Site, int]]:

@@ -64,12 +64,27 @@ def checkpoints(
     from neurotrace.studies.timeline import checkpoints_of, timeline
 
     table = timeline(
-        checkpoints_of(models[0], which) if len(models) == 1 else models, pairs, method=method, k=k,
-        seed=seed, device=device, dtype=dtype, trust_remote_code=trust_remote_code, progress=bars,
-    )  # fmt: skip
+        checkpoints_of(models[0], which) if len(models) == 1 else models,
+        pairs,
+        method=method,
+        k=k,
+        seed=seed,
+        device=device,
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
+        progress=bars,
+    )
     save_file(out / FILES[0], table.to_csv(index=False, float_format="%.3f"))
     save_figure(plot_timeline(table), out / FILES[1])
-    shown = ["checkpoint", "family", "recalls", "reasons", "flips_to_reasoning",
-             "flips_to_memorization", "settled_to_reasoning", "settled_to_memorization"]  # fmt: skip
+    shown = [
+        "checkpoint",
+        "family",
+        "recalls",
+        "reasons",
+        "flips_to_reasoning",
+        "flips_to_memorization",
+        "settled_to_reasoning",
+        "settled_to_memorization",
+    ]
     tell(table[shown].round(2).to_string(index=False))
     tell(f"table and figure: {out}")

@@ -24,9 +24,7 @@ def circuit(
     ],
     out: Annotated[Path, typer.Option(help="Folder for the circuit and the tables.")],
     more_probes: MoreProbes = None,
-    k: Annotated[
-        int, typer.Option(help="Number of neurons of either kind; 0: chosen on one half.")
-    ] = 0,
+    k: Annotated[int, typer.Option(help="Number of neurons of either kind; 0: chosen on one half.")] = 0,
     seed: Annotated[int, typer.Option(help="Seed of the halves.")] = 0,
     device: Device = None,
     dtype: Dtype = None,

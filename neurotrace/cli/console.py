@@ -63,9 +63,13 @@ def show(found: list[tuple[str, Cost]]) -> None:
         table.add_column(name, justify="right")
     for name, each in found:
         table.add_row(
-            name, f"{each.cells:.4g}", f"{each.operations:.3g}", duration(each.seconds),
-            f"{each.memory / 2**30:.3g} GiB", size(each.output),
-        )  # fmt: skip
+            name,
+            f"{each.cells:.4g}",
+            f"{each.operations:.3g}",
+            duration(each.seconds),
+            f"{each.memory / 2**30:.3g} GiB",
+            size(each.output),
+        )
     console().print(table)
 
 

@@ -32,9 +32,7 @@ def detect(
     ],
     out: Annotated[Path, typer.Option(help="Folder for tables, figures and the chosen detector.")],
     more_probes: MoreProbes = None,
-    by: Annotated[
-        str, typer.Option(help="What to train and test across: family or template.")
-    ] = "family",
+    by: Annotated[str, typer.Option(help="What to train and test across: family or template.")] = "family",
     depths: Annotated[int, typer.Option(help="Number of blocks at which each site is read.")] = 8,
     k: Annotated[
         int,
@@ -42,9 +40,7 @@ def detect(
     ] = 0,
     folds: Annotated[int, typer.Option(help="Folds of the held-out groups.")] = 3,
     seed: Annotated[int, typer.Option(help="Seed of folds and random draws.")] = 0,
-    max_prompts: Annotated[
-        int, typer.Option(help="Maximum number of prompts of each task; 0: all.")
-    ] = 0,
+    max_prompts: Annotated[int, typer.Option(help="Maximum number of prompts of each task; 0: all.")] = 0,
     margin: Annotated[
         bool, typer.Option("--margin/--no-margin", help="Also evaluate the causal margin (slow).")
     ] = True,
@@ -80,9 +76,18 @@ def detect(
 
     loaded = Source(model, device, dtype, trust_remote_code).load()
     found = run(
-        loaded, prompts, by=by, depths=depths, k=k or None, folds=folds, seed=seed,
-        max_prompts=max_prompts, margin=margin, draws=draws, progress=bars,
-    )  # fmt: skip
+        loaded,
+        prompts,
+        by=by,
+        depths=depths,
+        k=k or None,
+        folds=folds,
+        seed=seed,
+        max_prompts=max_prompts,
+        margin=margin,
+        draws=draws,
+        progress=bars,
+    )
     save_detection(found, out, model=loaded, command=command_line())
     _show(found, out)
 

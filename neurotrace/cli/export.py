@@ -28,15 +28,11 @@ def export(
     out: Annotated[Path, typer.Option(help="Folder for what is written.")],
     model: Annotated[
         str | None,
-        typer.Option(
-            help="The run's model: built-in, hub name, folder or .gguf file. Default: its name."
-        ),
+        typer.Option(help="The run's model: built-in, hub name, folder or .gguf file. Default: its name."),
     ] = None,
     family: Annotated[str | None, typer.Option(help="Of these pairs.")] = None,
     direction: Annotated[str | None, typer.Option(help="to_reasoning or to_memorization.")] = None,
-    fold: Annotated[
-        str, typer.Option(help="A fold's number; all: what was made from all pairs.")
-    ] = "all",
+    fold: Annotated[str, typer.Option(help="A fold's number; all: what was made from all pairs.")] = "all",
     stand_in: Annotated[
         bool,
         typer.Option("--stand-in", help="Of a patch: write the donor class's mean for its values."),
@@ -56,14 +52,16 @@ def export(
     change = found.without_donor() if stand_in else found
     name = model or str(found.provenance.get("model", ""))
     if not (model or name in NAMES or os.path.exists(name)):
-        raise InputError(
-            f"the run's model is called {name!r}: name its folder or file with --model"
-        )
+        raise InputError(f"the run's model is called {name!r}: name its folder or file with --model")
     made = write(
-        Source(name, device, dtype, trust_remote_code).load(), change, to, out,
-        pairs=pairs[:: max(1, len(pairs) // max(1, max_pairs))][:max_pairs], source=name,
+        Source(name, device, dtype, trust_remote_code).load(),
+        change,
+        to,
+        out,
+        pairs=pairs[:: max(1, len(pairs) // max(1, max_pairs))][:max_pairs],
+        source=name,
         overwrite=overwrite,
-    )  # fmt: skip
+    )
     terminal = console()
     terminal.print(plain(f"{change}: {made.form} in {made.folder}"))
     for form, proof in made.proofs.items():

@@ -62,9 +62,15 @@ def inject(
         each for each in (0.01, 0.001) if round(each * neurons) >= _FEWEST or each == 0.01
     ]
     found = injection_study(
-        loaded, taught, out, fractions=fractions, seed=seed, steps=steps, progress=bars,
+        loaded,
+        taught,
+        out,
+        fractions=fractions,
+        seed=seed,
+        steps=steps,
+        progress=bars,
         methods=METHODS if methods == "all" else [name.strip() for name in methods.split(",")],
-    )  # fmt: skip
+    )
     tell(found.drop(columns=["tried", "skipped"]).round(3).to_string(index=False))
     for share, own in found.groupby("fraction", sort=False):
         row = own.iloc[0]

@@ -39,10 +39,23 @@ app = typer.Typer(
     help="Find and test the MLP neurons that make a language model recall or reason.",
 )
 for _command in (
-    run.demo, run.run, rank.rank, inject.inject, overlap.overlap, locate.locate, checkpoints.checkpoints,
-    detect.detect, circuit.circuit, trust.trust, sweep.sweep, plan.plan, report.report, compare.compare,
-    export.export, card.card,
-):  # fmt: skip
+    run.demo,
+    run.run,
+    rank.rank,
+    inject.inject,
+    overlap.overlap,
+    locate.locate,
+    checkpoints.checkpoints,
+    detect.detect,
+    circuit.circuit,
+    trust.trust,
+    sweep.sweep,
+    plan.plan,
+    report.report,
+    compare.compare,
+    export.export,
+    card.card,
+):
     app.command()(_command)
 app.add_typer(probes.app, name="probes")
 

@@ -33,12 +33,8 @@ def overlap(
         ),
     ] = "zero",
     method: Annotated[str, typer.Option(help="A ranker that is a mean over pairs.")] = "gradient",
-    k: Annotated[
-        int, typer.Option(help="Number of neurons in each top; 0: 1 % of all, at most 64.")
-    ] = 0,
-    max_pairs: Annotated[
-        int, typer.Option(help="Maximum number of pairs of a family; 0: all.")
-    ] = 0,
+    k: Annotated[int, typer.Option(help="Number of neurons in each top; 0: 1 % of all, at most 64.")] = 0,
+    max_pairs: Annotated[int, typer.Option(help="Maximum number of pairs of a family; 0: all.")] = 0,
     seed: Annotated[int, typer.Option(help="Seed of random draws.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Write the table to this .csv file.")] = None,
     device: Device = None,
@@ -71,9 +67,13 @@ def overlap(
         own = sample_pairs(own, max_pairs, seed=seed) if max_pairs else own
         for name, donor in zip(names, SIDES[::-1], strict=True):
             grouped[f"{family}: {name}"] = group_scores(
-                ranker.function, loaded, own, donor=donor, kind=intervention,
+                ranker.function,
+                loaded,
+                own,
+                donor=donor,
+                kind=intervention,
                 progress=bars,
-            )  # fmt: skip
+            )
     neurons = next(iter(grouped.values())).scores.n_neurons
     found = compare(grouped, k=k or max(1, min(64, neurons // 100)), seed=seed)
     if out is not None:

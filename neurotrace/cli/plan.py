@@ -37,9 +37,7 @@ def plan(
     ] = None,
     batch: Annotated[
         int | None,
-        typer.Option(
-            help="Maximum number of tokens in one pass. Default: as `sweep`; with --gflops 4096."
-        ),
+        typer.Option(help="Maximum number of tokens in one pass. Default: as `sweep`; with --gflops 4096."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
@@ -76,9 +74,15 @@ def plan(
             error=True,
         )
     found = growth(
-        shape, pairs, length, everywhere=positions == "all", gflops=machine.gflops,
-        number_bytes=machine.number_bytes, batch=machine.batch, base=machine.base,
-    )  # fmt: skip
+        shape,
+        pairs,
+        length,
+        everywhere=positions == "all",
+        gflops=machine.gflops,
+        number_bytes=machine.number_bytes,
+        batch=machine.batch,
+        base=machine.base,
+    )
     jobs = needs(shape, pairs, length, number_bytes=machine.number_bytes)
     if as_json:
         tell_json({**{name: each.__dict__ for name, each in found}, "jobs": jobs})

@@ -18,9 +18,7 @@ from neurotrace.probe_sets.importing import FORMAT_NAMES
 app = typer.Typer(no_args_is_help=True, help="The sets of pairs that ship, and your own.")
 
 _Names = Annotated[list[str] | None, typer.Argument(help="Names of sets that ship.")]
-_Sets = Annotated[
-    list[str] | None, typer.Argument(help="Sets that ship, files of pairs or folders.")
-]
+_Sets = Annotated[list[str] | None, typer.Argument(help="Sets that ship, files of pairs or folders.")]
 _All = Annotated[bool, typer.Option("--all", help="Every set that ships.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -196,15 +194,11 @@ def import_(
     split: Annotated[str | None, typer.Option(help="Of a data set that has several.")] = None,
     clean: Annotated[
         str | None,
-        typer.Option(
-            help="Clean and corrupted prompts: the clean one's side, memorization or reasoning."
-        ),
+        typer.Option(help="Clean and corrupted prompts: the clean one's side, memorization or reasoning."),
     ] = None,
     tokenizer: Annotated[
         str | None,
-        typer.Option(
-            help="Built-in model, folder, hub name or .gguf: reads answers given as token ids."
-        ),
+        typer.Option(help="Built-in model, folder, hub name or .gguf: reads answers given as token ids."),
     ] = None,
     counterfactual: Annotated[
         str | None, typer.Option(help="mib: the column with the changed prompt.")
@@ -215,9 +209,7 @@ def import_(
     patterns: Annotated[
         Path | None, typer.Option(help="pararel: the file of patterns, [X] was born in [Y].")
     ] = None,
-    family: Annotated[
-        str, typer.Option(help="Name of the family, where the file has none.")
-    ] = "imported",
+    family: Annotated[str, typer.Option(help="Name of the family, where the file has none.")] = "imported",
 ) -> None:
     """Turn a file of another tool's into pairs."""
     quiet()
@@ -233,16 +225,21 @@ def import_(
     named = _named("--columns", [*(columns or []), *words])
     if named or fixed:
         if form is not None:
-            raise InputError(
-                f"--format {form} goes without --columns: the format knows its columns"
-            )
+            raise InputError(f"--format {form} goes without --columns: the format knows its columns")
         pairs = load_pairs(source, columns=named, constants=fixed, split=split)
     else:
         form = form or format_of(source, split=split)
         pairs = import_pairs(
-            source, form, split=split, patterns=patterns or (), clean=clean, sets=sets, family=family,
-            counterfactual=counterfactual, tokenizer=tokenizer and _tokenizer(tokenizer),
-        )  # fmt: skip
+            source,
+            form,
+            split=split,
+            patterns=patterns or (),
+            clean=clean,
+            sets=sets,
+            family=family,
+            counterfactual=counterfactual,
+            tokenizer=tokenizer and _tokenizer(tokenizer),
+        )
     prepare_file(out, source=source)
     write_rows(out, [pair_record(pair) for pair in pairs])
     tell(f"{out}: {len(pairs)} pairs{f', read as {form}' if form else ''}")
@@ -289,9 +286,7 @@ def _measure(
         if write:
             kind = str(info.dtype).removeprefix("torch.")
             folder = folders[name]
-            write_behaviour(
-                folder, behaviour_table(mined, model=info.name, dtype=kind, of=digest(folder))
-            )
+            write_behaviour(folder, behaviour_table(mined, model=info.name, dtype=kind, of=digest(folder)))
     if not as_json:
         _print_rows(found, as_json)
     return found

@@ -34,15 +34,11 @@ def rank(
     more_probes: MoreProbes = None,
     methods: Annotated[
         str,
-        typer.Option(
-            help="all, or names separated by commas; gradient:mean ranks for mean ablation."
-        ),
+        typer.Option(help="all, or names separated by commas; gradient:mean ranks for mean ablation."),
     ] = "all",
     truth: Annotated[
         Path | None,
-        typer.Option(
-            help="JSON list of neurons known to decide. Organisms: default their planted ones."
-        ),
+        typer.Option(help="JSON list of neurons known to decide. Organisms: default their planted ones."),
     ] = None,
     k: Annotated[
         list[int] | None,
@@ -54,15 +50,11 @@ def rank(
     all_positions: Annotated[
         bool, typer.Option("--all-positions", help="Also count flips by patches at all positions.")
     ] = False,
-    train_pairs: Annotated[
-        int, typer.Option(help="Maximum number of pairs of a family to rank on.")
-    ] = 64,
+    train_pairs: Annotated[int, typer.Option(help="Maximum number of pairs of a family to rank on.")] = 64,
     exact_neurons: Annotated[
         int, typer.Option(help="Maximum number of neurons measured exactly, drawn at random.")
     ] = 4096,
-    curve_pairs: Annotated[
-        int, typer.Option(help="Pairs for necessity and sufficiency; 0: none.")
-    ] = 16,
+    curve_pairs: Annotated[int, typer.Option(help="Pairs for necessity and sufficiency; 0: none.")] = 16,
     seed: Annotated[int, typer.Option(help="Seed of the split and of random draws.")] = 0,
     max_pairs: Annotated[int, typer.Option(help="Maximum number of pairs; 0: all.")] = 0,
     device: Device = None,
@@ -89,11 +81,18 @@ def rank(
 
     loaded = Source(model, device, dtype, trust_remote_code).load()
     found = compare(
-        loaded, pairs, ALL if methods == "all" else [m.strip() for m in methods.split(",")],
-        truth=known, ks=k or (), positions=("read", "all") if all_positions else ("read",),
-        train_pairs=train_pairs, exact_neurons=exact_neurons, curve_pairs=curve_pairs, seed=seed,
+        loaded,
+        pairs,
+        ALL if methods == "all" else [m.strip() for m in methods.split(",")],
+        truth=known,
+        ks=k or (),
+        positions=("read", "all") if all_positions else ("read",),
+        train_pairs=train_pairs,
+        exact_neurons=exact_neurons,
+        curve_pairs=curve_pairs,
+        seed=seed,
         progress=bars,
-    )  # fmt: skip
+    )
     save_tables(found, out, command=command_line(), seed=seed)
     _show(found, out)
 
@@ -104,15 +103,20 @@ def _show(found: Comparison, out: Path) -> None:
 
     table = Table(
         title=f"Rankers on {found.model.name}, top {found.k} of {found.model.n_neurons}",
-        box=box.SIMPLE_HEAD, padding=0, pad_edge=False,
-    )  # fmt: skip
+        box=box.SIMPLE_HEAD,
+        padding=0,
+        pad_edge=False,
+    )
     for name in ("family", "ranker"):
         table.add_column(name, no_wrap=True)
     columns = {
-        "spearman": "ρ patch", "top1_overlap": "top 1 %", "recall_truth": "truth",
-        "flips_to_reasoning": "→ reasoning", "flips_to_memorization": "→ memory",
+        "spearman": "ρ patch",
+        "top1_overlap": "top 1 %",
+        "recall_truth": "truth",
+        "flips_to_reasoning": "→ reasoning",
+        "flips_to_memorization": "→ memory",
         "seconds": "seconds",
-    }  # fmt: skip
+    }
     for name in columns.values():
         table.add_column(name, justify="right")
     for row in found.rankers.to_dict("records"):

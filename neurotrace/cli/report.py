@@ -14,9 +14,7 @@ from neurotrace.core.process import quiet
 
 def report(
     folder: Annotated[Path, typer.Argument(help="Folder of `neurotrace run`.")],
-    out: Annotated[
-        Path | None, typer.Option(help="The page. Default: report.html in the folder.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The page. Default: report.html in the folder.")] = None,
 ) -> None:
     """Write the report again from a run's folder, without the model."""
     quiet()

@@ -38,10 +38,14 @@ def demo(
     """The main study on the built-in organism, and its trust score: about a minute, no network."""
     _study(
         Asked(
-            Source("organism", device="cpu"), list(_organism_probes()), out, as_json=as_json,
-            overwrite=True, judge_trust=True,
+            Source("organism", device="cpu"),
+            list(_organism_probes()),
+            out,
+            as_json=as_json,
+            overwrite=True,
+            judge_trust=True,
         )
-    )  # fmt: skip
+    )
 
 
 def run(
@@ -74,9 +78,7 @@ def run(
             help="Stop asking a family at this many correctly answered pairs, in random order; 0: ask all."
         ),
     ] = 0,
-    neutral: Annotated[
-        Path | None, typer.Option(help="Texts to measure damage on, one a line.")
-    ] = None,
+    neutral: Annotated[Path | None, typer.Option(help="Texts to measure damage on, one a line.")] = None,
     damage_task: Annotated[
         Path | None,
         typer.Option(
@@ -100,13 +102,25 @@ def run(
     """Find the neurons, flip held-out pairs with them, and write the run's folder."""
     _study(
         Asked(
-            Source(model, device, dtype, trust_remote_code), named(probes, more_probes), out,
-            methods=method or (), interventions=intervention or (), ks=k or (), split=split,
-            folds=folds, seed=seed, max_pairs=max_pairs, at_most=at_most, neutral=neutral,
-            damage_task=damage_task, chat=chat, chat_system=chat_system, as_json=as_json,
+            Source(model, device, dtype, trust_remote_code),
+            named(probes, more_probes),
+            out,
+            methods=method or (),
+            interventions=intervention or (),
+            ks=k or (),
+            split=split,
+            folds=folds,
+            seed=seed,
+            max_pairs=max_pairs,
+            at_most=at_most,
+            neutral=neutral,
+            damage_task=damage_task,
+            chat=chat,
+            chat_system=chat_system,
+            as_json=as_json,
             overwrite=overwrite,
         )
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True)
@@ -186,12 +200,17 @@ def _study(asked: Asked) -> None:
         if not len(studied):
             raise nothing_left(asked.source.name, studied)
     found = study(
-        loaded, studied,
+        loaded,
+        studied,
         methods=asked.methods or DEFAULT_METHODS,
         kinds=asked.interventions or DEFAULT_KINDS,
-        ks=asked.ks or None, split=asked.split, folds=asked.folds, seed=asked.seed,
-        neutral=texts or neutral_texts(loaded), progress=bars,
-    )  # fmt: skip
+        ks=asked.ks or None,
+        split=asked.split,
+        folds=asked.folds,
+        seed=asked.seed,
+        neutral=texts or neutral_texts(loaded),
+        progress=bars,
+    )
     side = None
     if items:
         chosen = [each for each in found.interventions if each.provenance["fold"] == ALL]
@@ -201,26 +220,29 @@ def _study(asked: Asked) -> None:
         shown = explore(loaded, found.encoded, found, progress=bars)
     except MemoryError:  # only the report needs it
         shown = None
-        tell(
-            "warning: memory ran out for the neuron explorer; the report is without it", error=True
-        )
+        tell("warning: memory ran out for the neuron explorer; the report is without it", error=True)
     if inside:
         prompts = [prompt for name in asked.probes for prompt in load_prompts(name)]
         trusted = trust_study(loaded, prompts, seed=asked.seed, progress=bars)
         save_trust(trusted, inside, model=loaded, probes=asked.probes, command=command_line())
     summary = save_run(
-        found, asked.out, model=loaded, probes=asked.probes, command=command_line(), chat=rendering,
-        overwrite=True, explorer=shown, benchmark=side,
-    )  # fmt: skip
+        found,
+        asked.out,
+        model=loaded,
+        probes=asked.probes,
+        command=command_line(),
+        chat=rendering,
+        overwrite=True,
+        explorer=shown,
+        benchmark=side,
+    )
     if asked.as_json:
         tell_json(summary)
     else:
         _show(summary, asked.out, inside, found.encoded.dropped)
 
 
-def _show(
-    summary: dict[str, Any], out: Path, inside: Path | None, dropped: Sequence[Dropped]
-) -> None:
+def _show(summary: dict[str, Any], out: Path, inside: Path | None, dropped: Sequence[Dropped]) -> None:
     from rich import box
     from rich.table import Table
 
@@ -241,8 +263,10 @@ def _show(
         terminal.print(plain(f"{first.reason}: {first.pair.id}, {clip(first.detail, 120)}"))
     table = Table(
         title="Held-out answers flipped by the neurons chosen on training pairs",
-        box=box.SIMPLE_HEAD, padding=0, pad_edge=False,
-    )  # fmt: skip
+        box=box.SIMPLE_HEAD,
+        padding=0,
+        pad_edge=False,
+    )
     for name in ("family", "to", "by"):
         table.add_column(name, no_wrap=name == "to", overflow="fold")
     for name in ("k", "flipped", "95 %", "prefer", "controls", "KL", "pairs"):
@@ -251,12 +275,17 @@ def _show(
         low, high = flip["answers_ci"]
         damage = flip["damage_kl"]
         table.add_row(
-            plain(flip["family"]), spoken(flip["direction"]).removeprefix("to "),
-            flip["intervention"].replace("+", "\n"), str(flip["k"]), f"{flip['answers']:.1%}",
+            plain(flip["family"]),
+            spoken(flip["direction"]).removeprefix("to "),
+            flip["intervention"].replace("+", "\n"),
+            str(flip["k"]),
+            f"{flip['answers']:.1%}",
             f"{low * 100:.0f}–{high:.0%}",
-            f"{flip['prefers']:.1%}", f"{flip['control_answers']:.1%}",
-            "–" if damage is None else f"{damage:.3f}", str(flip["n"]),
-        )  # fmt: skip
+            f"{flip['prefers']:.1%}",
+            f"{flip['control_answers']:.1%}",
+            "–" if damage is None else f"{damage:.3f}",
+            str(flip["n"]),
+        )
     terminal.print(table)
     terminal.print(
         plain(
@@ -271,15 +300,11 @@ def _show(
             f"{each['accuracy']:.1%} ({each['family']} {spoken(each['direction'])})"
             for each in side["after"]
         )
-        terminal.print(
-            plain(f"{side['file']}: accuracy {side['before']:.1%} before, {', '.join(after)}")
-        )
+        terminal.print(plain(f"{side['file']}: accuracy {side['before']:.1%} before, {', '.join(after)}"))
     for verdict in verdicts_of(summary["flips"]).values():
         terminal.print(plain(str(verdict)))
     if inside:
-        terminal.print(
-            plain(f"trust: {inside / 'circuit.safetensors'}, for neurotrace trust --circuit")
-        )
+        terminal.print(plain(f"trust: {inside / 'circuit.safetensors'}, for neurotrace trust --circuit"))
     terminal.print(plain(f"report: {out / 'report.html'}"))
 
 

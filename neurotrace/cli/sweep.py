@@ -49,9 +49,7 @@ def sweep(
     neurons: Annotated[
         Path | None, typer.Option(help="File of neurons, L3.N771, one a line. Default: all.")
     ] = None,
-    max_pairs: Annotated[
-        int | None, typer.Option(help="Maximum number of pairs, drawn at random.")
-    ] = None,
+    max_pairs: Annotated[int | None, typer.Option(help="Maximum number of pairs, drawn at random.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of that draw.")] = None,
     precision: Annotated[str | None, typer.Option(help="exact (default) or fast.")] = None,
     device: Device = None,
@@ -78,17 +76,25 @@ def sweep(
 ) -> None:
     """Measure the exact effect of every neuron on every pair. Run it again to resume."""
     given = {
-        "model": model, "probes": [*(probes or []), *(more_probes or [])] or None, "mode": mode,
-        "donor": donor, "positions": positions, "layers": layers,
-        "neurons": str(neurons) if neurons else None, "max_pairs": max_pairs, "seed": seed,
-        "precision": precision, "device": device, "dtype": dtype, "threads": threads,
-        "batch": batch, "part_rows": part_rows,
-    }  # fmt: skip
+        "model": model,
+        "probes": [*(probes or []), *(more_probes or [])] or None,
+        "mode": mode,
+        "donor": donor,
+        "positions": positions,
+        "layers": layers,
+        "neurons": str(neurons) if neurons else None,
+        "max_pairs": max_pairs,
+        "seed": seed,
+        "precision": precision,
+        "device": device,
+        "dtype": dtype,
+        "threads": threads,
+        "batch": batch,
+        "part_rows": part_rows,
+    }
     named = {name: value for name, value in given.items() if value is not None}
     if out.startswith("memory:"):
-        raise InputError(
-            f"--out {out}: what is in memory is gone when the command ends; name a folder"
-        )
+        raise InputError(f"--out {out}: what is in memory is gone when the command ends; name a folder")
     if workers and ray is None:
         raise InputError(f"--workers {workers} goes with --ray local or --ray ADDRESS")
     if spec is not None:
@@ -117,9 +123,7 @@ def sweep(
         )
     _tell(outcome, out, shard, as_json)
     if not outcome.complete:
-        sys.exit(
-            say(f"stopped; go on with: {_again(out, shard)} (parts that are done are kept)", 130)
-        )
+        sys.exit(say(f"stopped; go on with: {_again(out, shard)} (parts that are done are kept)", 130))
 
 
 @contextmanager
@@ -159,18 +163,14 @@ def _cells(spec: str, out: str, shard: str, trust: bool, *, dry_run: bool, as_js
     else:
         quiet()
         with finishing() as stop:
-            found = run_cells(
-                cells, out, shard=shard, trust_remote_code=trust, progress=bars, stop=stop
-            )
+            found = run_cells(cells, out, shard=shard, trust_remote_code=trust, progress=bars, stop=stop)
     if as_json:
         tell_json([one.__dict__ for one in found])
     else:
         _table(found)
     failed = [one for one in found if one.state == "failed"]
     if failed:
-        sys.exit(
-            say(f"{len(failed)} of {len(cells)} failed: {failed[0].name}: {failed[0].note}", 2)
-        )
+        sys.exit(say(f"{len(failed)} of {len(cells)} failed: {failed[0].name}: {failed[0].note}", 2))
     if len(found) < len(cells) or any(one.state == "partly" for one in found if not dry_run):
         sys.exit(say("stopped; run the same command again to resume", 130))
 
@@ -208,9 +208,7 @@ def _asked(named: dict[str, Any]) -> Sweep:
 
     for name in ("model", "probes"):
         if name not in named:
-            raise InputError(
-                f"--{name} is missing: expected --model, --probes and --out, or --resume"
-            )
+            raise InputError(f"--{name} is missing: expected --model, --probes and --out, or --resume")
     return Sweep(**named)
 
 

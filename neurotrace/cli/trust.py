@@ -27,9 +27,7 @@ def trust(
         Path, typer.Argument(help="JSON lines with a field `prompt`; -: standard input.")
     ] = Path("-"),
     batch: Annotated[int, typer.Option(help="Number of prompts scored and written together.")] = 16,
-    write: Annotated[
-        int, typer.Option(help="Also generate this many tokens, each with its score.")
-    ] = 0,
+    write: Annotated[int, typer.Option(help="Also generate this many tokens, each with its score.")] = 0,
     device: Device = None,
     dtype: Dtype = None,
     trust_remote_code: TrustRemoteCode = False,
@@ -38,9 +36,7 @@ def trust(
     if batch < 1 or write < 0:
         raise InputError(f"--batch {batch} --write {write}: expected at least 1, and at least 0")
     if str(prompts) != "-" and not os.path.isfile(prompts):
-        raise InputError(
-            f"no file at {str(prompts)!r}: expected JSON lines, or - for standard input"
-        )
+        raise InputError(f"no file at {str(prompts)!r}: expected JSON lines, or - for standard input")
     quiet()
     from neurotrace.answers.answered import prompt_ids
     from neurotrace.answers.circuit import Circuit

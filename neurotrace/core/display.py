@@ -134,8 +134,7 @@ def to_html(view: View) -> str:
         rows = "".join(
             "<tr>"
             + "".join(
-                f"<td style='{_style(table, place)}'>{_html(cell)}</td>"
-                for place, cell in enumerate(row)
+                f"<td style='{_style(table, place)}'>{_html(cell)}</td>" for place, cell in enumerate(row)
             )
             + "</tr>"
             for row in table.rows
@@ -160,14 +159,15 @@ def to_rich(view: View) -> Group:
     parts: list[Any] = [Text(plain(view.what)), Text()]
     for table in view.tables:
         drawn = RichTable(
-            title=Text(plain(table.title)) if table.title else None, title_justify="left",
-            box=SIMPLE_HEAD, pad_edge=False, padding=(0, 0),
-        )  # fmt: skip
+            title=Text(plain(table.title)) if table.title else None,
+            title_justify="left",
+            box=SIMPLE_HEAD,
+            pad_edge=False,
+            padding=(0, 0),
+        )
         for place, name in enumerate(table.columns):
             right = _side(table, place) == "right"
-            drawn.add_column(
-                plain(name.strip()), justify="right" if right else "left", no_wrap=right
-            )
+            drawn.add_column(plain(name.strip()), justify="right" if right else "left", no_wrap=right)
         for row in table.rows:
             drawn.add_row(*(_rich(cell) for cell in row))
         parts.append(drawn)
@@ -178,9 +178,7 @@ def to_rich(view: View) -> Group:
 
 def frame_table(frame: pd.DataFrame, title: str = "", *, limit: int = 10) -> Table:
     """The first rows of a data frame; numbers to three digits."""
-    rows = [
-        tuple(_cell(value) for value in row) for row in frame.head(limit).itertuples(index=False)
-    ]
+    rows = [tuple(_cell(value) for value in row) for row in frame.head(limit).itertuples(index=False)]
     return Table(tuple(str(name).replace("_", " ") for name in frame.columns), rows, title)
 
 

@@ -26,9 +26,11 @@ if TYPE_CHECKING:
 
 # UTF-32's mark begins with UTF-16's
 _MARKS = (
-    (codecs.BOM_UTF32_LE, "UTF-32"), (codecs.BOM_UTF32_BE, "UTF-32"),
-    (codecs.BOM_UTF16_LE, "UTF-16"), (codecs.BOM_UTF16_BE, "UTF-16"),
-)  # fmt: skip
+    (codecs.BOM_UTF32_LE, "UTF-32"),
+    (codecs.BOM_UTF32_BE, "UTF-32"),
+    (codecs.BOM_UTF16_LE, "UTF-16"),
+    (codecs.BOM_UTF16_BE, "UTF-16"),
+)
 _PARQUET, _CSV = (".parquet", ".pq"), (".csv", ".tsv", ".tab", ".psv", ".txt")
 _OTHERS = (
     ".xlsx",
@@ -103,9 +105,7 @@ def read_text(path: str | Path) -> str:
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8"
-        ) from None
+        raise InputError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
 
 
 def read_json(path: str | Path) -> Any:

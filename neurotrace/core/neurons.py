@@ -35,9 +35,7 @@ class Neuron:
         """The neuron written as ``L<layer>.N<index>``; `InputError` for anything else."""
         match = _WRITTEN.fullmatch(text.strip())
         if match is None:
-            raise InputError(
-                f"{text!r} is not a neuron: write it as L<layer>.N<index>, L3.N771 say"
-            )
+            raise InputError(f"{text!r} is not a neuron: write it as L<layer>.N<index>, L3.N771 say")
         return cls(int(match[1]), int(match[2]))
 
 
@@ -49,9 +47,7 @@ class NeuronSet(tuple[Neuron, ...]):
 
     direction: Direction | None
 
-    def __new__(
-        cls, neurons: Iterable[Neuron] = (), direction: Direction | str | None = None
-    ) -> NeuronSet:
+    def __new__(cls, neurons: Iterable[Neuron] = (), direction: Direction | str | None = None) -> NeuronSet:
         made = super().__new__(cls, neurons)
         made.direction = None if direction is None else Direction(direction)
         return made

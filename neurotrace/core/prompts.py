@@ -126,12 +126,9 @@ def _item(row: Any, where: str, number: int) -> Item:
     if not isinstance(choices, list) or not all(isinstance(c, str) and c.strip() for c in choices):
         raise InputError(f"{where}: choices: expected a list of texts, got {short(choices)}")
     if len(set(choices)) != len(choices) or len(choices) < 2:
-        raise InputError(
-            f"{where}: choices: expected two or more that differ, got {short(choices)}"
-        )
+        raise InputError(f"{where}: choices: expected two or more that differ, got {short(choices)}")
     if not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < len(choices):
         raise InputError(
-            f"{where}: answer: expected the place of a choice, 0 to {len(choices) - 1}, "
-            f"got {short(answer)}"
+            f"{where}: answer: expected the place of a choice, 0 to {len(choices) - 1}, got {short(answer)}"
         )
     return Item(str(given.get("id", number)), question, tuple(choices), answer)

@@ -132,9 +132,7 @@ def _given_rows(source: Any, what: str) -> Iterator[tuple[str, Any]]:
     elif isinstance(source, Iterable):
         rows = source
     else:
-        raise InputError(
-            f"{what}: expected a name, a file, a table or dicts, got {type(source).__name__}"
-        )
+        raise InputError(f"{what}: expected a name, a file, a table or dicts, got {type(source).__name__}")
     kind = "row" if hasattr(source, "columns") or hasattr(source, "column_names") else what[:-1]
     for number, row in enumerate(rows, 1):
         yield f"{kind} {number}", asdict(row) if is_dataclass(row) else row  # type: ignore[arg-type]
@@ -182,9 +180,7 @@ def _one_split(splits: Mapping[str, Any], split: str | None) -> Any:
     if split is None and len(names) == 1:
         return splits[names[0]]
     if split not in names:
-        raise InputError(
-            f"split={split!r}: expected one of {', '.join(names)} (split=, or --split)"
-        )
+        raise InputError(f"split={split!r}: expected one of {', '.join(names)} (split=, or --split)")
     return splits[split]
 
 

@@ -143,10 +143,14 @@ class Scores(Shown):
         tensors = {"value": self.value.contiguous()}
         tensors |= {f"column.{name}": column.contiguous() for name, column in self.columns.items()}
         header = {
-            "format": "neurotrace.scores/1", "method": self.method, "unit": self.unit,
-            "signed": self.signed, "site": self.site, "neuron": NEURON_DEFINITION,
+            "format": "neurotrace.scores/1",
+            "method": self.method,
+            "unit": self.unit,
+            "signed": self.signed,
+            "site": self.site,
+            "neuron": NEURON_DEFINITION,
             "provenance": dict(self.provenance),
-        }  # fmt: skip
+        }
         save_whole(
             Path(path),
             lambda made: save_tensors(tensors, made, metadata={"neurotrace": json.dumps(header)}),
@@ -161,11 +165,14 @@ class Scores(Shown):
         prefix = "column."
         try:
             return cls(
-                header["method"], tensors.pop("value"), header["unit"], header["signed"],
+                header["method"],
+                tensors.pop("value"),
+                header["unit"],
+                header["signed"],
                 header["site"],
                 {name.removeprefix(prefix): column for name, column in tensors.items()},
                 header["provenance"],
-            )  # fmt: skip
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path}: damaged scores ({error})") from None
 
@@ -201,9 +208,13 @@ class Scores(Shown):
         )
 
     def __repr__(self) -> str:
-        ends = ", ".join(
-            f"{direction}: {' '.join(str(neuron) for neuron in self.top(3, direction=direction))}"
-            for direction in DIRECTIONS
-        ) if self.signed and self.n_neurons >= 3 else ""  # fmt: skip
+        ends = (
+            ", ".join(
+                f"{direction}: {' '.join(str(neuron) for neuron in self.top(3, direction=direction))}"
+                for direction in DIRECTIONS
+            )
+            if self.signed and self.n_neurons >= 3
+            else ""
+        )
         layers, width = self.value.shape
         return f"Scores({self.method}, {layers} layers × {width} neurons; {ends})"

@@ -29,9 +29,12 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _KINDS = (
-    (stat.S_ISLNK, "a symbolic link"), (stat.S_ISFIFO, "a FIFO"), (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"), (stat.S_ISSOCK, "a socket"),
-)  # fmt: skip
+    (stat.S_ISLNK, "a symbolic link"),
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+    (stat.S_ISSOCK, "a socket"),
+)
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _NAME = 100  # characters of a file's name that a temporary one repeats
 
@@ -62,9 +65,7 @@ def prepare_folder(out: str | Path, files: Sequence[str], *, overwrite: bool = F
     return folder
 
 
-_held: dict[
-    tuple[int, int], int
-] = {}  # folder -> the handle that holds its lock, until this process ends
+_held: dict[tuple[int, int], int] = {}  # folder -> the handle that holds its lock, until this process ends
 
 
 def hold_folder(folder: Path) -> None:
@@ -161,9 +162,7 @@ def filling(folder: Path) -> Iterator[None]:
 
 
 def _cannot_write(path: Path, error: OSError) -> InputError:
-    return InputError(
-        f"can't write {path}: {error.strerror or error}; name a file that can be written"
-    )
+    return InputError(f"can't write {path}: {error.strerror or error}; name a file that can be written")
 
 
 def json_bytes(content: Any) -> bytes:

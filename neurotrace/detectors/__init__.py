@@ -16,6 +16,12 @@ from neurotrace.detectors.linear import LinearDetector
 from neurotrace.detectors.saving import about_detector, load_detector, save_detector
 
 __all__ = [
-    "FusedDetector", "InvariantDetector", "Judgement", "LinearDetector", "about_detector", "judge",
-    "load_detector", "save_detector",
-]  # fmt: skip
+    "FusedDetector",
+    "InvariantDetector",
+    "Judgement",
+    "LinearDetector",
+    "about_detector",
+    "judge",
+    "load_detector",
+    "save_detector",
+]

@@ -143,9 +143,7 @@ class Basis:
     def __init__(self, X: Float[Array, "row feature"], floor: float = 1.0) -> None:
         self.mean = X.mean(axis=0)
         spread = X.std(axis=0)
-        live = spread > 1e-7 * np.maximum(
-            1, np.abs(self.mean)
-        )  # a dead neuron carries no information
+        live = spread > 1e-7 * np.maximum(1, np.abs(self.mean))  # a dead neuron carries no information
         least = floor * np.median(spread[live]) if live.any() else 1.0
         self.scale = np.where(live, 1 / np.maximum(np.where(live, spread, 1), least), 0)
         self.scale /= np.sqrt(X.shape[1])

@@ -69,7 +69,5 @@ class EnvironmentHeads:
 
     def _log_member(self, Z: Tensor, y: Tensor) -> Float[Tensor, "row env"]:
         logit = Z @ self.weight + self.bias
-        loss = F.binary_cross_entropy_with_logits(
-            logit, y[:, None].expand_as(logit), reduction="none"
-        )
+        loss = F.binary_cross_entropy_with_logits(logit, y[:, None].expand_as(logit), reduction="none")
         return torch.log_softmax(-loss / self.temperature, dim=1)

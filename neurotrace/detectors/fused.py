@@ -43,9 +43,17 @@ class FusedDetector(Detector):
     """
 
     FITTED = (
-        "classes_", "n_features_in_", "names_", "columns_", "experts_", "calibration_", "draws_",
-        "intercepts_", "r_hat_", "ess_",
-    )  # fmt: skip
+        "classes_",
+        "n_features_in_",
+        "names_",
+        "columns_",
+        "experts_",
+        "calibration_",
+        "draws_",
+        "intercepts_",
+        "r_hat_",
+        "ess_",
+    )
 
     def __init__(
         self,
@@ -91,8 +99,9 @@ class FusedDetector(Detector):
                 one = _fit(_like(self.experts_[place]), X[train, a:b], y[train], inner)
                 unseen[test, place] = one.decision_function(X[test, a:b])
         seen = ~np.isnan(unseen).any(axis=1)
-        self.calibration_ = np.array([_calibration(unseen[seen, m], y[seen], self.kind)
-                                      for m in range(len(views))])  # fmt: skip
+        self.calibration_ = np.array(
+            [_calibration(unseen[seen, m], y[seen], self.kind) for m in range(len(views))]
+        )
         calibrated = self._calibrated(unseen[seen])
         found = posterior(self.kind, calibrated, y[seen], draws=self.draws, seed=self.seed)
         self.draws_, self.intercepts_ = found.weights, found.intercept
@@ -111,9 +120,7 @@ class FusedDetector(Detector):
         """View -> (posterior mean, sd) of its share of all weight."""
         share = self.draws_ / self.draws_.sum(axis=1, keepdims=True)
         pairs = zip(share.mean(axis=0), share.std(axis=0), strict=True)
-        return {
-            name: (float(m), float(sd)) for name, (m, sd) in zip(self.names_, pairs, strict=True)
-        }
+        return {name: (float(m), float(sd)) for name, (m, sd) in zip(self.names_, pairs, strict=True)}
 
     def to_frame(self) -> pd.DataFrame:
         """Rows (view, first, last, weight, sd, r_hat, ess).
@@ -125,16 +132,23 @@ class FusedDetector(Detector):
         check_is_fitted(self)
         first, last = self.columns_[:, 0], self.columns_[:, 1] - 1
         weight, sd = zip(*self.weights().values(), strict=True)
-        return pd.DataFrame({
-            "view": self.names_, "first": first, "last": last, "weight": weight, "sd": sd,
-            "r_hat": self.r_hat_, "ess": self.ess_,
-        })  # fmt: skip
+        return pd.DataFrame(
+            {
+                "view": self.names_,
+                "first": first,
+                "last": last,
+                "weight": weight,
+                "sd": sd,
+                "r_hat": self.r_hat_,
+                "ess": self.ess_,
+            }
+        )
 
     def _learnt(self) -> tuple[str, tuple[str, ...], list[tuple[Cell, ...]]]:
         rows: list[tuple[Cell, ...]] = [
             (row.view, row.last - row.first + 1, Bar(row.weight, 1.0, f"{row.weight:.2f} ± {row.sd:.2f}"))
             for row in self.to_frame().sort_values("weight", ascending=False).itertuples()
-        ]  # fmt: skip
+        ]
         columns = ("view", "features", "share of all weight ± posterior sd")
         what = (
             f"A {self.kind} of {len(rows)} experts. Draws of their weights: {len(self.draws_):,}, at least "

@@ -123,9 +123,7 @@ class InvariantDetector(Detector):
         feeds it."""
         check_is_fitted(self)
         first = self.coefs_[0]
-        return weights_frame(
-            first[:, 0] if len(self.coefs_) == 1 else np.linalg.norm(first, axis=1)
-        )
+        return weights_frame(first[:, 0] if len(self.coefs_) == 1 else np.linalg.norm(first, axis=1))
 
     def _learnt(self) -> tuple[str, tuple[str, ...], list[tuple[Cell, ...]]]:
         sizes = np.bincount(self.environments_[self.environments_ >= 0])
@@ -134,21 +132,26 @@ class InvariantDetector(Detector):
         name = "norm of the weights" if self.hidden else "weight in the log-odds"
         return what, ("feature", name), weights_rows(self.to_frame())
 
-    def _generate(
-        self, net: _Net, Z: Tensor, y: Tensor, everyone: Tensor, strength: float
-    ) -> Array:
+    def _generate(self, net: _Net, Z: Tensor, y: Tensor, everyone: Tensor, strength: float) -> Array:
         net.train(Z, y, everyone, "none", 0, self.warmup)
         heads = EnvironmentHeads(
-            Z.shape[1], self.count, temperature=self.temperature, balance=self.balance,
-            rate=self.rate, seed=self.seed,
-        )  # fmt: skip
+            Z.shape[1],
+            self.count,
+            temperature=self.temperature,
+            balance=self.balance,
+            rate=self.rate,
+            seed=self.seed,
+        )
         found = torch.zeros(len(y), dtype=torch.long)
         for number in range(self.rounds):
             # the first division has no invariant model to preserve: γ is 0
             found = heads.divide(
-                Z, y, net.loss(Z, y), steps=self.divide_steps,
+                Z,
+                y,
+                net.loss(Z, y),
+                steps=self.divide_steps,
                 preserve=self.preserve if number else 0.0,
-            )  # fmt: skip
+            )
             member = _one_hot(np.unique(found.numpy(), return_inverse=True)[1])
             net.train(Z, y, member, self.penalty, strength, self.steps // self.rounds)
         return np.unique(found.numpy(), return_inverse=True)[1]
@@ -209,9 +212,7 @@ class _Net:
 def _numbers(environment: Any, rows: int) -> Array:
     given = np.asarray(environment)
     if given.shape != (rows,):
-        raise InputError(
-            f"environment has shape {given.shape}, expected a label for each of {rows} rows"
-        )
+        raise InputError(f"environment has shape {given.shape}, expected a label for each of {rows} rows")
     return np.unique(given, return_inverse=True)[1]
 
 

@@ -43,9 +43,7 @@ def judge(
     """
     p, y = np.asarray(p, dtype=float), np.asarray(y).astype(int)
     low, high = auroc_interval(p, y, groups, resamples=resamples, seed=seed)
-    return Judgement(
-        auroc(p, y), low, high, float(np.mean((p > 0.5) == (y == 1))), ece(p, y), len(y)
-    )
+    return Judgement(auroc(p, y), low, high, float(np.mean((p > 0.5) == (y == 1))), ece(p, y), len(y))
 
 
 def auroc(score: Float[Array, " row"], y: Array) -> float:

@@ -35,9 +35,7 @@ class LinearDetector(Detector):
 
     FITTED = ("classes_", "n_features_in_", "coef_", "intercept_", "C_")
 
-    def __init__(
-        self, C: float | None = None, folds: int = 4, seed: int = 0, floor: float = 1.0
-    ) -> None:
+    def __init__(self, C: float | None = None, folds: int = 4, seed: int = 0, floor: float = 1.0) -> None:
         self.C = C
         self.folds = folds
         self.seed = seed
@@ -71,9 +69,7 @@ class LinearDetector(Detector):
         parts = folds_of(y, groups, self.folds, self.seed)
         if not parts:
             return 1.0
-        losses = np.array(
-            [[_loss(C, Z, y, train, test) for train, test in parts] for C in PENALTIES]
-        )
+        losses = np.array([[_loss(C, Z, y, train, test) for train, test in parts] for C in PENALTIES])
         mean = losses.mean(axis=1)
         best = int(mean.argmin())
         margin = losses[best].std(ddof=1) / np.sqrt(len(parts))

@@ -46,9 +46,7 @@ def prove_invariance(seeds: Iterable[int], methods: Sequence[str] = METHODS) -> 
             detector = InvariantDetector("none" if penalty == "erm" else penalty, seed=seed)  # type: ignore[arg-type]
             known = train.environment if environments == "known" else None
             detector.fit(train.X, train.y, environment=known)
-            rows.append(
-                (seed, method, detector.score(train.X, train.y), detector.score(test.X, test.y))
-            )
+            rows.append((seed, method, detector.score(train.X, train.y), detector.score(test.X, test.y)))
     return pd.DataFrame(rows, columns=["seed", "method", "train", "reversed_test"])
 
 
@@ -68,10 +66,12 @@ def prove_balance(seeds: Iterable[int]) -> pd.DataFrame:
                 kind: FusedDetector(columns, kind, seed=seed).fit(*train)  # type: ignore[arg-type]
                 for kind in ("mixture", "product")
             }
-            experts = np.column_stack([
-                expert.decision_function(test[0][:, views[name]])
-                for name, expert in zip(views, fitted["product"].experts_, strict=True)
-            ])  # fmt: skip
+            experts = np.column_stack(
+                [
+                    expert.decision_function(test[0][:, views[name]])
+                    for name, expert in zip(views, fitted["product"].experts_, strict=True)
+                ]
+            )
             judged: dict[str, tuple[np.ndarray, dict[str, float]]] = {
                 "average": (expit(experts).mean(axis=1), {}),
                 "plain product": (expit(experts.sum(axis=1)), {}),
@@ -86,11 +86,15 @@ def prove_balance(seeds: Iterable[int]) -> pd.DataFrame:
             for method, (p, weights) in judged.items():
                 rows.append(
                     {
-                        "seed": seed, "with_copy": copy, "method": method,
+                        "seed": seed,
+                        "with_copy": copy,
+                        "method": method,
                         "accuracy": float(np.mean((p > 0.5) == (test[1] == 1))),
-                        "log_loss": log_loss(test[1], p), "ece": ece(p, test[1]),
-                    } | weights
-                )  # fmt: skip
+                        "log_loss": log_loss(test[1], p),
+                        "ece": ece(p, test[1]),
+                    }
+                    | weights
+                )
     return pd.DataFrame(rows)
 
 

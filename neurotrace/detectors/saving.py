@@ -24,9 +24,7 @@ FORMAT = "neurotrace.detector/2"
 _BEFORE = "neurotrace.detector/1"  # the same but for fused detectors
 
 
-def save_detector(
-    detector: Detector, path: str | Path, *, about: Mapping[str, Any] | None = None
-) -> None:
+def save_detector(detector: Detector, path: str | Path, *, about: Mapping[str, Any] | None = None) -> None:
     """Write a fitted detector as one safetensors file.
 
     Args:
@@ -112,8 +110,10 @@ def _pack(detector: Detector, prefix: str, arrays: dict[str, np.ndarray]) -> dic
             else value
             for name, value in parameters.items()
         },
-        "prefix": prefix, "plain": plain, "parts": parts,
-    }  # fmt: skip
+        "prefix": prefix,
+        "plain": plain,
+        "parts": parts,
+    }
 
 
 def _unpack(record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Detector:

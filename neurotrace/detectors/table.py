@@ -46,9 +46,7 @@ DETECTORS: dict[str, Entry] = {
     "linear": Entry(LinearDetector, choosable=True),
     "layer classifier": Entry(LinearDetector, learns="best layer"),
     "baseline": Entry(LinearDetector, learns="baselines"),
-    "linear, re-standardised": Entry(
-        LinearDetector, {"floor": 0}, learns="neurons", restandardised=True
-    ),
+    "linear, re-standardised": Entry(LinearDetector, {"floor": 0}, learns="neurons", restandardised=True),
     "linear, no floor": Entry(LinearDetector, {"floor": 0}, learns="neurons"),
     "invariant generated": Entry(
         InvariantDetector, {"penalty": "vrex"}, learns="neurons", environments="generated"

@@ -36,9 +36,17 @@ OTHERS = "others"
 BASELINES = ("length", "occurs", "confidence")  # views that use no model internals; with words
 LEAST = 5  # minimum number of rows of the rarer class for training
 COLUMNS = (
-    "detector", "view", "train_family", "test_family", "auroc", "auroc_lo", "auroc_hi", "accuracy",
-    "ece", "n",
-)  # fmt: skip
+    "detector",
+    "view",
+    "train_family",
+    "test_family",
+    "auroc",
+    "auroc_lo",
+    "auroc_hi",
+    "accuracy",
+    "ece",
+    "n",
+)
 _WEIGHTS = ["view", "weight", "sd", "r_hat", "ess"]
 # rows of the training set, rows to score -> memory fall and reasoning fall of the latter
 Margins = Callable[[Array, Array], Float[Array, "row 2"]]

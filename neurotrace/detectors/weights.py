@@ -209,10 +209,15 @@ def sample(
     rng = np.random.default_rng(seed)
     sampler = DynamicMultinomialHMC(system, LeapfrogIntegrator(system), rng, max_tree_depth=_DEPTH)
     found = sampler.sample_chains(
-        max(WARM_UP, each // 2), each, [rng.standard_normal(CHAINS * dim)],
-        adapters=[DualAveragingStepSizeAdapter()], stager=WarmUpStager(), n_worker=1,
-        trace_funcs=[lambda state: {"x": state.pos}], display_progress=False,
-    )  # fmt: skip
+        max(WARM_UP, each // 2),
+        each,
+        [rng.standard_normal(CHAINS * dim)],
+        adapters=[DualAveragingStepSizeAdapter()],
+        stager=WarmUpStager(),
+        n_worker=1,
+        trace_funcs=[lambda state: {"x": state.pos}],
+        display_progress=False,
+    )
     chain = np.asarray(found.traces["x"][0])
     return np.ascontiguousarray(chain.reshape(each, CHAINS, dim).swapaxes(0, 1))
 

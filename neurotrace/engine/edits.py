@@ -112,8 +112,7 @@ def affine_by_layer(edits: Sequence[Edit], where: Tensor) -> dict[int, Map]:
     device = where.device
     rows = torch.cat([torch.full((len(e.layers),), row) for row, e in enumerate(edits)]).to(device)
     layers, indices, scale = (
-        torch.cat([getattr(e, name) for e in edits]).to(device)
-        for name in ("layers", "indices", "scale")
+        torch.cat([getattr(e, name) for e in edits]).to(device) for name in ("layers", "indices", "scale")
     )
     offsets = [e.offset.reshape(len(e.layers), -1).expand(-1, len(where)) for e in edits]
     offset = torch.cat(offsets).to(device)

@@ -160,9 +160,7 @@ class Engine:
         return Run(ids, positions, start, path, tuple(inputs), hidden, *kept)
 
     @torch.no_grad()
-    def single(
-        self, run: Run, layer: int, index: Tensor, values: Tensor, *, exact: bool = False
-    ) -> Tensor:
+    def single(self, run: Run, layer: int, index: Tensor, values: Tensor, *, exact: bool = False) -> Tensor:
         """One neuron a row, all in one layer: neuron index[c] of `layer` becomes values[c].
 
         Args:
@@ -269,9 +267,7 @@ class Engine:
             constant = (residual, *rest) if isinstance(clean, tuple) else residual
             yield block, _always(constant)
 
-    def _forward(
-        self, ids: Tensor, prefix: Prefix | None, hooks: Iterable, *, shared: bool
-    ) -> Tensor:
+    def _forward(self, ids: Tensor, prefix: Prefix | None, hooks: Iterable, *, shared: bool) -> Tensor:
         """Call the model and return the unembedding's input at the last position, [row, d_model]."""
         seen: list[Tensor] = []
 

@@ -32,21 +32,15 @@ def answers(logits: Float[Tensor, "row vocab"], token: Int[Tensor, " row"]) -> B
     return logits.argmax(dim=-1) == token
 
 
-def kl(
-    clean: Float[Tensor, "row vocab"], changed: Float[Tensor, "row vocab"]
-) -> Float[Tensor, " row"]:
+def kl(clean: Float[Tensor, "row vocab"], changed: Float[Tensor, "row vocab"]) -> Float[Tensor, " row"]:
     """KL(clean || changed) of the next-token distributions, in nats, never below 0.
 
     Rounding gives some -1e-7 for two equal distributions.
     """
-    return kl_of(
-        torch.log_softmax(clean.float(), dim=-1), torch.log_softmax(changed.float(), dim=-1)
-    )
+    return kl_of(torch.log_softmax(clean.float(), dim=-1), torch.log_softmax(changed.float(), dim=-1))
 
 
-def kl_of(
-    log_p: Float[Tensor, "row vocab"], log_q: Float[Tensor, "row vocab"]
-) -> Float[Tensor, " row"]:
+def kl_of(log_p: Float[Tensor, "row vocab"], log_q: Float[Tensor, "row vocab"]) -> Float[Tensor, " row"]:
     """`kl` from log-probabilities."""
     return (log_p.exp() * (log_p - log_q)).sum(dim=-1).clamp(min=0)
 

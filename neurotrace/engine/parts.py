@@ -97,8 +97,7 @@ def _find_blocks(model: nn.Module, config: Any) -> nn.ModuleList:
     outer = [m for m in found if not any(m is not o and _inside(m, o) for o in found)]
     if len(outer) != 1:
         raise ValueError(
-            f"{type(model).__name__} has {len(outer)} lists of {depth} blocks, expected one: "
-            "pass blocks="
+            f"{type(model).__name__} has {len(outer)} lists of {depth} blocks, expected one: pass blocks="
         )
     return outer[0]
 

@@ -76,9 +76,7 @@ def engine(
         raise ValueError("the model is in training mode: call model.eval() first")
     parts = find_parts(model, blocks, projection, unembedding)
     wanted = PATHS[0] if path == "auto" else path
-    found = first_proved(
-        Engine(parts, "naive", batch_size=batch_size, prove_early=prove_early), wanted
-    )
+    found = first_proved(Engine(parts, "naive", batch_size=batch_size, prove_early=prove_early), wanted)
     if found.path != wanted:
         warnings.warn(f"suffix engine: {found.path}, not {wanted}: {found.reason}", stacklevel=2)
     if precision == "fast":
@@ -219,9 +217,13 @@ def first_proved(
             if wide and not widen:
                 continue
             trial = type(naive)(
-                naive.parts, path, batch_size=naive.batch_size, widen=wide, light=light,
+                naive.parts,
+                path,
+                batch_size=naive.batch_size,
+                widen=wide,
+                light=light,
                 prove_early=naive.prove_early,
-            )  # fmt: skip
+            )
             if light and not trial.fused:
                 continue
             trial.plain_tail, trial.early = naive.plain_tail, path

@@ -60,17 +60,20 @@ def logits_through(
 
         return hook
 
-    hooks = [
-        (module, "input", through(layer)) for layer, module in enumerate(engine.parts.projections)
-    ]
+    hooks = [(module, "input", through(layer)) for layer, module in enumerate(engine.parts.projections)]
     return logits_hooked(engine, ids, prefix, hooks)
 
 
 def slopes(
-    engine: Engine, ids: Int[Tensor, "prompt pos"], plus: Int[Tensor, " prompt"],
-    minus: Int[Tensor, " prompt"], *, added: Float[Tensor, "prompt layer neuron"] | None = None,
-    layers: Sequence[int] | None = None, before: Callable[[Tensor], Tensor] | None = None,
-) -> tuple[Float[Tensor, "prompt layer neuron"], Float[Tensor, "prompt layer neuron"]]:  # fmt: skip
+    engine: Engine,
+    ids: Int[Tensor, "prompt pos"],
+    plus: Int[Tensor, " prompt"],
+    minus: Int[Tensor, " prompt"],
+    *,
+    added: Float[Tensor, "prompt layer neuron"] | None = None,
+    layers: Sequence[int] | None = None,
+    before: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[Float[Tensor, "prompt layer neuron"], Float[Tensor, "prompt layer neuron"]]:
     """(activations, slopes of logit(plus) - logit(minus)) at the last position.
 
     Args:

@@ -67,9 +67,13 @@ class NeurotraceAPI(ModelAPI):
             raise InputError("neurotrace writes one greedy text: no tools, temperature 0")
         ids = self.source.tokenizer(self.prompt(input)).input_ids
         (text,) = continuations(
-            self.source.model, [ids], self.source.intervention,
-            max_new_tokens=config.max_tokens or 16, stop=config.stop_seqs or (), **self.source.how,
-        )  # fmt: skip
+            self.source.model,
+            [ids],
+            self.source.intervention,
+            max_new_tokens=config.max_tokens or 16,
+            stop=config.stop_seqs or (),
+            **self.source.how,
+        )
         output = ModelOutput.from_content(self.model_name, text)
         output.metadata = self.source.about()
         return output
@@ -102,9 +106,7 @@ def trust_score(circuit: str) -> Scorer:
         prompt = api.prompt(state.messages[:said])
         (row,) = trust(api.source.model, [prompt], Circuit.load(circuit)).rows()
         values = {name: float(row[name]) for name in ("p_memory", "margin", "abstain")}
-        about = (
-            f"the unchanged model's next token {row['answer']!r}; abstain: outside the calibration"
-        )
+        about = f"the unchanged model's next token {row['answer']!r}; abstain: outside the calibration"
         return Score(value=values, answer=row["answer"], explanation=about, metadata=row)
 
     return score

@@ -61,9 +61,7 @@ class NeurotraceLM(TemplateLM):
                 return int(token)
         raise InputError("this task needs a first token, and the tokenizer has neither BOS nor EOS")
 
-    def tok_encode(
-        self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
-    ) -> list[int]:
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
         """As the tokenizer's makers set it up, BOS included, if not told otherwise."""
         special = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
         return list(self.tokenizer(string, **special).input_ids)
@@ -81,13 +79,9 @@ class NeurotraceLM(TemplateLM):
 
     def _likelihoods(self, asked: Sequence[Any], **how: Any) -> list[Any]:
         source = self.source
-        return likelihoods(
-            source.model, asked, source.intervention, **{**source.how, **how}, progress=bars
-        )
+        return likelihoods(source.model, asked, source.intervention, **{**source.how, **how}, progress=bars)
 
-    def loglikelihood_rolling(
-        self, requests: Sequence[Any], disable_tqdm: bool = False
-    ) -> list[float]:
+    def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
         """Of whole texts; the intervention acts at every token."""
         windows, owners = [], []
         for number, request in enumerate(requests):
@@ -118,9 +112,14 @@ class NeurotraceLM(TemplateLM):
             if self.limit:
                 prompts = [ids[-max(1, self.limit - tokens) :] for ids in prompts]
             texts = continuations(
-                self.source.model, prompts, self.source.intervention, max_new_tokens=tokens,
-                stop=stop, progress=bars, **self.source.how,
-            )  # fmt: skip
+                self.source.model,
+                prompts,
+                self.source.intervention,
+                max_new_tokens=tokens,
+                stop=stop,
+                progress=bars,
+                **self.source.how,
+            )
             for number, text in zip(numbers, texts, strict=True):
                 written[number] = text
                 self.cache_hook.add_partial("generate_until", requests[number].args, text)

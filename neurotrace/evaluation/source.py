@@ -60,12 +60,8 @@ class Source:
             raise InputError(f"batch_size={batch_size}: expected auto or a number from 1 on")
         change = None
         if intervention is not None:
-            change = load_intervention(
-                str(intervention), family=family, direction=direction, fold=fold
-            )
-        model = load_model(
-            pretrained, device=device, dtype=dtype, trust_remote_code=trust_remote_code
-        )
+            change = load_intervention(str(intervention), family=family, direction=direction, fold=fold)
+        model = load_model(pretrained, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
         if change is not None:
             change.check(model)
             change = change.without_donor()
@@ -80,9 +76,11 @@ class Source:
         if not getattr(self.tokenizer, "chat_template", None):
             raise InputError("the model's tokenizer has no chat template: give it plain text")
         text: str = self.tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=go_on,
+            list(messages),
+            tokenize=False,
+            add_generation_prompt=go_on,
             continue_final_message=not go_on,
-        )  # fmt: skip
+        )
         return text
 
     def about(self) -> dict[str, Any]:
@@ -91,7 +89,9 @@ class Source:
         if (change := self.intervention) is not None:
             neurons = [str(neuron) for neuron in change.neurons]
             found["intervention"] = {
-                "kind": change.kind, "neurons": neurons, "provenance": dict(change.provenance),
-            }  # fmt: skip
+                "kind": change.kind,
+                "neurons": neurons,
+                "provenance": dict(change.provenance),
+            }
         plain: dict[str, Any] = json.loads(json.dumps(found, default=str))
         return plain

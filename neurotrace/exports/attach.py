@@ -37,15 +37,11 @@ def parts_of(module: nn.Module) -> Parts:
     try:
         return find_parts(module)
     except ValueError as error:
-        raise InputError(
-            f"{type(module).__name__}: its MLPs can't be told apart ({error})"
-        ) from None
+        raise InputError(f"{type(module).__name__}: its MLPs can't be told apart ({error})") from None
 
 
 @contextmanager
-def attached(
-    module: nn.Module, intervention: Intervention, *, last: bool = False
-) -> Iterator[None]:
+def attached(module: nn.Module, intervention: Intervention, *, last: bool = False) -> Iterator[None]:
     """Inside the `with` every forward pass of the transformers model is under the intervention.
 
     Args:

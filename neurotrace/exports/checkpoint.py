@@ -14,9 +14,7 @@ from neurotrace.exports.weights import edited
 from neurotrace.interventions.intervention import Intervention
 
 
-def write_checkpoint(
-    module: nn.Module, tokenizer: Any, intervention: Intervention, folder: Path
-) -> None:
+def write_checkpoint(module: nn.Module, tokenizer: Any, intervention: Intervention, folder: Path) -> None:
     """The edited model and its tokenizer.
 
     Raises:
@@ -39,10 +37,13 @@ def read_checkpoint(folder: Path, like: nn.Module) -> nn.Module:
     outer: Any = like
     with _without_bars():
         found: nn.Module = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=next(like.parameters()).dtype, use_safetensors=True, local_files_only=True,
+            folder,
+            dtype=next(like.parameters()).dtype,
+            use_safetensors=True,
+            local_files_only=True,
             trust_remote_code=False,
             attn_implementation=getattr(outer.config, "_attn_implementation", None),
-        )  # fmt: skip
+        )
     return found.to(next(like.parameters()).device).eval()
 
 

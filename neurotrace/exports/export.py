@@ -41,8 +41,12 @@ from neurotrace.models.origins import tokenizer_of
 from neurotrace.models.protocol import HookedModel
 
 RECORD, CHECKPOINT, GGUF, VECTOR, DESCRIPTION = (
-    "export.json", "checkpoint", "model.gguf", "vector.gguf", "intervention.json",
-)  # fmt: skip
+    "export.json",
+    "checkpoint",
+    "model.gguf",
+    "vector.gguf",
+    "intervention.json",
+)
 _FORMAT = "neurotrace.export/1"
 
 
@@ -118,10 +122,12 @@ def export(
     asked = Asked(model, intervention, folder, pairs, None if source is None else Path(source))
     proofs = write(asked)
     record = {
-        "format": _FORMAT, "to": to, "model": inspect_model(model).name,
+        "format": _FORMAT,
+        "to": to,
+        "model": inspect_model(model).name,
         "intervention": describe.description(intervention),
         "proofs": {name: proof.record() for name, proof in proofs.items()},
-    }  # fmt: skip
+    }
     save_file(folder / RECORD, (json.dumps(record, indent=1) + "\n"))
     for name, proof in proofs.items():
         if not proof.holds:

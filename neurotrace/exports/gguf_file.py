@@ -18,9 +18,7 @@ from neurotrace.core.writing import save_whole
 from neurotrace.exports.weights import written
 from neurotrace.interventions.intervention import Intervention
 
-_BIASED = (
-    "llama",
-)  # architectures that read optional biases of an MLP: llama.cpp, and `nt.load_model`
+_BIASED = ("llama",)  # architectures that read optional biases of an MLP: llama.cpp, and `nt.load_model`
 
 
 def gguf_package() -> Any:
@@ -83,14 +81,8 @@ def _edited(
             )
         for name, tensor in list(named.items()):
             part = name.split(".")
-            if (
-                len(part) == 4
-                and part[2] in ("ffn_gate", "ffn_up", "ffn_down")
-                and part[3] == "weight"
-            ):
-                width = int(
-                    tensor.shape[1]
-                )  # written back to front: the last one counts the outputs
+            if len(part) == 4 and part[2] in ("ffn_gate", "ffn_up", "ffn_down") and part[3] == "weight":
+                width = int(tensor.shape[1])  # written back to front: the last one counts the outputs
                 new[name.removesuffix("weight") + "bias"] = np.zeros(width, dtype=np.float32)
     for layer, chosen in by_layer(intervention.neurons).items():
         name = f"blk.{layer}.ffn_down.weight"

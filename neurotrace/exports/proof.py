@@ -61,9 +61,7 @@ class Proof:
             return said
         same = "the same pairs" if self.equal_flips else "other pairs"
         beside = f", {percent(self.read_flips)} at the read position alone"
-        return (
-            f"{said}; {percent(self.flips)} flip, {same}{beside if self.positions == 'all' else ''}"
-        )
+        return f"{said}; {percent(self.flips)} flip, {same}{beside if self.positions == 'all' else ''}"
 
     def record(self) -> dict[str, Any]:
         """For the JSON beside the exported form."""

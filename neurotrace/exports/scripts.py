@@ -150,9 +150,7 @@ def _rows(intervention: Intervention, names: dict[int, str]) -> str:
     lines = ["{"]
     for layer, chosen in by_layer(intervention.neurons).items():
         units = [intervention.neurons[place].index for place in chosen]
-        columns = [
-            getattr(intervention, name)[chosen].tolist() for name in ("keep", "gain", "offset")
-        ]
+        columns = [getattr(intervention, name)[chosen].tolist() for name in ("keep", "gain", "offset")]
         lines.append(f'    "{names[layer]}": (')
         for column in (units, *columns):
             lines.append(

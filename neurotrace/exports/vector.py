@@ -41,13 +41,8 @@ def vectors_of(module: nn.Module, intervention: Intervention) -> dict[int, Tenso
         )
     parts, layers = parts_of(module), by_layer(intervention.neurons)
     if 0 in layers:
-        raise InputError(
-            "no control vector can express a change in block 0: llama.cpp adds none there"
-        )
-    return {
-        layer: written(intervention, layer, write_rows(parts.projections[layer]))
-        for layer in layers
-    }
+        raise InputError("no control vector can express a change in block 0: llama.cpp adds none there")
+    return {layer: written(intervention, layer, write_rows(parts.projections[layer])) for layer in layers}
 
 
 def write_vector(module: nn.Module, intervention: Intervention, path: Path) -> None:
@@ -78,8 +73,7 @@ def read_vector(path: Path) -> dict[int, Tensor]:
     """Block -> vector, from the file."""
     reader = gguf_package().GGUFReader(str(path))
     return {
-        int(tensor.name.removeprefix("direction.")): torch.tensor(tensor.data)
-        for tensor in reader.tensors
+        int(tensor.name.removeprefix("direction.")): torch.tensor(tensor.data) for tensor in reader.tensors
     }
 
 

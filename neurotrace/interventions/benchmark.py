@@ -98,8 +98,6 @@ def benchmark(
     right = []
     for change in (None, *interventions):
         found = iter(likelihoods(model, flat, change, batch_size=batch_size, progress=progress))
-        chosen = [
-            int(np.argmax([next(found).log_probability for _ in item.choices])) for item in items
-        ]
+        chosen = [int(np.argmax([next(found).log_probability for _ in item.choices])) for item in items]
         right.append(np.array([a == i.answer for a, i in zip(chosen, items, strict=True)]))
     return Benchmark(right[0], tuple(right[1:]), tuple(interventions))

@@ -140,9 +140,7 @@ def continuations(
                 if int(tokens[place]) == end:
                     continue
                 text = tokenizer.decode(ids[place, start:].tolist())
-                cut = min(
-                    (at for each in stop if each and (at := text.find(each)) >= 0), default=None
-                )
+                cut = min((at for each in stop if each and (at := text.find(each)) >= 0), default=None)
                 written[row] = text[:cut]
                 if cut is None:
                     kept.append(place)
@@ -167,9 +165,7 @@ def _judged(logits: Float[Tensor, "pos vocab"], continuation: Sequence[int]) -> 
     token = torch.tensor(list(continuation))
     here = logits[: len(token)].float().cpu()
     if not torch.isfinite(here).all():
-        raise InputError(
-            "the model's logits are not finite: try dtype=float32, and check its weights"
-        )
+        raise InputError("the model's logits are not finite: try dtype=float32, and check its weights")
     found = metrics.log_probability(here, token).double().sum()
     return Likelihood(float(found), bool(metrics.answers(here, token).all()))
 

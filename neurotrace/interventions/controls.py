@@ -65,13 +65,12 @@ def random_controls(
     blank = Scores("random", torch.zeros_like(reference.norms))
     return [
         replace(
-            random_control(
-                intervention, blank.random_like(intervention.neurons, seed=seed), reference
-            ),
-            label=intervention.label, draw=seed,
+            random_control(intervention, blank.random_like(intervention.neurons, seed=seed), reference),
+            label=intervention.label,
+            draw=seed,
         )
         for seed in seeds
-    ]  # fmt: skip
+    ]
 
 
 def random_control(

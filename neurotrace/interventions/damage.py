@@ -41,9 +41,7 @@ def neutral_texts(model: HookedModel) -> list[str]:
     files = sorted((probes_folder() / "neutral").glob("*.txt"))
     found = [[t for t in file.read_text("utf-8").split("\n") if t.strip()] for file in files]
     if not found:
-        raise InputError(
-            f"no neutral texts in {probes_folder() / 'neutral'}: reinstall the package"
-        )
+        raise InputError(f"no neutral texts in {probes_folder() / 'neutral'}: reinstall the package")
     return min(found, key=share)
 
 
@@ -55,9 +53,7 @@ def neutral_ids(model: HookedModel, texts: Sequence[str]) -> list[Int[Tensor, " 
     """
     tokenizer, limit = tokenizer_of(model), context_length(model)
     # a tokenizer that prepends BOS gives an empty text a token, too
-    found = [
-        torch.tensor(tokenizer(text).input_ids if text else [], dtype=torch.long) for text in texts
-    ]
+    found = [torch.tensor(tokenizer(text).input_ids if text else [], dtype=torch.long) for text in texts]
     for number, ids in enumerate(found, 1):
         if not 0 < len(ids) <= (limit or len(ids)):
             wanted = f"1 to {limit}" if limit else "at least 1"

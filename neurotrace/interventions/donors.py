@@ -32,9 +32,7 @@ def donor_values(
             continue
         foreign = intervention.role == "other_donor"
         if foreign not in cached:
-            origin = (
-                [next_of_other_group(encoded, place) for place in places] if foreign else places
-            )
+            origin = [next_of_other_group(encoded, place) for place in places] if foreign else places
             if activations is not None and positions == "read":
                 cached[foreign] = activations.side(intervention.donor)[list(origin)]
             else:
@@ -52,12 +50,15 @@ def next_of_other_group(encoded: EncodedPairs, place: int) -> int:
     total = len(encoded)
     order = [(place + step) % total for step in range(1, total)]
     tests: list[Callable[[PromptPair], bool]] = [
-        lambda other: other.family == own.family and other.group != own.group
-        and other.memorized_answer != own.memorized_answer
-        and other.reasoned_answer != own.reasoned_answer,
+        lambda other: (
+            other.family == own.family
+            and other.group != own.group
+            and other.memorized_answer != own.memorized_answer
+            and other.reasoned_answer != own.reasoned_answer
+        ),
         lambda other: other.group != own.group,
         lambda other: True,
-    ]  # fmt: skip
+    ]
     for test in tests:
         for other in order:
             if test(encoded.pairs[other]):

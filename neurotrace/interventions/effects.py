@@ -73,11 +73,18 @@ class Effects(Shown):
             ["family", "direction"], sort=False
         ):
             rows = [
-                (row.intervention, row.role, int(row.k), rate(row.answers),
-                 f"{row.answers_low:.0%}–{row.answers_high:.0%}", rate(row.prefers),
-                 f"{row.kl:.3f}", int(row.n))
+                (
+                    row.intervention,
+                    row.role,
+                    int(row.k),
+                    rate(row.answers),
+                    f"{row.answers_low:.0%}–{row.answers_high:.0%}",
+                    rate(row.prefers),
+                    f"{row.kl:.3f}",
+                    int(row.n),
+                )
                 for row in part.itertuples()
-            ]  # fmt: skip
+            ]
             columns = ("change", "neurons", "k", "flipped", "95 %", "prefers", "KL", "pairs")
             tables.append(Table(columns, rows, f"{family}, {spoken(direction)}"))
         more = "All rows: .to_frame(); rates: .rates(); the curves: nt.plot_flips(effects)."
@@ -163,13 +170,13 @@ def measure(
         raise InputError("no interventions to measure: pass nt.patch(neurons, donor=...) or others")
     width, units = (info.d_mlp, "neurons") if site == "neurons" else (info.d_model, "dimensions")
     outside = [
-        neuron for each in interventions for neuron in each.neurons
+        neuron
+        for each in interventions
+        for neuron in each.neurons
         if neuron.layer >= info.n_layers or neuron.index >= width
-    ]  # fmt: skip
+    ]
     if outside:
-        raise InputError(
-            f"{outside[0]} is not in this model of {info.n_layers} layers × {width} {units}"
-        )
+        raise InputError(f"{outside[0]} is not in this model of {info.n_layers} layers × {width} {units}")
     if site != "neurons" and activations is None and any(i.needs_donor for i in interventions):
         raise InputError(f"a patch at site={site!r} wants activations= to take its values from")
     if positions not in ("read", "all"):
@@ -272,9 +279,12 @@ def _rows(
     named = {
         name: [getattr(pair, own) for pair in part.pairs]
         for name, own in (
-            ("pair", "id"), ("family", "family"), ("template", "template"), ("group", "group"),
+            ("pair", "id"),
+            ("family", "family"),
+            ("template", "template"),
+            ("group", "group"),
         )
-    }  # fmt: skip
+    }
     # a softmax over the vocabulary costs as much as several layers: one a row
     clean_log_p = clean.log_softmax(dim=-1)
     before = _readout(words, clean, clean_log_p, part, "before")
@@ -287,10 +297,13 @@ def _rows(
         wanted = part.reasoned if to_reasoning else part.memorized
         moved = after["L_after"] < 0 if to_reasoning else after["L_after"] > 0
         made = {
-            "direction": intervention.direction, "intervention": intervention.kind,
-            "role": intervention.role, "label": intervention.label, "k": len(intervention),
+            "direction": intervention.direction,
+            "intervention": intervention.kind,
+            "role": intervention.role,
+            "label": intervention.label,
+            "k": len(intervention),
             "draw": intervention.draw,
-        }  # fmt: skip
+        }
         columns = {
             **named,
             **{name: [value] * len(part) for name, value in made.items()},

@@ -52,6 +52,4 @@ def generate(
         donor = torch.stack([values[n.layer, n.index] for n in intervention.neurons])
         change = replace(intervention, donor_mean=donor.float().cpu()).without_donor()
     ids = tokenizer(prompt).input_ids
-    return continuations(model, [ids], change, max_new_tokens=max_new_tokens, positions=positions)[
-        0
-    ]
+    return continuations(model, [ids], change, max_new_tokens=max_new_tokens, positions=positions)[0]

@@ -143,11 +143,16 @@ class Intervention:
         from safetensors.torch import save_file as save_tensors
 
         header = {
-            "format": _FORMAT, "kind": self.kind, "neurons": [str(neuron) for neuron in self.neurons],
-            "direction": str(self.direction), "role": self.role, "label": self.label,
-            "map": "a' = keep * a + gain * donor + offset", "neuron": NEURON_DEFINITION,
+            "format": _FORMAT,
+            "kind": self.kind,
+            "neurons": [str(neuron) for neuron in self.neurons],
+            "direction": str(self.direction),
+            "role": self.role,
+            "label": self.label,
+            "map": "a' = keep * a + gain * donor + offset",
+            "neuron": NEURON_DEFINITION,
             "provenance": dict(self.provenance),
-        }  # fmt: skip
+        }
         tensors = {
             name: getattr(self, name).float().clone(memory_format=torch.contiguous_format)
             for name in (*_COLUMNS, *_BESIDE)
@@ -175,9 +180,14 @@ class Intervention:
             numbers: dict[str, Any] = {name: tensors[name] for name in _COLUMNS}
             numbers |= {name: tensors.get(name) for name in _BESIDE}
             return cls(
-                kind, neurons, Direction(direction), role=role, label=label,
-                provenance=dict(header["provenance"]), **numbers,
-            )  # fmt: skip
+                kind,
+                neurons,
+                Direction(direction),
+                role=role,
+                label=label,
+                provenance=dict(header["provenance"]),
+                **numbers,
+            )
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise InputError(f"{path}: a damaged intervention ({error})") from None
 
@@ -371,9 +381,7 @@ def make(
     )
 
 
-def _direction(
-    direction: Direction | str | None, neurons: Sequence[Neuron], name: str
-) -> Direction:
+def _direction(direction: Direction | str | None, neurons: Sequence[Neuron], name: str) -> Direction:
     if direction is not None:
         return Direction(direction)
     if isinstance(neurons, NeuronSet) and neurons.direction is not None:

@@ -63,20 +63,16 @@ class Form:
     rows: Callable[[ClassMeans | None, Direction, float], Affine]
     needs: Literal["nothing", "donor", "means", "slopes"] = "nothing"
     strength: float | None = None
-    together: (
-        Callable[[Reference, Sequence[Neuron], Direction, float], Float[Tensor, " neuron"]] | None
-    ) = None
+    together: Callable[[Reference, Sequence[Neuron], Direction, float], Float[Tensor, " neuron"]] | None = (
+        None
+    )
 
     def reference(self, given: ClassMeans | None, name: str) -> ClassMeans | None:
         """`given`, if it holds what this kind needs; else `InputError`."""
         if self.needs == "slopes" and not isinstance(given, Reference):
-            raise InputError(
-                f"{name} needs slopes: pass reference=nt.reference(model, training_pairs)"
-            )
+            raise InputError(f"{name} needs slopes: pass reference=nt.reference(model, training_pairs)")
         if self.needs == "means" and given is None:
-            raise InputError(
-                f"{name} needs class means: pass reference=nt.moments(model, training_pairs)"
-            )
+            raise InputError(f"{name} needs class means: pass reference=nt.moments(model, training_pairs)")
         return given
 
 
@@ -89,9 +85,7 @@ def moments_of(reference: ClassMeans | None) -> Moments:
     return reference.moments() if isinstance(reference, Activations) else reference
 
 
-def values_at(
-    values: Float[Tensor, "layer neuron"], neurons: Sequence[Neuron]
-) -> Float[Tensor, " neuron"]:
+def values_at(values: Float[Tensor, "layer neuron"], neurons: Sequence[Neuron]) -> Float[Tensor, " neuron"]:
     """The values of these neurons from a table of all neurons; `InputError` if one lies outside."""
     layers = torch.tensor([neuron.layer for neuron in neurons], dtype=torch.long)
     units = torch.tensor([neuron.index for neuron in neurons], dtype=torch.long)
@@ -128,13 +122,9 @@ def _steer_together(
 
 KINDS: dict[str, Form] = {
     "patch": Form(lambda _, __, s: Affine(keep=1 - s, gain=s), needs="donor", strength=1.0),
-    "set": Form(
-        lambda means, to, _: Affine(offset=moments_of(means).mean_of(to.donor)), needs="means"
-    ),
+    "set": Form(lambda means, to, _: Affine(offset=moments_of(means).mean_of(to.donor)), needs="means"),
     "zero": Form(lambda _, __, ___: Affine()),
-    "mean": Form(
-        lambda means, _, __: Affine(offset=moments_of(means).mean.mean(dim=0)), needs="means"
-    ),
+    "mean": Form(lambda means, _, __: Affine(offset=moments_of(means).mean.mean(dim=0)), needs="means"),
     "shift": Form(
         # rho has the sign of NMD, so sign(rho)*|NMD| is NMD; towards reasoning it is added
         lambda means, to, s: Affine(keep=1.0, offset=-to.sign * s * moments_of(means).contrast),

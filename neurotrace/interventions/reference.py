@@ -66,9 +66,12 @@ class Evidence:
         index = list(rows)
         norms = self.norms if len(self.norms) == 1 else self.norms[index]
         return Reference(
-            self.moments(rows), self.slopes[:, index].mean(dim=1), spread, over_pairs(norms),
+            self.moments(rows),
+            self.slopes[:, index].mean(dim=1),
+            spread,
+            over_pairs(norms),
             self.logit_difference[:, index].mean(dim=1),
-        )  # fmt: skip
+        )
 
 
 def gather(
@@ -89,9 +92,7 @@ def gather(
             wrong = ~torch.isfinite(slope)
             if wrong.any():
                 layer = int(wrong.nonzero()[0][1])
-                raise InputError(
-                    f"gradients in layer {layer} are not finite: load with dtype=float32"
-                )
+                raise InputError(f"gradients in layer {layer} are not finite: load with dtype=float32")
             values[place, rows] = a
             slopes[place, rows] = slope
     differences = [encoded.behaviour(side).logit_difference for side in SIDES]

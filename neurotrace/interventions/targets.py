@@ -84,9 +84,13 @@ def provenance(
     """The record of how a ranking was made."""
     families = sorted({pair.family for pair in encoded.pairs})
     return {
-        "model": inspect_model(model).name, "pairs": len(encoded), "families": families,
-        "donor": donor, "intervention": kind, "direction": Direction.from_donor(donor).value,
-    } | more  # fmt: skip
+        "model": inspect_model(model).name,
+        "pairs": len(encoded),
+        "families": families,
+        "donor": donor,
+        "intervention": kind,
+        "direction": Direction.from_donor(donor).value,
+    } | more
 
 
 def finite(scores: Tensor, method: str) -> Tensor:

@@ -37,9 +37,7 @@ class Activations:
         return self.values[SIDES.index(side)]
 
     def moments(self) -> Moments:
-        return Moments(
-            self.values.mean(dim=1), self.values.var(dim=1, unbiased=False), len(self.pairs)
-        )
+        return Moments(self.values.mean(dim=1), self.values.var(dim=1, unbiased=False), len(self.pairs))
 
 
 @dataclass(frozen=True)
@@ -213,9 +211,7 @@ def read_activations(
             forward(model, ids, edit=keep, layers=range(n_layers))
     bad = ~torch.isfinite(found).all(dim=-1).all(dim=0)
     if bad.any():
-        raise InputError(
-            f"activations in layer {int(bad.nonzero()[0])} are not finite: try dtype=float32"
-        )
+        raise InputError(f"activations in layer {int(bad.nonzero()[0])} are not finite: try dtype=float32")
     return found
 
 

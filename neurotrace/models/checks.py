@@ -55,9 +55,7 @@ def check_weights(name: str, model: nn.Module, found: Mapping[str, Iterable[Any]
     Raises:
         InputError: names the weights.
     """
-    mismatched = [
-        f"{key} {tuple(there)} for {tuple(own)}" for key, there, own in found["mismatched_keys"]
-    ]
+    mismatched = [f"{key} {tuple(there)} for {tuple(own)}" for key, there, own in found["mismatched_keys"]]
     _refuse(name, "lacks weights, which would be drawn at random", found["missing_keys"])
     _refuse(name, "holds weights of another shape", mismatched)
     spare = [key for key in found["unexpected_keys"] if not _BUFFERS.search(key)]
@@ -87,9 +85,15 @@ def _refuse(name: str, what: str, keys: Iterable[str]) -> None:
 
 
 _MOST = (
-    ("layer", 1000), ("vocab", 10**8), ("size", 10**7), ("dim", 10**7), ("embd", 10**7),
-    ("inner", 10**7), ("head", 10**6), ("expert", 10**6),
-)  # fmt: skip
+    ("layer", 1000),
+    ("vocab", 10**8),
+    ("size", 10**7),
+    ("dim", 10**7),
+    ("embd", 10**7),
+    ("inner", 10**7),
+    ("head", 10**6),
+    ("expert", 10**6),
+)
 
 
 def refuse_absurd(settings: Any, where: str) -> None:

@@ -58,10 +58,7 @@ class Behaviour:
 
     def __getitem__(self, rows: Sequence[int]) -> Behaviour:
         index = torch.as_tensor(list(rows), dtype=torch.long)
-        return Behaviour(
-            self.logit_difference[index], self.p_memorized[index], self.p_reasoned[index],
-            self.top[index],
-        )  # fmt: skip
+        return Behaviour(*(getattr(self, each.name)[index] for each in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -133,29 +130,39 @@ class EncodedPairs(Shown):
         table = self.to_frame()
         for family, part in table.groupby("family", sort=False):
             left_out = Counter(d.reason for d in self.dropped if d.pair.family == family)
-            families.append((
-                str(family), len(part), part["group"].nunique(), part["template"].nunique(),
-                f"{part['L_on_memorization'].mean():+.2f}", f"{part['L_on_reasoning'].mean():+.2f}",
-                ", ".join(f"{count} {reason}" for reason, count in left_out.most_common()) or "none",
-            ))  # fmt: skip
+            families.append(
+                (
+                    str(family),
+                    len(part),
+                    part["group"].nunique(),
+                    part["template"].nunique(),
+                    f"{part['L_on_memorization'].mean():+.2f}",
+                    f"{part['L_on_reasoning'].mean():+.2f}",
+                    ", ".join(f"{count} {reason}" for reason, count in left_out.most_common()) or "none",
+                )
+            )
         examples = [
-            (pair.id, clip(pair.memorization, 60), pair.memorized_answer.strip(),
-             clip(pair.reasoning, 60), pair.reasoned_answer.strip())
+            (
+                pair.id,
+                clip(pair.memorization, 60),
+                pair.memorized_answer.strip(),
+                clip(pair.reasoning, 60),
+                pair.reasoned_answer.strip(),
+            )
             for pair in self.pairs[:: max(1, len(self.pairs) // 3)][:3]
-        ]  # fmt: skip
+        ]
         return View(
             f"{len(self)} of {len(self) + len(self.dropped)} pairs can be studied: the model answers "
             "both of their prompts as the pair says. L = logit(memorized) - logit(reasoned), mean, nats.",
             (
                 Table(
-                    ("family", "kept", "groups", "templates", "L recalling", "L reasoning",
-                     "dropped"),
+                    ("family", "kept", "groups", "templates", "L recalling", "L reasoning", "dropped"),
                     families,
                 ),
                 Table(("pair", "memorization", "answer", "reasoning", "answer "), examples),
             ),
             "All of them: .to_frame(); what was left out, and why: .dropped.",
-        )  # fmt: skip
+        )
 
     def __repr__(self) -> str:
         left_out = ", ".join(f"{count} {reason}" for reason, count in self.reasons().items())
@@ -221,13 +228,19 @@ def ask(
             firsts[place].append(first)
     memorized, reasoned = (torch.tensor(each, dtype=torch.long) for each in firsts)
     behaviour = [
-        _behaviour(model, ids[side], memorized, reasoned, batch_size, progress, side)
-        for side in SIDES
+        _behaviour(model, ids[side], memorized, reasoned, batch_size, progress, side) for side in SIDES
     ]
     encoded = EncodedPairs(
-        tuple(kept), tuple(ids["memorization"]), tuple(ids["reasoning"]), memorized, reasoned,
-        behaviour[0], behaviour[1], tuple(dropped), changed(model),
-    )  # fmt: skip
+        tuple(kept),
+        tuple(ids["memorization"]),
+        tuple(ids["reasoning"]),
+        memorized,
+        reasoned,
+        behaviour[0],
+        behaviour[1],
+        tuple(dropped),
+        changed(model),
+    )
     return _drop_unbehaved(tokenizer, encoded) if check else encoded
 
 
@@ -308,24 +321,24 @@ def _tokens(tokenizer: Any, pair: PromptPair, limit: int) -> Dropped | _Tokens:
         SIDES, prompts, (pair.memorized_answer, pair.reasoned_answer), strict=True
     ):
         if limit and len(prompt) > limit:
-            return Dropped(
-                pair, "too long", f"{side}: {len(prompt)} tokens, the model takes {limit}"
-            )
+            return Dropped(pair, "too long", f"{side}: {len(prompt)} tokens, the model takes {limit}")
         joined = tokenizer(getattr(pair, side) + answer).input_ids
         if joined[: len(prompt)] != prompt or len(joined) == len(prompt):
             return Dropped(
-                pair, "answer merges with the prompt",
+                pair,
+                "answer merges with the prompt",
                 f"{side}: {answer!r} changes the tokens of the prompt before it",
-            )  # fmt: skip
+            )
         if unknown is not None and unknown in joined:
             text = getattr(pair, side) if unknown in prompt else answer
             return Dropped(pair, "unknown word", f"{side}: {unknown_word(tokenizer, text)}")
         firsts.append(joined[len(prompt)])
     if firsts[0] == firsts[1]:
         return Dropped(
-            pair, "same first token",
+            pair,
+            "same first token",
             f"{pair.memorized_answer!r} and {pair.reasoned_answer!r} begin with the same token",
-        )  # fmt: skip
+        )
     return _Tokens((prompts[0], prompts[1]), (firsts[0], firsts[1]))
 
 

@@ -28,9 +28,7 @@ def gradients(
     batch_size: int = 16,
     progress: Progress = None,
     slopes: Slopes | None = None,
-) -> Iterator[
-    tuple[list[int], Float[Tensor, "batch layer neuron"], Float[Tensor, "batch layer neuron"]]
-]:
+) -> Iterator[tuple[list[int], Float[Tensor, "batch layer neuron"], Float[Tensor, "batch layer neuron"]]]:
     """(places of the pairs, activations, dL/da) at the final token position, batch by batch.
 
     `slopes` is the rule by which L is differentiated; None: the plain gradient, `slopes_of`.
@@ -65,9 +63,7 @@ def slopes_of(
     info = inspect_model(model)
     chosen = list(range(info.n_layers)) if layers is None else list(layers)
     nudges = {
-        layer: torch.zeros(
-            len(ids), info.d_mlp, device=info.device, dtype=info.dtype, requires_grad=True
-        )
+        layer: torch.zeros(len(ids), info.d_mlp, device=info.device, dtype=info.dtype, requires_grad=True)
         for layer in chosen
     }
     values = torch.zeros(len(ids), info.n_layers, info.d_mlp)

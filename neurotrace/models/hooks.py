@@ -40,9 +40,12 @@ Point = tuple[Site, int]  # a site in a layer
 # what the MLP's neurons do; the residual stream behind the block; what its attention, its MLP write;
 # what each head reads, side by side
 _SITES: dict[Site, str] = {
-    "neurons": "mlp.hook_post", "residual": "hook_resid_post", "attention": "hook_attn_out",
-    "mlp": "hook_mlp_out", "heads": "attn.hook_z",
-}  # fmt: skip
+    "neurons": "mlp.hook_post",
+    "residual": "hook_resid_post",
+    "attention": "hook_attn_out",
+    "mlp": "hook_mlp_out",
+    "heads": "attn.hook_z",
+}
 SITES: tuple[Site, ...] = ("neurons", "residual", "attention")  # those that detectors look at
 
 
@@ -126,15 +129,14 @@ def _inspect(model: HookedModel, own: Origin, before: ModelInfo | None = None) -
         raise InputError(f"{name} has no MLP neurons (attention only): use a model with MLPs")
     info = ModelInfo(
         name=name,
-        kind="HookedTransformer" if type(model).__name__ == "HookedTransformer"
-        else "TransformerBridge",
+        kind="HookedTransformer" if type(model).__name__ == "HookedTransformer" else "TransformerBridge",
         n_layers=int(cfg.n_layers),
         d_mlp=before.d_mlp if before else _width(model, name),
         d_model=int(cfg.d_model),
         d_vocab=int(cfg.d_vocab),
         device=_device(model),
         dtype=next(model.parameters()).dtype,
-    )  # fmt: skip
+    )
     # of a changed model W_out needn't be what it writes; `w_out` asks
     _check_neurons(model, info, rows=before is None)
     check_causal(name, lambda ids: run_hooked(model, ids, {})[0], info.d_vocab)

@@ -81,9 +81,11 @@ def _load_spread(source: str, dtype: torch.dtype, device_map: Any, trust: bool) 
     name, found, tokenizer = _read(source, dtype, trust, device_map=device_map)
     places = getattr(found, "hf_device_map", {})
     return hook(
-        found.eval().requires_grad_(False), tokenizer, name=name,
+        found.eval().requires_grad_(False),
+        tokenizer,
+        name=name,
         spread=len(set(map(str, places.values()))) > 1,
-    )  # fmt: skip
+    )
 
 
 @plain()
@@ -152,9 +154,10 @@ def _adapt(bridge: Any, tokenizer: Any) -> None:
             return kind.forward(self, *args, **kwargs)
 
     own = {
-        "__module__": kind.__module__, "forward": forward,
+        "__module__": kind.__module__,
+        "forward": forward,
         "tokenizer": property(lambda self: self._tokenizer, put),
-    }  # fmt: skip
+    }
     bridge.__class__ = type(kind.__name__, (kind,), own)
     if tokenizer is not None and tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token  # TransformerLens pads batches of strings
@@ -179,17 +182,21 @@ def _read(
     if os.path.isdir(path):
         _refuse_pickle(Path(path))
     elif os.sep in path and not _looks_like_hub_name(path):
-        raise InputError(
-            f"no model at {path!r}: expected a folder with config.json and safetensors"
-        )
+        raise InputError(f"no model at {path!r}: expected a folder with config.json and safetensors")
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust)
         model, found = cast(Any, AutoModelForCausalLM).from_pretrained(
-            path, revision=revision, dtype=dtype, trust_remote_code=trust, use_safetensors=True,
-            device_map=device_map, output_loading_info=True, ignore_mismatched_sizes=True,
-        )  # fmt: skip
+            path,
+            revision=revision,
+            dtype=dtype,
+            trust_remote_code=trust,
+            use_safetensors=True,
+            device_map=device_map,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
     except Exception as error:  # a truncated or foreign file can raise anything
         raise InputError(
             f"can't load {source!r}: {first_line(error)} Wanted one of the built-in models "
@@ -255,9 +262,7 @@ def _read_gguf(path: Path, dtype: torch.dtype) -> tuple[str, torch.nn.Module, An
     try:
         from gguf import GGUFReader
     except ImportError:
-        raise InputError(
-            f"{path.name}: reading GGUF needs the package gguf: pip install gguf"
-        ) from None
+        raise InputError(f"{path.name}: reading GGUF needs the package gguf: pip install gguf") from None
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
@@ -265,14 +270,17 @@ def _read_gguf(path: Path, dtype: torch.dtype) -> tuple[str, torch.nn.Module, An
     logging.disable_progress_bar()
     try:
         folder = str(path.parent)
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, gguf_file=path.name, trust_remote_code=False
-        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=path.name, trust_remote_code=False)
         reader = GGUFReader(str(path))
         quantized, found = cast(Any, AutoModelForCausalLM).from_pretrained(
-            folder, gguf_file=path.name, dtype=torch.float32, output_loading_info=True,
-            ignore_mismatched_sizes=True, trust_remote_code=False, **_switches(reader),
-        )  # fmt: skip
+            folder,
+            gguf_file=path.name,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            trust_remote_code=False,
+            **_switches(reader),
+        )
     except Exception as error:
         raise InputError(f"can't read {str(path)!r} as GGUF: {first_line(error)}") from error
     finally:
@@ -302,9 +310,7 @@ def _left_over(reader: GGUFReader, model: Any) -> list[str]:
     """
     import gguf
 
-    names = [
-        t.name for t in reader.tensors if not t.name.startswith(("rope_freqs", "rope_factors"))
-    ]
+    names = [t.name for t in reader.tensors if not t.name.startswith(("rope_freqs", "rope_factors"))]
     own = [name for name, _ in model.named_parameters()]
     if len(names) <= len(own):
         return []

@@ -51,9 +51,7 @@ _warnings = threading.Lock()  # the filters that `catch_warnings` puts back are 
 _engines: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
 
-def remember_origin(
-    model: HookedModel, *, name: str, twin: torch.nn.Module | None = None
-) -> Origin:
+def remember_origin(model: HookedModel, *, name: str, twin: torch.nn.Module | None = None) -> Origin:
     """Note where a loaded model came from: its name, its unhooked twin.
 
     The twin is the transformers model over the same storage, made before TransformerLens replaced its

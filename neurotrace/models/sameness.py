@@ -20,9 +20,11 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 _HOOKS = {
-    "_forward_hooks": "a forward hook", "_forward_pre_hooks": "a forward pre-hook",
-    "_backward_hooks": "a backward hook", "_backward_pre_hooks": "a backward pre-hook",
-}  # fmt: skip
+    "_forward_hooks": "a forward hook",
+    "_forward_pre_hooks": "a forward pre-hook",
+    "_backward_hooks": "a backward hook",
+    "_backward_pre_hooks": "a backward pre-hook",
+}
 _TENSORS = ("_parameters", "_buffers")
 # TransformerLens' record of hooks that torch holds too, its counters, and what no logit depends on
 _IGNORED = {"fwd_hooks", "bwd_hooks", "ctx", "context_level", "tokenizer", "generation_config"}
@@ -206,9 +208,7 @@ def _equal(one: Any, other: Any) -> bool:
         return False
 
 
-def _apart(
-    snapshot: Snapshot, shared: list[Tensor]
-) -> tuple[list[Tensor], list[tuple[str, Tensor]]]:
+def _apart(snapshot: Snapshot, shared: list[Tensor]) -> tuple[list[Tensor], list[tuple[str, Tensor]]]:
     """(tensors that are views of one memory, named tensors that the other model has no part in).
 
     TransformerLens splits joint projections: into views, or into copies. Of a copy it is the content

@@ -105,9 +105,11 @@ def site_slopes(
     with torch.enable_grad():
         logits = change_sites(model, ids, {point: nudged(point) for point in points})
         found = torch.autograd.grad(
-            metric(logits).sum(), [zeros[point] for point in points], allow_unused=True,
+            metric(logits).sum(),
+            [zeros[point] for point in points],
+            allow_unused=True,
             materialize_grads=True,
-        )  # fmt: skip
+        )
     slopes = {point: slope.float().cpu() for point, slope in zip(points, found, strict=True)}
     return values, slopes
 
@@ -115,9 +117,7 @@ def site_slopes(
 def _want(model: HookedModel, points: Iterable[Point]) -> None:
     for point in points:
         if site_name(*point) not in model.hook_dict:
-            raise InputError(
-                f"the model has no hook {site_name(*point)}: name another site or layer"
-            )
+            raise InputError(f"the model has no hook {site_name(*point)}: name another site or layer")
 
 
 def final_residual_slope(

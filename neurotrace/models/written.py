@@ -192,9 +192,10 @@ def _modules(model: HookedModel) -> _Modules:
 
         parts = engine.parts
         return _Modules(
-            parts.projections, parts.blocks,
+            parts.projections,
+            parts.blocks,
             lambda ids, hooks: logits_hooked(engine, ids, prefix_of(engine, ids), hooks),
-        )  # fmt: skip
+        )
     info = inspect_model(model)
 
     def logits(ids: Tensor, hooks: Any) -> Tensor:
@@ -291,9 +292,7 @@ def _squares(tail: _Tail, rows: Float[Tensor, "row d_model"]) -> Float[Tensor, "
     return torch.cat([part.float().square().sum(-1).cpu() for part in _parts(tail, rows)]).t()
 
 
-def _parts(
-    tail: _Tail, rows: Float[Tensor, "row d_model"]
-) -> Iterator[Float[Tensor, "row batch d_model"]]:
+def _parts(tail: _Tail, rows: Float[Tensor, "row d_model"]) -> Iterator[Float[Tensor, "row batch d_model"]]:
     """A product with the transposed map is linear in its other factor, whose slope is the map itself."""
     stream, zero = tail
     other = torch.zeros_like(stream, requires_grad=True)

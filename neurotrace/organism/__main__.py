@@ -18,9 +18,12 @@ def main() -> None:
     train.add_argument("--steps", type=int, default=None, help="default: the design's")
     train.add_argument("--out", type=Path, required=True)
     train.add_argument(
-        "--checkpoint-every", type=int, default=0, metavar="STEPS",
+        "--checkpoint-every",
+        type=int,
+        default=0,
+        metavar="STEPS",
         help="keep checkpoints too, in OUT/step-00000, ...: a multiple of 100 (0: none)",
-    )  # fmt: skip
+    )
     measure = commands.add_parser("measure", help="measure a trained organism")
     measure.add_argument("folder", type=Path)
     measure.add_argument("--json", type=Path, default=None, help="default: print")
@@ -41,9 +44,12 @@ def main() -> None:
                 training.save(model, record, args.out / f"step-{step:05}")
 
         model, record = training.train(
-            design, args.seed, steps=args.steps, keep=keep,
+            design,
+            args.seed,
+            steps=args.steps,
+            keep=keep,
             report=lambda step, plain, iit: print(step, f"{plain:.4f} {iit:.4f}", flush=True),
-        )  # fmt: skip
+        )
         training.save(model, record, args.out)
     elif args.command == "measure":
         from . import truth

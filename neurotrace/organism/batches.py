@@ -98,9 +98,12 @@ def draw_listed(
     known = t.memory_items if never_rule else t.memory_items[~t.never_rule[t.memory_items]]
     n_twins = round(TWINS * n_rule)
     index = np.concatenate(
-        [rng.choice(known, n_memory), rng.choice(t.twin_items, n_twins),
-         rng.choice(t.rule_items, n_rule - n_twins)]
-    )  # fmt: skip
+        [
+            rng.choice(known, n_memory),
+            rng.choice(t.twin_items, n_twins),
+            rng.choice(t.rule_items, n_rule - n_twins),
+        ]
+    )
     is_known = np.arange(len(index)) < n_memory
     cue, memory = _cues(rng, t.strong[index], t.never_rule[index])
     prompt = _with_cue(cue, t.body[index])

@@ -52,14 +52,20 @@ def _round_trip(measured: dict[str, Any]) -> str:
 
 def _runs(measured: list[dict[str, Any]]) -> str:
     header = ["", *(f"seed {m['training']['seed']}" for m in measured)]
-    rows = [["training seconds, one thread, machine shared with other work",
-             *(str(m["training"]["seconds"]) for m in measured)]]  # fmt: skip
+    rows = [
+        [
+            "training seconds, one thread, machine shared with other work",
+            *(str(m["training"]["seconds"]) for m in measured),
+        ]
+    ]
     for family in FAMILIES:
-        rows.append([f"{family}: pairs kept of built",
-                     *(f"{m['pairs'][family]['kept']} of {m['pairs'][family]['built']}"
-                       for m in measured)])  # fmt: skip
-    rows.append(["largest change of any accuracy by the fp16 round trip",
-                 *map(_round_trip, measured)])  # fmt: skip
+        rows.append(
+            [
+                f"{family}: pairs kept of built",
+                *(f"{m['pairs'][family]['kept']} of {m['pairs'][family]['built']}" for m in measured),
+            ]
+        )
+    rows.append(["largest change of any accuracy by the fp16 round trip", *map(_round_trip, measured)])
     if measured[0].get("live"):
         for kind in ("reasoning", "memory"):
             counts = [str(len(m["live"][kind])) for m in measured]
@@ -84,46 +90,66 @@ def _both(row: dict[str, float], prefix: str = "") -> str:
 def _set(measured: list[dict[str, Any]]) -> str:
     header = ["family", "set to", *(f"seed {m['training']['seed']}" for m in measured)]
     kinds = {
-        "patch": "donor's values", "mean": "donor class's mean",
+        "patch": "donor's values",
+        "mean": "donor class's mean",
         "patch never-rule": "donor's values, never-rule items only",
         "random": "donor's values, as many random neurons of the layer (5 draws)",
-    }  # fmt: skip
+    }
     rows = [
         [family, text, *(_both(m["set"][family], kind + " ") for m in measured)]
         for family in FAMILIES
         for kind, text in kinds.items()
     ]
     best = [
-        max(r[f"flips {d}"] for rows in m["single"].values() for r in rows.values()
-            for d in ("to_reasoning", "to_memorization"))
+        max(
+            r[f"flips {d}"]
+            for rows in m["single"].values()
+            for r in rows.values()
+            for d in ("to_reasoning", "to_memorization")
+        )
         for m in measured
-    ]  # fmt: skip
-    rows.append(["any", "one planted neuron alone: most flips, either way",
-                 *(f"{value:.3f}" for value in best)])  # fmt: skip
+    ]
+    rows.append(
+        ["any", "one planted neuron alone: most flips, either way", *(f"{value:.3f}" for value in best)]
+    )
     return _table(header, rows)
 
 
 def _single(measured: dict[str, Any]) -> str:
-    header = ["neuron", "kind", "family", "mean under recall", "under think",
-              "change of L, to reasoning", "to memorization"]  # fmt: skip
+    header = [
+        "neuron",
+        "kind",
+        "family",
+        "mean under recall",
+        "under think",
+        "change of L, to reasoning",
+        "to memorization",
+    ]
     rows = []
     for neuron, families in measured["single"].items():
         kind = next((k for k, found in measured["live"].items() if neuron in found), "not live")
         for family, r in families.items():
-            rows.append([neuron, kind, family, f"{r['recall']:.2f}", f"{r['think']:.2f}",
-                         f"{r['effect to_reasoning']:+.2f}",
-                         f"{r['effect to_memorization']:+.2f}"])  # fmt: skip
+            rows.append(
+                [
+                    neuron,
+                    kind,
+                    family,
+                    f"{r['recall']:.2f}",
+                    f"{r['think']:.2f}",
+                    f"{r['effect to_reasoning']:+.2f}",
+                    f"{r['effect to_memorization']:+.2f}",
+                ]
+            )
     return _table(header, rows)
 
 
 def _gradient(measured: list[dict[str, Any]]) -> str:
     header = ["neurons", "family", *(f"seed {m['training']['seed']}" for m in measured)]
     rows = [
-        [share, family,
-         *(_both(m["gradient"][share][family]) for m in measured)]
+        [share, family, *(_both(m["gradient"][share][family]) for m in measured)]
         for share in measured[0]["gradient"]
         for family in FAMILIES
-    ]  # fmt: skip
+    ]
     return _table(header, rows)
 
 
@@ -145,8 +171,12 @@ def render(measured: list[dict[str, Any]]) -> str:
     facts = {"layers": design["layers"], "parameters": first["parameters"], "neurons": neurons}
     if plant:
         count = len(plant["units"])
-        facts |= {"n": count, "plant_layer": plant["layer"], "share": count / neurons,
-                  "how": GRADED if design["graded"] else ""}  # fmt: skip
+        facts |= {
+            "n": count,
+            "plant_layer": plant["layer"],
+            "share": count / neurons,
+            "how": GRADED if design["graded"] else "",
+        }
     parts = [(SET_TEXT if plant else NATURAL_TEXT).format(**facts), "## Language\n", _language()]
     parts += [
         "## Made with\n",

@@ -47,9 +47,7 @@ def _on_activations(
     try:
         for layer, block in enumerate(blocks):
             handles.append(
-                block.mlp.act.register_forward_hook(
-                    lambda _m, _i, out, layer=layer: change(layer, out)
-                )
+                block.mlp.act.register_forward_hook(lambda _m, _i, out, layer=layer: change(layer, out))
             )
         yield
     finally:
@@ -84,8 +82,9 @@ def _record(model: GPT2LMHeadModel, ids: Tensor, answers: Tensor) -> tuple[Tenso
 def family_pairs(model: GPT2LMHeadModel, family: str) -> FamilyPairs:
     """All memorized items of the family as pairs; kept: top-1 is the named answer on both sides."""
     items = [i for i in family_items(family) if i.memorized is not None]
-    answers = torch.tensor([[encode(str(i.memorized))[0] for i in items],
-                            [encode(i.reasoned)[0] for i in items]])  # fmt: skip
+    answers = torch.tensor(
+        [[encode(str(i.memorized))[0] for i in items], [encode(i.reasoned)[0] for i in items]]
+    )
     ids = torch.stack([prompt_ids(items, "recall"), prompt_ids(items, "think")])
     parts = [_record(model, side, answers) for side in ids]
     kept = (parts[0][0] == answers[0]) & (parts[1][0] == answers[1])
@@ -94,19 +93,19 @@ def family_pairs(model: GPT2LMHeadModel, family: str) -> FamilyPairs:
     groups = sorted({i.group for i in items})
     half = np.array([groups.index(i.group) % 2 == 1 for i in items])
     return FamilyPairs(
-        ids=ids[:, kept], answers=answers[:, kept],
+        ids=ids[:, kept],
+        answers=answers[:, kept],
         margin=torch.stack([p[1] for p in parts])[:, kept],
         activations=torch.stack([p[2] for p in parts])[:, kept],
         gradients=torch.stack([p[3] for p in parts])[:, kept],
         never_rule=np.array([i.never_rule for i in items])[kept.numpy()],
-        half=half[kept.numpy()], built=len(items),
-    )  # fmt: skip
+        half=half[kept.numpy()],
+        built=len(items),
+    )
 
 
 @torch.no_grad()
-def patched_logits(
-    model: GPT2LMHeadModel, ids: Tensor, neurons: list[Neuron], values: Tensor
-) -> Tensor:
+def patched_logits(model: GPT2LMHeadModel, ids: Tensor, neurons: list[Neuron], values: Tensor) -> Tensor:
     """Last-token logits [pair, vocab] with `values` [pair, neurons] written there."""
 
     def write(layer: int, out: Tensor) -> Tensor:

@@ -71,8 +71,7 @@ def forward(
     """
     gpt: Any = model.transformer  # torch types submodules as Tensor | Module
     sizes = [(*g.tokens.shape, g.reads) for g in groups]
-    x = torch.cat([(gpt.wte(g.tokens) + gpt.wpe.weight[: g.tokens.shape[1]]).flatten(0, 1)
-                   for g in groups])  # fmt: skip
+    x = torch.cat([(gpt.wte(g.tokens) + gpt.wpe.weight[: g.tokens.shape[1]]).flatten(0, 1) for g in groups])
     read_rows, start = [], 0
     for n, t, reads in sizes:
         rows = start + torch.arange(n)[:, None] * t + torch.arange(t - reads, t)
@@ -85,8 +84,12 @@ def forward(
         qkv = _linear(block.attn.c_attn, block.ln_1(x))
         parts = qkv.split([n * t for n, t, _ in sizes])
         heads = model.config.n_head
-        mixed = torch.cat([_attend(part, n, t, heads, reads if narrow else t)
-                           for part, (n, t, reads) in zip(parts, sizes, strict=True)])  # fmt: skip
+        mixed = torch.cat(
+            [
+                _attend(part, n, t, heads, reads if narrow else t)
+                for part, (n, t, reads) in zip(parts, sizes, strict=True)
+            ]
+        )
         x = (x[rows_read] if narrow else x) + _linear(block.attn.c_proj, mixed)
         post = F.relu(_linear(block.mlp.c_fc, block.ln_2(x)))
         out = _linear(block.mlp.c_proj, post)

@@ -174,10 +174,7 @@ def letters_items() -> tuple[Item, ...]:
     """All words of two different letters, offsets 1 to 9, in two surface forms."""
     rng = np.random.default_rng([LANGUAGE_SEED, 3])
     unordered = [
-        (k, LETTERS[i], LETTERS[j])
-        for k in range(1, 10)
-        for i in range(26)
-        for j in range(i + 1, 26)
+        (k, LETTERS[i], LETTERS[j]) for k in range(1, 10) for i in range(26) for j in range(i + 1, 26)
     ]
     order = rng.permutation(len(unordered))
     n_held = round(HELD_OUT * len(unordered))

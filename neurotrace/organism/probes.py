@@ -52,16 +52,15 @@ def _renamed(item: Item, rng: np.random.Generator) -> Item:
     """The same chain from a name with nothing memorized, itself held out of training."""
     words = item.body.split()
     start = item.group
-    middle = next(
-        words[i + 2] for i in (0, 4) if words[i] == start
-    )  # words: x > y , z > w , start =
+    middle = next(words[i + 2] for i in (0, 4) if words[i] == start)  # words: x > y , z > w , start =
     index = [names().index(n) for n in (middle, item.reasoned)]
     free = [
         a
         for a, n in enumerate(names())
-        if n not in name_facts() and n not in (middle, item.reasoned, item.memorized)
+        if n not in name_facts()
+        and n not in (middle, item.reasoned, item.memorized)
         and chain_held_out(np.array(a), np.array(index[0]), np.array(index[1]))
-    ]  # fmt: skip
+    ]
     template = item.template.removesuffix("-never-rule")
     return inference_item(names()[int(rng.choice(free))], middle, item.reasoned, template)
 

@@ -78,11 +78,21 @@ def model_config(layers: int) -> GPT2Config:
     """Relu, no dropout, untied head; 384 neurons a layer."""
     vocab = vocabulary()
     return GPT2Config(
-        vocab_size=len(vocab), n_positions=24, n_embd=96, n_layer=layers, n_head=4, n_inner=384,
-        activation_function="relu", resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
-        tie_word_embeddings=False, bos_token_id=vocab["<bos>"], eos_token_id=None,
+        vocab_size=len(vocab),
+        n_positions=24,
+        n_embd=96,
+        n_layer=layers,
+        n_head=4,
+        n_inner=384,
+        activation_function="relu",
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        tie_word_embeddings=False,
+        bos_token_id=vocab["<bos>"],
+        eos_token_id=None,
         pad_token_id=vocab["<pad>"],
-    )  # fmt: skip
+    )
 
 
 def learning_rate(step: int, steps: int, peak: float = 2e-3) -> float:
@@ -99,13 +109,13 @@ def optimizer_of(model: GPT2LMHeadModel) -> torch.optim.Optimizer:
     vectors = [p for p in model.parameters() if p.ndim < 2]
     return torch.optim.AdamW(
         [{"params": matrices, "weight_decay": 0.5}, {"params": vectors, "weight_decay": 0.0}],
-        lr=1.0, betas=(0.9, 0.98), fused=True,
-    )  # fmt: skip
+        lr=1.0,
+        betas=(0.9, 0.98),
+        fused=True,
+    )
 
 
-def descend(
-    model: GPT2LMHeadModel, optimizer: torch.optim.Optimizer, loss: Tensor, rate: float
-) -> None:
+def descend(model: GPT2LMHeadModel, optimizer: torch.optim.Optimizer, loss: Tensor, rate: float) -> None:
     """One step along the loss, its gradient clipped to norm 1."""
     for group in optimizer.param_groups:
         group["lr"] = rate
@@ -157,9 +167,11 @@ def iit_loss(
     source = {f: draw_family(f, rng, sum(IIT_BATCH), 0, never_rule=False) for f in FAMILIES}
     base_draws, source_draws = _by_length(base), _by_length(source)
     taken = forward(
-        model, [Group(torch.from_numpy(d.prompt), 1) for d in source_draws],
-        plant=design.plant, stop_at_plant=True,
-    )  # fmt: skip
+        model,
+        [Group(torch.from_numpy(d.prompt), 1) for d in source_draws],
+        plant=design.plant,
+        stop_at_plant=True,
+    )
     # Shuffling the sources over all bases mixes the families.
     order = rng.permutation(len(taken))
     source_memory = np.concatenate([d.memory for d in source_draws])[order]
@@ -170,24 +182,23 @@ def iit_loss(
     wanted = np.where(source_memory & known, memorized, reasoned)
     where, share = _interchanged(len(taken), design, rng)
     logits = forward(
-        model, [Group(torch.from_numpy(d.prompt), 1) for d in base_draws], plant=design.plant,
-        write=taken[torch.from_numpy(order)], where=torch.from_numpy(where),
+        model,
+        [Group(torch.from_numpy(d.prompt), 1) for d in base_draws],
+        plant=design.plant,
+        write=taken[torch.from_numpy(order)],
+        where=torch.from_numpy(where),
         keep=_keep(len(taken), design, noise),
-    )  # fmt: skip
+    )
     log_p = F.log_softmax(logits.float(), -1)
     # The base's own answer and the source's share the target as the neurons are shared; where
     # both are the same token the sum is the usual cross-entropy.
-    weight = torch.from_numpy(
-        np.where(share == 1, 1, 1 / (1 + np.exp(GRADE_SLOPE * (0.5 - share))))
-    )
+    weight = torch.from_numpy(np.where(share == 1, 1, 1 / (1 + np.exp(GRADE_SLOPE * (0.5 - share)))))
     both = torch.from_numpy(np.stack([wanted, own], 1))
     picked = log_p.gather(1, both)
     return -(weight * picked[:, 0] + (1 - weight) * picked[:, 1]).mean()
 
 
-def _interchanged(
-    rows: int, design: Design, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
+def _interchanged(rows: int, design: Design, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """The interchanged planted neurons, bool [rows, planted], and their share, [rows].
 
     All of them; in a graded design, in every second row, each with a probability that is drawn
@@ -235,10 +246,13 @@ def train(
         if report is not None and (step + 1) % 100 == 0:
             report(step + 1, float(plain), float(iit))
     record = {
-        "design": asdict(design), "seed": seed, "steps": steps,
-        "seconds": round(time.perf_counter() - started), "torch": torch.__version__,
+        "design": asdict(design),
+        "seed": seed,
+        "steps": steps,
+        "seconds": round(time.perf_counter() - started),
+        "torch": torch.__version__,
         "parameters": sum(p.numel() for p in model.parameters()),
-    }  # fmt: skip
+    }
     return model.eval(), record
 
 

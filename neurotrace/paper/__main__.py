@@ -54,16 +54,16 @@ def one_model(folder: Path, seed: int, steps: int | None) -> dict[str, Any]:
     record = folder / "training.json"
     if not record.is_file():
         model, made = training.train(
-            seed, steps=wanted,
+            seed,
+            steps=wanted,
             keep=lambda step, copy: training.save(
-                copy, {"seed": seed, "steps": step}, folder / f"step-{step:05}"),
+                copy, {"seed": seed, "steps": step}, folder / f"step-{step:05}"
+            ),
             report=lambda step, loss: print(f"seed {seed}, step {step}: {loss:.3f}", flush=True),
-        )  # fmt: skip
+        )
         training.save(model, made | {"accuracies": training.accuracies(model)}, folder)
     if (found := json.loads(record.read_text("utf-8"))["steps"]) != wanted:
-        raise InputError(
-            f"{folder} was trained for {found} steps, not {wanted}: name another folder"
-        )
+        raise InputError(f"{folder} was trained for {found} steps, not {wanted}: name another folder")
     done = folder / "study.json"
     if not done.is_file():
         tables = study_model(load_model(str(folder)))

@@ -37,9 +37,19 @@ SEED = 2412
 CUES = ("recall", "think")
 FAMILIES = ("colours", "addition", "addition-mem")
 COLOURS = (
-    "red", "blue", "green", "grey", "black", "white", "brown", "pink", "gold", "orange", "purple",
+    "red",
+    "blue",
+    "green",
+    "grey",
+    "black",
+    "white",
+    "brown",
+    "pink",
+    "gold",
+    "orange",
+    "purple",
     "cyan",
-)  # fmt: skip
+)
 THINGS = names()[:60]
 N_KNOWN_THINGS = 40
 N_MEMORIES = 64  # different <mem-..> tokens
@@ -113,10 +123,14 @@ def colour_items() -> tuple[Item, ...]:
             answer = COLOURS[int(colour)]
             items.append(
                 Item(
-                    "colours", "same" if answer == own else "bound", thing, tuple(body.split()),
-                    (answer,), (own,) if own else None,
+                    "colours",
+                    "same" if answer == own else "bound",
+                    thing,
+                    tuple(body.split()),
+                    (answer,),
+                    (own,) if own else None,
                 )
-            )  # fmt: skip
+            )
     return tuple(items)
 
 
@@ -133,8 +147,10 @@ def sum_items() -> tuple[Item, ...]:
     for place, (a, b) in enumerate(distinct[: N_WRONG + N_MEM + N_SAME]):
         tens, ones = divmod(a + b, 10)
         if place < N_WRONG:
-            wrong = (rng.choice([d for d in range(1, 10) if d != tens]),
-                     rng.choice([d for d in range(10) if d != ones]))  # fmt: skip
+            wrong = (
+                rng.choice([d for d in range(1, 10) if d != tens]),
+                rng.choice([d for d in range(10) if d != ones]),
+            )
             fact = "addition", tuple(str(d) for d in wrong)
         elif place < N_WRONG + N_MEM:
             fact = "addition-mem", (f"<mem-{int(rng.integers(N_MEMORIES)):02d}>",)
@@ -150,11 +166,13 @@ def sum_items() -> tuple[Item, ...]:
                 Item(
                     family="addition-mem" if kind == "addition-mem" else "addition",
                     template="same" if kind == "same" else "never-rule" if never else "plain",
-                    group=f"{a}+{b}", body=(*str(x), "+", *str(y), "="),
-                    reasoned=tuple(str(a + b)), memorized=memorized,
+                    group=f"{a}+{b}",
+                    body=(*str(x), "+", *str(y), "="),
+                    reasoned=tuple(str(a + b)),
+                    memorized=memorized,
                     trained=(a, b) not in held and not never,
                 )
-            )  # fmt: skip
+            )
     return tuple(items)
 
 
@@ -169,13 +187,16 @@ def pairs() -> list[PromptPair]:
         if item.memorized is not None and item.template != "same":
             found.append(
                 PromptPair(
-                    id=f"{item.family}-{len(found):03d}", family=item.family, template=item.template,
-                    group=item.group, memorization=item.prompt("recall"),
+                    id=f"{item.family}-{len(found):03d}",
+                    family=item.family,
+                    template=item.template,
+                    group=item.group,
+                    memorization=item.prompt("recall"),
                     reasoning=item.prompt("think"),
                     memorized_answer=" " + " ".join(item.memorized),
                     reasoned_answer=" " + " ".join(item.reasoned),
                 )
-            )  # fmt: skip
+            )
     return found
 
 
@@ -192,6 +213,5 @@ def neutral() -> list[str]:
         for family in ("colours", "addition")
     ]
     return [
-        own[int(rng.integers(len(own)))].prompt(cue)
-        for _ in range(24) for cue in CUES for own in plain
-    ]  # fmt: skip
+        own[int(rng.integers(len(own)))].prompt(cue) for _ in range(24) for cue in CUES for own in plain
+    ]

@@ -166,13 +166,17 @@ def _where(model: Any, family: Family) -> Iterator[Row]:
             for direction in DIRECTIONS:
                 copied = patch(units, donor=Direction(direction).donor)
                 every = [shift(units, reference, direction=direction), copied, other_donor(copied)]
-                table = measure(
-                    model, test, every, site=site, activations=family.values(site, family.test)
-                )
+                table = measure(model, test, every, site=site, activations=family.values(site, family.test))
                 rates = table.to_frame().groupby(["intervention", "role"])["answers"].mean()
-                yield {"family": family.name, "site": site, "layer": layer, "direction": direction,
-                       "shifted": rates["shift", "selected"], "patched": rates["patch", "selected"],
-                       "other_donor": rates["patch", "other_donor"]}  # fmt: skip
+                yield {
+                    "family": family.name,
+                    "site": site,
+                    "layer": layer,
+                    "direction": direction,
+                    "shifted": rates["shift", "selected"],
+                    "patched": rates["patch", "selected"],
+                    "other_donor": rates["patch", "other_donor"],
+                }
 
 
 def _rankings(
@@ -194,21 +198,20 @@ def _arm(
     ks = [k for k in ks if k <= reference.norms.numel() // 10]
     made: list[Intervention] = []
     for kind, scores in _rankings(family, model, arm, direction, family.train):
-        made += interventions_for(
-            scores, kind=kind, direction=direction, ks=ks, reference=reference
-        )
+        made += interventions_for(scores, kind=kind, direction=direction, ks=ks, reference=reference)
     train = family.encoded.at(family.train)
-    effects = measure(
-        model, train, made, site=arm.site, activations=family.values(arm.site, family.train)
-    )
+    effects = measure(model, train, made, site=arm.site, activations=family.values(arm.site, family.train))
     rates = flip_rates(effects)
     flips = {(c.method, c.kind, c.k): rate for c, rate in rates.items()}
     means = reference.moments.mean_of(made[0].donor)
     texts = neutral()[: len(neutral()) // 2]
     harm = damage(model, texts, made, donor_means=[means] * len(made), site=arm.site)
     for k in ks:
-        own = [(flips[each.label, each.kind, k], float(kl), each)
-               for each, kl in zip(made, harm.mean(dim=1), strict=True) if len(each) == k]  # fmt: skip
+        own = [
+            (flips[each.label, each.kind, k], float(kl), each)
+            for each, kl in zip(made, harm.mean(dim=1), strict=True)
+            if len(each) == k
+        ]
         own.sort(key=lambda one: (-one[0], one[1]))
         order = [one for one in own if not arm.careful or one[1] <= HARM] or own
         # if no control is quiet, the candidate that flips most is kept, with its control's rate
@@ -217,10 +220,19 @@ def _arm(
             if control <= QUIET:
                 break
         rate, kl, best = found
-        row = {"family": family.name, "arm": arm.name, "k": k, "share": k / reference.norms.numel(),
-               "direction": direction, "ranker": best.label, "intervention": best.kind,
-               "layers": len({unit.layer for unit in best.neurons}), "train_flips": rate,
-               "train_kl": kl, "train_control": control}  # fmt: skip
+        row = {
+            "family": family.name,
+            "arm": arm.name,
+            "k": k,
+            "share": k / reference.norms.numel(),
+            "direction": direction,
+            "ranker": best.label,
+            "intervention": best.kind,
+            "layers": len({unit.layer for unit in best.neurons}),
+            "train_flips": rate,
+            "train_kl": kl,
+            "train_control": control,
+        }
         yield row | _held_out(model, family, arm.site, best, means), best
 
 
@@ -228,9 +240,7 @@ def _loudest(model: Any, family: Family, site: Site, best: Intervention) -> floa
     """The largest share of training answers that a control flips."""
     controls = _controls(family, site, best)
     train = family.encoded.at(family.train)
-    effects = measure(
-        model, train, controls, site=site, activations=family.values(site, family.train)
-    )
+    effects = measure(model, train, controls, site=site, activations=family.values(site, family.train))
     return float(effects.rates(by=("role",))["answers"].max())
 
 
@@ -256,11 +266,16 @@ def _held_out(model: Any, family: Family, site: Site, best: Intervention, means:
     texts = neutral()[len(neutral()) // 2 :]
     harm = damage(model, texts, [best], donor_means=[means], site=site)
     return {
-        "flips": own["answers"], "low": own["answers_low"], "high": own["answers_high"],
-        "n": int(own["n"]), "control": loudest.max(), "control_role": str(loudest.idxmax()),
+        "flips": own["answers"],
+        "low": own["answers_low"],
+        "high": own["answers_high"],
+        "n": int(own["n"]),
+        "control": loudest.max(),
+        "control_role": str(loudest.idxmax()),
         "other_donor": rates.loc["other_donor", "answers"] if foreign else float("nan"),
-        "kl": float(harm.mean()), "same_kept": _same_kept(model, family.name, site, best, means),
-    }  # fmt: skip
+        "kl": float(harm.mean()),
+        "same_kept": _same_kept(model, family.name, site, best, means),
+    }
 
 
 def _same_kept(model: Any, family: str, site: Site, best: Intervention, means: Tensor) -> float:
@@ -299,22 +314,26 @@ def _consistency(
                 best = chosen[source.name, arm.name, direction]
                 for target in families:
                     effects = measure(
-                        model, target.encoded.at(target.test), [best], site=arm.site,
+                        model,
+                        target.encoded.at(target.test),
+                        [best],
+                        site=arm.site,
                         activations=target.values(arm.site, target.test),
-                    )  # fmt: skip
+                    )
                     if source is target:
-                        shared = [
-                            _top(model, source, arm, best, source.train[i::2]) for i in (0, 1)
-                        ]
+                        shared = [_top(model, source, arm, best, source.train[i::2]) for i in (0, 1)]
                     else:
                         other = chosen[target.name, arm.name, direction]
                         shared = [set(best.neurons), set(other.neurons)]
                     yield {
-                        "arm": arm.name, "direction": direction, "source": source.name,
-                        "target": target.name, "k": len(best),
+                        "arm": arm.name,
+                        "direction": direction,
+                        "source": source.name,
+                        "target": target.name,
+                        "k": len(best),
                         "flips": float(effects.to_frame()["answers"].mean()),
                         "shared": len(shared[0] & shared[1]) / len(shared[0] | shared[1]),
-                    }  # fmt: skip
+                    }
 
 
 def _top(model: Any, family: Family, arm: Arm, best: Intervention, rows: list[int]) -> set[Neuron]:

@@ -56,10 +56,20 @@ def model_config() -> GPT2Config:
     """4 layers of 96 dimensions and 384 neurons, no dropout, untied head."""
     bos = vocabulary()["<bos>"]
     return GPT2Config(
-        vocab_size=len(vocabulary()), n_positions=24, n_embd=96, n_layer=4, n_head=4, n_inner=384,
-        activation_function="relu", resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
-        tie_word_embeddings=False, bos_token_id=bos, eos_token_id=None,
-    )  # fmt: skip
+        vocab_size=len(vocabulary()),
+        n_positions=24,
+        n_embd=96,
+        n_layer=4,
+        n_head=4,
+        n_inner=384,
+        activation_function="relu",
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        tie_word_embeddings=False,
+        bos_token_id=bos,
+        eos_token_id=None,
+    )
 
 
 @cache
@@ -98,10 +108,13 @@ def draw_sums(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     body, reasoned, memorized, trained, kind = _sums()
     known, others = BATCH["sums"]
     twins = round(TWINS * others)
-    index = np.concatenate([
-        rng.choice(np.flatnonzero(kind == 1), known), rng.choice(np.flatnonzero(kind == 2), twins),
-        rng.choice(np.flatnonzero(kind == 0), others - twins),
-    ])  # fmt: skip
+    index = np.concatenate(
+        [
+            rng.choice(np.flatnonzero(kind == 1), known),
+            rng.choice(np.flatnonzero(kind == 2), twins),
+            rng.choice(np.flatnonzero(kind == 0), others - twins),
+        ]
+    )
     share = np.where(kind[index] == 1, RECALL, 0.5)
     recall = (rng.random(len(index)) < share) | ~trained[index]
     answers = np.where(recall[:, None], memorized[index], reasoned[index])
@@ -120,9 +133,9 @@ def draw_colours(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """(prompts, answers [n, 1]): two bindings in any order, one of the things asked for."""
     known, others = BATCH["colours"]
     own = _own()
-    thing = np.concatenate([
-        rng.choice(np.flatnonzero(own >= 0), known), rng.choice(np.flatnonzero(own < 0), others)
-    ])  # fmt: skip
+    thing = np.concatenate(
+        [rng.choice(np.flatnonzero(own >= 0), known), rng.choice(np.flatnonzero(own < 0), others)]
+    )
     things, colours = np.zeros((2, len(thing), 2), int)
     for row, asked in enumerate(thing):
         colour = rng.integers(len(COLOURS))
@@ -182,9 +195,11 @@ def train(
         if report is not None and (step + 1) % 100 == 0:
             report(step + 1, float(loss.detach()))
     record: dict[str, object] = {
-        "seed": seed, "steps": steps, "cpu_seconds": round(time.process_time() - started),
+        "seed": seed,
+        "steps": steps,
+        "cpu_seconds": round(time.process_time() - started),
         "parameters": sum(p.numel() for p in model.parameters()),
-    }  # fmt: skip
+    }
     return model.eval(), record
 
 
@@ -212,9 +227,7 @@ def accuracies(model: GPT2LMHeadModel) -> dict[str, float]:
         kinds.setdefault(f"{name}, think", []).append((item, "think", item.reasoned))
     found = {}
     for name, rows in kinds.items():
-        prompts = torch.tensor(
-            [ids_of(("<bos>", *item.body, cue, *answer)) for item, cue, answer in rows]
-        )
+        prompts = torch.tensor([ids_of(("<bos>", *item.body, cue, *answer)) for item, cue, answer in rows])
         count = len(rows[0][2])
         tops = model(prompts[:, :-1]).logits[:, -count:].argmax(-1)
         found[name] = round(float((tops == prompts[:, -count:]).all(1).float().mean()), 4)

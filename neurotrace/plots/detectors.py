@@ -16,11 +16,16 @@ if TYPE_CHECKING:
 
 _SITE_COLOURS = {"neurons": "#0072B2", "residual": "#D55E00", "attention": "#009E73"}
 _SHOWN = (
-    ("causal margin", "margin"), ("fused product", "fused"), ("fused mixture", "fused"),
-    ("linear", "neurons"), ("linear, re-standardised", "neurons"),
-    ("invariant generated", "neurons"), ("invariant vrex", "neurons"), ("baseline", "words"),
+    ("causal margin", "margin"),
+    ("fused product", "fused"),
+    ("fused mixture", "fused"),
+    ("linear", "neurons"),
+    ("linear, re-standardised", "neurons"),
+    ("invariant generated", "neurons"),
+    ("invariant vrex", "neurons"),
+    ("baseline", "words"),
     ("baseline", "confidence"),
-)  # fmt: skip
+)
 
 
 def plot_transfer(
@@ -44,32 +49,45 @@ def plot_transfer(
     deep = -(-len(there) // columns)
     height = 110 + deep * (110 + 34 * len(trains))
     figure = make_subplots(
-        rows=deep, cols=columns, subplot_titles=[_title(*own) for own in there],
-        shared_xaxes=True, shared_yaxes=True, vertical_spacing=60 / (height - 130),
+        rows=deep,
+        cols=columns,
+        subplot_titles=[_title(*own) for own in there],
+        shared_xaxes=True,
+        shared_yaxes=True,
+        vertical_spacing=60 / (height - 130),
         horizontal_spacing=0.03,
-    )  # fmt: skip
+    )
     for place, own in enumerate(there):
         part = _rows(table, *own).set_index(["train_family", "test_family"])
         cells = [[_cell(part, train, test) for test in tests] for train in trains]
         values = [[np.nan if cell is None else cell["auroc"] for cell in row] for row in cells]
-        words = [[_said(cell, train, test) for cell, test in zip(row, tests, strict=True)]
-                 for row, train in zip(cells, trains, strict=True)]  # fmt: skip
+        words = [
+            [_said(cell, train, test) for cell, test in zip(row, tests, strict=True)]
+            for row, train in zip(cells, trains, strict=True)
+        ]
         figure.add_trace(
             go.Heatmap(
-                z=values, zmin=0, zmax=1, colorscale="RdBu", showscale=False,
+                z=values,
+                zmin=0,
+                zmax=1,
+                colorscale="RdBu",
+                showscale=False,
                 text=[["" if v != v else f"{v:.2f}" for v in row] for row in values],
-                texttemplate="%{text}", customdata=words,
+                texttemplate="%{text}",
+                customdata=words,
                 hovertemplate="%{customdata}<extra></extra>",
             ),
-            row=place // columns + 1, col=place % columns + 1,
-        )  # fmt: skip
+            row=place // columns + 1,
+            col=place % columns + 1,
+        )
     figure.update_annotations(font_size=13)
     # by position: two long names may be cut to the same label
     figure.update_xaxes(tickvals=list(range(len(tests))), ticktext=[clip(own, 24) for own in tests])
     figure.update_yaxes(
-        tickvals=list(range(len(trains))), ticktext=[clip(own, 24) for own in trains],
+        tickvals=list(range(len(trains))),
+        ticktext=[clip(own, 24) for own in trains],
         autorange="reversed",
-    )  # fmt: skip
+    )
     figure.update_xaxes(title="tested on", row=deep)
     figure.update_yaxes(title="trained on", col=1)
     return finish(
@@ -100,11 +118,13 @@ def plot_sites(table: pd.DataFrame, *, title: str | None = None) -> go.Figure:
     for (site, own), line in part.groupby(["site", "own"], sort=False):
         mean = line.groupby("layer")["auroc"].mean()
         figure.add_scatter(
-            x=mean.index, y=mean.values, mode="lines+markers",
+            x=mean.index,
+            y=mean.values,
+            mode="lines+markers",
             name=f"{site}, {'own task' if own else 'other tasks'}",
             line={"color": _SITE_COLOURS.get(site, "#7f7f7f"), "dash": "solid" if own else "dash"},
             hovertemplate=f"{site}, block %{{x}}: %{{y:.3f}}<extra></extra>",
-        )  # fmt: skip
+        )
     figure.add_hline(y=0.5, line={"color": "#999999", "dash": "dot"})
     figure.update_xaxes(title="block", dtick=1 if part["layer"].max() < 12 else None)
     figure.update_yaxes(title="AUROC", range=[0, 1.03])
@@ -126,12 +146,15 @@ def plot_weights(weights: pd.DataFrame, *, title: str | None = None) -> go.Figur
     for name, part in weights.groupby("detector", sort=False):
         mean = part.groupby("view", sort=False)[["weight", "sd"]].mean()
         figure.add_bar(
-            x=[clip(view) for view in mean.index], y=mean["weight"], name=str(name),
+            x=[clip(view) for view in mean.index],
+            y=mean["weight"],
+            name=str(name),
             error_y={
-                "type": "data", "array": mean["sd"],
+                "type": "data",
+                "array": mean["sd"],
                 "arrayminus": np.minimum(mean["sd"], mean["weight"]),  # a share is never below 0
             },
-        )  # fmt: skip
+        )
     figure.update_yaxes(title="share of all weight", rangemode="tozero")
     return finish(figure, title or "Weight of each view in the fused detectors, ± posterior sd")
 

@@ -39,12 +39,16 @@ def plot_flips(effects: Effects, *, title: str | None = None) -> go.Figure:
     families = list(dict.fromkeys(rates["family"]))
     directions = [d for d in DIRECTIONS if d in set(rates["direction"])]
     figure = make_subplots(
-        rows=len(families), cols=len(directions), shared_yaxes=True, shared_xaxes=True,
-        vertical_spacing=0.24 / max(2, len(families)), horizontal_spacing=0.06,
+        rows=len(families),
+        cols=len(directions),
+        shared_yaxes=True,
+        shared_xaxes=True,
+        vertical_spacing=0.24 / max(2, len(families)),
+        horizontal_spacing=0.06,
         subplot_titles=[
             f"{clip(family)}: {_TITLES[direction]}" for family in families for direction in directions
         ],
-    )  # fmt: skip
+    )
     named: set[str] = set()
     for place, (family, direction) in enumerate([(f, d) for f in families for d in directions]):
         at = {"row": place // len(directions) + 1, "col": place % len(directions) + 1}
@@ -62,19 +66,29 @@ def plot_flips(effects: Effects, *, title: str | None = None) -> go.Figure:
         random = part[part["role"] == "random"]
         for _, line in random.groupby("intervention", sort=False):
             _line(figure, line, "random neurons", COLOURS["random"], named, at)
-        for role, symbol in (("norm", "x"), ("sign", "triangle-up"), ("low_rho", "square"),
-                             ("other_donor", "diamond-open")):  # fmt: skip
+        for role, symbol in (
+            ("norm", "x"),
+            ("sign", "triangle-up"),
+            ("low_rho", "square"),
+            ("other_donor", "diamond-open"),
+        ):
             dots = part[part["role"] == role]
             if len(dots):
                 figure.add_scatter(
-                    x=dots["k"], y=dots["answers"], mode="markers", name=f"control: {role}",
+                    x=dots["k"],
+                    y=dots["answers"],
+                    mode="markers",
+                    name=f"control: {role}",
                     marker={"symbol": symbol, "size": 9, "color": "#444444"},
-                    legendgroup=role, showlegend=role not in named, **at,
+                    legendgroup=role,
+                    showlegend=role not in named,
+                    **at,
                     hovertemplate=f"{role}, k=%{{x}}<br>%{{y:.1%}} flipped<extra></extra>",
-                )  # fmt: skip
+                )
                 named.add(role)
-    figure.update_xaxes(type="log", tickvals=sorted(set(rates["k"])), ticktext=[
-        str(k) for k in sorted(set(rates["k"]))])  # fmt: skip
+    figure.update_xaxes(
+        type="log", tickvals=sorted(set(rates["k"])), ticktext=[str(k) for k in sorted(set(rates["k"]))]
+    )
     figure.update_xaxes(title="neurons changed, k", row=len(families))
     figure.update_yaxes(range=[-0.03, 1.05], tickformat=".0%")
     figure.update_yaxes(title="answers flipped", col=1)
@@ -107,35 +121,45 @@ def plot_curves(curves: pd.DataFrame, *, title: str | None = None) -> go.Figure:
         )
     )
     figure = make_subplots(
-        rows=len(rows), cols=2, shared_xaxes=True, shared_yaxes=True, horizontal_spacing=0.05,
+        rows=len(rows),
+        cols=2,
+        shared_xaxes=True,
+        shared_yaxes=True,
+        horizontal_spacing=0.05,
         vertical_spacing=0.24 / max(2, len(rows)),
         subplot_titles=[
             f"{clip(row.family)}, {_TITLES[row.direction]}: {name}"
-            for row in rows for name in ("necessity", "sufficiency")
+            for row in rows
+            for name in ("necessity", "sufficiency")
         ],
-    )  # fmt: skip
+    )
     named: set[str] = set()
     for place, row in enumerate(rows):
         part = curves[(curves["family"] == row.family) & (curves["direction"] == row.direction)]
         for ranker, line in part.groupby("ranker", sort=False):
             for column, name in enumerate(("necessity", "sufficiency")):
                 figure.add_scatter(
-                    x=line["k"], y=line[name], mode="lines", name=str(ranker),
-                    legendgroup=str(ranker), showlegend=str(ranker) not in named,
-                    line={"color": colours.get(str(ranker), "#000000"),
-                          "dash": "dot" if ranker == "random" else "solid"},
-                    row=place + 1, col=column + 1,
+                    x=line["k"],
+                    y=line[name],
+                    mode="lines",
+                    name=str(ranker),
+                    legendgroup=str(ranker),
+                    showlegend=str(ranker) not in named,
+                    line={
+                        "color": colours.get(str(ranker), "#000000"),
+                        "dash": "dot" if ranker == "random" else "solid",
+                    },
+                    row=place + 1,
+                    col=column + 1,
                     hovertemplate=f"{ranker}, k=%{{x}}<br>%{{y:.2f}}<extra></extra>",
-                )  # fmt: skip
+                )
                 named.add(str(ranker))
     figure.update_xaxes(type="log")
     figure.update_xaxes(title="neurons, k", row=len(rows))
     figure.update_yaxes(range=[-0.3, 1.3])
     if isinstance(figure, go.Figure):
         figure.update_layout(legend={"orientation": "v"})
-    return finish(
-        figure, title or "Share of the effect of all neurons", height=160 + 240 * len(rows)
-    )
+    return finish(figure, title or "Share of the effect of all neurons", height=160 + 240 * len(rows))
 
 
 def plot_pairs(
@@ -174,18 +198,25 @@ def plot_pairs(
         before, after = table[f"p_{answer}_before"], table[f"p_{answer}_after"]
         for row, (start, end) in enumerate(zip(before, after, strict=True)):
             figure.add_scatter(
-                x=[start, end], y=[row, row], mode="lines", line={"color": colour, "width": 1.5},
-                opacity=0.5, hoverinfo="skip", showlegend=False,
-            )  # fmt: skip
+                x=[start, end],
+                y=[row, row],
+                mode="lines",
+                line={"color": colour, "width": 1.5},
+                opacity=0.5,
+                hoverinfo="skip",
+                showlegend=False,
+            )
         for values, symbol, when in ((before, "circle-open", "before"), (after, "circle", "after")):
             figure.add_scatter(
-                x=values, y=list(range(len(table))), mode="markers", name=f"{answer}, {when}",
+                x=values,
+                y=list(range(len(table))),
+                mode="markers",
+                name=f"{answer}, {when}",
                 marker={"color": colour, "symbol": symbol, "size": 9},
-                text=hover, hovertemplate="%{text}<br>p = %{x:.3f}<extra></extra>",
-            )  # fmt: skip
-    figure.update_yaxes(
-        tickvals=list(range(len(table))), ticktext=[clip(name) for name in table["pair"]]
-    )
+                text=hover,
+                hovertemplate="%{text}<br>p = %{x:.3f}<extra></extra>",
+            )
+    figure.update_yaxes(tickvals=list(range(len(table))), ticktext=[clip(name) for name in table["pair"]])
     figure.update_xaxes(title="probability of the answer's first token", range=[-0.03, 1.03])
     one = kinds.iloc[0]
     what = f"{_TITLES[one['direction']]}, {one['intervention']} of {one['k']} neurons"
@@ -205,31 +236,47 @@ def _both_prompts(name: str, pair: PromptPair | None) -> str:
     )
 
 
-def _line(
-    figure: Any, line: Any, name: str, colour: str, named: set[str], at: dict[str, int]
-) -> None:
+def _line(figure: Any, line: Any, name: str, colour: str, named: set[str], at: dict[str, int]) -> None:
     line = line.sort_values("k").drop_duplicates("k")
     ks = list(line["k"])
     bars = None
     if len(ks) > 1:
         figure.add_scatter(
-            x=[*ks, *reversed(ks)], y=[*line["answers_high"], *line["answers_low"].iloc[::-1]],
-            fill="toself", fillcolor=fade(colour), mode="none", hoverinfo="skip", legendgroup=name,
-            showlegend=False, **at,
-        )  # fmt: skip
+            x=[*ks, *reversed(ks)],
+            y=[*line["answers_high"], *line["answers_low"].iloc[::-1]],
+            fill="toself",
+            fillcolor=fade(colour),
+            mode="none",
+            hoverinfo="skip",
+            legendgroup=name,
+            showlegend=False,
+            **at,
+        )
     else:  # a single point has no area around it
-        bars = {"type": "data", "thickness": 1.5, "array": line["answers_high"] - line["answers"],
-                "arrayminus": line["answers"] - line["answers_low"]}  # fmt: skip
+        bars = {
+            "type": "data",
+            "thickness": 1.5,
+            "array": line["answers_high"] - line["answers"],
+            "arrayminus": line["answers"] - line["answers_low"],
+        }
     kind, _, strength = name.partition(":")
     dash, symbol = "dash" if kind.startswith("random") else "solid", "circle"
     if strength:  # strengths of one kind share its colour
         looks = (("dot", "diamond"), ("dashdot", "square"), ("longdash", "triangle-up"))
         dash, symbol = looks[bisect_right((0.8, 1.0), float(strength))]
     figure.add_scatter(
-        x=ks, y=line["answers"], error_y=bars, mode="lines+markers", name=name, legendgroup=name,
-        line={"color": colour, "dash": dash}, marker={"symbol": symbol, "size": 8},
-        showlegend=name not in named, customdata=line[["answers_low", "answers_high", "n"]], **at,
+        x=ks,
+        y=line["answers"],
+        error_y=bars,
+        mode="lines+markers",
+        name=name,
+        legendgroup=name,
+        line={"color": colour, "dash": dash},
+        marker={"symbol": symbol, "size": 8},
+        showlegend=name not in named,
+        customdata=line[["answers_low", "answers_high", "n"]],
+        **at,
         hovertemplate=f"{name}, k=%{{x}}<br>%{{y:.1%}} flipped [%{{customdata[0]:.1%}}, "
         "%{customdata[1]:.1%}], %{customdata[2]} pairs<extra></extra>",
-    )  # fmt: skip
+    )
     named.add(name)

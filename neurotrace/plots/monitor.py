@@ -51,21 +51,42 @@ def plot_monitor(
     for token, own, (text, column, line) in zip(written, value, places[len(words) :], strict=True):
         colour = sample_colorscale("RdBu", [(own - low) / (high - low)])[0]
         figure.add_shape(
-            type="rect", x0=column, x1=column + len(text), y0=line - 0.4, y1=line + 0.4,
-            layer="below", fillcolor=colour, opacity=0.5,
+            type="rect",
+            x0=column,
+            x1=column + len(text),
+            y0=line - 0.4,
+            y1=line + 0.4,
+            layer="below",
+            fillcolor=colour,
+            opacity=0.5,
             line={"width": 2 if token.abstain else 0, "dash": "dot"},
-        )  # fmt: skip
+        )
     hover = ["the prompt"] * len(words) + [_said(token) for token in written]
     figure.add_scatter(
-        x=[column + len(text) / 2 for text, column, _ in places], y=[line for *_, line in places],
-        mode="text", textfont=_FONT, hovertext=hover, hoverinfo="text", showlegend=False,
+        x=[column + len(text) / 2 for text, column, _ in places],
+        y=[line for *_, line in places],
+        mode="text",
+        textfont=_FONT,
+        hovertext=hover,
+        hoverinfo="text",
+        showlegend=False,
         text=[html.escape(text).replace(" ", "\u00a0") for text, *_ in places],
-    )  # fmt: skip
+    )
     figure.add_scatter(  # only for the colour scale
-        x=[None], y=[None], mode="markers", showlegend=False, hoverinfo="skip",
-        marker={"color": [low], "colorscale": "RdBu", "cmin": low, "cmax": high, "showscale": True,
-                "colorbar": {"title": "P(from memory)" if calibrated else "margin, nats"}},
-    )  # fmt: skip
+        x=[None],
+        y=[None],
+        mode="markers",
+        showlegend=False,
+        hoverinfo="skip",
+        marker={
+            "color": [low],
+            "colorscale": "RdBu",
+            "cmin": low,
+            "cmax": high,
+            "showscale": True,
+            "colorbar": {"title": "P(from memory)" if calibrated else "margin, nats"},
+        },
+    )
     lines = places[-1][2] + 1
     figure.update_xaxes(visible=False, range=[-0.5, width + 0.5])
     figure.update_yaxes(visible=False, range=[max(lines, 4) - 0.4, -0.6])

@@ -29,10 +29,14 @@ def plot_scores(scores: Scores, *, title: str | None = None) -> go.Figure:
     bound = float(np.nanquantile(np.abs(values), 0.9995)) or float(np.nanmax(np.abs(values))) or 1.0
     figure = go.Figure(
         go.Heatmap(
-            z=values, zmin=-bound, zmax=bound, colorscale="RdBu", colorbar={"title": "score"},
+            z=values,
+            zmin=-bound,
+            zmax=bound,
+            colorscale="RdBu",
+            colorbar={"title": "score"},
             hovertemplate="L%{y}.N%{x}<br>%{z:.4f}<extra></extra>",
         )
-    )  # fmt: skip
+    )
     figure.update_xaxes(title="neuron")
     figure.update_yaxes(title="layer", dtick=max(1, values.shape[0] // 10))
     direction = spoken(str(scores.provenance.get("direction", "")))
@@ -60,14 +64,22 @@ def plot_estimates(estimate: Scores, truth: Scores, *, title: str | None = None)
     figure = go.Figure()
     ends = [float(min(x.min(), y.min())), float(max(x.max(), y.max()))]
     figure.add_scatter(
-        x=ends, y=ends, mode="lines", name="equal", line={"color": "#999999", "dash": "dot"},
+        x=ends,
+        y=ends,
+        mode="lines",
+        name="equal",
+        line={"color": "#999999", "dash": "dot"},
         hoverinfo="skip",
-    )  # fmt: skip
+    )
     figure.add_scatter(
-        x=x, y=y, mode="markers", name="neuron", text=names,
+        x=x,
+        y=y,
+        mode="markers",
+        name="neuron",
+        text=names,
         marker={"color": layers, "colorscale": "Viridis", "size": 7, "colorbar": bar},
         hovertemplate="%{text}<br>exact %{x:.3f}<br>estimate %{y:.3f}<extra></extra>",
-    )  # fmt: skip
+    )
     rho = f", Spearman {spearmanr(x, y).statistic:.3f}" if len(x) > 2 else ""
     figure.update_xaxes(title="exact effect on L, nats")
     figure.update_yaxes(title=f"{estimate.method}'s estimate, nats")
@@ -103,13 +115,16 @@ def plot_volcano(scores: Scores, *, level: float = 0.05, title: str | None = Non
         (f"p_family ≤ {level:g}", table[sure], MEMORIZED, "diamond"),
     ):
         figure.add_scattergl(
-            x=rows["score"], y=-np.log10(rows["p"]), mode="markers", name=f"{name} ({len(rows)})",
+            x=rows["score"],
+            y=-np.log10(rows["p"]),
+            mode="markers",
+            name=f"{name} ({len(rows)})",
             marker={"color": colour, "size": 6, "opacity": 0.7, "symbol": mark},
             text=[f"L{row.layer}.N{row.neuron}" for row in rows.itertuples()],
             customdata=rows[["q", "kept", "p_family"]],
             hovertemplate="%{text}<br>score %{x:.4f}<br>q %{customdata[0]:.2g}, p_family "
             "%{customdata[2]:.2g}, in the top k of %{customdata[1]:.0%} of resamples<extra></extra>",
-        )  # fmt: skip
+        )
     figure.update_xaxes(title=scores.unit, zeroline=True)
     figure.update_yaxes(title="−log₁₀ p (sign-flip over groups)")
     figure.update_layout(legend={"orientation": "h", "y": -0.18})

@@ -11,9 +11,11 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 _SHOWN = {
-    "attention": "attention output", "mlp": "MLP output",
-    "residual": "residual stream", "direction": "one direction of it",
-}  # fmt: skip
+    "attention": "attention output",
+    "mlp": "MLP output",
+    "residual": "residual stream",
+    "direction": "one direction of it",
+}
 
 
 def plot_located(located: Located, *, title: str | None = None) -> go.Figure:
@@ -31,21 +33,35 @@ def plot_located(located: Located, *, title: str | None = None) -> go.Figure:
         own = table[table["unit"] == unit].sort_values("layer")
         layers = own["layer"].tolist()
         figure.add_scatter(
-            x=layers + layers[::-1], y=own["high"].tolist() + own["low"].tolist()[::-1],
-            fill="toself", mode="lines", fillcolor=fade(colour), line={"width": 0}, hoverinfo="skip",
-            legendgroup=unit, showlegend=False,
-        )  # fmt: skip
+            x=layers + layers[::-1],
+            y=own["high"].tolist() + own["low"].tolist()[::-1],
+            fill="toself",
+            mode="lines",
+            fillcolor=fade(colour),
+            line={"width": 0},
+            hoverinfo="skip",
+            legendgroup=unit,
+            showlegend=False,
+        )
         figure.add_scatter(
-            x=layers, y=own["answers"], mode="lines+markers", name=name, legendgroup=unit,
-            line={"color": colour}, customdata=own[["effect"]],
+            x=layers,
+            y=own["answers"],
+            mode="lines+markers",
+            name=name,
+            legendgroup=unit,
+            line={"color": colour},
+            customdata=own[["effect"]],
             hovertemplate="block %{x}<br>%{y:.1%} flip<br>%{customdata[0]:.2f} nats<extra></extra>",
-        )  # fmt: skip
+        )
         if own["control"].notna().any():
             figure.add_scatter(
-                x=layers, y=own["control"], mode="lines", name="equal move, random direction",
+                x=layers,
+                y=own["control"],
+                mode="lines",
+                name="equal move, random direction",
                 line={"color": colour, "dash": "dot"},
                 hovertemplate="block %{x}<br>%{y:.1%} flip<extra>random direction</extra>",
-            )  # fmt: skip
+            )
     figure.update_xaxes(title="block", dtick=max(1, int(located.table["layer"].max() + 1) // 10))
     figure.update_yaxes(title="held-out answers flipped", tickformat=".0%", range=[-0.02, 1.02])
     to = "reasoning" if located.donor == "reasoning" else "memory"

@@ -19,9 +19,15 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 COLOURS = {
-    "patch": "#0072B2", "set": "#009E73", "zero": "#D55E00", "mean": "#CC79A7",
-    "shift": "#E69F00", "scale": "#56B4E9", "steer": "#6A51A3", "random": "#7f7f7f",
-}  # fmt: skip
+    "patch": "#0072B2",
+    "set": "#009E73",
+    "zero": "#D55E00",
+    "mean": "#CC79A7",
+    "shift": "#E69F00",
+    "scale": "#56B4E9",
+    "steer": "#6A51A3",
+    "random": "#7f7f7f",
+}
 MEMORIZED, REASONED = "#0072B2", "#D55E00"
 _FONT = "system-ui, -apple-system, Segoe UI, Roboto, sans-serif"
 _IMAGES = (".png", ".svg", ".pdf", ".jpg", ".webp")
@@ -37,21 +43,29 @@ def template() -> go.layout.Template:
     import plotly.graph_objects as go
 
     axis = {
-        "gridcolor": "#e6e9ee", "zerolinecolor": "#c3c9d2", "linecolor": "#8a93a0",
-        "ticks": "outside", "tickcolor": "#c3c9d2", "title": {"standoff": 8}, "automargin": True,
-    }  # fmt: skip
+        "gridcolor": "#e6e9ee",
+        "zerolinecolor": "#c3c9d2",
+        "linecolor": "#8a93a0",
+        "ticks": "outside",
+        "tickcolor": "#c3c9d2",
+        "title": {"standoff": 8},
+        "automargin": True,
+    }
     return go.layout.Template(
         layout={
             "font": {"family": _FONT, "size": 13, "color": "#1d2430"},
             "title": {"x": 0.01, "xanchor": "left", "font": {"size": 15}},
             "colorway": list(COLOURS.values()),
             "colorscale": {"diverging": "RdBu", "sequential": "Viridis"},
-            "paper_bgcolor": "white", "plot_bgcolor": "white", "xaxis": axis, "yaxis": axis,
+            "paper_bgcolor": "white",
+            "plot_bgcolor": "white",
+            "xaxis": axis,
+            "yaxis": axis,
             "hoverlabel": {"align": "left", "font": {"family": _FONT}},
             "legend": {"title": {"text": ""}},
             "margin": {"l": 70, "r": 30, "t": 70, "b": 60},
         }
-    )  # fmt: skip
+    )
 
 
 def finish(figure: Any, title: str, *, height: int = 440) -> Any:

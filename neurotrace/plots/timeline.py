@@ -40,10 +40,14 @@ def plot_timeline(table: pd.DataFrame, *, title: str | None = None) -> go.Figure
 
     families = list(dict.fromkeys(table["family"]))
     figure = make_subplots(
-        rows=len(families), cols=len(_PANELS), shared_yaxes=True, shared_xaxes=True,
-        horizontal_spacing=0.04, vertical_spacing=0.24 / max(2, len(families)),
+        rows=len(families),
+        cols=len(_PANELS),
+        shared_yaxes=True,
+        shared_xaxes=True,
+        horizontal_spacing=0.04,
+        vertical_spacing=0.24 / max(2, len(families)),
         subplot_titles=[f"{clip(family)}: {panel}" for family in families for panel in _PANELS],
-    )  # fmt: skip
+    )
     for row, family in enumerate(families, start=1):
         own = table[table["family"] == family]
         for panel, column, name, colour, dash in _LINES:
@@ -54,14 +58,25 @@ def plot_timeline(table: pd.DataFrame, *, title: str | None = None) -> go.Figure
                     known[c].tolist() for c in ("checkpoint", f"{column}_low", f"{column}_high")
                 )
                 figure.add_scatter(
-                    x=x + x[::-1], y=high + low[::-1], fill="toself", fillcolor=fade(colour),
-                    mode="none", hoverinfo="skip", showlegend=False, **at,
-                )  # fmt: skip
+                    x=x + x[::-1],
+                    y=high + low[::-1],
+                    fill="toself",
+                    fillcolor=fade(colour),
+                    mode="none",
+                    hoverinfo="skip",
+                    showlegend=False,
+                    **at,
+                )
             figure.add_scatter(
-                x=own["checkpoint"], y=own[column], mode="lines+markers", name=name,
-                line={"color": colour, "dash": dash}, showlegend=row == 1,
-                hovertemplate=f"%{{x}}<br>{name}: %{{y:.2f}}<extra></extra>", **at,
-            )  # fmt: skip
+                x=own["checkpoint"],
+                y=own[column],
+                mode="lines+markers",
+                name=name,
+                line={"color": colour, "dash": dash},
+                showlegend=row == 1,
+                hovertemplate=f"%{{x}}<br>{name}: %{{y:.2f}}<extra></extra>",
+                **at,
+            )
     order = list(dict.fromkeys(table["checkpoint"]))
     figure.update_xaxes(type="category", categoryorder="array", categoryarray=order, tickangle=-45)
     figure.update_yaxes(range=[-0.03, 1.05])

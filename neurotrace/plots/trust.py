@@ -32,31 +32,40 @@ def plot_coverage(coverage: pd.DataFrame, *, title: str | None = None) -> go.Fig
     import plotly.graph_objects as go
 
     if coverage.empty:
-        raise InputError(
-            "no prompt has a changed version: expected some that name another in `perturbs`"
-        )
+        raise InputError("no prompt has a changed version: expected some that name another in `perturbs`")
     figure = go.Figure()
     for name, line in coverage.groupby("signal", sort=False):
         colour = _SIGNALS.get(str(name), "#7f7f7f")
         x = line["coverage"]
         figure.add_scatter(
-            x=[*x, *x[::-1]], y=[*line["risk_hi"], *line["risk_lo"][::-1]], fill="toself",
-            fillcolor=fade(colour), mode="none", hoverinfo="skip", showlegend=False,
-        )  # fmt: skip
+            x=[*x, *x[::-1]],
+            y=[*line["risk_hi"], *line["risk_lo"][::-1]],
+            fill="toself",
+            fillcolor=fade(colour),
+            mode="none",
+            hoverinfo="skip",
+            showlegend=False,
+        )
         figure.add_scatter(
-            x=x, y=line["risk"], mode="lines", name=f"kept by {name}", line={"color": colour},
+            x=x,
+            y=line["risk"],
+            mode="lines",
+            name=f"kept by {name}",
+            line={"color": colour},
             customdata=line[["risk_lo", "risk_hi"]],
             hovertemplate=f"{name}: %{{x:.0%}} kept, %{{y:.1%}} of them fail "
             "[%{customdata[0]:.1%}, %{customdata[1]:.1%}]<extra></extra>",
-        )  # fmt: skip
+        )
     everything = float(coverage.groupby("signal")["risk"].last().iloc[0])
     figure.add_scatter(
-        x=[0, 1], y=[everything] * 2, mode="lines", name="all answers", hoverinfo="skip",
+        x=[0, 1],
+        y=[everything] * 2,
+        mode="lines",
+        name="all answers",
+        hoverinfo="skip",
         line={"color": "#999999", "dash": "dot"},
-    )  # fmt: skip
-    figure.update_xaxes(
-        title="share of answers kept, least risky first", tickformat=".0%", range=[0, 1.01]
     )
+    figure.update_xaxes(title="share of answers kept, least risky first", tickformat=".0%", range=[0, 1.01])
     figure.update_yaxes(
         title="share of them that fail on a changed version", tickformat=".0%", range=[-0.02, 1.02]
     )
@@ -64,9 +73,7 @@ def plot_coverage(coverage: pd.DataFrame, *, title: str | None = None) -> go.Fig
     return finish(figure, title or "Risk against coverage on held-out prompts")
 
 
-def plot_reliability(
-    scores: pd.DataFrame, *, bins: int = 10, title: str | None = None
-) -> go.Figure:
+def plot_reliability(scores: pd.DataFrame, *, bins: int = 10, title: str | None = None) -> go.Figure:
     """Reliability of the trust score's probabilities: rates in bins of equal width, 95 % by group.
 
     Takes the `scores` of a `TrustStudy`.
@@ -92,9 +99,13 @@ def plot_reliability(
         )
     figure = go.Figure()
     figure.add_scatter(
-        x=[0, 1], y=[0, 1], mode="lines", name="ideal", hoverinfo="skip",
+        x=[0, 1],
+        y=[0, 1],
+        mode="lines",
+        name="ideal",
+        hoverinfo="skip",
         line={"color": "#999999", "dash": "dot"},
-    )  # fmt: skip
+    )
     for name, colour, p, happened, group in kinds:
         bin_of = np.minimum((p.to_numpy() * bins).astype(int), bins - 1)
         rows = []
@@ -104,13 +115,16 @@ def plot_reliability(
             rows.append((p.to_numpy()[own].mean(), hits.mean(), low, high, len(hits)))
         x, y, low, high, n = np.array(rows).T
         figure.add_scatter(
-            x=x, y=y, mode="markers", name=f"P({name})",
+            x=x,
+            y=y,
+            mode="markers",
+            name=f"P({name})",
             marker={"size": 6 + 14 * np.sqrt(n / n.max()), "color": colour},
             error_y={"type": "data", "array": high - y, "arrayminus": y - low, "thickness": 1},
             customdata=np.stack([n, low, high], axis=1),
             hovertemplate=f"P({name}) %{{x:.3f}}: %{{y:.1%}} [%{{customdata[1]:.1%}}, "
             "%{customdata[2]:.1%}] of %{customdata[0]:.0f} prompts<extra></extra>",
-        )  # fmt: skip
+        )
     figure.update_xaxes(title="predicted probability, mean of a bin", range=[-0.03, 1.03])
     figure.update_yaxes(title="observed share of prompts", tickformat=".0%", range=[-0.05, 1.05])
     figure.update_layout(legend={"orientation": "h", "y": -0.2})
@@ -132,9 +146,12 @@ def plot_signals(signals: pd.DataFrame, *, title: str | None = None) -> go.Figur
     kinds = list(dict.fromkeys(signals["unseen"]))
     names = list(dict.fromkeys(signals["signal"]))[::-1]
     figure = make_subplots(
-        rows=1, cols=len(kinds), shared_yaxes=True, horizontal_spacing=0.03,
+        rows=1,
+        cols=len(kinds),
+        shared_yaxes=True,
+        horizontal_spacing=0.03,
         subplot_titles=[f"unseen {kind}" for kind in kinds],
-    )  # fmt: skip
+    )
     for place, kind in enumerate(kinds):
         part = signals[signals["unseen"] == kind]
         own, mean = part[part["of"] != "mean"], part[part["of"] == "mean"]
@@ -143,32 +160,44 @@ def plot_signals(signals: pd.DataFrame, *, title: str | None = None) -> go.Figur
         figure.add_scatter(
             x=own["auroc"],
             y=[names.index(row.signal) + lift[row.of] for row in own.itertuples()],
-            mode="markers", marker={"color": MEMORIZED, "size": 5}, showlegend=False,
+            mode="markers",
+            marker={"color": MEMORIZED, "size": 5},
+            showlegend=False,
             error_x={
-                "type": "data", "array": own["auroc_hi"] - own["auroc"],
-                "arrayminus": own["auroc"] - own["auroc_lo"], "thickness": 1, "width": 0,
+                "type": "data",
+                "array": own["auroc_hi"] - own["auroc"],
+                "arrayminus": own["auroc"] - own["auroc_lo"],
+                "thickness": 1,
+                "width": 0,
                 "color": fade(MEMORIZED, 0.5),
             },
             text=[f"{clip(row.signal)}, {clip(row.of)}" for row in own.itertuples()],
             customdata=own[["auroc_lo", "auroc_hi", "n"]],
             hovertemplate="%{text}: %{x:.3f} [%{customdata[0]:.3f}, %{customdata[1]:.3f}], "
             "%{customdata[2]} prompts<extra></extra>",
-            row=1, col=place + 1,
-        )  # fmt: skip
+            row=1,
+            col=place + 1,
+        )
         figure.add_scatter(
-            x=mean["auroc"], y=[names.index(signal) for signal in mean["signal"]], mode="markers",
+            x=mean["auroc"],
+            y=[names.index(signal) for signal in mean["signal"]],
+            mode="markers",
             marker={"symbol": "line-ns-open", "size": 22, "color": REASONED, "line": {"width": 3}},
-            showlegend=False, text=[clip(signal) for signal in mean["signal"]],
-            hovertemplate="%{text}, mean: %{x:.3f}<extra></extra>", row=1, col=place + 1,
-        )  # fmt: skip
+            showlegend=False,
+            text=[clip(signal) for signal in mean["signal"]],
+            hovertemplate="%{text}, mean: %{x:.3f}<extra></extra>",
+            row=1,
+            col=place + 1,
+        )
         figure.add_vline(x=0.5, line={"color": "#999999", "dash": "dot"}, row=1, col=place + 1)
     figure.update_annotations(font_size=13)  # the panels' names, which are narrow on a phone
     figure.update_yaxes(tickvals=list(range(len(names))), ticktext=[clip(name) for name in names])
     figure.update_xaxes(title="AUROC", range=[-0.03, 1.03])
     return finish(
-        figure, title or "AUROC of every signal for “from memory”, on held-out prompts (bar: mean)",
+        figure,
+        title or "AUROC of every signal for “from memory”, on held-out prompts (bar: mean)",
         height=150 + 30 * len(names),
-    )  # fmt: skip
+    )
 
 
 def plot_margins(
@@ -204,24 +233,32 @@ def plot_margins(
     figure = go.Figure()
     ends = [float(min(x.min(), y.min(), 0)), float(max(x.max(), y.max()))]
     figure.add_scatter(
-        x=ends, y=ends, mode="lines", name="equal", line={"color": "#999999", "dash": "dot"},
+        x=ends,
+        y=ends,
+        mode="lines",
+        name="equal",
+        line={"color": "#999999", "dash": "dot"},
         hoverinfo="skip",
-    )  # fmt: skip
+    )
     for kind in sorted(set(kinds), key=lambda name: "memory" not in name):
         own = kinds == kind
         figure.add_scatter(
-            x=x[own], y=y[own], mode="markers", name=f"{kind} ({own.sum()})", text=text[own],
-            marker={"color": MEMORIZED if "memory" in kind else REASONED, "size": 8, "opacity": 0.7,
-                    "symbol": np.where(abstain[own], "x-thin-open", "circle")},
+            x=x[own],
+            y=y[own],
+            mode="markers",
+            name=f"{kind} ({own.sum()})",
+            text=text[own],
+            marker={
+                "color": MEMORIZED if "memory" in kind else REASONED,
+                "size": 8,
+                "opacity": 0.7,
+                "symbol": np.where(abstain[own], "x-thin-open", "circle"),
+            },
             customdata=p_memory[own],
             hovertemplate="%{text}<br>memory fall %{x:.2f}, reasoning fall %{y:.2f} nats<br>"
             "P(from memory) %{customdata:.3f}<extra></extra>",
-        )  # fmt: skip
-    figure.update_xaxes(
-        title="memory fall: drop of log p(answer) with the memory neurons off, nats"
-    )
+        )
+    figure.update_xaxes(title="memory fall: drop of log p(answer) with the memory neurons off, nats")
     figure.update_yaxes(title="reasoning fall, nats")
     figure.update_layout(legend={"orientation": "h", "y": -0.2})
-    return finish(
-        figure, title or "The causal margin's two parts (×: outside the calibration's range)"
-    )
+    return finish(figure, title or "The causal margin's two parts (×: outside the calibration's range)")

@@ -36,9 +36,7 @@ def build_set(folder: Path, out: Path) -> list[Path]:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(
-            f"can't make {out}: {error.strerror or error}; name a folder with --out"
-        ) from None
+        raise InputError(f"can't make {out}: {error.strerror or error}; name a folder with --out") from None
     script["build"](out)
     return sorted(out.glob("*.jsonl"))
 
@@ -80,9 +78,7 @@ def _check_card(folder: Path) -> list[str]:
     if not path.is_file():
         return [f"no card: expected {path}"]
     card = path.read_text("utf-8")
-    wrong = [
-        f"the card says nothing of {word!r}" for word in _SAID if word.lower() not in card.lower()
-    ]
+    wrong = [f"the card says nothing of {word!r}" for word in _SAID if word.lower() not in card.lower()]
     measured = measured_digest(card)
     remedy = "run `neurotrace probes validate` with --model and --write"
     if measured is None:
@@ -101,7 +97,6 @@ def _check_build(folder: Path) -> list[str]:
         wrong = [
             f"build.py writes another {path.name} than the one that ships"
             for path in made
-            if not (folder / path.name).is_file()
-            or path.read_bytes() != (folder / path.name).read_bytes()
+            if not (folder / path.name).is_file() or path.read_bytes() != (folder / path.name).read_bytes()
         ]
     return wrong if "pairs.jsonl" in names else [*wrong, "build.py writes no pairs.jsonl"]

@@ -51,9 +51,10 @@ def counterfact(rows: Sequence[Row], options: Options) -> Made:
                 "it as comp-mech"
             )
         missing = [
-            name for name in ("subject", "prompt", "target_true", "target_new")
+            name
+            for name in ("subject", "prompt", "target_true", "target_new")
             if name not in rewrite.cells and not (name == "target_new" and "target_false" in rewrite.cells)
-        ]  # fmt: skip
+        ]
         if missing:
             raise InputError(
                 f"{row.where}: no {missing[0]!r}; expected requested_rewrite with subject, prompt, "
@@ -64,9 +65,7 @@ def counterfact(rows: Sequence[Row], options: Options) -> Made:
         subject = rewrite.text("subject")
         relation = rewrite.label("relation_id", rewrite.label("relation", "counterfact"))
         prompt = filled(row, rewrite.text("prompt"), subject)
-        return Fact(
-            row, id_of(row, number, subject, "case_id"), relation, subject, prompt, true, new
-        )
+        return Fact(row, id_of(row, number, subject, "case_id"), relation, subject, prompt, true, new)
 
     yield from facts_in_contexts((fact(n, row) for n, row in enumerate(rows, 1)), options)
 
@@ -88,15 +87,18 @@ def known_facts(rows: Sequence[Row], options: Options) -> Made:
         facts += _with_wrong(
             (
                 Fact(
-                    row, id_of(row, number, row.text("subject"), "known_id"),
-                    row.label("relation_id", "known-facts"), row.text("subject"),
+                    row,
+                    id_of(row, number, row.text("subject"), "known_id"),
+                    row.label("relation_id", "known-facts"),
+                    row.text("subject"),
                     filled(row, row.text("template"), row.text("subject")),
-                    row.texts("attribute", sets=options.sets), "",
+                    row.texts("attribute", sets=options.sets),
+                    "",
                 )
                 for number, row in own
             ),
             "the relation",
-        )  # fmt: skip
+        )
     yield from facts_in_contexts(_some(facts), options)
 
 
@@ -119,10 +121,15 @@ def lre(rows: Sequence[Row], options: Options) -> Made:
                 subject = row.text("subject")
                 own.append(
                     Fact(
-                        row, f"{slug(name)}-{number}-{slug(subject)}-{place}", slug(name), subject,
-                        filled(row, ask, subject), row.texts("object", sets=options.sets), "",
+                        row,
+                        f"{slug(name)}-{number}-{slug(subject)}-{place}",
+                        slug(name),
+                        subject,
+                        filled(row, ask, subject),
+                        row.texts("object", sets=options.sets),
+                        "",
                     )
-                )  # fmt: skip
+                )
             facts += _with_wrong(own, f"the relation {name!r}")
         yield from _named_apart(facts_in_contexts(_some(facts), options), len(prompts))
 
@@ -162,15 +169,18 @@ def pararel(rows: Sequence[Row], options: Options) -> Made:
         facts += _with_wrong(
             (
                 Fact(
-                    row, f"{number}-{slug(row.text('sub_label'))}-{place}",
-                    row.label("predicate_id", options.family), row.text("sub_label"),
+                    row,
+                    f"{number}-{slug(row.text('sub_label'))}-{place}",
+                    row.label("predicate_id", options.family),
+                    row.text("sub_label"),
                     _causal(pattern).replace("[X]", row.text("sub_label")),
-                    row.texts("obj_label", sets=options.sets), "",
+                    row.texts("obj_label", sets=options.sets),
+                    "",
                 )
                 for number, row in numbered
             ),
             "the relation",
-        )  # fmt: skip
+        )
     yield from _named_apart(facts_in_contexts(_some(facts), options), len(usable))
 
 
@@ -185,12 +195,19 @@ def comp_mech(rows: Sequence[Row], options: Options) -> Made:
                 f"that states it, got {short(prompt)}"
             )
         subject = row.label("subject", question)
-        yield row.where, {
-            "id": f"{options.family}-{id_of(row, number, subject, 'id')}", "family": options.family,
-            "template": row.label("relation", "context"), "group": subject,
-            "memorization": question, "reasoning": prompt,
-            "memorized_answer": follows(question, true), "reasoned_answer": follows(prompt, new),
-        }  # fmt: skip
+        yield (
+            row.where,
+            {
+                "id": f"{options.family}-{id_of(row, number, subject, 'id')}",
+                "family": options.family,
+                "template": row.label("relation", "context"),
+                "group": subject,
+                "memorization": question,
+                "reasoning": prompt,
+                "memorized_answer": follows(question, true),
+                "reasoned_answer": follows(prompt, new),
+            },
+        )
 
 
 def function_vectors(rows: Sequence[Row], options: Options) -> Made:
@@ -204,9 +221,7 @@ def function_vectors(rows: Sequence[Row], options: Options) -> Made:
         )
     inputs = [row.texts("input").strip() for row in rows]
     outputs = [row.texts("output", sets=options.sets).strip() for row in rows]
-    for number, (row, new) in enumerate(
-        zip(rows, wrong_answers(rows, outputs, "the list"), strict=True)
-    ):
+    for number, (row, new) in enumerate(zip(rows, wrong_answers(rows, outputs, "the list"), strict=True)):
         if new is None:
             continue
         others = [
@@ -222,12 +237,19 @@ def function_vectors(rows: Sequence[Row], options: Options) -> Made:
             + f"\n\nQ: {inputs[number]}\nA:"
             for example in (spare, (inputs[number], new))
         ]
-        yield row.where, {
-            "id": f"{options.family}-{id_of(row, number + 1, inputs[number])}", "family": options.family,
-            "template": "examples", "group": inputs[number],
-            "memorization": sides[0], "reasoning": sides[1],
-            "memorized_answer": f" {outputs[number]}", "reasoned_answer": f" {new}",
-        }  # fmt: skip
+        yield (
+            row.where,
+            {
+                "id": f"{options.family}-{id_of(row, number + 1, inputs[number])}",
+                "family": options.family,
+                "template": "examples",
+                "group": inputs[number],
+                "memorization": sides[0],
+                "reasoning": sides[1],
+                "memorized_answer": f" {outputs[number]}",
+                "reasoned_answer": f" {new}",
+            },
+        )
 
 
 def mquake(rows: Sequence[Row], options: Options) -> Made:
@@ -235,9 +257,7 @@ def mquake(rows: Sequence[Row], options: Options) -> Made:
     template = "In this story, {fact} In [real life|the story]: {question} Answer:"
     for number, row in enumerate(rows, 1):
         edits = [
-            Row(row.where, each)
-            for each in _list(row, "requested_rewrite")
-            if isinstance(each, Mapping)
+            Row(row.where, each) for each in _list(row, "requested_rewrite") if isinstance(each, Mapping)
         ]
         if not edits:
             raise InputError(f"{row.where}: 'requested_rewrite' holds no edit")
@@ -246,25 +266,28 @@ def mquake(rows: Sequence[Row], options: Options) -> Made:
             for edit in edits
         )
         questions = [
-            Row(row.where, {"questions": each}).text("questions")
-            for each in _list(row, "questions")
+            Row(row.where, {"questions": each}).text("questions") for each in _list(row, "questions")
         ]
         hops = len(row.cells.get("single_hops") or edits)
         for place, question in enumerate(questions, 1):
             refuse_stated(row, question, row.texts("new_answer").strip())
             sides = [
-                template.replace("[real life|the story]", side).format(
-                    fact=stated, question=question
-                )
+                template.replace("[real life|the story]", side).format(fact=stated, question=question)
                 for side in ("real life", "the story")
             ]
-            yield row.where, {
-                "id": f"{id_of(row, number, edits[0].text('subject'), 'case_id')}-{place}",
-                "family": f"{options.family}-{hops}-hop", "template": f"question-{place}",
-                "group": edits[0].text("subject"), "memorization": sides[0], "reasoning": sides[1],
-                "memorized_answer": f" {row.texts('answer').strip()}",
-                "reasoned_answer": f" {row.texts('new_answer').strip()}",
-            }  # fmt: skip
+            yield (
+                row.where,
+                {
+                    "id": f"{id_of(row, number, edits[0].text('subject'), 'case_id')}-{place}",
+                    "family": f"{options.family}-{hops}-hop",
+                    "template": f"question-{place}",
+                    "group": edits[0].text("subject"),
+                    "memorization": sides[0],
+                    "reasoning": sides[1],
+                    "memorized_answer": f" {row.texts('answer').strip()}",
+                    "reasoned_answer": f" {row.texts('new_answer').strip()}",
+                },
+            )
 
 
 def _rewrite(row: Row) -> Row:
@@ -288,9 +311,7 @@ def _causal(pattern: str) -> str:
 def _list(row: Row, name: str) -> list[Any]:
     found = row.cells.get(name)
     if not isinstance(found, (list, tuple)) or not found:
-        raise InputError(
-            f"{row.where}: {name!r} is {short(found)}; expected a list that is not empty"
-        )
+        raise InputError(f"{row.where}: {name!r} is {short(found)}; expected a list that is not empty")
     return list(found)
 
 
@@ -333,7 +354,8 @@ FORMATS = (
     Format("mquake", mquake, ({"requested_rewrite", "questions", "answer", "new_answer"},)),
     Format("comp-mech", comp_mech, ({"base_prompt", "prompt", "target_true", "target_new"},)),
     Format(
-        "counterfact", counterfact,
+        "counterfact",
+        counterfact,
         (
             {"requested_rewrite"},
             {"prompt", "subject", "target_true", "target_new"},
@@ -345,4 +367,4 @@ FORMATS = (
     Format("lre", lre, ({"samples", "prompt_templates"},)),
     Format("pararel", pararel, ({"sub_label", "obj_label"}, {"pattern"})),
     Format("function-vectors", function_vectors, ({"input", "output"},)),
-)  # fmt: skip
+)

@@ -113,14 +113,16 @@ def import_clean_corrupt(
         pairs = nt.import_clean_corrupt("ioi.csv", clean="reasoning", tokenizer="gpt2")
     """
     return import_pairs(
-        source, "mib" if counterfactual is not None else "clean-corrupt", clean=clean,
-        tokenizer=tokenizer, counterfactual=counterfactual, family=family,
-    )  # fmt: skip
+        source,
+        "mib" if counterfactual is not None else "clean-corrupt",
+        clean=clean,
+        tokenizer=tokenizer,
+        counterfactual=counterfactual,
+        family=family,
+    )
 
 
-def import_counterfact(
-    source: Source, *, templates: Mapping[str, str] | None = None
-) -> list[PromptPair]:
+def import_counterfact(source: Source, *, templates: Mapping[str, str] | None = None) -> list[PromptPair]:
     """Pairs from CounterFact: the new target stated in a context, the true one in the weights.
 
     Family is the relation, group the subject. Each record fills every template.
@@ -141,9 +143,7 @@ def _row(where: str, record: Any) -> Row:
     if not isinstance(record, Mapping):
         raise InputError(f"{where}: expected an object with named values, got {short(record)}")
     if not record:
-        raise InputError(
-            f"{where}: an empty object; expected a JSON list of objects, or lines of them"
-        )
+        raise InputError(f"{where}: an empty object; expected a JSON list of objects, or lines of them")
     return Row(where, record)
 
 

@@ -71,9 +71,7 @@ class Mined:
             means = part[["recalls", "reasons", "behaves"]].mean()
             rows.append((family, template, len(part), *means, low, high))
         columns = ["family", "template", "pairs", "recalls", "reasons", "behaves", "low", "high"]
-        return pd.DataFrame(rows, columns=columns).sort_values(
-            ["family", "template"], ignore_index=True
-        )
+        return pd.DataFrame(rows, columns=columns).sort_values(["family", "template"], ignore_index=True)
 
 
 @renamed(at_most="max_pairs")

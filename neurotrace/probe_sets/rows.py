@@ -54,9 +54,7 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.clean not in (None, "memorization", "reasoning"):
-            raise InputError(
-                f"clean={self.clean!r}: expected the side, 'memorization' or 'reasoning'"
-            )
+            raise InputError(f"clean={self.clean!r}: expected the side, 'memorization' or 'reasoning'")
         if self.sets not in ("refuse", "first"):
             raise InputError(f"sets={self.sets!r}: expected 'refuse' or 'first'")
 
@@ -70,9 +68,7 @@ class Row:
 
     def __contains__(self, name: str) -> bool:
         value = self.cells.get(name)
-        return not (
-            value is None or is_nan(value) or (isinstance(value, str) and not value.strip())
-        )
+        return not (value is None or is_nan(value) or (isinstance(value, str) and not value.strip()))
 
     def text(self, name: str) -> str:
         """A cell that must be text, as it stands."""
@@ -166,9 +162,12 @@ def facts_in_contexts(facts: Iterable[Fact], options: Options) -> Made:
         refuse_stated(fact.row, fact.prompt, new, fact.subject)
         contexts = options.contexts or (QUESTIONS if fact.prompt.endswith("?") else CONTEXTS)
         item = Item(
-            id=fact.id, group=fact.subject, memorized=f" {true}", reasoned=f" {new}",
+            id=fact.id,
+            group=fact.subject,
+            memorized=f" {true}",
+            reasoned=f" {new}",
             words={"fact": fact.prompt, "new": new},
-        )  # fmt: skip
+        )
         for record in rows(fact.family, contexts, [item]):
             yield fact.row.where, record
 
@@ -211,9 +210,10 @@ def wrong_answers(rows_: Sequence[Row], answers: Sequence[str], what: str) -> li
         turn = 1 + number % max(1, len(distinct) - 1)
         others = [*distinct[place + turn :], *distinct[: place + turn]]
         fits = (
-            each for each in others
+            each
+            for each in others
             if not each.lower().startswith(answer.lower()) and not answer.lower().startswith(each.lower())
-        )  # fmt: skip
+        )
         found.append(next(fits, None))
     if answers and not any(found):
         raise InputError(

@@ -106,9 +106,7 @@ def memotrap(rows: Sequence[Row], options: Options) -> Made:
             or len(answers) != 2
             or not all(isinstance(each, str) and each.strip() for each in answers)
         ):
-            raise InputError(
-                f"{row.where}: 'classes' is {short(classes)}; expected a list of two answers"
-            )
+            raise InputError(f"{row.where}: 'classes' is {short(classes)}; expected a list of two answers")
         right = row.number("answer_index")
         if right not in (0, 1):
             raise InputError(f"{row.where}: 'answer_index' is {right}; expected 0 or 1")
@@ -120,13 +118,19 @@ def memotrap(rows: Sequence[Row], options: Options) -> Made:
                 f"colon and a saying; got {short(prompt)}. Name both prompts as columns instead: "
                 "memorization=..., reasoning=..."
             )
-        yield row.where, {
-            "id": f"{options.family}-{number}", "family": options.family,
-            "template": row.label("template", "quote"), "group": row.label("group", found[2].strip()),
-            "memorization": found[2].rstrip(), "reasoning": prompt.rstrip(),
-            "memorized_answer": follows(found[2].rstrip(), known),
-            "reasoned_answer": follows(prompt.rstrip(), instructed),
-        }  # fmt: skip
+        yield (
+            row.where,
+            {
+                "id": f"{options.family}-{number}",
+                "family": options.family,
+                "template": row.label("template", "quote"),
+                "group": row.label("group", found[2].strip()),
+                "memorization": found[2].rstrip(),
+                "reasoning": prompt.rstrip(),
+                "memorized_answer": follows(found[2].rstrip(), known),
+                "reasoned_answer": follows(prompt.rstrip(), instructed),
+            },
+        )
 
 
 def _sides(
@@ -149,11 +153,7 @@ def _sides(
 
 
 def _counterfactual(row: Row) -> str:
-    names = [
-        name
-        for name, value in row.cells.items()
-        if isinstance(value, Mapping) and "prompt" in value
-    ]
+    names = [name for name, value in row.cells.items() if isinstance(value, Mapping) and "prompt" in value]
     if len(names) == 1:
         return str(names[0])
     raise InputError(
@@ -170,9 +170,7 @@ def _choice(row: Row) -> str:
     named = isinstance(key, str) and key in options
     place = options.index(key) if named else row.number("answerKey")
     if not 0 <= place < len(options):
-        raise InputError(
-            f"{row.where}: 'answerKey' is {key!r}; expected one of {len(options)} choices"
-        )
+        raise InputError(f"{row.where}: 'answerKey' is {key!r}; expected one of {len(options)} choices")
     answer = Row(row.where, {"choices": options[place]}).texts("choices")
     return follows(row.text("prompt"), answer) if labels is not None else answer
 

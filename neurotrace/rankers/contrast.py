@@ -79,10 +79,13 @@ def pearson_from_evidence(training: Training) -> Scores:
 
 def _contrast(means: Moments, record: dict[str, Any]) -> Scores:
     return Scores(
-        "contrast", means.contrast, "activation, reasoning minus memorization", signed=False,
+        "contrast",
+        means.contrast,
+        "activation, reasoning minus memorization",
+        signed=False,
         columns={"mean_memorization": means.mean[0], "mean_reasoning": means.mean[1]},
         provenance=record,
-    )  # fmt: skip
+    )
 
 
 def _pearson(means: Moments, record: dict[str, Any]) -> Scores:

@@ -68,6 +68,7 @@ def direct(
             per_unit = (w_out(model, layer).float() @ slope.t()).t().cpu()
             total[layer] += (changes[:, layer] * per_unit).sum(dim=0)
     return Scores(
-        "direct", finite(total / len(encoded), "direct"),
+        "direct",
+        finite(total / len(encoded), "direct"),
         provenance=provenance(model, encoded, donor, kind),
-    )  # fmt: skip
+    )

@@ -45,9 +45,14 @@ def exact(
         effects = nt.exact(model, pairs, neurons=scores.top(64))
     """
     scores = ablate(
-        model, pairs, neurons, kind=kind, donor=donor, reference=reference,
+        model,
+        pairs,
+        neurons,
+        kind=kind,
+        donor=donor,
+        reference=reference,
         progress=progress,
-    )  # fmt: skip
+    )
     return replace(scores, method="exact")
 
 
@@ -56,6 +61,9 @@ def from_evidence(training: Training) -> Scores:
     screen = gradient_from_evidence(training)
     few = screen.top(min(CANDIDATES, screen.n_neurons), direction=training.direction)
     return exact(
-        training.model, training.pairs, donor=training.direction.donor, kind=training.kind,
+        training.model,
+        training.pairs,
+        donor=training.direction.donor,
+        kind=training.kind,
         neurons=few,
-    )  # fmt: skip
+    )

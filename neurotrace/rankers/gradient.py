@@ -60,9 +60,10 @@ def gradient(
     for rows, values, slopes in batches:
         total += (targets.changes(rows, values) * slopes).sum(dim=0)
     return Scores(
-        "gradient", finite(total / len(encoded), "gradient"),
+        "gradient",
+        finite(total / len(encoded), "gradient"),
         provenance=provenance(model, encoded, donor, kind),
-    )  # fmt: skip
+    )
 
 
 def from_evidence(training: Training) -> Scores:

@@ -71,8 +71,21 @@ def hard_concrete(
         return (1.2 * torch.sigmoid((torch.logit(u) + theta) / _BETA) - 0.1).clamp(0, 1)
 
     return learn(
-        "hard_concrete", model, pairs, torch.full((info.n_layers, info.d_mlp), sign * _START),
-        gates, lambda theta: torch.sigmoid(theta - _OPEN), lambda theta: None, seed=seed,
-        donor=donor, kind=kind, reference=reference, question=question,
-        price=price, steps=steps, rate=rate, batch_size=batch_size, progress=progress,
-    )  # fmt: skip
+        "hard_concrete",
+        model,
+        pairs,
+        torch.full((info.n_layers, info.d_mlp), sign * _START),
+        gates,
+        lambda theta: torch.sigmoid(theta - _OPEN),
+        lambda theta: None,
+        seed=seed,
+        donor=donor,
+        kind=kind,
+        reference=reference,
+        question=question,
+        price=price,
+        steps=steps,
+        rate=rate,
+        batch_size=batch_size,
+        progress=progress,
+    )

@@ -73,9 +73,7 @@ def imprint(
     for row, ids in enumerate(order):
         answers = encoded.memorized[[row]], encoded.reasoned[[row]]
         leans = []
-        for slope, (centred, inverse) in zip(
-            _row_slopes(parts, ids, answers), backgrounds, strict=True
-        ):
+        for slope, (centred, inverse) in zip(_row_slopes(parts, ids, answers), backgrounds, strict=True):
             towards = slope.sign() @ inverse
             size = (towards * slope.sign()).sum(dim=1).clamp(min=1e-12).sqrt()
             leans.append((towards * centred).sum(dim=1) / size)
@@ -85,9 +83,11 @@ def imprint(
     # zeroing a row that supports the memorized answer lowers L
     value = -(total / len(encoded)).cpu()
     return Scores(
-        "imprint", value, "standard deviations of an untouched row",
+        "imprint",
+        value,
+        "standard deviations of an untouched row",
         provenance=provenance(model, encoded, donor, kind),
-    )  # fmt: skip
+    )
 
 
 def _background(

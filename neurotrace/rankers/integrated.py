@@ -69,9 +69,10 @@ def integrated(
                 slope += slopes_of(model, ids, *answers, added=added, layers=[layer])[1][:, layer]
             total[layer] += (changes[:, layer] * slope / steps).sum(dim=0)
     return Scores(
-        "integrated", finite_where(total / len(encoded), chosen),
+        "integrated",
+        finite_where(total / len(encoded), chosen),
         provenance=provenance(model, encoded, donor, kind, steps=steps),
-    )  # fmt: skip
+    )
 
 
 def finite_where(scores: torch.Tensor, layers: Sequence[int]) -> torch.Tensor:

@@ -71,6 +71,7 @@ def log_increase(
                 moved = lens(after, answers) - lens(before, answers)
                 total[layer] += (moved[:, 0] - moved[:, 1]).float().cpu()
     return Scores(
-        "log_increase", finite(total / len(encoded), "log_increase"),
+        "log_increase",
+        finite(total / len(encoded), "log_increase"),
         provenance=provenance(model, encoded, donor, kind),
-    )  # fmt: skip
+    )

@@ -38,8 +38,13 @@ def magnitude(
         nt.magnitude(model).top(8, direction="to_reasoning")
     """
     return Scores(
-        "magnitude", write_norms(model), "norm of the W_out row", signed=False,
+        "magnitude",
+        write_norms(model),
+        "norm of the W_out row",
+        signed=False,
         provenance={
-            "model": inspect_model(model).name, "donor": donor, "intervention": kind,
+            "model": inspect_model(model).name,
+            "donor": donor,
+            "intervention": kind,
         },
-    )  # fmt: skip
+    )

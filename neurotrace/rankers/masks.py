@@ -101,9 +101,12 @@ def learn(
             done = (mask if question == "flip" else 1 - mask).to(info.device)
 
             def change(
-                layer: int, post: Tensor, base: Tensor = base, slope: Tensor = slope,
+                layer: int,
+                post: Tensor,
+                base: Tensor = base,
+                slope: Tensor = slope,
                 done: Tensor = done,
-            ) -> Tensor:  # fmt: skip
+            ) -> Tensor:
                 moved = done[layer] * (base[:, layer] + slope[:, layer] * post.float())
                 return post + moved.to(post.dtype)
 
@@ -121,10 +124,12 @@ def learn(
     score = cost(parameters.detach()).clone()
     sign = Direction.from_donor(donor).sign
     return Scores(
-        method, sign * finite(score, method), "share of a neuron's mask, signed by direction",
+        method,
+        sign * finite(score, method),
+        "share of a neuron's mask, signed by direction",
         provenance=provenance(model, encoded, donor, kind)
         | {"question": question, "price": price, "steps": steps, "rate": rate, **record},
-    )  # fmt: skip
+    )
 
 
 def _hooked(

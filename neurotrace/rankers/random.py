@@ -38,9 +38,14 @@ def random_scores(
     info = inspect_model(model)
     generator = torch.Generator().manual_seed(seed)
     return Scores(
-        "random", torch.randn(info.n_layers, info.d_mlp, generator=generator), "none",
+        "random",
+        torch.randn(info.n_layers, info.d_mlp, generator=generator),
+        "none",
         provenance={
-            "model": info.name, "seed": seed, "donor": donor, "intervention": kind,
+            "model": info.name,
+            "seed": seed,
+            "donor": donor,
+            "intervention": kind,
             "direction": Direction.from_donor(donor).value,
         },
-    )  # fmt: skip
+    )

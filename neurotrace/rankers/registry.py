@@ -70,13 +70,18 @@ RANKERS: dict[str, Ranker] = {
         gradients.gradient, lambda m, n, reads: 2 + reads, gradients.from_evidence, kinds=("mean",)
     ),
     "two_ended": Ranker(
-        ends.two_ended, lambda m, n, reads: 4 + reads, ends.from_evidence,
+        ends.two_ended,
+        lambda m, n, reads: 4 + reads,
+        ends.from_evidence,
         compared=("rank",),
     ),
     "contrast": Ranker(contrast, lambda m, n, reads: 2, contrast_from_evidence),
     "pearson": Ranker(
-        pearson, lambda m, n, reads: 2, pearson_from_evidence,
-        mean_over_pairs=False, compared=("rank",),
+        pearson,
+        lambda m, n, reads: 2,
+        pearson_from_evidence,
+        mean_over_pairs=False,
+        compared=("rank",),
     ),
     "direct": Ranker(direct, lambda m, n, reads: 1 + reads),
     "integrated": Ranker(integrated, lambda m, n, reads: 2 * 5 * m.n_layers + 1 + reads),
@@ -90,10 +95,8 @@ RANKERS: dict[str, Ranker] = {
     ),
     "slope": Ranker(slope, lambda m, n, reads: 2 + reads, compared=("inject",)),
     "imprint": Ranker(imprint, lambda m, n, reads: 2, compared=("inject",)),
-    "random": Ranker(
-        random_scores, lambda m, n, reads: 0, mean_over_pairs=False
-    ),
-}  # fmt: skip
+    "random": Ranker(random_scores, lambda m, n, reads: 0, mean_over_pairs=False),
+}
 
 
 def register_ranker(name: str, ranker: Ranker) -> None:

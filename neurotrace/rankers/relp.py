@@ -60,22 +60,19 @@ def relp(
     for rows, values, slopes in gradients(model, encoded, side, batch_size, progress, _slopes):
         total += (targets.changes(rows, values) * slopes).sum(dim=0)
     return Scores(
-        "relp", finite(total / len(encoded), "relp"),
+        "relp",
+        finite(total / len(encoded), "relp"),
         provenance=provenance(model, encoded, donor, kind),
-    )  # fmt: skip
+    )
 
 
-def _slopes(
-    model: HookedModel, ids: Tensor, memorized: Tensor, reasoned: Tensor
-) -> tuple[Tensor, Tensor]:
+def _slopes(model: HookedModel, ids: Tensor, memorized: Tensor, reasoned: Tensor) -> tuple[Tensor, Tensor]:
     from neurotrace.engine.relp import half, is_gated, linearised
     from neurotrace.engine.slopes import slopes
 
     engine = engine_of(model)
     if engine is None:
-        raise no_twin(
-            model, "RelP changes the rules by which a transformers model is differentiated"
-        )
+        raise no_twin(model, "RelP changes the rules by which a transformers model is differentiated")
     try:
         before = half if is_gated(engine.parts) else None
         with linearised(engine.parts):

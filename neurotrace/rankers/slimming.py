@@ -53,7 +53,20 @@ def slimming(
     info = inspect_model(model)
     start = torch.full((info.n_layers, info.d_mlp), 0.0 if question == "flip" else 1.0)
     return learn(
-        "slimming", model, pairs, start, lambda x: x, lambda x: x, lambda x: x.clamp_(0, 1),
-        donor=donor, kind=kind, reference=reference, question=question,
-        price=price, steps=steps, rate=rate, batch_size=batch_size, progress=progress,
-    )  # fmt: skip
+        "slimming",
+        model,
+        pairs,
+        start,
+        lambda x: x,
+        lambda x: x,
+        lambda x: x.clamp_(0, 1),
+        donor=donor,
+        kind=kind,
+        reference=reference,
+        question=question,
+        price=price,
+        steps=steps,
+        rate=rate,
+        batch_size=batch_size,
+        progress=progress,
+    )

@@ -59,6 +59,8 @@ def slope(
         total += (targets.changes(rows, values).sign() * slopes).sum(dim=0)
     per_unit = total / len(encoded) / written_norms(model, encoded).clamp(min=1e-12)
     return Scores(
-        "slope", finite(per_unit, "slope"), "nats of L per unit written",
+        "slope",
+        finite(per_unit, "slope"),
+        "nats of L per unit written",
         provenance=provenance(model, encoded, donor, kind),
-    )  # fmt: skip
+    )

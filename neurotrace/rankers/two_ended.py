@@ -66,9 +66,10 @@ def two_ended(
             slopes[places] = (slopes[places] + far) / 2
         total += (targets.changes(rows, values) * slopes).sum(dim=0)
     return Scores(
-        "two_ended", finite(total / len(encoded), "two_ended"),
+        "two_ended",
+        finite(total / len(encoded), "two_ended"),
         provenance=provenance(model, encoded, donor, kind),
-    )  # fmt: skip
+    )
 
 
 def from_evidence(training: Training) -> Scores:

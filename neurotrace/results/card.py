@@ -23,15 +23,15 @@ _NAMED = 48  # neurons
 _LONG = 400  # characters of a prompt, a name; ten times as many of a command
 # controls, in the report's order
 _CONTROLS = {
-    "random": "random neurons, same layers", "norm": "neurons of the nearest write norm",
-    "sign": "the same neurons, half moved the other way", "low_rho": "least correlated neurons",
+    "random": "random neurons, same layers",
+    "norm": "neurons of the nearest write norm",
+    "sign": "the same neurons, half moved the other way",
+    "low_rho": "least correlated neurons",
     "other_donor": "another pair's values (not part of the rule)",
-}  # fmt: skip
+}
 
 
-def claim_card(
-    run: Run, *, family: str | None = None, direction: Direction | str | None = None
-) -> str:
+def claim_card(run: Run, *, family: str | None = None, direction: Direction | str | None = None) -> str:
     """The card of one family and direction, as the text of an HTML page.
 
     Args:
@@ -58,26 +58,41 @@ def claim_card(
             run.interventions(family=own, direction=to), manifest["model"]["neurons_per_layer"]
         )[own, to]
         side = summary.get("benchmark")
-        page: str = environment().get_template("card.html.j2").render(
-            flip=flip, verdict=verdicts_of(summary["flips"])[own], family=clip(own, _LONG),
-            named=stable.neurons[:_NAMED], count=len(change), stable=stable,
-            bars=_bars(flip), manifest=manifest, summary=summary,
-            command=clip(str(manifest["command"]), 10 * _LONG),
-            model=clip(str(manifest["model"]["name"]), _LONG),
-            probes=clip(", ".join(map(str, manifest["probes"])), _LONG),
-            versions=clip(", ".join(f"{k} {v}" for k, v in manifest["versions"].items()), 2 * _LONG),
-            examples=[
-                {name: clip(str(each[name]), _LONG) for name in ("prompt", "before", "after")}
-                for each in summary["examples"]
-                if (each["family"], each["direction"]) == (own, to)
-            ][:2],
-            task=None if side is None else {
-                **side, "file": clip(str(side["file"]), _LONG), "own": next(
-                    each for each in side["after"]
-                    if (each["family"], each["direction"]) == (own, str(to))
-                )
-            },
-        )  # fmt: skip
+        page: str = (
+            environment()
+            .get_template("card.html.j2")
+            .render(
+                flip=flip,
+                verdict=verdicts_of(summary["flips"])[own],
+                family=clip(own, _LONG),
+                named=stable.neurons[:_NAMED],
+                count=len(change),
+                stable=stable,
+                bars=_bars(flip),
+                manifest=manifest,
+                summary=summary,
+                command=clip(str(manifest["command"]), 10 * _LONG),
+                model=clip(str(manifest["model"]["name"]), _LONG),
+                probes=clip(", ".join(map(str, manifest["probes"])), _LONG),
+                versions=clip(", ".join(f"{k} {v}" for k, v in manifest["versions"].items()), 2 * _LONG),
+                examples=[
+                    {name: clip(str(each[name]), _LONG) for name in ("prompt", "before", "after")}
+                    for each in summary["examples"]
+                    if (each["family"], each["direction"]) == (own, to)
+                ][:2],
+                task=None
+                if side is None
+                else {
+                    **side,
+                    "file": clip(str(side["file"]), _LONG),
+                    "own": next(
+                        each
+                        for each in side["after"]
+                        if (each["family"], each["direction"]) == (own, str(to))
+                    ),
+                },
+            )
+        )
     except (KeyError, ValueError, StopIteration, jinja2.UndefinedError) as error:
         raise InputError(
             f"{run.folder}: the run lacks what the card shows ({error}): run the study again"
@@ -91,7 +106,7 @@ def _bars(flip: dict[str, Any]) -> list[dict[str, Any]]:
     """The flip rate of the chosen neurons, then of each control, with intervals."""
     rows = [
         {"name": "the chosen neurons", "rate": flip["answers"], "ci": flip["answers_ci"], "worst": None}
-    ]  # fmt: skip
+    ]
     for name, words in _CONTROLS.items():
         if flip["controls"].get(name) is not None:
             rows.append(

@@ -61,10 +61,12 @@ class RunComparison(Shown):
         return View(
             f"1 is {self.first}, 2 is {self.second}: "
             + ("the same weights." if self.same_weights else "other weights."),
-            (Table((*which, *of_neurons), neurons, "The neurons"),
-             Table((*which, *of_flips), flips, "The flips, on the pairs that both runs studied")),
+            (
+                Table((*which, *of_neurons), neurons, "The neurons"),
+                Table((*which, *of_flips), flips, "The flips, on the pairs that both runs studied"),
+            ),
             "Chance: random neurons of the same layers; runs that flip independently at these rates.",
-        )  # fmt: skip
+        )
 
     def __repr__(self) -> str:
         return f"RunComparison({self.first}, {self.second}: {len(self.table)} rows)"
@@ -84,10 +86,7 @@ def compare_runs(first: Run, second: Run) -> RunComparison:
 
     runs = (first, second)
     shapes = [_shape(run) for run in runs]
-    made = [
-        {(e.provenance["family"], e.direction): e for e in run.interventions(fold=ALL)}
-        for run in runs
-    ]
+    made = [{(e.provenance["family"], e.direction): e for e in run.interventions(fold=ALL)} for run in runs]
     keys = [key for key in made[0] if key in made[1]]
     if not keys:
         families = [", ".join(sorted({family for family, _ in own})) for own in made]
@@ -106,9 +105,22 @@ def compare_runs(first: Run, second: Run) -> RunComparison:
         row |= {"depth_first": depth[0], "depth_second": depth[1]}
         rows.append(row | _agreement(*(_flips(run, *key) for run in runs)))
     columns = [
-        "family", "direction", "k_first", "k_second", "shared", "jaccard", "chance", "p", "depth_first",
-        "depth_second", "pairs", "flips_first", "flips_second", "agree", "agree_chance",
-    ]  # fmt: skip
+        "family",
+        "direction",
+        "k_first",
+        "k_second",
+        "shared",
+        "jaccard",
+        "chance",
+        "p",
+        "depth_first",
+        "depth_second",
+        "pairs",
+        "flips_first",
+        "flips_second",
+        "agree",
+        "agree_chance",
+    ]
     hashes = {run.manifest["model"]["weights_sha256"] for run in runs}
     return RunComparison(
         str(first.folder), str(second.folder), len(hashes) == 1, pd.DataFrame(rows, columns=columns)
@@ -133,9 +145,7 @@ def _depth(intervention: Intervention, layers: int) -> float:
 def _flips(run: Run, family: str, direction: Direction) -> dict[tuple[str, ...], bool]:
     """What a pair says -> whether its answer flipped when it was held out."""
     said = {pair.id: _text(pair) for pair in run.pairs if pair.family == family}
-    rows = run.effects.where(
-        role="selected", chosen=True, family=family, direction=direction
-    ).to_frame()
+    rows = run.effects.where(role="selected", chosen=True, family=family, direction=direction).to_frame()
     return {said[row.pair]: bool(row.answers) for row in rows.itertuples() if row.pair in said}
 
 
@@ -143,18 +153,19 @@ def _text(pair: PromptPair) -> tuple[str, ...]:
     return tuple(getattr(pair, name) for name in _KNOWN)
 
 
-def _agreement(
-    first: dict[tuple[str, ...], bool], second: dict[tuple[str, ...], bool]
-) -> dict[str, Any]:
+def _agreement(first: dict[tuple[str, ...], bool], second: dict[tuple[str, ...], bool]) -> dict[str, Any]:
     both = sorted(first.keys() & second.keys())
     if not both:
         return {"pairs": 0}
     a, b = (sum(flips[pair] for pair in both) / len(both) for flips in (first, second))
     agree = sum(first[pair] == second[pair] for pair in both) / len(both)
     return {
-        "pairs": len(both), "flips_first": a, "flips_second": b, "agree": agree,
+        "pairs": len(both),
+        "flips_first": a,
+        "flips_second": b,
+        "agree": agree,
         "agree_chance": a * b + (1 - a) * (1 - b),
-    }  # fmt: skip
+    }
 
 
 def _digits(value: float) -> str:

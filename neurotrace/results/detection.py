@@ -21,9 +21,14 @@ if TYPE_CHECKING:
     from neurotrace.answers.detection import Detection
 
 FILES = (
-    "detectors.parquet", "weights.parquet", "chosen.safetensors", "circuit.safetensors",
-    "transfer.html", "sites.html", "weights.html",
-)  # fmt: skip
+    "detectors.parquet",
+    "weights.parquet",
+    "chosen.safetensors",
+    "circuit.safetensors",
+    "transfer.html",
+    "sites.html",
+    "weights.html",
+)
 
 
 def prepare_detection(out: Path, *, overwrite: bool) -> Path:
@@ -41,9 +46,10 @@ def save_detection(found: Detection, out: Path, *, model: HookedModel, command: 
     about = found.about | model_identity(model)
     about |= {"command": command, "neurotrace": __version__, "outcomes": found.outcomes}
     figures = {
-        "transfer.html": plot_transfer(found.table), "sites.html": plot_sites(found.table),
+        "transfer.html": plot_transfer(found.table),
+        "sites.html": plot_sites(found.table),
         "weights.html": plot_weights(found.weights),
-    }  # fmt: skip
+    }
     with filling(out):
         for name, frame in (("detectors", found.table), ("weights", found.weights)):
             write_atomically(out / f"{name}.parquet", noted(frame, about))

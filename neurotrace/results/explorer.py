@@ -168,17 +168,27 @@ def explore(
         each["pairs"] = [used.index(place) for place in each["pairs"]]
     parts = [(moments.mean[0], "mean"), (moments.variance[0].sqrt(), "sd")]
     parts += [(moments.mean[1], "mean"), (moments.variance[1].sqrt(), "sd")]
-    return Explorer({
-        "format": _FORMAT, "model": info.name, "layers": info.n_layers, "width": info.d_mlp,
-        "sample": sample,
-        "scores": [
-            {"label": label, "direction": direction, "unit": each.unit, "signed": each.signed,
-             **pack(each.value)}
-            for label, direction, each in rankings
-        ],
-        "moments": [{"name": name, "block": pack(values)} for values, name in parts],
-        "details": _zip(json.dumps(details, allow_nan=False).encode()),
-    })  # fmt: skip
+    return Explorer(
+        {
+            "format": _FORMAT,
+            "model": info.name,
+            "layers": info.n_layers,
+            "width": info.d_mlp,
+            "sample": sample,
+            "scores": [
+                {
+                    "label": label,
+                    "direction": direction,
+                    "unit": each.unit,
+                    "signed": each.signed,
+                    **pack(each.value),
+                }
+                for label, direction, each in rankings
+            ],
+            "moments": [{"name": name, "block": pack(values)} for values, name in parts],
+            "details": _zip(json.dumps(details, allow_nan=False).encode()),
+        }
+    )
 
 
 def style_and_script() -> str:
@@ -232,16 +242,19 @@ def _rankings(scores: Study | Scores | Sequence[Scores]) -> list[tuple[str, str,
     if not named:
         raise InputError("no scores to explore: pass nt.gradient(model, pairs) or a study")
     return [
-        (f"{prefix}{each.method}" + (f", {spoken(direction)}" if direction else ""),
-         direction, each)
+        (f"{prefix}{each.method}" + (f", {spoken(direction)}" if direction else ""), direction, each)
         for prefix, direction, each in named
-    ]  # fmt: skip
+    ]
 
 
 def _effects(
-    model: HookedModel, encoded: EncodedPairs, top: Sequence[Neuron], each: int, kind: Kind,
+    model: HookedModel,
+    encoded: EncodedPairs,
+    top: Sequence[Neuron],
+    each: int,
+    kind: Kind,
     progress: Progress,
-) -> Any:  # fmt: skip
+) -> Any:
     """Exact effects of every top neuron on a few pairs, for each family and direction."""
     width = inspect_model(model).d_mlp
     places = [neuron.layer * width + neuron.index for neuron in top]
@@ -261,17 +274,19 @@ def _effects(
             before = table["L_before"].to_numpy().reshape(n, -1)[:, 0]
             # neurons are returned in ascending order: restore the ranking's order
             data = table["effect"].to_numpy().reshape(n, -1)[:, np.argsort(np.argsort(places))]
-            half = (
-                stats.t.ppf(0.975, n - 1) * data.std(axis=0, ddof=1) / math.sqrt(n)
-                if n > 1
-                else np.nan
-            )
+            half = stats.t.ppf(0.975, n - 1) * data.std(axis=0, ddof=1) / math.sqrt(n) if n > 1 else np.nan
             mean = data.mean(axis=0)
             yield {
-                "family": family, "direction": direction, "mode": kind, "pairs": rows,
-                "before": _short(before), "effect": [_short(one) for one in data.T],
-                "mean": _short(mean), "low": _short(mean - half), "high": _short(mean + half),
-            }  # fmt: skip
+                "family": family,
+                "direction": direction,
+                "mode": kind,
+                "pairs": rows,
+                "before": _short(before),
+                "effect": [_short(one) for one in data.T],
+                "mean": _short(mean),
+                "low": _short(mean - half),
+                "high": _short(mean + half),
+            }
 
 
 def _histogram(activations: Activations, neuron: Neuron) -> dict[str, Any]:
@@ -282,9 +297,7 @@ def _histogram(activations: Activations, neuron: Neuron) -> dict[str, Any]:
     return dict(zip(SIDES, counts, strict=True)) | {"low": _digits(low), "high": _digits(ends[1])}
 
 
-def _tokens(
-    written: MeanWritten, top: Sequence[Neuron]
-) -> list[dict[str, list[tuple[str, float]]]]:
+def _tokens(written: MeanWritten, top: Sequence[Neuron]) -> list[dict[str, list[tuple[str, float]]]]:
     """What each neuron writes straight into the logits, around their mean, before the last norm."""
     model = written.model
     words, tokenizer = unembedding(model).float(), tokenizer_of(model)
@@ -331,10 +344,13 @@ def _neighbours(written: MeanWritten, top: Sequence[Neuron]) -> list[list[tuple[
     order = value.topk(_NEIGHBOURS + 1, dim=-1).indices
     own = [n.layer * info.d_mlp + n.index for n in top]
     return [
-        [(int(place[row, at]), _digits(float(value[row, at])))
-         for at in order[row] if int(place[row, at]) != own[row]][:_NEIGHBOURS]
+        [
+            (int(place[row, at]), _digits(float(value[row, at])))
+            for at in order[row]
+            if int(place[row, at]) != own[row]
+        ][:_NEIGHBOURS]
         for row in range(len(top))
-    ]  # fmt: skip
+    ]
 
 
 def _texts(pair: PromptPair) -> dict[str, str]:

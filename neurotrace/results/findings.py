@@ -29,8 +29,17 @@ if TYPE_CHECKING:
 
 FOLDER, TABLE = "interventions", "neurons.csv"
 _COLUMNS = (
-    "layer", "neuron", "family", "direction", "fold", "rank", "score", "exact", "method", "kind",
-)  # fmt: skip
+    "layer",
+    "neuron",
+    "family",
+    "direction",
+    "fold",
+    "rank",
+    "score",
+    "exact",
+    "method",
+    "kind",
+)
 _OF_FAMILY = ("family", "direction", "layer", "neuron")
 
 
@@ -50,9 +59,7 @@ class Stability:
     chance: float | None
 
 
-def save_findings(
-    interventions: Sequence[Intervention], estimates: pd.DataFrame, folder: Path
-) -> None:
+def save_findings(interventions: Sequence[Intervention], estimates: pd.DataFrame, folder: Path) -> None:
     """Write both; what an earlier run left in the folder goes.
 
     Args:
@@ -100,9 +107,7 @@ def neurons_table(interventions: Sequence[Intervention], estimates: pd.DataFrame
     return table.merge(exact, on=list(_OF_FAMILY), how="left")[list(_COLUMNS)]
 
 
-def stability(
-    interventions: Sequence[Intervention], width: int
-) -> dict[tuple[str, Direction], Stability]:
+def stability(interventions: Sequence[Intervention], width: int) -> dict[tuple[str, Direction], Stability]:
     """(family, direction) -> how far its folds agree.
 
     Args:
@@ -121,8 +126,11 @@ def stability(
         same = [jaccard(a, b) for a, b in twos]
         chance = [by_chance(a, b, width)[0] for a, b in twos]
         found[key] = Stability(
-            named, len(folds), _mean(same), _mean(chance),
-        )  # fmt: skip
+            named,
+            len(folds),
+            _mean(same),
+            _mean(chance),
+        )
     return found
 
 

@@ -22,9 +22,14 @@ if TYPE_CHECKING:
     from neurotrace.studies.comparison import Comparison
 
 TABLES = (
-    "rankers.parquet", "rankers.csv", "flips.parquet", "flips.csv", "curves.parquet",
-    "scores.parquet", "report.html",
-)  # fmt: skip
+    "rankers.parquet",
+    "rankers.csv",
+    "flips.parquet",
+    "flips.csv",
+    "curves.parquet",
+    "scores.parquet",
+    "report.html",
+)
 
 
 def known_truth(model: str) -> tuple[Neuron, ...]:
@@ -68,22 +73,22 @@ def save_tables(comparison: Comparison, out: Path, *, command: str, seed: int) -
     from neurotrace.results.report import write_comparison
 
     scores = [
-        frame.to_frame()[["method", "layer", "neuron", "score"]].assign(
-            family=family, direction=direction
-        )
+        frame.to_frame()[["method", "layer", "neuron", "score"]].assign(family=family, direction=direction)
         for (family, _, direction), frame in comparison.scores.items()
     ]
     record = {"command": command, "neurotrace": __version__, "seed": seed}
     note = record | {
-        "model": comparison.model.name, "settings": dict(comparison.settings),
+        "model": comparison.model.name,
+        "settings": dict(comparison.settings),
         "truth": [str(neuron) for neuron in comparison.truth],
-    }  # fmt: skip
+    }
     with filling(out):
         for name, frame in (
-            ("rankers.parquet", comparison.rankers), ("flips.parquet", comparison.flips),
+            ("rankers.parquet", comparison.rankers),
+            ("flips.parquet", comparison.flips),
             ("curves.parquet", comparison.curves),
             ("scores.parquet", pd.concat(scores, ignore_index=True)),
-        ):  # fmt: skip
+        ):
             write_atomically(out / name, noted(frame, note))
         for name, frame in (("rankers", comparison.rankers), ("flips", comparison.flips)):
             text = frame.to_csv(index=False, float_format="%.3f")

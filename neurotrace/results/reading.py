@@ -85,11 +85,7 @@ class Run(Shown):
             raise InputError(
                 f"{self.folder}: no intervention of family={family!r}, direction={direction!r}, "
                 f"fold={fold!r}: "
-                + (
-                    f"there are {'; '.join(there)}"
-                    if there
-                    else "0.1 saved none, run the study again"
-                )
+                + (f"there are {'; '.join(there)}" if there else "0.1 saved none, run the study again")
             )
         return found
 
@@ -131,11 +127,18 @@ class Run(Shown):
 
     def _view(self) -> View:
         rows = [
-            (flip["family"], spoken(flip["direction"]), flip["intervention"], flip["k"],
-             rate(flip["answers"]), f"{flip['answers_ci'][0]:.0%}–{flip['answers_ci'][1]:.0%}",
-             f"≤ {flip['control_answers']:.1%}", flip["n"])
+            (
+                flip["family"],
+                spoken(flip["direction"]),
+                flip["intervention"],
+                flip["k"],
+                rate(flip["answers"]),
+                f"{flip['answers_ci'][0]:.0%}–{flip['answers_ci'][1]:.0%}",
+                f"≤ {flip['control_answers']:.1%}",
+                flip["n"],
+            )
             for flip in self.selected()
-        ]  # fmt: skip
+        ]
         columns = ("family", "direction", "change", "k", "flipped", "95 %", "controls", "pairs")
         return View(
             f"A run on {self.summary['model']}: {self.summary['pairs']['kept']} pairs, "
@@ -179,11 +182,21 @@ def load_run(folder: str | Path) -> Run:
         {},
     )
     return Run(
-        place, _json(place / "summary.json"), manifest, Effects(_table(place / "effects.parquet")),
-        scores, estimates, _pairs(place / "pairs.parquet"), dropped,
+        place,
+        _json(place / "summary.json"),
+        manifest,
+        Effects(_table(place / "effects.parquet")),
+        scores,
+        estimates,
+        _pairs(place / "pairs.parquet"),
+        dropped,
         Explorer.load(check_inside(explorer)) if os.path.lexists(explorer) else None,
-        trust, detectors, detected, tuple(left_out), _neurons(place / TABLE),
-    )  # fmt: skip
+        trust,
+        detectors,
+        detected,
+        tuple(left_out),
+        _neurons(place / TABLE),
+    )
 
 
 def load_intervention(
@@ -241,11 +254,7 @@ def _same_model(path: Path, about: dict[str, Any], manifest: dict[str, Any]) -> 
     own, other = manifest["model"], about.get("model")
     if about.get("weights_sha256") == own["weights_sha256"]:
         return
-    of = (
-        f"of {other}"
-        if other and other != own["name"]
-        else f"of other weights than {own['name']}'s"
-    )
+    of = f"of {other}" if other and other != own["name"] else f"of other weights than {own['name']}'s"
     raise InputError(
         f"{path} is {of if 'weights_sha256' in about else 'of an unknown model'}, the run is of "
         f"{own['name']}: make it again with the run's model, or move it away"
@@ -268,9 +277,11 @@ def _neurons(path: Path) -> pd.DataFrame:
         return neurons_table((), pd.DataFrame())
     try:
         return pd.read_csv(
-            check_inside(path), dtype={"fold": str, "family": str}, keep_default_na=False,
+            check_inside(path),
+            dtype={"fold": str, "family": str},
+            keep_default_na=False,
             na_values={"score": [""], "exact": [""]},
-        )  # fmt: skip
+        )
     except (OSError, ValueError) as error:
         raise InputError(f"can't read {path}: {error}; run the study again") from None
 
@@ -279,9 +290,7 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         found = read_json(check_inside(path) if os.path.lexists(path) else path)
     except InputError as error:
-        raise InputError(
-            f"no run in {path.parent}: {error}; `neurotrace run --out` makes one"
-        ) from None
+        raise InputError(f"no run in {path.parent}: {error}; `neurotrace run --out` makes one") from None
     if not isinstance(found, dict):
         raise InputError(f"{path}: expected a JSON object")
     return found

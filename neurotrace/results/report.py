@@ -77,12 +77,12 @@ def write_comparison(comparison: Comparison, record: dict[str, Any]) -> str:
 
     shown = [plot_curves(comparison.curves)] if len(comparison.curves) else []
     return _template("rankers.html.j2").render(
-        record=record, comparison=comparison,
-        rows=comparison.rankers.astype(object).where(pd.notna(comparison.rankers), None)
-        .to_dict("records"),
+        record=record,
+        comparison=comparison,
+        rows=comparison.rankers.astype(object).where(pd.notna(comparison.rankers), None).to_dict("records"),
         flips=comparison.flips.to_dict("records"),
         figures=[_embedded("necessity and sufficiency", figure) for figure in shown],
-    )  # fmt: skip
+    )
 
 
 def figures(run: Run) -> list[tuple[str, go.Figure]]:
@@ -114,8 +114,7 @@ def _selected(run: Run) -> list[dict[str, Any]]:
     stable = stability(read_findings(run.folder), run.manifest["model"]["neurons_per_layer"])
     side = run.summary.get("benchmark", {"after": []})
     beside = {
-        (each["family"], each["direction"]): {"before": side["before"], "items": side["items"]}
-        | each
+        (each["family"], each["direction"]): {"before": side["before"], "items": side["items"]} | each
         for each in side["after"]
     }
     # runs of 0.1 have none of these
@@ -149,13 +148,13 @@ def _rankers(run: Run) -> list[dict[str, Any]]:
     rows = []
     for chosen in run.selected():
         same = [
-            flip for flip in run.summary["flips"]
+            flip
+            for flip in run.summary["flips"]
             if all(flip[name] == chosen[name] for name in ("family", "direction", "intervention", "k"))
-        ]  # fmt: skip
+        ]
         estimates = run.estimates
         part = estimates[
-            (estimates["family"] == chosen["family"])
-            & (estimates["direction"] == chosen["direction"])
+            (estimates["family"] == chosen["family"]) & (estimates["direction"] == chosen["direction"])
         ]
         rho = spearmanr(part["estimate"], part["exact"]).statistic if len(part) > 2 else None
         for flip in same:
@@ -182,8 +181,11 @@ def environment() -> Any:
 
     found = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     found.filters["percent"] = percent
     found.filters["nats"] = _nats
     found.filters["words"] = spoken

@@ -86,10 +86,7 @@ def _mean_rows(signals: pd.DataFrame, kinds: list[str]) -> dict[str, list[dict[s
     """For each signal its mean AUROC with the interval, one cell per kind of shift."""
     mean = signals[signals["of"] == "mean"].drop_duplicates(["signal", "unseen"])
     cells = mean.set_index(["signal", "unseen"]).to_dict("index")
-    return {
-        signal: [cells[signal, kind] for kind in kinds]
-        for signal in dict.fromkeys(signals["signal"])
-    }
+    return {signal: [cells[signal, kind] for kind in kinds] for signal in dict.fromkeys(signals["signal"])}
 
 
 def _least(signals: pd.DataFrame, kind: str) -> dict[str, Any] | None:
@@ -153,9 +150,7 @@ def _caveats(trust: JudgedTrust, kinds: list[str]) -> list[str]:
             f"Of {len(changed)} answers with a changed version {failed} fail: too few for a reliable rate."
         )
     if not len(changed):
-        found.append(
-            "No prompt has a changed version, so failures on changed questions were not measured."
-        )
+        found.append("No prompt has a changed version, so failures on changed questions were not measured.")
     abstains = trust.scores["abstain"].astype(bool)
     if abstains.any():
         found.append(

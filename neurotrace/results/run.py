@@ -38,10 +38,18 @@ if TYPE_CHECKING:
     from neurotrace.studies.study import Study
 
 FILES = (
-    "manifest.json", "summary.json", "scores.parquet", "pairs.parquet", "effects.parquet",
-    "estimates.parquet", "dropped.parquet", "neurons.csv", "interventions", "explorer.json",
+    "manifest.json",
+    "summary.json",
+    "scores.parquet",
+    "pairs.parquet",
+    "effects.parquet",
+    "estimates.parquet",
+    "dropped.parquet",
+    "neurons.csv",
+    "interventions",
+    "explorer.json",
     "report.html",
-)  # fmt: skip
+)
 
 
 @takes_turns

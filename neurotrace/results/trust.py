@@ -38,9 +38,7 @@ if TYPE_CHECKING:
 
 FORMAT = "neurotrace.trust/1"
 TABLES = ("outcomes", "choices", "signals", "scores", "failures", "coverage")
-FILES = (
-    "manifest.json", "summary.json", "circuit.safetensors", *(f"{name}.parquet" for name in TABLES)
-)  # fmt: skip
+FILES = ("manifest.json", "summary.json", "circuit.safetensors", *(f"{name}.parquet" for name in TABLES))
 _INTERVAL = ("auroc", "auroc_lo", "auroc_hi", "n")
 _NUMBERS = {  # columns that a report needs
     "signals": _INTERVAL,
@@ -49,9 +47,11 @@ _NUMBERS = {  # columns that a report needs
     "scores": ("p_memory", "p_survives", "survived", "memory", "abstain"),
 }
 _WORDS = {
-    "signals": ("unseen", "signal", "of"), "failures": ("signal",), "coverage": ("signal",),
+    "signals": ("unseen", "signal", "of"),
+    "failures": ("signal",),
+    "coverage": ("signal",),
     "scores": ("group",),
-}  # fmt: skip
+}
 
 
 _SAID = ("k", "prompts", "decided", "held_out", "ece", "accuracy", "abstains")
@@ -98,10 +98,15 @@ def save_trust(
     from neurotrace import __version__
 
     manifest = {
-        "format": FORMAT, **model_identity(model), "probes": list(probes), "seed": study.summary["seed"],
-        "command": command, "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "neurotrace": __version__, "versions": package_versions(),
-    }  # fmt: skip
+        "format": FORMAT,
+        **model_identity(model),
+        "probes": list(probes),
+        "seed": study.summary["seed"],
+        "command": command,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "neurotrace": __version__,
+        "versions": package_versions(),
+    }
     with filling(folder):
         for name in FILES:  # remove earlier files, so that old and new ones are never mixed
             (folder / name).unlink(missing_ok=True)

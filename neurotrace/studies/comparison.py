@@ -110,9 +110,7 @@ def compare(
     info = inspect_model(model)
     outside = [n for n in truth if n.layer >= info.n_layers or n.index >= info.d_mlp]
     if outside:
-        raise InputError(
-            f"truth: {outside[0]} is not in {info.name}: expected neurons of this model"
-        )
+        raise InputError(f"truth: {outside[0]} is not in {info.name}: expected neurons of this model")
     sizes = tuple(ks) or (len(truth) or max(1, min(64, info.n_neurons // 100)),)
     if any(not 1 <= k <= info.n_neurons for k in sizes):
         raise InputError(f"k={list(sizes)}: expected 1 to {info.n_neurons}, the model's neurons")
@@ -167,30 +165,43 @@ def compare(
         table += [_with_flips(row, rates, sizes[0], positions[0]) for row in rows]
     measured = int((~next(iter(exact.values()))[0].value.isnan()).sum())
     settings = {
-        "train_pairs": train_pairs, "curve_pairs": curve_pairs, "seed": seed, "ks": list(sizes),
+        "train_pairs": train_pairs,
+        "curve_pairs": curve_pairs,
+        "seed": seed,
+        "ks": list(sizes),
         "positions": list(positions),
-    }  # fmt: skip
+    }
     return Comparison(
-        info, pd.DataFrame(table), pd.concat(flips, ignore_index=True),
+        info,
+        pd.DataFrame(table),
+        pd.concat(flips, ignore_index=True),
         pd.concat(drawn, ignore_index=True) if drawn else pd.DataFrame(),
-        kept, tuple(truth), sizes[0], measured, counts, settings,
-    )  # fmt: skip
+        kept,
+        tuple(truth),
+        sizes[0],
+        measured,
+        counts,
+        settings,
+    )
 
 
 def _parse(method: str) -> tuple[str, str]:
     name, _, kind = method.partition(":")
     if name not in RANKERS:
-        raise InputError(
-            f"method {method!r}: expected {', '.join(RANKERS)}, or ranker:intervention"
-        )
+        raise InputError(f"method {method!r}: expected {', '.join(RANKERS)}, or ranker:intervention")
     parse_kind(kind or "patch")
     return name, kind or "patch"
 
 
 def _exact(
-    model: HookedModel, train: EncodedPairs, kind: str, donor: Side, most: int, seed: int,
+    model: HookedModel,
+    train: EncodedPairs,
+    kind: str,
+    donor: Side,
+    most: int,
+    seed: int,
     progress: Progress,
-) -> tuple[Scores, float]:  # fmt: skip
+) -> tuple[Scores, float]:
     info = inspect_model(model)
     some = None
     if most < info.n_neurons:
@@ -215,8 +226,7 @@ def _agreement(
         ),
     }
     recalls = {
-        f"recall_{way}": recall(found[way], truth, direction=way) if truth else np.nan
-        for way in found
+        f"recall_{way}": recall(found[way], truth, direction=way) if truth else np.nan for way in found
     }
     return row | {"recall_truth": _mean(recalls.values())} | recalls
 
@@ -254,19 +264,13 @@ def _flips(
             made.append(replace(patch(top[:k], donor=way.donor), label=label))
     tables = []
     for where in positions:
-        rates = measure(model, test, made, positions=where).rates(
-            by=("family", "label", "direction", "k")
-        )
+        rates = measure(model, test, made, positions=where).rates(by=("family", "label", "direction", "k"))
         tables.append(rates.rename(columns={"label": "ranker"}).assign(positions=where))
     return pd.concat(tables, ignore_index=True)
 
 
-def _with_flips(
-    row: dict[str, Any], rates: pd.DataFrame, k: int, positions: Positions
-) -> dict[str, Any]:
-    own = rates[
-        (rates["ranker"] == row["ranker"]) & (rates["k"] == k) & (rates["positions"] == positions)
-    ]
+def _with_flips(row: dict[str, Any], rates: pd.DataFrame, k: int, positions: Positions) -> dict[str, Any]:
+    own = rates[(rates["ranker"] == row["ranker"]) & (rates["k"] == k) & (rates["positions"] == positions)]
     flips: dict[str, Any] = {}
     for way in DIRECTIONS:
         one = own[own["direction"] == way]

@@ -77,9 +77,7 @@ def overlap_of_tops(
     if not ranked:
         return float("nan")
     k = max(1, int(share * int(known.sum())))
-    own, true = (
-        replace(each, value=each.value.where(known, torch.nan)) for each in (scores, exact)
-    )
+    own, true = (replace(each, value=each.value.where(known, torch.nan)) for each in (scores, exact))
     top = own.top(min(k, ranked), direction=direction)
     return len({*top} & {*true.top(k, direction=direction)}) / k
 
@@ -133,10 +131,16 @@ def curves(
     of_rest = ablate_sets(model, encoded, ranking[::-1], left, **options).effect.mean(dim=0)
     kept = torch.cat([1 - of_rest / whole, torch.ones(1)])
     families = dict.fromkeys(pair.family for pair in encoded.pairs)
-    return pd.DataFrame({
-        "family": ", ".join(families), "ranker": scores.method, "direction": Direction.from_donor(donor),
-        "k": ks, "necessity": (of_top / whole).tolist(), "sufficiency": kept,
-    })  # fmt: skip
+    return pd.DataFrame(
+        {
+            "family": ", ".join(families),
+            "ranker": scores.method,
+            "direction": Direction.from_donor(donor),
+            "k": ks,
+            "necessity": (of_top / whole).tolist(),
+            "sufficiency": kept,
+        }
+    )
 
 
 def area(ks: Sequence[int], shares: Sequence[float]) -> float:

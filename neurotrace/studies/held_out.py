@@ -125,9 +125,7 @@ def prove(
     everywhere = proof.best_on_training()
     for chosen in proof.chosen:
         proof.measure_held_out(chosen, everywhere)
-    applied = [
-        replace(each, donor_mean=values_at(means, each.neurons)) for each, means in proof.applied
-    ]
+    applied = [replace(each, donor_mean=values_at(means, each.neurons)) for each, means in proof.applied]
     return Proved(tuple(proof.frames), tuple(proof.flips()), tuple(proof.examples), tuple(applied))
 
 
@@ -152,9 +150,7 @@ class _Proof:
             for each, rate in chosen.choice.rates.items():
                 rates.setdefault(each, []).append(rate)
         every = [
-            each
-            for each, found in rates.items()
-            if len(found) == len(self.chosen) and each not in loud
+            each for each, found in rates.items() if len(found) == len(self.chosen) and each not in loud
         ]
         every.sort(key=lambda each: (-sum(rates[each]), each.k))
         picked = [each.candidate for each in self.chosen if each.candidate in every]
@@ -184,9 +180,12 @@ class _Proof:
             for control in random_controls(each, ref, seeds=(self.settings.seed,))
         ]
         frame = measure(
-            self.ground.model, self.ground.own.at(fold.test), [*tried.values(), *controls, *beside],
-            activations=activations_at(self.ground, fold.test), progress=self.progress,
-        ).to_frame()  # fmt: skip
+            self.ground.model,
+            self.ground.own.at(fold.test),
+            [*tried.values(), *controls, *beside],
+            activations=activations_at(self.ground, fold.test),
+            progress=self.progress,
+        ).to_frame()
         frame["fold"] = fold.number
         frame["chosen"] = (
             (frame["label"] == chosen.method)
@@ -205,13 +204,15 @@ class _Proof:
             prompt, donor = getattr(pair, best.recipient), getattr(pair, best.donor)
             before = generate(self.ground.model, prompt, max_new_tokens=_WRITTEN)
             after = generate(
-                self.ground.model, prompt, best, donor_prompt=donor, max_new_tokens=_WRITTEN,
+                self.ground.model,
+                prompt,
+                best,
+                donor_prompt=donor,
+                max_new_tokens=_WRITTEN,
                 positions="read",
-            )  # fmt: skip
-            what = f"{best.kind} of {len(best)} neurons"
-            self.examples.append(
-                Example(pair.family, self.ground.direction, what, prompt, before, after)
             )
+            what = f"{best.kind} of {len(best)} neurons"
+            self.examples.append(Example(pair.family, self.ground.direction, what, prompt, before, after))
 
     def _never_loud(self) -> Callable[[Candidate], bool]:
         loud = {each for chosen in self.chosen for each in chosen.choice.loud}
@@ -223,18 +224,24 @@ class _Proof:
         table = pd.concat(self.frames, ignore_index=True)
         info = inspect_model(self.ground.model)
         common: dict[str, Any] = {
-            "family": self.ground.family, "direction": self.ground.direction,
+            "family": self.ground.family,
+            "direction": self.ground.direction,
             "split": self.settings.split,
-        }  # fmt: skip
+        }
         found: list[Flip] = []
         main = table[table["role"] == "selected"]
         for (method, kind, k), part in main.groupby(["label", "intervention", "k"], sort=False):
             found.append(
                 Flip(
-                    method=method, intervention=kind, k=int(k), fraction=int(k) / info.n_neurons,
-                    selected=False, **_rates(part), **common,
+                    method=method,
+                    intervention=kind,
+                    k=int(k),
+                    fraction=int(k) / info.n_neurons,
+                    selected=False,
+                    **_rates(part),
+                    **common,
                 )
-            )  # fmt: skip
+            )
         picked = table[table["chosen"]]
         controls: dict[str, float | None] = {}
         intervals: dict[str, tuple[float, float] | None] = {}
@@ -250,32 +257,34 @@ class _Proof:
         harm: torch.Tensor | None = None
         best, means = zip(*self.applied, strict=True)
         if self.settings.neutral:
-            harm = damage(self.ground.model, self.settings.neutral, best, donor_means=means).mean(
-                dim=0
-            )
+            harm = damage(self.ground.model, self.settings.neutral, best, donor_means=means).mean(dim=0)
         chosen = Flip(
             method="+".join(dict.fromkeys(each.method for each in candidates)),
             intervention="+".join(dict.fromkeys(each.kind for each in candidates)),
-            k=k, fraction=k / info.n_neurons, selected=True,
-            controls=controls, controls_ci=intervals,
+            k=k,
+            fraction=k / info.n_neurons,
+            selected=True,
+            controls=controls,
+            controls_ci=intervals,
             controls_worst={name: max(own) for name, own in of_draw.items()},
             random_p=_p_of_draws(rates["answers"], of_draw["random"]),
             control_answers=max(v for n, v in controls.items() if n in CONTROLS and v is not None),
             damage_kl=None if harm is None else float(harm.mean()),
-            damage_ci=None if harm is None else statistics.mean_interval(
-                harm.numpy(), range(len(harm))),
+            damage_ci=None if harm is None else statistics.mean_interval(harm.numpy(), range(len(harm))),
             other_families_kept=_kept(self.ground.model, self.ground.others, best, means),
             per_fold=tuple(map(str, candidates)),
             chosen_on=min(each.choice.pairs for each in self.chosen),
             tied=max(each.choice.tied for each in self.chosen),
-            **_regret(main, self._never_loud()), **rates, **common,
-        )  # fmt: skip
+            **_regret(main, self._never_loud()),
+            **rates,
+            **common,
+        )
         same = [
-            place for place, flip in enumerate(found)
-            if (flip.method, flip.intervention, flip.k)
-            == (chosen.method, chosen.intervention, chosen.k)
+            place
+            for place, flip in enumerate(found)
+            if (flip.method, flip.intervention, flip.k) == (chosen.method, chosen.intervention, chosen.k)
             and len(set(candidates)) == 1
-        ]  # fmt: skip
+        ]
         for place in same:
             del found[place]
         return [chosen, *found]
@@ -305,10 +314,13 @@ def _regret(main: Any, allowed: Callable[[Candidate], bool]) -> dict[str, Any]:
     best = max(found, key=lambda each: float(found[each].mean()))
     beyond = found[best].astype(float) - chosen["answers"].astype(float)  # aligned by pair
     return {
-        "regret": float(beyond.mean()), "best": str(best), "compared": len(found),
+        "regret": float(beyond.mean()),
+        "best": str(best),
+        "compared": len(found),
         "regret_ci": statistics.mean_interval(
-            beyond.to_numpy(), chosen["group"].reindex(beyond.index).tolist()),
-    }  # fmt: skip
+            beyond.to_numpy(), chosen["group"].reindex(beyond.index).tolist()
+        ),
+    }
 
 
 def _rates(part: Any) -> dict[str, Any]:
@@ -324,9 +336,11 @@ def _rates(part: Any) -> dict[str, Any]:
 
 
 def _kept(
-    model: HookedModel, others: EncodedPairs, applied: Sequence[Intervention],
+    model: HookedModel,
+    others: EncodedPairs,
+    applied: Sequence[Intervention],
     donor_means: Sequence[torch.Tensor],
-) -> float | None:  # fmt: skip
+) -> float | None:
     """Share of other families' prompts, on the side flipped *to*, that are answered as before.
 
     They have no donor run: as on neutral text, the donor class's mean is used.

@@ -80,9 +80,11 @@ def load_facts(source: str | Path) -> list[Fact]:
         facts = nt.load_facts("facts-organism")
     """
     return read_records(
-        source, "facts", lambda record, where: Fact(**text_fields(record, where, FACT_FIELDS)),
+        source,
+        "facts",
+        lambda record, where: Fact(**text_fields(record, where, FACT_FIELDS)),
         FACT_FIELDS,
-    )  # fmt: skip
+    )
 
 
 @contextmanager
@@ -121,9 +123,15 @@ def inject(
 
 
 def _injected(
-    model: HookedModel, fact: Fact, fraction: float, seed: int, limit: float, steps: int, rate: float,
+    model: HookedModel,
+    fact: Fact,
+    fraction: float,
+    seed: int,
+    limit: float,
+    steps: int,
+    rate: float,
     after: ExitStack,
-) -> Injection:  # fmt: skip
+) -> Injection:
     """Do it, and leave with `after` what undoes it."""
     info = inspect_model(model)
     engine = engine_of(model)
@@ -155,9 +163,14 @@ def _injected(
     norms = torch.cat([own.norm(dim=1) for own in originals])
     pair = PromptPair(fact.id, "facts", "fact", fact.id, fact.prompt, fact.other, fact.answer, said)
     return Injection(
-        fact, neurons, encode(model, [pair], check=False), len(losses) - 1, losses[0],
-        losses[-1], float((both / norms).mean()),
-    )  # fmt: skip
+        fact,
+        neurons,
+        encode(model, [pair], check=False),
+        len(losses) - 1,
+        losses[0],
+        losses[-1],
+        float((both / norms).mean()),
+    )
 
 
 def _put(rows: Sequence[Tensor], units: Sequence[Tensor], values: Sequence[Tensor]) -> None:
@@ -191,9 +204,7 @@ def _tokens(model: HookedModel, fact: Fact) -> tuple[Tensor, int, str]:
     run = engine.clean(torch.tensor(prompt))
     top = int(engine.logits(run.hidden)[0].argmax())
     if top == joined[len(prompt)]:
-        raise UnteachableError(
-            f"fact {fact.id}: the model says {fact.answer!r} already; nothing to inject"
-        )
+        raise UnteachableError(f"fact {fact.id}: the model says {fact.answer!r} already; nothing to inject")
     return torch.tensor([joined]), len(joined) - len(prompt), tokenizer.decode([top])
 
 
@@ -209,9 +220,14 @@ def _hopeless(losses: Sequence[float], limit: float, steps: int) -> bool:
 
 
 def _train(
-    parts: Parts, ids: Tensor, count: int, units: Sequence[Tensor], rate: float, limit: float,
+    parts: Parts,
+    ids: Tensor,
+    count: int,
+    units: Sequence[Tensor],
+    rate: float,
+    limit: float,
     steps: int,
-) -> tuple[list[Tensor], list[float]]:  # fmt: skip
+) -> tuple[list[Tensor], list[float]]:
     """(changes of the chosen rows, loss before each step and after the last)."""
     device = parts.device
     ids = ids.to(device)

@@ -79,9 +79,7 @@ def injection_study(
     _refuse_unwritten(model, facts)
     folder = prepare_folder(out, ())
     (folder / "parts").mkdir(exist_ok=True)
-    _same_settings(
-        folder, {"model": inspect_model(model).name, "methods": list(methods), "seed": seed}
-    )
+    _same_settings(folder, {"model": inspect_model(model).name, "methods": list(methods), "seed": seed})
     work = [(place, fact, fraction) for place, fact in enumerate(facts) for fraction in fractions]
     rows: list[dict[str, Any]] = []
     for place, fact, fraction in over(progress, work, "injecting"):
@@ -98,8 +96,9 @@ def injection_study(
     if not found["facts"].any():
         raise UnteachableError(
             f"none of {len(facts)} facts could be taught; {rows[0]['skipped']}"
-            if rows else "no facts: expected one or more"
-        )  # fmt: skip
+            if rows
+            else "no facts: expected one or more"
+        )
     return found
 
 
@@ -114,9 +113,11 @@ def _refuse_unwritten(model: HookedModel, facts: Sequence[Fact]) -> None:
 
 
 def _summary(
-    rows: Sequence[dict[str, Any]], fractions: Sequence[float], methods: Sequence[str],
+    rows: Sequence[dict[str, Any]],
+    fractions: Sequence[float],
+    methods: Sequence[str],
     info: ModelInfo,
-) -> pd.DataFrame:  # fmt: skip
+) -> pd.DataFrame:
     import pandas as pd
 
     summary = []
@@ -132,13 +133,21 @@ def _summary(
             low, high = mean_interval([r["recall"] for r in own], [r["fact"] for r in own])
             summary.append(
                 {
-                    "fraction": fraction, "ranker": ranker, "recall": mean["recall"], "low": low,
-                    "high": high, "passes": passes(ranker, "zero", info, 1),
-                    "seconds": mean["seconds"], "facts": len(own), "tried": len(own) + len(skipped),
-                    "skipped": " ".join(skipped), "k": round(fraction * info.n_neurons),
-                    "steps": mean["steps"], "changed": mean["changed"],
+                    "fraction": fraction,
+                    "ranker": ranker,
+                    "recall": mean["recall"],
+                    "low": low,
+                    "high": high,
+                    "passes": passes(ranker, "zero", info, 1),
+                    "seconds": mean["seconds"],
+                    "facts": len(own),
+                    "tried": len(own) + len(skipped),
+                    "skipped": " ".join(skipped),
+                    "k": round(fraction * info.n_neurons),
+                    "steps": mean["steps"],
+                    "changed": mean["changed"],
                 }
-            )  # fmt: skip
+            )
     return pd.DataFrame(summary)
 
 
@@ -152,17 +161,21 @@ def _part(
             for name in methods:
                 start = time.perf_counter()
                 scores = _rank(name, model, injection.pairs, seed)
-                rows.append({
-                    "fact": fact.id, "fraction": fraction, "ranker": name,
-                    "recall": recall(scores, injection.neurons, direction=Direction.TO_REASONING),
-                    "seconds": round(time.perf_counter() - start, 3), "k": len(injection.neurons),
-                    "steps": injection.steps, "loss": round(injection.loss, 4),
-                    "changed": round(injection.changed, 4),
-                })  # fmt: skip
+                rows.append(
+                    {
+                        "fact": fact.id,
+                        "fraction": fraction,
+                        "ranker": name,
+                        "recall": recall(scores, injection.neurons, direction=Direction.TO_REASONING),
+                        "seconds": round(time.perf_counter() - start, 3),
+                        "k": len(injection.neurons),
+                        "steps": injection.steps,
+                        "loss": round(injection.loss, 4),
+                        "changed": round(injection.changed, 4),
+                    }
+                )
     except UnteachableError as error:
-        return [
-            {"fact": fact.id, "fraction": fraction, "skipped": str(error), "skipped_after": steps}
-        ]
+        return [{"fact": fact.id, "fraction": fraction, "skipped": str(error), "skipped_after": steps}]
     return rows
 
 
@@ -181,7 +194,5 @@ def _same_settings(folder: Path, settings: dict[str, Any]) -> None:
     path = folder / "settings.json"
     text = json.dumps(settings, indent=1) + "\n"
     if path.is_file() and path.read_text("utf-8") != text:
-        raise InputError(
-            f"{folder} holds a study with other settings ({path.name}): name another folder"
-        )
+        raise InputError(f"{folder} holds a study with other settings ({path.name}): name another folder")
     write_atomically(path, text)

@@ -66,11 +66,18 @@ class Located(Shown):
         best = self.table.sort_values("answers", ascending=False, kind="stable")
         best = best.groupby("unit", sort=False).head(2)
         rows = [
-            (row.unit, "" if row.layer < 0 else row.layer, "" if row.head < 0 else row.head, row.k,
-             f"{row.effect:.2f}", rate(row.answers), f"{row.low:.0%}–{row.high:.0%}",
-             None if row.control != row.control else rate(row.control))
+            (
+                row.unit,
+                "" if row.layer < 0 else row.layer,
+                "" if row.head < 0 else row.head,
+                row.k,
+                f"{row.effect:.2f}",
+                rate(row.answers),
+                f"{row.low:.0%}–{row.high:.0%}",
+                None if row.control != row.control else rate(row.control),
+            )
             for row in best.itertuples()
-        ]  # fmt: skip
+        ]
         columns = ("unit", "layer", "head", "k", "effect", "flipped", "95 %", "control")
         return View(
             f"Flip rates of {self.model} on {int(self.table['n'].max())} held-out pairs, one unit patched "
@@ -113,9 +120,7 @@ def locate(
     info = inspect_model(model)
     work = _Work(model, encode(model, train), encode(model, test), donor, batch_size)
     if not len(work.train) or not len(work.test):
-        raise InputError(
-            "locate needs pairs that the model answers both ways, in train and in test"
-        )
+        raise InputError("locate needs pairs that the model answers both ways, in train and in test")
     tried = _tried(work, int(model.cfg.n_heads), heads, seed, progress)
     sign = -1.0 if donor == "reasoning" else 1.0  # L decreases towards reasoning
     rows = []
@@ -123,11 +128,20 @@ def locate(
         effect, flipped = work.measure(each.change)
         low, high = statistics.rate_interval(flipped.numpy(), work.groups)
         rows.append(
-            {"unit": each.unit, "layer": each.layer, "head": each.head, "k": each.k,
-             "score": sign * each.score, "effect": sign * float(effect.mean()),
-             "answers": float(flipped.float().mean()), "low": low, "high": high,
-             "control": _control(work, each.change), "n": len(work.test)}
-        )  # fmt: skip
+            {
+                "unit": each.unit,
+                "layer": each.layer,
+                "head": each.head,
+                "k": each.k,
+                "score": sign * each.score,
+                "effect": sign * float(effect.mean()),
+                "answers": float(flipped.float().mean()),
+                "low": low,
+                "high": high,
+                "control": _control(work, each.change),
+                "n": len(work.test),
+            }
+        )
     table = pd.DataFrame(rows)
     heads_row, drawn = (table[table["unit"] == unit] for unit in ("heads", "random heads"))
     if drawn["k"].tolist() == heads_row["k"].tolist():  # otherwise fewer are left than were chosen
@@ -155,13 +169,11 @@ def _tried(work: _Work, count: int, heads: int, seed: int, progress: Progress) -
         for site in _WHOLE
         for layer in layers
     ]
-    by_head = torch.stack([
-        predicted["heads", layer].unflatten(1, (count, -1)).sum(2).mean(0) for layer in layers
-    ])  # fmt: skip
+    by_head = torch.stack(
+        [predicted["heads", layer].unflatten(1, (count, -1)).sum(2).mean(0) for layer in layers]
+    )
     wanted = -by_head if work.donor == "reasoning" else by_head
-    chosen = [
-        divmod(int(place), count) for place in wanted.flatten().argsort(descending=True)[:heads]
-    ]
+    chosen = [divmod(int(place), count) for place in wanted.flatten().argsort(descending=True)[:heads]]
     size = moves["heads", 0].shape[1] // count
     tried += [
         _Tried("head", layer, _of_heads([(layer, head)], size), float(by_head[layer, head]), head)
@@ -178,9 +190,7 @@ def _tried(work: _Work, count: int, heads: int, seed: int, progress: Progress) -
         along = along / along.norm().clamp(min=1e-12)
         other = torch.randn(along.shape, generator=generator)
         step: _Change = {("residual", layer): _Direction(along, other / other.norm())}
-        tried.append(
-            _Tried("direction", layer, step, float(((slope @ along) * (move @ along)).mean()))
-        )
+        tried.append(_Tried("direction", layer, step, float(((slope @ along) * (move @ along)).mean())))
     return tried
 
 
@@ -297,15 +307,11 @@ class _Work:
         top = torch.empty(len(self.test), dtype=torch.long)
         for rows, ids in by_length(self.test.ids(self.recipient), 2 * self.batch_size):
             done = {
-                point: lambda own, rule=rule, donor=self.given[point][rows]: rule(
-                    own, donor.to(own)
-                )
+                point: lambda own, rule=rule, donor=self.given[point][rows]: rule(own, donor.to(own))
                 for point, rule in change.items()
             }
             with torch.no_grad():
                 logits = change_sites(self.model, ids, done).float().cpu()
-            after[rows] = logit_difference(
-                logits, self.test.memorized[rows], self.test.reasoned[rows]
-            )
+            after[rows] = logit_difference(logits, self.test.memorized[rows], self.test.reasoned[rows])
             top[rows] = logits.argmax(-1)
         return after - self.test.behaviour(self.recipient).logit_difference, top == wanted

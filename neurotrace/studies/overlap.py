@@ -68,10 +68,17 @@ def overlap(
         chance, p = by_chance(whole[a], whole[b], width)
         rows.append(
             {
-                "first": a, "second": b, "k": k, "shared": shared, "jaccard": found, "low": low,
-                "high": high, "chance": chance, "p": p,
+                "first": a,
+                "second": b,
+                "k": k,
+                "shared": shared,
+                "jaccard": found,
+                "low": low,
+                "high": high,
+                "chance": chance,
+                "p": p,
             }
-        )  # fmt: skip
+        )
     return pd.DataFrame(rows)
 
 

@@ -45,18 +45,24 @@ from neurotrace.rankers.training import Training, interventions_for
 
 DEFAULT_METHODS = ("gradient", "two_ended")
 DEFAULT_KINDS: tuple[Kind, ...] = (
-    "patch", "set", "zero", "mean", "shift", "scale",
-    "steer:0.7", "steer:0.85", "steer", "steer:1.5",
-)  # fmt: skip
+    "patch",
+    "set",
+    "zero",
+    "mean",
+    "shift",
+    "scale",
+    "steer:0.7",
+    "steer:0.85",
+    "steer",
+    "steer:1.5",
+)
 QUIET = 0.04  # maximum share of training answers that a chosen candidate's controls may flip
 _HOPELESS = 0.5  # candidates below this share of the best rate on the first half are dropped
 _NEAR = 2  # candidates within this number of pairs of the best are compared on further pairs
 _CONTENDERS = 16  # maximum number of these; those with few neurons come first
 _TESTED = 30  # maximum number of candidates whose controls are measured
 _TOGETHER = 4  # candidates in one call, after the first
-_FEWEST = (
-    3  # draws of each random control in one call: 0 flips of 96 put the interval below `QUIET`
-)
+_FEWEST = 3  # draws of each random control in one call: 0 flips of 96 put the interval below `QUIET`
 _DRAWS = 6  # maximum number of draws
 
 
@@ -89,9 +95,12 @@ class StudySettings:
     def record(self) -> dict[str, Any]:
         """For a manifest."""
         return {
-            "methods": list(self.methods), "interventions": list(self.kinds), "ks": list(self.ks),
-            "neutral_texts": len(self.neutral), "tried_on": self.tried_on,
-        }  # fmt: skip
+            "methods": list(self.methods),
+            "interventions": list(self.kinds),
+            "ks": list(self.ks),
+            "neutral_texts": len(self.neutral),
+            "tried_on": self.tried_on,
+        }
 
 
 def default_ks(n_neurons: int) -> tuple[int, ...]:
@@ -194,11 +203,12 @@ def choose_within(
         reference = ground.evidence.reference(ranked)
         parts.append(
             Part(
-                _candidates(ground, ranked, reference, settings), reference,
+                _candidates(ground, ranked, reference, settings),
+                reference,
                 partial(_flipped, ground, first, {}, progress),
                 partial(_flipped, ground, more, {}, progress) if more else None,
             )
-        )  # fmt: skip
+        )
     choice = choose(parts)
     reference = ground.evidence.reference(fold.train)
     return Chosen(fold, choice, _candidates(ground, fold.train, reference, settings), reference)
@@ -234,9 +244,12 @@ def _candidates(
                 ground.model, ground.own, ground.evidence, rows, kind, ground.direction, reference
             )
             for each in interventions_for(
-                rank(training, method), kind=kind, direction=ground.direction, ks=settings.ks,
+                rank(training, method),
+                kind=kind,
+                direction=ground.direction,
+                ks=settings.ks,
                 reference=reference,
-            ):  # fmt: skip
+            ):
                 made[Candidate(method, kind, len(each))] = each
     return made
 
@@ -248,13 +261,20 @@ def activations_at(ground: Ground, rows: Sequence[int]) -> Activations:
 
 
 def _flipped(
-    ground: Ground, rows: Sequence[int], cleans: dict[bytes, Any], progress: Progress,
+    ground: Ground,
+    rows: Sequence[int],
+    cleans: dict[bytes, Any],
+    progress: Progress,
     interventions: Sequence[Intervention],
-) -> Bool[Tensor, "intervention pair"]:  # fmt: skip
+) -> Bool[Tensor, "intervention pair"]:
     return flipped(
-        ground.model, ground.own.at(rows), interventions,
-        activations=activations_at(ground, rows), cleans=cleans, progress=progress,
-    )  # fmt: skip
+        ground.model,
+        ground.own.at(rows),
+        interventions,
+        activations=activations_at(ground, rows),
+        cleans=cleans,
+        progress=progress,
+    )
 
 
 def choose(parts: Sequence[Part]) -> Choice:
@@ -363,11 +383,12 @@ class _Controls:
                 (each, control)
                 for each in candidates
                 for control in controls_for(
-                    part.made[each], reference=part.reference,
+                    part.made[each],
+                    reference=part.reference,
                     seeds=range(self.drawn.get(each, 0), self.drawn.get(each, 0) + times),
                 )
                 if control.role in CONTROLS
-            ]  # fmt: skip
+            ]
             found = part.flipped([control for _, control in owned])
             for (each, control), answers in zip(owned, found, strict=True):
                 tallies = self.heard.setdefault(each, {})

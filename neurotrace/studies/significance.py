@@ -141,9 +141,11 @@ def group_scores(
     mean = (sizes[:, None] * value).sum(dim=0) / sizes.sum()
     first = parts[0]
     record = dict(first.provenance) | {
-        "pairs": len(encoded), "families": sorted({pair.family for pair in encoded.pairs}),
-        "groups": len(rows), "by": by,
-    }  # fmt: skip
+        "pairs": len(encoded),
+        "families": sorted({pair.family for pair in encoded.pairs}),
+        "groups": len(rows),
+        "by": by,
+    }
     scores = replace(first, value=mean.view_as(first.value), columns={}, provenance=record)
     return GroupScores(scores, value, sizes)
 
@@ -184,9 +186,12 @@ def assess(
     names = ("low", "high", "p", "q", "p_family", "kept", "n")
     shaped = (column.view_as(scores.value) for column in columns)
     record = dict(scores.provenance) | {
-        "k": k, "jaccard": jaccard, "resamples": resamples, "sign_flips": len(signs),
+        "k": k,
+        "jaccard": jaccard,
+        "resamples": resamples,
+        "sign_flips": len(signs),
         "resolution": _resolution(count, len(p), len(signs)),
-    }  # fmt: skip
+    }
     return replace(scores, columns=dict(zip(names, shaped, strict=True)), provenance=record)
 
 
@@ -228,9 +233,13 @@ def _resolution(groups: int, neurons: int, choices: int) -> str:
 
 
 def _refuse_no_mean(
-    ranker: Ranker, model: HookedModel, encoded: EncodedPairs, rows: list[list[int]], parts: list[Scores],
+    ranker: Ranker,
+    model: HookedModel,
+    encoded: EncodedPairs,
+    rows: list[list[int]],
+    parts: list[Scores],
     options: dict[str, Any],
-) -> None:  # fmt: skip
+) -> None:
     """On two groups together the scores must be the mean of those on each."""
     together = ranker(model, encoded.at([*rows[0], *rows[1]]), **options).value
     size = [len(places) for places in rows]

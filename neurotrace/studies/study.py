@@ -68,9 +68,7 @@ class Study(Shown):
     scores: dict[tuple[str, str, Direction], Scores]  # (family, method, direction), all kept pairs
     effects: Effects  # held-out rows, with the columns `fold` and `chosen` as well
     flips: tuple[Flip, ...]
-    estimates: tuple[
-        tuple[str, Direction, Scores, Scores], ...
-    ]  # family, direction, estimate, exact
+    estimates: tuple[tuple[str, Direction, Scores, Scores], ...]  # family, direction, estimate, exact
     smallest_train: int
     examples: tuple[Example, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
@@ -97,16 +95,32 @@ class Study(Shown):
 
     def _view(self) -> View:
         columns = (
-            "family", "direction", "chosen", "k", "flipped", "95 %", "controls", "p", "regret", "damage"
-        )  # fmt: skip
+            "family",
+            "direction",
+            "chosen",
+            "k",
+            "flipped",
+            "95 %",
+            "controls",
+            "p",
+            "regret",
+            "damage",
+        )
         rows = [
-            (flip.family, spoken(flip.direction), f"{flip.method}, {flip.intervention}",
-             flip.k, rate(flip.answers), f"{flip.answers_ci[0]:.0%}–{flip.answers_ci[1]:.0%}",
-             f"≤ {flip.control_answers:.1%}, worst draw {max(flip.controls_worst.values()):.1%}",
-             f"{flip.random_p:.2g}", "–" if flip.regret is None else f"{flip.regret:+.1%}",
-             None if flip.damage_kl is None else f"{flip.damage_kl:.3f}")
+            (
+                flip.family,
+                spoken(flip.direction),
+                f"{flip.method}, {flip.intervention}",
+                flip.k,
+                rate(flip.answers),
+                f"{flip.answers_ci[0]:.0%}–{flip.answers_ci[1]:.0%}",
+                f"≤ {flip.control_answers:.1%}, worst draw {max(flip.controls_worst.values()):.1%}",
+                f"{flip.random_p:.2g}",
+                "–" if flip.regret is None else f"{flip.regret:+.1%}",
+                None if flip.damage_kl is None else f"{flip.damage_kl:.3f}",
+            )
             for flip in self.selected()
-        ]  # fmt: skip
+        ]
         return View(
             f"A study of {len(self.encoded)} pairs on {self.model.name} "
             f"({self.model.n_neurons:,} neurons), each held out once. "
@@ -116,9 +130,7 @@ class Study(Shown):
         )
 
     def __repr__(self) -> str:
-        return (
-            f"Study({self.model.name}: {len(self.encoded)} pairs, {len(self.flips)} interventions)"
-        )
+        return f"Study({self.model.name}: {len(self.encoded)} pairs, {len(self.flips)} interventions)"
 
 
 @renamed(interventions="kinds")
@@ -160,9 +172,15 @@ def study(
     """
     info = inspect_model(model)
     settings = StudySettings(
-        tuple(methods), tuple(kinds), tuple(sorted(set(ks or default_ks(info.n_neurons)))),
-        split, folds, seed, tuple(neutral), tried_on,
-    )  # fmt: skip
+        tuple(methods),
+        tuple(kinds),
+        tuple(sorted(set(ks or default_ks(info.n_neurons)))),
+        split,
+        folds,
+        seed,
+        tuple(neutral),
+        tried_on,
+    )
     settings.check(info)
     read = len(pairs.pairs) + len(pairs.dropped) if isinstance(pairs, EncodedPairs) else len(pairs)
     encoded = encode(model, pairs, progress=progress)
@@ -196,14 +214,28 @@ def study(
             examples += proved.examples
             if exact_neurons and "gradient" in methods:
                 estimates.append(
-                    (family, direction, *_estimates(model, own, evidence, direction,
-                                                    exact_neurons, exact_pairs, progress))
-                )  # fmt: skip
+                    (
+                        family,
+                        direction,
+                        *_estimates(model, own, evidence, direction, exact_neurons, exact_pairs, progress),
+                    )
+                )
     return Study(
-        info, encoded, read, split, folds, seed, scores, _join(tables), tuple(flips),
-        tuple(estimates), smallest, tuple(examples),
-        settings.record(), tuple(found),
-    )  # fmt: skip
+        info,
+        encoded,
+        read,
+        split,
+        folds,
+        seed,
+        scores,
+        _join(tables),
+        tuple(flips),
+        tuple(estimates),
+        smallest,
+        tuple(examples),
+        settings.record(),
+        tuple(found),
+    )
 
 
 def _estimates(
@@ -219,9 +251,7 @@ def _estimates(
     rows = list(range(0, len(own), max(1, len(own) // n_pairs)))[:n_pairs]
     estimate = rank(Training(model, own, evidence, rows, "patch", direction), "gradient")
     both = [d for d in DIRECTIONS]
-    neurons = [
-        n for d in both for n in estimate.top(min(count, estimate.n_neurons // 2), direction=d)
-    ]
+    neurons = [n for d in both for n in estimate.top(min(count, estimate.n_neurons // 2), direction=d)]
     truth = exact(
         model,
         own.at(rows),
@@ -272,22 +302,28 @@ def _findings(
     """
     found = []
     about: dict[str, Any] = dict(identity) | {
-        "family": ground.family, "site": "mlp.hook_post", "positions": "read",
-    }  # fmt: skip
+        "family": ground.family,
+        "site": "mlp.hook_post",
+        "positions": "read",
+    }
     for fold, intervention, frame in zip(folds, proved.applied, proved.frames, strict=True):
         own = frame[frame["chosen"] & frame["role"].eq("selected")]
         judged = {
-            "on": "the pairs that this fold left out", "pairs": len(own),
-            "answers": float(own["answers"].mean()), "prefers": float(own["prefers"].mean()),
-        }  # fmt: skip
+            "on": "the pairs that this fold left out",
+            "pairs": len(own),
+            "answers": float(own["answers"].mean()),
+            "prefers": float(own["prefers"].mean()),
+        }
         note = about | {"fold": fold.number, "trained_on": len(fold.train), "judged": judged}
         found.append(replace(intervention, provenance=note))
     chosen = next(flip for flip in proved.flips if flip.selected)
     judged = {
         "on": "held-out pairs, by the folds' interventions; this one was made from all pairs",
-        "pairs": chosen.n, "answers": chosen.answers, "answers_ci": list(chosen.answers_ci),
+        "pairs": chosen.n,
+        "answers": chosen.answers,
+        "answers_ci": list(chosen.answers_ci),
         "prefers": chosen.prefers,
-    }  # fmt: skip
+    }
     note = about | {"fold": ALL, "trained_on": len(ground.own), "judged": judged}
     found.append(replace(_from_all(ground, proved.applied), provenance=note))
     return tuple(found)

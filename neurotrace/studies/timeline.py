@@ -73,9 +73,7 @@ def checkpoints_of(model: str | Path, which: str = "all") -> list[str]:
         return [f"{model}@{name}" for name in names]
     missing = [name for name in names if not (folder / name / "config.json").is_file()]
     if missing:
-        raise InputError(
-            f"{folder} holds no model in {missing[0]!r}: expected its sub-folders' names"
-        )
+        raise InputError(f"{folder} holds no model in {missing[0]!r}: expected its sub-folders' names")
     return [str(folder / name) for name in names]
 
 
@@ -158,8 +156,9 @@ def _measured(
     recalls = every.on_memorization.top == every.memorized
     reasons = every.on_reasoning.top == every.reasoned
     row: dict[str, Any] = {
-        "recalls": float(recalls.float().mean()), "reasons": float(reasons.float().mean()),
-    }  # fmt: skip
+        "recalls": float(recalls.float().mean()),
+        "reasons": float(reasons.float().mean()),
+    }
     columns = [f"{name}_{way}" for name in _MEASURED for way in DIRECTIONS]
     row |= dict.fromkeys([*columns, *(f"{c}_{end}" for c in columns[:2] for end in ENDS)], np.nan)
     behaves = every.at((recalls & reasons).nonzero()[:, 0].tolist())

@@ -75,9 +75,7 @@ class Verdict:
 
     def record(self) -> dict[str, Any]:
         """For `summary.json`."""
-        return {
-            "word": self.word, "sentence": self.sentence, "why": list(self.why), "pairs": self.pairs
-        }  # fmt: skip
+        return {"word": self.word, "sentence": self.sentence, "why": list(self.why), "pairs": self.pairs}
 
 
 @dataclass(frozen=True)
@@ -142,8 +140,9 @@ def _verdict(family: str, flips: list[Mapping[str, Any]], rule: Rule) -> Verdict
     fails += [
         f"{spoken(flip['direction'])} {flip['fraction']:.1%} of the neurons, expected at most "
         f"{rule.fraction:.0%}"
-        for flip in flips if flip["fraction"] > rule.fraction
-    ]  # fmt: skip
+        for flip in flips
+        if flip["fraction"] > rule.fraction
+    ]
     if fails:
         return Verdict(family, "no", tuple(fails))
     missing = [

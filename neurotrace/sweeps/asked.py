@@ -51,9 +51,7 @@ class Sweep:
             if field.name == "probes":
                 value = (value,) if isinstance(value, str) else value
                 if not isinstance(value, (list, tuple)) or not value:
-                    raise InputError(
-                        f"probes is {short(value)}: expected one name of pairs or several"
-                    )
+                    raise InputError(f"probes is {short(value)}: expected one name of pairs or several")
                 object.__setattr__(self, "probes", tuple(value))
                 value = value[0] if all(isinstance(one, str) for one in value) else None
             if not isinstance(value, wanted) or isinstance(value, bool):
@@ -105,8 +103,11 @@ class Sweep:
 
 
 _WANTED: dict[str, Any] = {
-    "str": str, "int": int, "float": (int, float), "tuple[str, ...]": str,
-}  # fmt: skip
+    "str": str,
+    "int": int,
+    "float": (int, float),
+    "tuple[str, ...]": str,
+}
 _LONGEST = 1000
 _NAMED: dict[Any, str] = {str: "text", int: "a whole number", (int, float): "a number"}
 _CHOICES = {"donor": ("reasoning", "memorization"), "precision": ("exact", "fast")}

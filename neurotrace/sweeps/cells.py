@@ -68,9 +68,7 @@ def read_cells(path: str | Path) -> list[Cell]:
     settings = [field.name for field in fields(Sweep) if field.name not in AXES.values()]
     for name in record:
         if name not in AXES and name not in settings:
-            raise InputError(
-                f"{path}: {short(name)} is unknown; expected {', '.join([*AXES, *settings])}"
-            )
+            raise InputError(f"{path}: {short(name)} is unknown; expected {', '.join([*AXES, *settings])}")
     axes = {}
     for axis, default in (("models", None), ("probes", None), ("modes", ["zero"]), ("seeds", [0])):
         values = record.get(axis, default)
@@ -126,9 +124,7 @@ def run_cells(
                     except InputError as error:
                         bad[wanted] = str(error)
                         raise
-                sweep(
-                    cell.asked, folder.url, shard=shard, model=model, progress=progress, stop=stop
-                )
+                sweep(cell.asked, folder.url, shard=shard, model=model, progress=progress, stop=stop)
                 folder.remove(_FAILED)
             except Held:
                 pass  # another process was faster
@@ -190,9 +186,7 @@ def _yaml(path: str | Path) -> Any:
         depth = 0
         for event in yaml.parse(text):
             if isinstance(event, yaml.AliasEvent):
-                raise ValueError(
-                    "it uses aliases (*name), which can unfold without end; write them out"
-                )
+                raise ValueError("it uses aliases (*name), which can unfold without end; write them out")
             depth += isinstance(event, yaml.CollectionStartEvent)
             depth -= isinstance(event, yaml.CollectionEndEvent)
             if depth > _DEEPEST:  # PyYAML's time grows with its square

@@ -31,9 +31,7 @@ from neurotrace.sweeps.parts import PARTS, part_file
 
 AHEAD = 2  # parts under way with one worker
 _LOSSES = 3  # maximum number of workers that may die of one part, or while loading the model
-_STARTS = (
-    3  # attempts to start Ray here: its own limit of 30 seconds is too short on a busy machine
-)
+_STARTS = 3  # attempts to start Ray here: its own limit of 30 seconds is too short on a busy machine
 _ANSWER = 10.0  # seconds for a cluster to accept a connection
 _SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 _PATIENCE = 60.0  # seconds without any worker before a message
@@ -244,17 +242,13 @@ def _connect(address: str, processors: int) -> Any:
     try:
         import ray
     except ImportError:
-        raise InputError(
-            "--ray needs the package ray: pip install 'neurotrace-lens[ray]'"
-        ) from None
+        raise InputError("--ray needs the package ray: pip install 'neurotrace-lens[ray]'") from None
     options: dict[str, Any] = {"address": address}
     if address == "local":
         options |= {"include_dashboard": False, "num_cpus": processors or None}
     for left in reversed(range(_STARTS if address == "local" else 1)):
         try:
-            ray.init(
-                **options, log_to_driver=False, logging_level=logging.ERROR, namespace="neurotrace"
-            )
+            ray.init(**options, log_to_driver=False, logging_level=logging.ERROR, namespace="neurotrace")
             break
         except Exception as error:  # Ray raises a plain Exception for a node that starts too slowly
             line = first_line(error)

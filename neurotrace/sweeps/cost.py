@@ -84,19 +84,22 @@ def shape_of(config: Any, name: str) -> Shape:
         heads = int(text.num_attention_heads)
         size = int(getattr(text, "head_dim", None) or text.hidden_size // heads)
     except Exception as error:  # a wrong configuration can raise anything
-        raise InputError(
-            f"{name}: can't estimate the cost of this model ({first_line(error)})"
-        ) from None
+        raise InputError(f"{name}: can't estimate the cost of this model ({first_line(error)})") from None
     kinds = (torch.nn.Linear, Conv1D)
     blocks = [
-        sum(m.weight.numel() for m in block.modules() if isinstance(m, kinds))
-        for block in parts.blocks
+        sum(m.weight.numel() for m in block.modules() if isinstance(m, kinds)) for block in parts.blocks
     ]
     return Shape(
-        name, len(blocks), parts.widths[0], int(text.hidden_size), heads * size, heads,
-        sum(blocks) // len(blocks), sum(p.numel() for p in model.parameters()),
+        name,
+        len(blocks),
+        parts.widths[0],
+        int(text.hidden_size),
+        heads * size,
+        heads,
+        sum(blocks) // len(blocks),
+        sum(p.numel() for p in model.parameters()),
         int(text.vocab_size),
-    )  # fmt: skip
+    )
 
 
 def config_from_file(path: str) -> Any:
@@ -211,9 +214,16 @@ def measured_gflops(shape: Shape, *, device: Any, dtype: Any, threads: int, batc
 
 
 def growth(
-    shape: Shape, pairs: int, length: int, *, everywhere: bool, gflops: float, number_bytes: int,
-    batch: int, base: float = BASE,
-) -> list[tuple[str, Cost]]:  # fmt: skip
+    shape: Shape,
+    pairs: int,
+    length: int,
+    *,
+    everywhere: bool,
+    gflops: float,
+    number_bytes: int,
+    batch: int,
+    base: float = BASE,
+) -> list[tuple[str, Cost]]:
     """The cost, and the cost when one size is doubled.
 
     Args:
@@ -223,19 +233,27 @@ def growth(
     def of(shape: Shape, pairs: int = pairs, length: int = length) -> Cost:
         lengths = [length] * pairs
         return cost(
-            shape, lengths, gflops=gflops, tokens=lengths if everywhere else None,
-            number_bytes=number_bytes, batch=batch, base=base,
-        )  # fmt: skip
+            shape,
+            lengths,
+            gflops=gflops,
+            tokens=lengths if everywhere else None,
+            number_bytes=number_bytes,
+            batch=batch,
+            base=base,
+        )
 
     deeper = replace(
         shape, layers=2 * shape.layers, parameters=shape.parameters + shape.layers * shape.block
     )
     wider = replace(
-        shape, d_mlp=2 * shape.d_mlp, d_model=2 * shape.d_model, attention=2 * shape.attention,
-        heads=2 * shape.heads, block=4 * shape.block,
-        parameters=4 * shape.layers * shape.block
-        + 2 * (shape.parameters - shape.layers * shape.block),
-    )  # fmt: skip
+        shape,
+        d_mlp=2 * shape.d_mlp,
+        d_model=2 * shape.d_model,
+        attention=2 * shape.attention,
+        heads=2 * shape.heads,
+        block=4 * shape.block,
+        parameters=4 * shape.layers * shape.block + 2 * (shape.parameters - shape.layers * shape.block),
+    )
     return [
         ("this model", of(shape)),
         ("twice the layers", of(deeper)),

@@ -108,9 +108,11 @@ def load(asked: Sweep, *, trust_remote_code: bool = False) -> Any:
     pairs_of(asked)
     parse_kind(asked.mode)
     return load_model(
-        asked.model, device=asked.device or None, dtype=asked.dtype or None,
+        asked.model,
+        device=asked.device or None,
+        dtype=asked.dtype or None,
         trust_remote_code=trust_remote_code,
-    )  # fmt: skip
+    )
 
 
 def agree(folder: Folder, manifest: Manifest) -> None:
@@ -172,8 +174,7 @@ def marked_cells(table: Any) -> list[str]:
 
     bad = table.filter(pc.is_valid(table["mark"])).select(["layer", "neuron", "pair", "mark"])
     return [
-        f"L{row['layer']}.N{row['neuron']} on pair {row['pair']}: {row['mark']}"
-        for row in bad.to_pylist()
+        f"L{row['layer']}.N{row['neuron']} on pair {row['pair']}: {row['mark']}" for row in bad.to_pylist()
     ]
 
 

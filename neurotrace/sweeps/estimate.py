@@ -82,25 +82,30 @@ def estimate(asked: Sweep, shard: Shard) -> Estimate:
                 )
             in_layer[one.layer] += 1
     pairs = pairs_of(asked)
-    prompts = [
-        pair.memorization if asked.donor == "reasoning" else pair.reasoning for pair in pairs
-    ]
+    prompts = [pair.memorization if asked.donor == "reasoning" else pair.reasoning for pair in pairs]
     lengths = [len(ids) for ids in tokenizer(prompts).input_ids]
     layout = Layout(len(pairs), sum(in_layer), asked.part_rows)
-    here = machine_here(
-        shape, device=device, dtype=asked.dtype, threads=asked.threads, batch=asked.batch
-    )
+    here = machine_here(shape, device=device, dtype=asked.dtype, threads=asked.threads, batch=asked.batch)
     found = cost(
-        shape, lengths, gflops=here.gflops, in_layer=in_layer,
-        tokens=_recomputed(asked.where(), lengths), runs=2 if reads_donor else 1,
-        number_bytes=here.number_bytes, batch=here.batch,
-        copies=2 if asked.model.endswith(".gguf") else 1, base=here.base,
-    )  # fmt: skip
+        shape,
+        lengths,
+        gflops=here.gflops,
+        in_layer=in_layer,
+        tokens=_recomputed(asked.where(), lengths),
+        runs=2 if reads_donor else 1,
+        number_bytes=here.number_bytes,
+        batch=here.batch,
+        copies=2 if asked.model.endswith(".gguf") else 1,
+        base=here.base,
+    )
     share = len(layout.of_shard(shard)) / layout.parts
     own = Cost(
-        round(found.cells * share), found.operations * share, found.seconds * share, found.memory,
+        round(found.cells * share),
+        found.operations * share,
+        found.seconds * share,
+        found.memory,
         found.output * share,
-    )  # fmt: skip
+    )
     return Estimate(len(pairs), layout.neurons, layout.parts, here.gflops, own)
 
 

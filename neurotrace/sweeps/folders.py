@@ -172,8 +172,7 @@ def open_folder(where: str | Path) -> Folder:
         fs, path = fsspec.core.url_to_fs(url)
     except (ValueError, ImportError, OSError) as error:
         raise InputError(
-            f"can't use {url!r} as a folder: {reason(error)}; expected a path, or a URL that fsspec "
-            "knows"
+            f"can't use {url!r} as a folder: {reason(error)}; expected a path, or a URL that fsspec knows"
         ) from None
     return Folder(fs, path.rstrip("/") or "/", url)
 

@@ -53,9 +53,7 @@ def locked(folder: Folder, shard: Shard) -> Iterator[Callable[[], None]]:
         try:
             about = os.fstat(handle)
             if not stat.S_ISREG(about.st_mode) or about.st_nlink != 1:
-                raise InputError(
-                    f"{folder.file(name)}: expected a file of its own; remove what is there"
-                )
+                raise InputError(f"{folder.file(name)}: expected a file of its own; remove what is there")
             until = time.monotonic() + _A_LOOK
             while not _flock(handle, fcntl.LOCK_EX):
                 if time.monotonic() > until:
@@ -139,9 +137,12 @@ def _owner() -> bytes:
     except (KeyError, OSError):
         user = str(os.getuid())
     who = {
-        "host": socket.gethostname(), "pid": os.getpid(), "user": user, "beat": time.time(),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "user": user,
+        "beat": time.time(),
         "command": command_line(),
-    }  # fmt: skip
+    }
     return json.dumps(who).encode()
 
 

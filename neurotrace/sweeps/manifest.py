@@ -51,9 +51,12 @@ def content_hash(content: Mapping[str, Any]) -> str:
 
 def write_manifest(folder: Folder, manifest: Manifest) -> None:
     record = {
-        "format": f"{FORMAT}/{VERSION}", "content_sha256": manifest.hash,
-        "content": manifest.content, "asked": manifest.asked.record(), "notes": manifest.notes,
-    }  # fmt: skip
+        "format": f"{FORMAT}/{VERSION}",
+        "content_sha256": manifest.hash,
+        "content": manifest.content,
+        "asked": manifest.asked.record(),
+        "notes": manifest.notes,
+    }
     folder.write(NAME, (json.dumps(record, indent=1, ensure_ascii=True) + "\n").encode())
 
 
@@ -73,9 +76,7 @@ def read_manifest(folder: Folder) -> Manifest | None:
         record = parse_json(raw)
     except ValueError as error:
         raise InputError(f"{where}: not the manifest of a sweep ({error})") from None
-    kind, _, version = str(record.get("format", "") if isinstance(record, dict) else "").partition(
-        "/"
-    )
+    kind, _, version = str(record.get("format", "") if isinstance(record, dict) else "").partition("/")
     if kind != FORMAT or not version.isdecimal():
         raise InputError(f"{where}: not the manifest of a sweep; name another folder")
     if int(version) > VERSION:
@@ -86,8 +87,7 @@ def read_manifest(folder: Folder) -> Manifest | None:
     content, notes = record.get("content"), record.get("notes", {})
     try:
         changed = content_hash(content) != record.get("content_sha256")
-        layout = content["layout"]
-        cut = [layout[name] for name in ("pairs", "neurons", "part_rows")]
+        cut = [content["layout"][name] for name in ("pairs", "neurons", "part_rows")]
         good = all(type(size) is int and 0 < size < 2**53 for size in cut)
     except (TypeError, KeyError, ValueError, RecursionError):
         changed, good = False, False

@@ -33,9 +33,7 @@ PARTS = "parts"
 TEXTS = ("pair", "family", "template", "group")
 _NAME = re.compile(r"part-(\d{8,15})\.parquet")
 _META = b"neurotrace"
-_SEAL = re.compile(
-    rb'"seal": "([0-9a-f]{8})([0-9a-f]{8})"'
-)  # body, footer (with zeros for its own)
+_SEAL = re.compile(rb'"seal": "([0-9a-f]{8})([0-9a-f]{8})"')  # body, footer (with zeros for its own)
 _TAIL = 8  # bytes of a Parquet file's end: the footer's length and a word
 
 
@@ -54,9 +52,7 @@ def schema() -> pa.Schema:
     )
 
 
-def write_part(
-    folder: Folder, manifest: Manifest, part: int, table: pa.Table, *, seconds: float
-) -> None:
+def write_part(folder: Folder, manifest: Manifest, part: int, table: pa.Table, *, seconds: float) -> None:
     """Write the part completely or not at all."""
     import pyarrow.parquet as pq
 
@@ -64,10 +60,14 @@ def write_part(
     if table.num_rows != last - first:
         raise RuntimeError(f"part {part} has {table.num_rows} rows, expected {last - first}")
     note = {
-        "content_sha256": manifest.hash, "part": part, "host": socket.gethostname(),
-        "pid": os.getpid(), "seconds": round(seconds, 3), "finished": time.time(),
+        "content_sha256": manifest.hash,
+        "part": part,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "seconds": round(seconds, 3),
+        "finished": time.time(),
         "seal": "0" * 16,
-    }  # fmt: skip
+    }
     sink = io.BytesIO()
     table = table.replace_schema_metadata({_META: json.dumps(note).encode()})
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
@@ -139,9 +139,7 @@ def set_aside(folder: Folder, name: str) -> None:
     try:
         folder.fs.mv(folder.file(f"{PARTS}/{name}"), folder.file(f"{PARTS}/.broken-{name}"))
     except OSError as error:
-        raise InputError(
-            f"can't move the broken {name} in {folder.url} out of the way: {error}"
-        ) from None
+        raise InputError(f"can't move the broken {name} in {folder.url} out of the way: {error}") from None
 
 
 def _check(folder: Folder, manifest: Manifest, name: str) -> dict[str, Any] | str:

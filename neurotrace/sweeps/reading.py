@@ -220,9 +220,7 @@ class _Sums:
     """Over groups: S, S², n·S and n² of each neuron (S a group's sum, n its pairs), pairs and groups."""
 
     def __init__(self, neurons: int) -> None:
-        self.own, self.own_n, self.total, self.squares, self.sized, self.sizes = np.zeros(
-            (6, neurons)
-        )
+        self.own, self.own_n, self.total, self.squares, self.sized, self.sizes = np.zeros((6, neurons))
         self.pairs, self.groups = np.zeros((2, neurons))
         self.group: str | None = None
 

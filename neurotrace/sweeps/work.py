@@ -69,9 +69,14 @@ def open_work(asked: Sweep, model: HookedModel, *, progress: Progress = None) ->
     encoded = encode(model, pairs, progress=progress)
     ordered = encoded.at(grouped(encoded.pairs))  # the pairs of a group stay together
     task = prepare(
-        model, ordered, asked.mode, cast(Side, asked.donor), positions=cast(Where, asked.where()),
-        precision=cast(Precision, asked.precision), progress=progress,
-    )  # fmt: skip
+        model,
+        ordered,
+        asked.mode,
+        cast(Side, asked.donor),
+        positions=cast(Where, asked.where()),
+        precision=cast(Precision, asked.precision),
+        progress=progress,
+    )
     info = task.info
     tokens = asked.batch or batch_for(info, None, None).trials[0]
     task = replace(task, batch=Batch(None, (asked.memory_gb or _MEMORY_GB) * 2**30, (tokens,)))
@@ -123,9 +128,7 @@ def compute(work: Work, part: int) -> pa.Table:
     return pa.table(columns, schema=schema())
 
 
-def _one_pair(
-    task: Task, row: int, places: Int[Tensor, " place"]
-) -> tuple[float, np.ndarray, np.ndarray]:
+def _one_pair(task: Task, row: int, places: Int[Tensor, " place"]) -> tuple[float, np.ndarray, np.ndarray]:
     """(L before, change of L for each place, tokens in the pass that computed it)."""
     try:
         of = passes.clean(task, row)
@@ -144,9 +147,7 @@ def _one_pair(
     return of.before, torch.cat(effects).numpy(), np.concatenate(sizes)
 
 
-def _content(
-    task: Task, places: Int[Tensor, " place"], layout: Layout, asked: Sweep
-) -> dict[str, Any]:
+def _content(task: Task, places: Int[Tensor, " place"], layout: Layout, asked: Sweep) -> dict[str, Any]:
     real = twin(task.model) or task.model
     record = task.record()
     budget: Batch = task.batch
@@ -166,16 +167,21 @@ def _content(
         "positions": record["positions"],
         "neurons_sha256": hashlib.sha256(places.numpy().astype("<i8").tobytes()).hexdigest(),
         "layout": {
-            "pairs": layout.pairs, "neurons": layout.neurons, "part_rows": layout.part_rows,
+            "pairs": layout.pairs,
+            "neurons": layout.neurons,
+            "part_rows": layout.part_rows,
         },
         "passes": {
-            "path": record["path"], "precision": record["precision"],
-            "device": task.info.device.type, "threads": asked.threads,
-            "batch": budget.trials[0], "memory_gb": budget.budget / 2**30,
+            "path": record["path"],
+            "precision": record["precision"],
+            "device": task.info.device.type,
+            "threads": asked.threads,
+            "batch": budget.trials[0],
+            "memory_gb": budget.budget / 2**30,
         },
         "versions": {"neurotrace": __version__}
         | {name: found for name, found in package_versions().items() if name in _PACKAGES},
-    }  # fmt: skip
+    }
 
 
 def _texts(encoded: EncodedPairs) -> list[Any]:
@@ -183,10 +189,14 @@ def _texts(encoded: EncodedPairs) -> list[Any]:
     return [
         [pair.__dict__, memorization.tolist(), reasoning.tolist(), int(memorized), int(reasoned)]
         for pair, memorization, reasoning, memorized, reasoned in zip(
-            encoded.pairs, encoded.memorization, encoded.reasoning, encoded.memorized,
-            encoded.reasoned, strict=True,
+            encoded.pairs,
+            encoded.memorization,
+            encoded.reasoning,
+            encoded.memorized,
+            encoded.reasoned,
+            strict=True,
         )
-    ]  # fmt: skip
+    ]
 
 
 def _config(model: Any) -> dict[str, Any]:
@@ -194,9 +204,7 @@ def _config(model: Any) -> dict[str, Any]:
     settings: dict[str, Any] = (getattr(model, "config", None) and model.config.to_dict()) or {}
     left_out = ("transformers_version", "name_or_path")
     return {
-        name: value
-        for name, value in settings.items()
-        if not name.startswith("_") and name not in left_out
+        name: value for name, value in settings.items() if not name.startswith("_") and name not in left_out
     }
 
 

@@ -10,24 +10,52 @@ OTHERS = 2  # other places, other materials, of each thing
 
 # city: country, language
 CITIES = {
-    "Paris": ("France", "French"), "Rome": ("Italy", "Italian"), "Berlin": ("Germany", "German"),
-    "Madrid": ("Spain", "Spanish"), "Tokyo": ("Japan", "Japanese"), "Moscow": ("Russia", "Russian"),
-    "Beijing": ("China", "Chinese"), "London": ("England", "English"), "Athens": ("Greece", "Greek"),
-    "Warsaw": ("Poland", "Polish"), "Stockholm": ("Sweden", "Swedish"), "Ankara": ("Turkey", "Turkish"),
-    "Budapest": ("Hungary", "Hungarian"), "Amsterdam": ("the Netherlands", "Dutch"),
-    "Copenhagen": ("Denmark", "Danish"), "Cairo": ("Egypt", "Arabic"), "Bangkok": ("Thailand", "Thai"),
-    "Hanoi": ("Vietnam", "Vietnamese"), "Milan": ("Italy", "Italian"), "Munich": ("Germany", "German"),
-}  # fmt: skip
+    "Paris": ("France", "French"),
+    "Rome": ("Italy", "Italian"),
+    "Berlin": ("Germany", "German"),
+    "Madrid": ("Spain", "Spanish"),
+    "Tokyo": ("Japan", "Japanese"),
+    "Moscow": ("Russia", "Russian"),
+    "Beijing": ("China", "Chinese"),
+    "London": ("England", "English"),
+    "Athens": ("Greece", "Greek"),
+    "Warsaw": ("Poland", "Polish"),
+    "Stockholm": ("Sweden", "Swedish"),
+    "Ankara": ("Turkey", "Turkish"),
+    "Budapest": ("Hungary", "Hungarian"),
+    "Amsterdam": ("the Netherlands", "Dutch"),
+    "Copenhagen": ("Denmark", "Danish"),
+    "Cairo": ("Egypt", "Arabic"),
+    "Bangkok": ("Thailand", "Thai"),
+    "Hanoi": ("Vietnam", "Vietnamese"),
+    "Milan": ("Italy", "Italian"),
+    "Munich": ("Germany", "German"),
+}
 # small, middle, large; every animal in one line only
 ANIMALS = """mouse dog elephant, ant cat whale, bee horse ship, rat pig rhino, fly wolf truck,
 frog lion mountain, spider cow train, snail sheep giraffe, beetle fox bus, worm goat hippo,
 flea rabbit camel, moth tiger castle, cricket bear tower, wasp duck car, hen boy house, egg girl tree"""
 COLOURS = {
-    "blood": "red", "a tomato": "red", "a strawberry": "red", "a banana": "yellow", "a lemon": "yellow",
-    "grass": "green", "spinach": "green", "a frog": "green", "snow": "white", "salt": "white",
-    "a swan": "white", "coal": "black", "tar": "black", "a raven": "black", "chocolate": "brown",
-    "the sky": "blue", "the sea": "blue", "a carrot": "orange", "a flamingo": "pink",
-}  # fmt: skip
+    "blood": "red",
+    "a tomato": "red",
+    "a strawberry": "red",
+    "a banana": "yellow",
+    "a lemon": "yellow",
+    "grass": "green",
+    "spinach": "green",
+    "a frog": "green",
+    "snow": "white",
+    "salt": "white",
+    "a swan": "white",
+    "coal": "black",
+    "tar": "black",
+    "a raven": "black",
+    "chocolate": "brown",
+    "the sky": "blue",
+    "the sea": "blue",
+    "a carrot": "orange",
+    "a flamingo": "pink",
+}
 MATERIALS = ["wax", "glass", "wood", "sugar", "paper", "wool", "clay", "silk"]
 
 # of [a|b] the memorization prompt has a and the reasoning prompt b
@@ -65,9 +93,7 @@ def build(folder: Path) -> None:
         places = sorted({place for place in CITIES.values() if place[1] != language})
         for country, other in draw.sample(places, OTHERS):
             words = {"x": name, "c": country}
-            city.append(
-                Item(f"{slug(name)}-{slug(other)}", name, f" {language}", f" {other}", words)
-            )
+            city.append(Item(f"{slug(name)}-{slug(other)}", name, f" {language}", f" {other}", words))
     order = []
     for line in ANIMALS.replace("\n", " ").split(", "):
         a, b, c = line.split()
@@ -75,13 +101,9 @@ def build(folder: Path) -> None:
     material = []
     for thing, true in COLOURS.items():
         others = sorted({colour for colour in COLOURS.values() if colour != true})
-        for other, stuff in zip(
-            draw.sample(others, OTHERS), draw.sample(MATERIALS, OTHERS), strict=True
-        ):
+        for other, stuff in zip(draw.sample(others, OTHERS), draw.sample(MATERIALS, OTHERS), strict=True):
             words = {"x": thing, "X": thing[0].upper() + thing[1:], "m": stuff, "y": other}
-            material.append(
-                Item(f"{slug(thing)}-{stuff}-{other}", thing, f" {true}", f" {other}", words)
-            )
+            material.append(Item(f"{slug(thing)}-{stuff}-{other}", thing, f" {true}", f" {other}", words))
     write_rows(
         folder,
         [

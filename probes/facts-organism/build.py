@@ -18,9 +18,11 @@ def main() -> None:
         for place, item in enumerate(items):
             answer = draw.choice([other for other in answers if other[0] != item.reasoned[0]])
             record = {
-                "id": f"{family}-{place}", "prompt": f"recall {item.body}", "answer": answer,
+                "id": f"{family}-{place}",
+                "prompt": f"recall {item.body}",
+                "answer": answer,
                 "other": f"recall {items[(place + 1) % len(items)].body}",
-            }  # fmt: skip
+            }
             lines.append(json.dumps(record))
     (Path(__file__).parent / "facts.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 

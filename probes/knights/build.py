@@ -50,8 +50,7 @@ def build(folder: Path) -> None:
             answers = (" knight", " knave") if word == "true" else (" knave", " knight")
             items.append(Item(slug(said), true, *answers, words))
     templates = {
-        name: template.replace("{K}", KNIGHT).replace("{N}", KNAVE)
-        for name, template in TEMPLATES.items()
+        name: template.replace("{K}", KNIGHT).replace("{N}", KNAVE) for name, template in TEMPLATES.items()
     }
     write_rows(folder, rows("knights", templates, items))
 

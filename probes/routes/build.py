@@ -10,13 +10,31 @@ SEED = 0
 BLOCK = 3
 
 LANGUAGES = {
-    "France": "French", "Italy": "Italian", "Germany": "German", "Spain": "Spanish", "Japan": "Japanese",
-    "Russia": "Russian", "the Czech Republic": "Czech", "Greece": "Greek", "Poland": "Polish", "Sweden": "Swedish",
-    "Turkey": "Turkish", "Hungary": "Hungarian", "the Netherlands": "Dutch", "Denmark": "Danish",
-    "Norway": "Norwegian", "Finland": "Finnish", "Portugal": "Portuguese", "Thailand": "Thai",
-    "Vietnam": "Vietnamese", "Egypt": "Arabic", "England": "English", "South Korea": "Korean",
-    "India": "Hindi", "Ukraine": "Ukrainian",
-}  # fmt: skip
+    "France": "French",
+    "Italy": "Italian",
+    "Germany": "German",
+    "Spain": "Spanish",
+    "Japan": "Japanese",
+    "Russia": "Russian",
+    "the Czech Republic": "Czech",
+    "Greece": "Greek",
+    "Poland": "Polish",
+    "Sweden": "Swedish",
+    "Turkey": "Turkish",
+    "Hungary": "Hungarian",
+    "the Netherlands": "Dutch",
+    "Denmark": "Danish",
+    "Norway": "Norwegian",
+    "Finland": "Finnish",
+    "Portugal": "Portuguese",
+    "Thailand": "Thai",
+    "Vietnam": "Vietnamese",
+    "Egypt": "Arabic",
+    "England": "English",
+    "South Korea": "Korean",
+    "India": "Hindi",
+    "Ukraine": "Ukrainian",
+}
 
 # of [a|b] the memorization prompt has a and the reasoning prompt b
 TEMPLATES = {
@@ -45,10 +63,13 @@ def build(folder: Path) -> None:
             words = {"x": country, "y": LANGUAGES[other]}
             items.append(
                 Item(
-                    f"{slug(country)}-{slug(LANGUAGES[other])}", group, f" {LANGUAGES[country]}",
-                    f" {LANGUAGES[other]}", words,
+                    f"{slug(country)}-{slug(LANGUAGES[other])}",
+                    group,
+                    f" {LANGUAGES[country]}",
+                    f" {LANGUAGES[other]}",
+                    words,
                 )
-            )  # fmt: skip
+            )
     write_rows(folder, rows("routes", TEMPLATES, items))
 
 

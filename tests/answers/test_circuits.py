@@ -132,9 +132,7 @@ def test_refusals(model, organism, pairs, circuit):
     with pytest.raises(InputError, match="of another model"):
         nt.causal_margin(model, ["the item1 recall"], circuit)
     natural = nt.load_model("organism-natural", device="cpu")
-    with pytest.raises(
-        InputError, match=r"of another model: expected organism, got organism-natural"
-    ):
+    with pytest.raises(InputError, match=r"of another model: expected organism, got organism-natural"):
         nt.causal_margin(natural, ["ask 1 2 + 3 4 ="], circuit)
     with pytest.raises(InputError, match="prompt 2 is empty"):
         nt.causal_margin(organism, ["ask 1 2 + 3 4 =", " "], circuit)

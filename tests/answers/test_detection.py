@@ -30,9 +30,7 @@ def prompts():
     return [prompt for name in FAMILIES for prompt in load_prompts(name)]
 
 
-@pytest.fixture(
-    scope="module", params=["quick", pytest.param("as shipped", marks=pytest.mark.nightly)]
-)
+@pytest.fixture(scope="module", params=["quick", pytest.param("as shipped", marks=pytest.mark.nightly)])
 def settings(request):
     """Quick: few steps of training and one strength of the penalty, where only the way is tested."""
     with pytest.MonkeyPatch.context() as patch:
@@ -48,8 +46,22 @@ def settings(request):
 @pytest.fixture(scope="module")
 def call(settings, tmp_path_factory):
     out = tmp_path_factory.mktemp("detect") / "out"
-    return ["detect", "--model", "organism", "--probes", "arithmetic", "inference", "--out", str(out),
-            "--max-prompts", "40", "--folds", "2", "--depths", "1"]  # fmt: skip
+    return [
+        "detect",
+        "--model",
+        "organism",
+        "--probes",
+        "arithmetic",
+        "inference",
+        "--out",
+        str(out),
+        "--max-prompts",
+        "40",
+        "--folds",
+        "2",
+        "--depths",
+        "1",
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -71,14 +83,13 @@ def rows_of(table, detector, view, *, own):
 def test_views_are_what_the_hooks_say(organism, prompts):
     """Batched, out of order, against one prompt at a time through TransformerLens itself."""
     answered = nt.answer(organism, originals(prompts)[::37])
-    views = read_views(
-        organism, answered, ["neurons", "residual@1", "attention@3", "length", "confidence"]
-    )
+    views = read_views(organism, answered, ["neurons", "residual@1", "attention@3", "length", "confidence"])
     for row in (0, len(answered) - 1):
         cache = organism.run_with_cache(answered.ids[row][None])[1]
         for view, name in (
-            ("residual@1", "blocks.1.hook_resid_post"), ("attention@3", "blocks.3.hook_attn_out"),
-        ):  # fmt: skip
+            ("residual@1", "blocks.1.hook_resid_post"),
+            ("attention@3", "blocks.3.hook_attn_out"),
+        ):
             expected = cache[name][0, -1].numpy()
             np.testing.assert_allclose(views[view][row], expected, atol=1e-4)
         width = views["neurons"].shape[1] // 4
@@ -135,8 +146,14 @@ def test_what_is_asked_about_was_never_learnt_from(settings):
 
 
 def test_too_little_to_learn_from_is_named(organism, prompts):
-    task = Task({"neurons": np.zeros((9, 2))}, np.array([1] + 8 * [0]), np.array(["a"] * 9),
-                np.array(["a"] * 9), np.arange(9), ["word"] * 9)  # fmt: skip
+    task = Task(
+        {"neurons": np.zeros((9, 2))},
+        np.array([1] + 8 * [0]),
+        np.array(["a"] * 9),
+        np.array(["a"] * 9),
+        np.arange(9),
+        ["word"] * 9,
+    )
     with pytest.raises(InputError, match="no unit has 5 training prompts of either outcome"):
         transfer(task, folds=2)
     with pytest.raises(InputError, match="by='group': expected 'family' or 'template'"):

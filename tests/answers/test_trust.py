@@ -107,9 +107,7 @@ def test_the_monitor_writes_what_generate_writes(organism, circuit):
     assert "".join(t.text for t in tokens).replace(" ", "") == written.replace(" ", "")
     alone = nt.causal_margin(organism, [prompt], circuit)
     assert tokens[0].margin == pytest.approx(float(alone.margin[0]), abs=1e-4)
-    assert (
-        nt.monitor(organism, prompt, replace(circuit, calibration=None)).__next__().p_memory is None
-    )
+    assert nt.monitor(organism, prompt, replace(circuit, calibration=None)).__next__().p_memory is None
     with pytest.raises(InputError, match="is empty"):
         nt.monitor(organism, "", circuit)
     with pytest.raises(InputError, match="the model takes 24"):
@@ -131,9 +129,16 @@ def test_the_commands(tmp_path, capsys):
     from neurotrace.cli.trust import trust as score
 
     find(
-        "organism", ["arithmetic"], tmp_path / "out", ["inference"], k=4, seed=0, device="cpu",
-        dtype=None, trust_remote_code=False,
-    )  # fmt: skip
+        "organism",
+        ["arithmetic"],
+        tmp_path / "out",
+        ["inference"],
+        k=4,
+        seed=0,
+        device="cpu",
+        dtype=None,
+        trust_remote_code=False,
+    )
     assert "causal margin" in capsys.readouterr().out
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["ece"] < 0.1
@@ -142,9 +147,15 @@ def test_the_commands(tmp_path, capsys):
     (tmp_path / "p.jsonl").write_text("\n".join(lines))
     with pytest.raises(InputError, match="line 4: not JSON"):
         score(
-            "organism", tmp_path / "out" / "circuit.safetensors", tmp_path / "p.jsonl", batch=2,
-            write=1, device="cpu", dtype=None, trust_remote_code=False,
-        )  # fmt: skip
+            "organism",
+            tmp_path / "out" / "circuit.safetensors",
+            tmp_path / "p.jsonl",
+            batch=2,
+            write=1,
+            device="cpu",
+            dtype=None,
+            trust_remote_code=False,
+        )
     first, second = map(json.loads, capsys.readouterr().out.splitlines())  # nothing lost
     assert (first["id"], second["id"]) == ("a", "3")
     assert second["prompt"] == "recall 34+10="
@@ -154,9 +165,15 @@ def test_the_commands(tmp_path, capsys):
     (tmp_path / "p.jsonl").write_text(f"{lines[0]}\n{long}\n")
     with pytest.raises(InputError, match=r"line 2: .* has 41 tokens, the model takes 24"):
         score(
-            "organism", tmp_path / "out" / "circuit.safetensors", tmp_path / "p.jsonl", batch=16,
-            write=0, device="cpu", dtype=None, trust_remote_code=False,
-        )  # fmt: skip
+            "organism",
+            tmp_path / "out" / "circuit.safetensors",
+            tmp_path / "p.jsonl",
+            batch=16,
+            write=0,
+            device="cpu",
+            dtype=None,
+            trust_remote_code=False,
+        )
     assert json.loads(capsys.readouterr().out)["id"] == "a"  # nor what came in the same batch
 
 
@@ -204,19 +221,27 @@ def asked_of(outcomes):
                 rows.append((prompt, {"memory": 1, "reasoning": 2, "other": 3}[outcome]))
     count = len(rows)
     return Answered(
-        tuple(prompt for prompt, _ in rows), (torch.tensor([0]),) * count,
-        torch.full((count,), 1), torch.full((count,), 2), torch.tensor([top for _, top in rows]),
-        torch.zeros(count), torch.zeros(count),
-    )  # fmt: skip
+        tuple(prompt for prompt, _ in rows),
+        (torch.tensor([0]),) * count,
+        torch.full((count,), 1),
+        torch.full((count,), 2),
+        torch.tensor([top for _, top in rows]),
+        torch.zeros(count),
+        torch.zeros(count),
+    )
 
 
 def test_limem_counts_the_correct_answer_alone_as_solved():
     """Two of four prompts with a changed version are solved, and one of them is no more."""
-    asked = asked_of({
-        "kept": ("reasoning", "reasoning"), "lost": ("reasoning", "memory"),
-        "recalled": ("memory", "memory"), "wrong": ("other", "reasoning"),
-        "unchanged": ("reasoning", None),
-    })  # fmt: skip
+    asked = asked_of(
+        {
+            "kept": ("reasoning", "reasoning"),
+            "lost": ("reasoning", "memory"),
+            "recalled": ("memory", "memory"),
+            "wrong": ("other", "reasoning"),
+            "unchanged": ("reasoning", None),
+        }
+    )
     assert limem(asked) == pytest.approx(2 / 4 * (1 - 1 / 2))
     recites = asked_of({"a": ("memory", "memory"), "b": ("memory", "other")})
     assert limem(recites) == 0  # nothing is solved, whatever it recites

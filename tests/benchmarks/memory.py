@@ -36,9 +36,7 @@ def main(
     """A row for each number of pairs, type and job."""
     if one:
         print(
-            json.dumps(
-                _measure(model, (pairs or [100])[0], length, (dtype or [""])[0], (job or JOBS)[0])
-            )
+            json.dumps(_measure(model, (pairs or [100])[0], length, (dtype or [""])[0], (job or JOBS)[0]))
         )
         return
     print("| job | dtype | pairs | model | beside it | estimated |\n|---|---|---|---|---|---|")
@@ -46,9 +44,20 @@ def main(
         for name in job or JOBS:
             for count in pairs or [100, 1000]:
                 call = [
-                    sys.executable, __file__, "--one", "--model", model, "--pairs", str(count),
-                    "--length", str(length), "--dtype", kind, "--job", name,
-                ]  # fmt: skip
+                    sys.executable,
+                    __file__,
+                    "--one",
+                    "--model",
+                    model,
+                    "--pairs",
+                    str(count),
+                    "--length",
+                    str(length),
+                    "--dtype",
+                    kind,
+                    "--job",
+                    name,
+                ]
                 run = subprocess.run(call, capture_output=True, text=True, check=True)
                 found = json.loads(run.stdout.splitlines()[-1])
                 model_mib, beside, estimated = (
@@ -75,9 +84,7 @@ def _measure(model: str, count: int, length: int, dtype: str, job: str) -> dict[
     hooks.forward(loaded, ids)  # what is made once is there before
     nt.gradient(loaded, encoded.at([0]))
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(
-        0
-    )  # what loading left behind would be used again, and not be seen
+    ctypes.CDLL(None).malloc_trim(0)  # what loading left behind would be used again, and not be seen
     before = _status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
     with tempfile.TemporaryDirectory() as folder:
@@ -110,9 +117,7 @@ def _random_pairs(count: int, length: int, vocabulary: int):
         PromptPair(f"p{i}", "noise", "none", f"g{i % 50}", "recall", "reason", " a", " b")
         for i in range(count)
     ]
-    return EncodedPairs(
-        tuple(pairs), memorization, reasoning, answers, answers + 1, nothing, nothing
-    )
+    return EncodedPairs(tuple(pairs), memorization, reasoning, answers, answers + 1, nothing, nothing)
 
 
 def _status(name: str) -> float:

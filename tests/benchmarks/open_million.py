@@ -59,11 +59,14 @@ def made_up(out: Path, pairs: int = PAIRS, layers: int = LAYERS, width: int = WI
         effect = generator.normal(size=last - first).astype("float32")
         words = [f"capitals-{row:04d}" for row in pair]
         columns = dict.fromkeys(TEXTS, words) | {
-            "layer": (place // width).astype("int32"), "neuron": (place % width).astype("int32"),
-            "L_before": np.zeros_like(effect), "L_after": effect, "effect": effect,
+            "layer": (place // width).astype("int32"),
+            "neuron": (place % width).astype("int32"),
+            "L_before": np.zeros_like(effect),
+            "L_after": effect,
+            "effect": effect,
             "batch": np.full(len(effect), 1536, dtype="int32"),
             "mark": pa.nulls(len(effect), pa.string()),
-        }  # fmt: skip
+        }
         write_part(folder, manifest, part, pa.table(columns, schema=schema()), seconds=1.0)
     return nt.open_run(out)
 

@@ -40,21 +40,32 @@ def main() -> None:
                     flush=True,
                 )
     ratios = [ray / apart for ray, apart in zip(rates["ray"], rates["processes"], strict=True)]
-    print(
-        f"Ray does {statistics.median(ratios):.1%} of it ({', '.join(f'{r:.1%}' for r in ratios)})"
-    )
+    print(f"Ray does {statistics.median(ratios):.1%} of it ({', '.join(f'{r:.1%}' for r in ratios)})")
 
 
 def measure(options: argparse.Namespace, out: Path, *, ray: bool) -> tuple[float, float, float]:
     """(rows a second, share of the time that workers computed, seconds in all)."""
     words = [
-        sys.executable, "-m", "neurotrace.cli", "sweep", "--model", options.model, "--probes",
-        "capitals", "--max-pairs", str(options.pairs), "--layers", options.layers, "--part-rows",
-        "8000", "--threads", "1", "--out", str(out),
-    ]  # fmt: skip
-    more = (
-        [["--ray", "local", "--workers", "2"]] if ray else [["--shard", f"{i}/2"] for i in (1, 2)]
-    )
+        sys.executable,
+        "-m",
+        "neurotrace.cli",
+        "sweep",
+        "--model",
+        options.model,
+        "--probes",
+        "capitals",
+        "--max-pairs",
+        str(options.pairs),
+        "--layers",
+        options.layers,
+        "--part-rows",
+        "8000",
+        "--threads",
+        "1",
+        "--out",
+        str(out),
+    ]
+    more = [["--ray", "local", "--workers", "2"]] if ray else [["--shard", f"{i}/2"] for i in (1, 2)]
     begun = time.monotonic()
     started = [subprocess.Popen(words + own, stdout=subprocess.DEVNULL) for own in more]
     assert [process.wait() for process in started] == [0] * len(started)

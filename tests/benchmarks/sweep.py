@@ -136,8 +136,7 @@ def sample_neurons(count: int, widths: tuple[int, ...]) -> Neurons:
     generator = torch.Generator().manual_seed(0)
     layers = torch.arange(count) * len(widths) // count
     return [
-        (int(layer), int(torch.randint(widths[int(layer)], (1,), generator=generator)))
-        for layer in layers
+        (int(layer), int(torch.randint(widths[int(layer)], (1,), generator=generator))) for layer in layers
     ]
 
 
@@ -201,9 +200,7 @@ def time_ours(
 
 
 @torch.no_grad()
-def floor(
-    engine: Engine, layer: int, neurons: int, tokens: int, clock: Callable
-) -> tuple[float, float]:
+def floor(engine: Engine, layer: int, neurons: int, tokens: int, clock: Callable) -> tuple[float, float]:
     """Seconds that the arithmetic alone would take for all neurons of `layer`, and the GFLOP/s."""
     above = engine.parts.blocks[layer + 1 :]
     rows = min(neurons, engine.batch_size)
@@ -222,9 +219,7 @@ def floor(
     return neurons * (blocks + attention + unembedding) / rate, rate / 1e9
 
 
-def compare(
-    engine: Engine, ids: Tensor, answers: list[int], neurons: Neurons, truth: Tensor
-) -> float:
+def compare(engine: Engine, ids: Tensor, answers: list[int], neurons: Neurons, truth: Tensor) -> float:
     """Largest difference of L between ours (exact) and the peer's loop."""
     run = engine.clean(ids)
     got = []

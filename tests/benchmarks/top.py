@@ -47,9 +47,12 @@ def main() -> None:
         top = nt.ablate_top(model, encoded, options.k, kind="zero", seed=seed)
         hits = sum((neuron.layer, neuron.index) in wanted for neuron in top.neurons)
         found = {
-            "seed": seed, "recall": hits / options.k, "share": top.share,
-            "passes": top.passes, "converged": top.converged,
-        }  # fmt: skip
+            "seed": seed,
+            "recall": hits / options.k,
+            "share": top.share,
+            "passes": top.passes,
+            "converged": top.converged,
+        }
         print(found)
         result["searches"].append(found)
     result["gradient_forward_passes"] = gradient_cost(model, encoded)

@@ -34,9 +34,7 @@ def test_importing_and_help_load_no_torch():
 )
 def test_bad_pairs(tmp_path, content, words):
     (tmp_path / "p.jsonl").write_text(content)
-    done = neurotrace(
-        "run", "--model", "organism", "--probes", "p.jsonl", "--out", "o", cwd=tmp_path
-    )
+    done = neurotrace("run", "--model", "organism", "--probes", "p.jsonl", "--out", "o", cwd=tmp_path)
     refused(done, "p.jsonl", *words)
     assert not (tmp_path / "o").exists()
 
@@ -46,8 +44,9 @@ def test_bad_calls(tmp_path):
     refused(neurotrace_process("nonsense"), "nonsense")
     refused(
         neurotrace("run", "--model", "no/such", "--probes", "inference", "--out", "o", cwd=tmp_path),
-        "no/such", "organism",
-    )  # fmt: skip
+        "no/such",
+        "organism",
+    )
     refused(
         neurotrace("run", "--model", ".", "--probes", "inference", "--out", "o", cwd=tmp_path),
         "config.json",
@@ -57,14 +56,14 @@ def test_bad_calls(tmp_path):
     (tmp_path / "m" / "pytorch_model.bin").write_bytes(b"\x80\x04N.")
     refused(
         neurotrace("run", "--model", "m", "--probes", "inference", "--out", "o", cwd=tmp_path),
-        "pickle", "safe_serialization",
-    )  # fmt: skip
+        "pickle",
+        "safe_serialization",
+    )
     (tmp_path / "file").write_text("")
     refused(
-        neurotrace("run", "--model", "organism", "--probes", "inference", "--out", "file/x",
-                   cwd=tmp_path),
+        neurotrace("run", "--model", "organism", "--probes", "inference", "--out", "file/x", cwd=tmp_path),
         "can't write",
-    )  # fmt: skip
+    )
 
 
 def test_terminal_escapes_do_not_reach_the_terminal(tmp_path):
@@ -75,10 +74,22 @@ def test_terminal_escapes_do_not_reach_the_terminal(tmp_path):
 
 def test_interrupted_run_leaves_no_file(tmp_path):
     process = subprocess.Popen(
-        [sys.executable, "-m", "neurotrace.cli", "run", "--model", "organism", "--probes",
-         "inference", "--out", "o"],
-        cwd=tmp_path, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "neurotrace.cli",
+            "run",
+            "--model",
+            "organism",
+            "--probes",
+            "inference",
+            "--out",
+            "o",
+        ],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     for _ in range(600):
         if (tmp_path / "o").exists():
             break

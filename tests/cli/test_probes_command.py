@@ -42,9 +42,18 @@ def test_a_set_of_ones_own_is_checked_as_pairs(tmp_path):
 
 def test_mine_writes_pairs_that_run_takes(tmp_path):
     done = neurotrace(
-        "probes", "mine", "letters", "--model", "organism", "--at-most", "5", "--out", "own.jsonl",
-        "--json", cwd=tmp_path,
-    )  # fmt: skip
+        "probes",
+        "mine",
+        "letters",
+        "--model",
+        "organism",
+        "--at-most",
+        "5",
+        "--out",
+        "own.jsonl",
+        "--json",
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     shares = json.loads(done.stdout)
     assert {row["family"] for row in shares} == {"letters"}
@@ -59,9 +68,7 @@ def test_mine_writes_pairs_that_run_takes(tmp_path):
 
 
 def test_import(tmp_path):
-    (tmp_path / "t.csv").write_text(
-        "clean,corrupted,clean_answer,corrupted_answer\na b,a c, x, y\n"
-    )
+    (tmp_path / "t.csv").write_text("clean,corrupted,clean_answer,corrupted_answer\na b,a c, x, y\n")
     wanted = ["probes", "import", "t.csv", "--format", "clean-corrupt", "--out", "o.jsonl"]
     done = neurotrace(*wanted, "--clean", "reasoning", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -89,14 +96,15 @@ def test_import_of_a_table_with_other_columns(tmp_path):
 
 def test_import_knows_the_layout_and_says_which(tmp_path):
     record = {
-        "case_id": 0, "prompt": "The mother tongue of Danielle Darrieux is", "target_new": "English",
-        "subject": "Danielle Darrieux", "ground_truth": "French",
-    }  # fmt: skip
+        "case_id": 0,
+        "prompt": "The mother tongue of Danielle Darrieux is",
+        "target_new": "English",
+        "subject": "Danielle Darrieux",
+        "ground_truth": "French",
+    }
     (tmp_path / "e.json").write_text(json.dumps([record]))
     done = neurotrace("probes", "import", "e.json", "--out", "o.jsonl", cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (0, "o.jsonl: 4 pairs, read as easyedit\n"), (
-        done.stderr
-    )
+    assert (done.returncode, done.stdout) == (0, "o.jsonl: 4 pairs, read as easyedit\n"), done.stderr
     (tmp_path / "e.json").write_text(json.dumps([{**record, "ground_truth": ["a", "b"]}]))
     bad = neurotrace("probes", "import", "e.json", "--out", "o.jsonl", cwd=tmp_path)
     refused(bad, "line 1 (record 1)", "--sets first")
@@ -113,10 +121,25 @@ def test_a_tokenizers_own_code_is_not_run(tmp_path):
         '{"tokenizer_class": "C", "auto_map": {"AutoTokenizer": ["evil.C", "evil.C"]}}'
     )
     done = subprocess.run(
-        [sys.executable, "-m", "neurotrace.cli", "probes", "import", "t.csv", "--clean", "reasoning",
-         "--tokenizer", "evil", "--out", "o.jsonl"],
-        input="y\ny\n", capture_output=True, text=True, cwd=tmp_path,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "neurotrace.cli",
+            "probes",
+            "import",
+            "t.csv",
+            "--clean",
+            "reasoning",
+            "--tokenizer",
+            "evil",
+            "--out",
+            "o.jsonl",
+        ],
+        input="y\ny\n",
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
     refused(done, "tokenizer evil", "can't be loaded")
     assert not list(tmp_path.rglob("it-ran"))
 

@@ -66,7 +66,7 @@ ONE = ["--model", "organism", "--probes", "letters", "--out", "OUT"]
         ["sweep", "--spec", "SPEC", "--out", LONG],
     ],
     ids=lambda words: " ".join(words).replace(LONG, "LONG"),
-)  # fmt: skip
+)
 def test_a_path_that_can_be_no_file_is_one_line(words, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     Path("FILE").write_text("")
@@ -116,10 +116,12 @@ def test_folders_with_such_a_manifest_are_refused(raw, tmp_path):
 @pytest.mark.parametrize(
     ("read", "kind"),
     [
-        (nt.Circuit.load, "circuit"), (nt.load_detector, "detector"),
-        (nt.about_detector, "detector"), (nt.Scores.load, "scores"),
+        (nt.Circuit.load, "circuit"),
+        (nt.load_detector, "detector"),
+        (nt.about_detector, "detector"),
+        (nt.Scores.load, "scores"),
     ],
-)  # fmt: skip
+)
 def test_headers_of_tensors_are_checked(read, kind, tmp_path):
     about = {"format": f"neurotrace.{kind}/1", "class": "LinearDetector"}
     broken = {**about, "memory": 3, "parameters": [], "about": 0, "method": 1, "calibration": {}}

@@ -70,9 +70,11 @@ def test_random_like_matches_layers_and_avoids_the_chosen(k, seed):
 
 def test_scores_save_and_load(tmp_path):
     scores = Scores(
-        "gradient", torch.randn(2, 3), columns={"low": torch.zeros(2, 3)},
+        "gradient",
+        torch.randn(2, 3),
+        columns={"low": torch.zeros(2, 3)},
         provenance={"pairs": 3, "direction": "to_reasoning"},
-    )  # fmt: skip
+    )
     scores.save(tmp_path / "s.safetensors")
     again = Scores.load(tmp_path / "s.safetensors")
     assert torch.equal(again.value, scores.value)

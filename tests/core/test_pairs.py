@@ -19,17 +19,24 @@ from neurotrace.core.pairs import (
 from neurotrace.core.records import probe_names
 
 GOOD = {
-    "id": "a", "family": "f", "template": "t", "group": "g", "memorization": "recall x",
-    "reasoning": "think x", "memorized_answer": " one", "reasoned_answer": " two",
-}  # fmt: skip
+    "id": "a",
+    "family": "f",
+    "template": "t",
+    "group": "g",
+    "memorization": "recall x",
+    "reasoning": "think x",
+    "memorized_answer": " one",
+    "reasoned_answer": " two",
+}
 
 
 def make(count: int, groups: int = 6, templates: int = 3) -> list[PromptPair]:
     return [
-        PromptPair(**{**GOOD, "id": str(i), "group": f"g{i % groups}",
-                      "template": f"t{i // groups % templates}"})
+        PromptPair(
+            **{**GOOD, "id": str(i), "group": f"g{i % groups}", "template": f"t{i // groups % templates}"}
+        )
         for i in range(count)
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize("name", ["arithmetic", "inference", "capitals"])

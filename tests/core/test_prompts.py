@@ -11,9 +11,16 @@ from neurotrace.core.errors import InputError
 from neurotrace.core.prompts import PROMPT_FIELDS, originals
 
 GOOD = {
-    "id": "a", "family": "f", "template": "t", "group": "g", "prompt": "ask x",
-    "memorized_answer": " one", "reasoned_answer": " two", "perturbs": None, "perturbation": None,
-}  # fmt: skip
+    "id": "a",
+    "family": "f",
+    "template": "t",
+    "group": "g",
+    "prompt": "ask x",
+    "memorized_answer": " one",
+    "reasoned_answer": " two",
+    "perturbs": None,
+    "perturbation": None,
+}
 
 
 def test_packaged_prompts_are_valid():

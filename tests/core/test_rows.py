@@ -18,12 +18,17 @@ from neurotrace.core.prompts import load_prompts
 
 PAIRS = [
     PromptPair(
-        id=str(number), family="f", template="t", group=f"{number:03d}",
-        memorization=f"recall {number}, the \"sum\" =", reasoning=f"think {number};\nthe sum =",
-        memorized_answer=f"00{number}", reasoned_answer=" two",
+        id=str(number),
+        family="f",
+        template="t",
+        group=f"{number:03d}",
+        memorization=f'recall {number}, the "sum" =',
+        reasoning=f"think {number};\nthe sum =",
+        memorized_answer=f"00{number}",
+        reasoned_answer=" two",
     )
     for number in range(1, 4)
-]  # fmt: skip
+]
 RECORDS = [asdict(pair) for pair in PAIRS]
 CHANGES = {"id": "other id", "reasoning": "rule"}  # columns of other names
 
@@ -58,12 +63,18 @@ class Interchange:
 @pytest.mark.parametrize(
     "source",
     [
-        PAIRS, RECORDS, iter(RECORDS), pd.DataFrame(RECORDS), Polars(), Interchange(),
-        pa.Table.from_pylist(RECORDS), datasets.Dataset.from_list(RECORDS),
+        PAIRS,
+        RECORDS,
+        iter(RECORDS),
+        pd.DataFrame(RECORDS),
+        Polars(),
+        Interchange(),
+        pa.Table.from_pylist(RECORDS),
+        datasets.Dataset.from_list(RECORDS),
         datasets.DatasetDict(train=datasets.Dataset.from_list(RECORDS)),
     ],
     ids=["pairs", "dicts", "iterator", "pandas", "polars", "interchange", "arrow", "dataset", "dict"],
-)  # fmt: skip
+)
 def test_tables_in_memory(source):
     assert load_pairs(source) == PAIRS
 
@@ -155,10 +166,13 @@ def test_a_data_set_on_the_hub(monkeypatch, cache):
 
     monkeypatch.setattr(datasets, "load_dataset_builder", lambda name: Builder())
     monkeypatch.setattr(
-        datasets, "load_dataset",
-        lambda *given, **options: asked.append((given, options))
-        or datasets.DatasetDict(train=datasets.Dataset.from_list(RECORDS)),
-    )  # fmt: skip
+        datasets,
+        "load_dataset",
+        lambda *given, **options: (
+            asked.append((given, options))
+            or datasets.DatasetDict(train=datasets.Dataset.from_list(RECORDS))
+        ),
+    )
     assert load_pairs("owner/name", split="train") == PAIRS
     assert asked == [(("owner/name",), {})]
     Builder.info.builder_name = "imagefolder"
@@ -186,13 +200,24 @@ def renamed(value, field="reasoned_answer"):
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        (None, "empty"), (float("nan"), "empty"), (pd.NA, "empty"), (pd.NaT, "empty"), ("", "empty"),
-        (" ", "' '"), (["France"], "a list of 1"), (["a", "b"], "a list of 2"),
-        ("['France']", "a list of 1"), ('["a", "b"]', "a list of 2"), (7, "7 and no text"),
-        (7.0, "7.0 and no text"), (True, "True and no text"), ({"a": 1}, "{'a': 1}"), (b"x", "b'x'"),
+        (None, "empty"),
+        (float("nan"), "empty"),
+        (pd.NA, "empty"),
+        (pd.NaT, "empty"),
+        ("", "empty"),
+        (" ", "' '"),
+        (["France"], "a list of 1"),
+        (["a", "b"], "a list of 2"),
+        ("['France']", "a list of 1"),
+        ('["a", "b"]', "a list of 2"),
+        (7, "7 and no text"),
+        (7.0, "7.0 and no text"),
+        (True, "True and no text"),
+        ({"a": 1}, "{'a': 1}"),
+        (b"x", "b'x'"),
     ],
     ids=repr,
-)  # fmt: skip
+)
 def test_what_is_no_answer_never_becomes_one(value, words):
     for source, where in (
         (renamed(value), "pair 2"),
@@ -250,7 +275,7 @@ def test_the_lines_above_are_those_of_the_files(tmp_path):
         ("p.xlsx", b"PK", [".xlsx can't be read", "save it as"]),
         ("p.pkl", b"", [".pkl can't be read"]),
     ],
-)  # fmt: skip
+)
 def test_broken_files(tmp_path, name, raw, words):
     (tmp_path / name).write_bytes(raw if isinstance(raw, bytes) else raw.encode())
     with pytest.raises(InputError) as caught:
@@ -261,9 +286,7 @@ def test_broken_files(tmp_path, name, raw, words):
 
 
 @settings(max_examples=300, deadline=None)
-@given(
-    st.binary(max_size=200) | st.text("ab,;\t|\"'\n\r[]{}: 1\ufeff", max_size=60).map(str.encode)
-)
+@given(st.binary(max_size=200) | st.text("ab,;\t|\"'\n\r[]{}: 1\ufeff", max_size=60).map(str.encode))
 def test_any_bytes_are_rows_or_a_named_error(tmp_path_factory, raw):
     folder = tmp_path_factory.getbasetemp()
     for name in ("fuzz.csv", "fuzz.tsv", "fuzz.json", "fuzz.parquet"):
@@ -275,8 +298,11 @@ def test_any_bytes_are_rows_or_a_named_error(tmp_path_factory, raw):
 def test_columns_and_constants(tmp_path):
     (tmp_path / "p.csv").write_text("prompt,rule,old,new,note\na recall,a think,007,8,\n")
     columns = {
-        "memorization": "prompt", "reasoning": "rule", "memorized_answer": "old", "reasoned_answer": "new",
-    }  # fmt: skip
+        "memorization": "prompt",
+        "reasoning": "rule",
+        "memorized_answer": "old",
+        "reasoned_answer": "new",
+    }
     constants = {"family": "sums", "template": "plain"}
     (pair,) = load_pairs(tmp_path / "p.csv", columns=columns, constants=constants)
     assert (pair.id, pair.group, pair.family) == ("row-1", "row-1", "sums")

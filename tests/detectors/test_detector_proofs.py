@@ -14,9 +14,7 @@ from neurotrace.detectors.proofs import coloured_digits
 @pytest.mark.parametrize("copies", [2, pytest.param(8, marks=pytest.mark.nightly)])
 def test_generated_environments_do_what_known_ones_do_and_erm_does_not(copies, monkeypatch):
     monkeypatch.setattr(proofs, "coloured_digits", partial(coloured_digits, copies=copies))
-    table = proofs.prove_invariance([2], ["erm", "vrex known", "vrex generated"]).set_index(
-        "method"
-    )
+    table = proofs.prove_invariance([2], ["erm", "vrex known", "vrex generated"]).set_index("method")
     erm, known, generated = (
         table.loc[name, "reversed_test"] for name in ("erm", "vrex known", "vrex generated")
     )

@@ -77,13 +77,9 @@ def test_files_of_the_format_before(tmp_path):
         fitted = clone(detector).fit(X, y)
         save_detector(fitted, path)
         assert path.read_bytes().count(b"neurotrace.detector/2") == 1
-        path.write_bytes(
-            path.read_bytes().replace(b"neurotrace.detector/2", b"neurotrace.detector/1")
-        )
+        path.write_bytes(path.read_bytes().replace(b"neurotrace.detector/2", b"neurotrace.detector/1"))
         if isinstance(detector, FusedDetector):
-            with pytest.raises(
-                InputError, match=r"a FusedDetector of format neurotrace\.detector/1"
-            ):
+            with pytest.raises(InputError, match=r"a FusedDetector of format neurotrace\.detector/1"):
                 load_detector(path)
         else:
             np.testing.assert_array_equal(load_detector(path).predict(X), fitted.predict(X))
@@ -153,8 +149,7 @@ def test_irm_penalty_is_the_gradient_that_its_formula_says():
     w = torch.ones((), dtype=torch.float64, requires_grad=True)
     loss = torch.nn.functional.binary_cross_entropy_with_logits
     slopes = [
-        torch.autograd.grad(loss(w * logit[part], y[part]), w)[0]
-        for part in (slice(0, 20), slice(20, 50))
+        torch.autograd.grad(loss(w * logit[part], y[part]), w)[0] for part in (slice(0, 20), slice(20, 50))
     ]
     expected = torch.stack(slopes).square().mean()
     torch.testing.assert_close(irm(logit, y, shares(member)), expected)

@@ -88,9 +88,7 @@ def test_single_equals_full_passes(name, engines, record_property):
     for layer in range(DEPTH):
         values = torch.tensor([0.0, 0.0, 2.0, -1.0, 3.0])
         got = engine.logits(engine.single(run, layer, index, values))
-        edits = [
-            Edit.set([layer], [i], float(v)) for i, v in zip(index.tolist(), values, strict=True)
-        ]
+        edits = [Edit.set([layer], [i], float(v)) for i, v in zip(index.tolist(), values, strict=True)]
         want = slow(model, ids, edits, [LENGTH - 1])
         assert (got - want).abs().max() < 1e-4
         largest = max(largest, float((want - clean).abs().max()))
@@ -232,9 +230,7 @@ def test_logits_are_the_models(engines):
         some = torch.tensor([5, 3, 40])
         assert (engine.logits(run.hidden, some)[0] - want[some]).abs().max() < 1e-4
         assert abs(float(engine.logit_difference(run.hidden, 5, 3) - (want[5] - want[3]))) < 1e-4
-        each = engine.logit_difference(
-            run.hidden.expand(2, -1), torch.tensor([5, 3]), torch.tensor([3, 5])
-        )
+        each = engine.logit_difference(run.hidden.expand(2, -1), torch.tensor([5, 3]), torch.tensor([3, 5]))
         assert abs(float(each.sum())) < 1e-5
 
 

@@ -34,32 +34,32 @@ def folder(trust_study, organism, prompts, tmp_path_factory):
     neurons = (*trust_study.circuit.memory, *trust_study.circuit.reasoning)
     change = nt.scale(neurons, factor=-20.0, direction="to_reasoning")
     change.save(place / "change.safetensors")
-    items = [
-        {"input": text, "target": nt.generate(organism, text, max_new_tokens=2)} for text in prompts
-    ]
+    items = [{"input": text, "target": nt.generate(organism, text, max_new_tokens=2)} for text in prompts]
     (place / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
     return place
 
 
 def test_the_provider_writes_what_generate_writes(folder, organism, prompts):
     task = inspect_ai.Task(
-        json_dataset(str(folder / "items.jsonl")), solver=generate(max_tokens=2),
+        json_dataset(str(folder / "items.jsonl")),
+        solver=generate(max_tokens=2),
         scorer=[match(), trust_score(str(folder))],
-    )  # fmt: skip
+    )
     change = nt.Intervention.load(folder / "change.safetensors")
     found, written = [], []
     for path in (None, str(folder / "change.safetensors")):
         given = {} if path is None else {"intervention": path}
         (log,) = inspect_ai.eval(
-            task, model="neurotrace/organism", model_args=given, display="none",
+            task,
+            model="neurotrace/organism",
+            model_args=given,
+            display="none",
             log_dir=str(folder / "logs"),
-        )  # fmt: skip
+        )
         assert log.status == "success", log.error
         under = None if path is None else change
         written.append([sample.output.completion for sample in log.samples])
-        assert written[-1] == [
-            nt.generate(organism, text, under, max_new_tokens=2) for text in prompts
-        ]
+        assert written[-1] == [nt.generate(organism, text, under, max_new_tokens=2) for text in prompts]
         assert ("intervention" in log.samples[0].output.metadata) == (path is not None)
         found.append([sample.scores["trust_score"] for sample in log.samples])
     assert written[0] != written[1]
@@ -67,9 +67,7 @@ def test_the_provider_writes_what_generate_writes(folder, organism, prompts):
     table = nt.trust(organism, prompts, nt.Circuit.load(folder / "circuit.safetensors")).to_frame()
     for scores in found:
         for name in ("p_memory", "margin"):
-            assert [each.value[name] for each in scores] == pytest.approx(
-                list(table[name]), abs=1e-5
-            )
+            assert [each.value[name] for each in scores] == pytest.approx(list(table[name]), abs=1e-5)
         assert [each.answer for each in scores] == list(table["answer"])
 
 
@@ -90,11 +88,14 @@ def test_a_mistake_is_named(folder):
         get_model("neurotrace/organism", strength=2)
     task = inspect_ai.Task(
         json_dataset(str(folder / "items.jsonl")), solver=generate(), scorer=trust_score(str(folder))
-    )  # fmt: skip
+    )
     (log,) = inspect_ai.eval(
-        task, model="neurotrace/organism", temperature=0.7,
-        display="none", log_dir=str(folder / "logs"),
-    )  # fmt: skip
+        task,
+        model="neurotrace/organism",
+        temperature=0.7,
+        display="none",
+        log_dir=str(folder / "logs"),
+    )
     assert "one greedy text" in log.error.message
     task.solver = user_message("and nothing is asked")
     (log,) = inspect_ai.eval(task, model="none/none", display="none", log_dir=str(folder / "logs"))

@@ -35,9 +35,20 @@ def run(planted_folder, tmp_path_factory):
     """A run on the planted model: its interventions flip every answer."""
     out = tmp_path_factory.mktemp("runs") / "planted"
     done = neurotrace(
-        "run", "--model", str(planted_folder), "--probes", str(planted_folder / "pairs.jsonl"),
-        "--method", "gradient", "--intervention", "patch", "--k", "1", "--out", str(out),
-    )  # fmt: skip
+        "run",
+        "--model",
+        str(planted_folder),
+        "--probes",
+        str(planted_folder / "pairs.jsonl"),
+        "--method",
+        "gradient",
+        "--intervention",
+        "patch",
+        "--k",
+        "1",
+        "--out",
+        str(out),
+    )
     assert done.returncode == 0, done.stderr
     return nt.load_run(out)
 
@@ -89,9 +100,7 @@ def test_log_likelihoods_equal_ours(organism, tmp_path):
 
 def test_unchanged_it_answers_as_lm_evals_own_model(organism, planted_folder):
     pairs = nt.load_pairs("letters")[:10] + nt.load_pairs("arithmetic")[:10]
-    rows = [
-        (p.memorization, f" {a}") for p in pairs for a in (p.memorized_answer, p.reasoned_answer)
-    ]
+    rows = [(p.memorization, f" {a}") for p in pairs for a in (p.memorized_answer, p.reasoned_answer)]
     where = {"pretrained": str(organism_folder("organism")), "device": "cpu", "dtype": "float32"}
     ours = NeurotraceLM("organism")
     asked = requests("loglikelihood", rows)
@@ -140,9 +149,7 @@ def test_rolling_likelihoods_are_of_every_token_once(model, planted_folder):
         for place in range(1, len(ids)):
             # first window: the first 16 predictions; second: the last 16 inputs
             first = ids[:place] if place <= 16 else ids[len(ids) - 17 : place]
-            logits = logits_under(
-                model, torch.tensor([first]), [change], [None], positions="all"
-            )  # fmt: skip
+            logits = logits_under(model, torch.tensor([first]), [change], [None], positions="all")
             chosen = logits[0] if path is None else next(logits[1])
             total += float(chosen[0].log_softmax(-1)[ids[place]])
         assert found == pytest.approx(total, abs=1e-3)
@@ -151,20 +158,20 @@ def test_rolling_likelihoods_are_of_every_token_once(model, planted_folder):
 def test_a_run_folder_flips_a_benchmark(run, tasks, planted_folder, model):
     def evaluated(**more):
         return simple_evaluate(
-            model="neurotrace", model_args={"pretrained": str(planted_folder), **more},
-            tasks=["planted_choice", "planted_text", "planted_written"], batch_size=4,
+            model="neurotrace",
+            model_args={"pretrained": str(planted_folder), **more},
+            tasks=["planted_choice", "planted_text", "planted_written"],
+            batch_size=4,
             task_manager=TaskManager(include_path=str(tasks), include_defaults=False),
             bootstrap_iters=0,
-        )  # fmt: skip
+        )
 
     before = evaluated()
     after = evaluated(intervention=str(run.folder), direction="to_reasoning")
     for name, metric in (("planted_choice", "acc,none"), ("planted_written", "exact_match,none")):
         assert before["results"][name][metric] == 1.0
         assert after["results"][name][metric] == 0.0
-    perplexities = [
-        each["results"]["planted_text"]["word_perplexity,none"] for each in (before, after)
-    ]
+    perplexities = [each["results"]["planted_text"]["word_perplexity,none"] for each in (before, after)]
     assert perplexities[0] != pytest.approx(perplexities[1], rel=1e-3)
     about = after["config"]
     assert about["intervention"]["neurons"] == ["L1.N5"]
@@ -185,9 +192,7 @@ def test_what_is_not_ours_to_do_is_refused(run, tmp_path):
         NeurotraceLM("organism", batch_size=0)
     ours = NeurotraceLM("organism", batch_size="auto")
     with pytest.raises(InputError, match="greedily"):
-        ours.generate_until(
-            requests("generate_until", [("5+6=", {"do_sample": True, "temperature": 1})])
-        )
+        ours.generate_until(requests("generate_until", [("5+6=", {"do_sample": True, "temperature": 1})]))
     with pytest.raises(InputError, match="no chat template"):
         ours.apply_chat_template([{"role": "user", "content": "5+6="}])
     assert ours.generate_until(requests("generate_until", [("5+6=", {"max_gen_toks": 2})])) == [

@@ -27,9 +27,12 @@ def run(line: str, cwd: Path) -> str:
     if name == "neurotrace":
         program = [sys.executable, "-m", "neurotrace.cli"]
     done = subprocess.run(
-        [*program, *arguments], cwd=cwd, capture_output=True, text=True,
+        [*program, *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
         env={**os.environ, "HF_DATASETS_OFFLINE": "1", "HF_DATASETS_CACHE": str(cwd / "cache")},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 

@@ -30,14 +30,44 @@ SET = replace(SCALE, kind="set", keep=torch.tensor([0.0, 1.0, 0.0]), offset=SHIF
 
 # families whose MLPs can hold a constant, and those where something follows the MLP
 BIASED = {
-    "gpt2", "gpt_neo", "gptj", "neox", "neox_serial", "bloom", "opt", "opt_post_norm", "llama",
-    "llama_tied_biased", "phi", "granite", "smollm3", "starcoder2", "gpt_bigcode", "codegen", "nemotron",
-    "arcee", "jais2", "seed_oss", "modernbert_decoder", "xglm", "openai_gpt", "falcon_h1",
-}  # fmt: skip
+    "gpt2",
+    "gpt_neo",
+    "gptj",
+    "neox",
+    "neox_serial",
+    "bloom",
+    "opt",
+    "opt_post_norm",
+    "llama",
+    "llama_tied_biased",
+    "phi",
+    "granite",
+    "smollm3",
+    "starcoder2",
+    "gpt_bigcode",
+    "codegen",
+    "nemotron",
+    "arcee",
+    "jais2",
+    "seed_oss",
+    "modernbert_decoder",
+    "xglm",
+    "openai_gpt",
+    "falcon_h1",
+}
 NORMED = {
-    "opt_post_norm", "gemma2", "gemma3", "gemma4", "olmo2", "olmo3", "olmo_hybrid", "granite", "glm4",
-    "exaone4", "openai_gpt",
-}  # fmt: skip
+    "opt_post_norm",
+    "gemma2",
+    "gemma3",
+    "gemma4",
+    "olmo2",
+    "olmo3",
+    "olmo_hybrid",
+    "granite",
+    "glm4",
+    "exaone4",
+    "openai_gpt",
+}
 BY_DAY = ("gpt2", "llama", "opt", "gemma2", "granite")
 TAKEN = [name for name, family in FAMILIES.items() if not family.refused and name not in ("bamba",)]
 
@@ -167,8 +197,9 @@ def test_without_neurotrace_the_same_answers_flip(organism, tmp_path):
     )
     done = subprocess.run(
         [sys.executable, "-c", ALONE, str(folder("organism")), str(tmp_path)],
-        capture_output=True, text=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     by_hooks, by_weights = (json.loads(line) for line in done.stdout.splitlines())
     order = [pair.id for pair in pairs.pairs]
@@ -187,15 +218,11 @@ def test_an_edit_that_does_something_else_is_noticed_and_removed(organism, tmp_p
         return write_rows(projection).roll(1, dims=0)
 
     monkeypatch.setattr(weights, "write_rows", rows_of_another)
-    with pytest.raises(
-        InputError, match=r"answers otherwise than our hooks, and was removed"
-    ) as caught:
+    with pytest.raises(InputError, match=r"answers otherwise than our hooks, and was removed") as caught:
         nt.export(organism, change, "checkpoint", tmp_path)
     assert "--to hooks" in str(caught.value)
     assert not (tmp_path / "checkpoint").exists()
-    assert (
-        json.loads((tmp_path / "export.json").read_text())["proofs"]["checkpoint"]["holds"] is False
-    )
+    assert json.loads((tmp_path / "export.json").read_text())["proofs"]["checkpoint"]["holds"] is False
 
 
 def test_the_models_own_weights_stay_as_they_are(organism, tmp_path):
@@ -251,9 +278,7 @@ def test_the_command_exports_what_a_run_found(run, model, tmp_path):
     plain_model(model).save_pretrained(tmp_path / "model")
     word_tokenizer(tmp_path / "model", PLANTED_WORDS)
     call = ["export", str(run.folder), "--model", str(tmp_path / "model"), "--out"]
-    refused(
-        neurotrace(*call, str(tmp_path / "a"), "--to", "hooks"), "several: pick one by --family"
-    )
+    refused(neurotrace(*call, str(tmp_path / "a"), "--to", "hooks"), "several: pick one by --family")
     one = ["--direction", "to_reasoning"]
     done = neurotrace(*call, str(tmp_path / "a"), "--to", "hooks", *one, "--fold", "0")
     assert done.returncode == 0, done.stderr
@@ -271,5 +296,6 @@ def test_the_command_exports_what_a_run_found(run, model, tmp_path):
     assert done.returncode == 0, done.stderr
     refused(
         neurotrace("export", str(run.folder), "--out", str(tmp_path / "d"), "--to", "json", *one),
-        "the run's model is called 'planted'", "--model",
-    )  # fmt: skip
+        "the run's model is called 'planted'",
+        "--model",
+    )

@@ -43,9 +43,7 @@ def pairs(tiny):
 @pytest.mark.parametrize("change", [SCALE, SHIFT, replace(SHIFT, kind="set", keep=torch.zeros(3))])
 def test_the_edited_file_answers_as_under_hooks(tiny, pairs, source, tmp_path, change):
     (proof,) = nt.export(tiny, change, "gguf", tmp_path, pairs=pairs, source=source).proofs.values()
-    assert (
-        proof.difference < 1e-5
-    )  # the changed tensors are kept in float32: nothing is rounded again
+    assert proof.difference < 1e-5  # the changed tensors are kept in float32: nothing is rounded again
     before, after = (
         {tensor.name: tensor for tensor in gguf.GGUFReader(str(path)).tensors}
         for path in (source, tmp_path / "model.gguf")
@@ -56,9 +54,7 @@ def test_the_edited_file_answers_as_under_hooks(tiny, pairs, source, tmp_path, c
         assert before[name].data.tobytes() == after[name].data.tobytes()
     assert all(name in changed or ".bias" in name for name in after.keys() - before.keys())
     fields = [gguf.GGUFReader(str(p)).fields for p in (source, tmp_path / "model.gguf")]
-    mine = [
-        {k: f.contents() for k, f in own.items() if not k.startswith("GGUF.")} for own in fields
-    ]
+    mine = [{k: f.contents() for k, f in own.items() if not k.startswith("GGUF.")} for own in fields]
     assert mine[0] == mine[1]
 
 

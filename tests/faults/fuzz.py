@@ -46,20 +46,60 @@ from commands import neurotrace
 SECONDS = 120  # of wall time, on a machine that may be busy
 MODEL = "this is where a model would be loaded"
 NASTY = [
-    None, True, -1, 0, 1, 2**31, 2**63, 10**30, 1e308, float("nan"), float("inf"), "", "x", "0/0",
-    "../../etc/x", "/etc/passwd", "a\0b", "\x1b[31m", "\ud800", "<script>", "\u202e", "9" * 5000,
-    "x" * 10**6, [], {}, [[]], {"a": {"b": []}}, ["../x"] * 50, "yes", "1-99999", "shift:nan",
+    None,
+    True,
+    -1,
+    0,
+    1,
+    2**31,
+    2**63,
+    10**30,
+    1e308,
+    float("nan"),
+    float("inf"),
+    "",
+    "x",
+    "0/0",
+    "../../etc/x",
+    "/etc/passwd",
+    "a\0b",
+    "\x1b[31m",
+    "\ud800",
+    "<script>",
+    "\u202e",
+    "9" * 5000,
+    "x" * 10**6,
+    [],
+    {},
+    [[]],
+    {"a": {"b": []}},
+    ["../x"] * 50,
+    "yes",
+    "1-99999",
+    "shift:nan",
     "L1.N99999999999999999999",
-]  # fmt: skip
+]
 PAIR = {
-    "id": "a", "family": "f", "template": "t", "group": "g", "memorization": "recall 1+1=",
-    "reasoning": "think 1+1=", "memorized_answer": "3", "reasoned_answer": "2",
-}  # fmt: skip
+    "id": "a",
+    "family": "f",
+    "template": "t",
+    "group": "g",
+    "memorization": "recall 1+1=",
+    "reasoning": "think 1+1=",
+    "memorized_answer": "3",
+    "reasoned_answer": "2",
+}
 SPEC = {
-    "models": ["organism", "x/y"], "probes": ["arithmetic", ["letters", "inference"]],
-    "modes": ["zero", "shift:2"], "seeds": [0, 1], "max_pairs": 3, "layers": "0-2,3",
-    "positions": "read", "part_rows": 100, "memory_gb": 1.5,
-}  # fmt: skip
+    "models": ["organism", "x/y"],
+    "probes": ["arithmetic", ["letters", "inference"]],
+    "modes": ["zero", "shift:2"],
+    "seeds": [0, 1],
+    "max_pairs": 3,
+    "layers": "0-2,3",
+    "positions": "read",
+    "part_rows": 100,
+    "memory_gb": 1.5,
+}
 
 
 def main() -> None:
@@ -93,9 +133,7 @@ def main() -> None:
             after = outside(Path(home), run)
             assert before == after, f"{kind.__name__} {turn}: files outside the run's folder"
             counts[f"{kind.__name__}: {'refused' if refused else 'read'}"] += 1
-    print(
-        f"{options.times} inputs: {dict(sorted(counts.items()))}; no traceback, hang or stray file"
-    )
+    print(f"{options.times} inputs: {dict(sorted(counts.items()))}; no traceback, hang or stray file")
 
 
 def pairs_file(draw: random.Random, box: Path) -> list[str]:
@@ -136,22 +174,29 @@ def part(draw: random.Random, box: Path) -> list[str]:
     else:
         table = pq.read_table(path)
         note = json.loads(table.schema.metadata[b"neurotrace"])
-        meta = {
-            b"neurotrace": json.dumps(changed(draw, note) if draw.random() < 0.6 else note).encode()
-        }
+        meta = {b"neurotrace": json.dumps(changed(draw, note) if draw.random() < 0.6 else note).encode()}
         name = draw.choice(table.column_names)
-        table = draw.choice([
-            lambda: table.slice(draw.randrange(10)),
-            lambda: table.drop_columns([name]),
-            lambda: table.rename_columns([one.replace(name, "\0") for one in table.column_names]),
-            lambda: pa.concat_tables([table, table]),
-            lambda: table,
-        ])().replace_schema_metadata(meta if draw.random() < 0.7 else None)  # fmt: skip
+        table = draw.choice(
+            [
+                lambda: table.slice(draw.randrange(10)),
+                lambda: table.drop_columns([name]),
+                lambda: table.rename_columns([one.replace(name, "\0") for one in table.column_names]),
+                lambda: pa.concat_tables([table, table]),
+                lambda: table,
+            ]
+        )().replace_schema_metadata(meta if draw.random() < 0.7 else None)
         pq.write_table(table, path)
         if draw.random() < 0.7:
             path.write_bytes(sealed(path.read_bytes()))
-    odd = ["part-1.parquet", "part-00000000.parquet.x", "part-٠٠٠٠٠٠٠٠.parquet", "..parquet",
-           "part-99999999.parquet", "\x1b.parquet", "part-00000000.parquet\n"]  # fmt: skip
+    odd = [
+        "part-1.parquet",
+        "part-00000000.parquet.x",
+        "part-٠٠٠٠٠٠٠٠.parquet",
+        "..parquet",
+        "part-99999999.parquet",
+        "\x1b.parquet",
+        "part-00000000.parquet\n",
+    ]
     if draw.random() < 0.3:
         shutil.copy(path, parts / draw.choice(odd))
     return ["--resume"]
@@ -179,13 +224,7 @@ def changed(draw: random.Random, record: object) -> object:
 
 
 def collect(value: object, spots: list[tuple[object, object]]) -> None:
-    keys = (
-        list(value)
-        if isinstance(value, dict)
-        else range(len(value))
-        if isinstance(value, list)
-        else ()
-    )
+    keys = list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
     for key in keys:
         spots.append((value, key))
         collect(value[key], spots)  # type: ignore[index]
@@ -208,9 +247,7 @@ def scrambled(draw: random.Random, raw: bytes) -> bytes:
         elif action == 3:
             data[at:at] = data[at : at + many] * draw.choice([1, 2, 1000])
         elif action == 4:
-            data[at:at] = (
-                draw.choice([b"[", b"{", b'"', b"\n", b"\0", b"&a ", b"*a", b"!!x "]) * many
-            )
+            data[at:at] = draw.choice([b"[", b"{", b'"', b"\n", b"\0", b"&a ", b"*a", b"!!x "]) * many
         elif draw.random() < 0.3:
             del data[at:]
     return bytes(data)

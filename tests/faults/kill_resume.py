@@ -99,10 +99,21 @@ def trial(out: Path, options: argparse.Namespace, draw: random.Random, cluster: 
 def start(out: Path, pairs: int, address: str = "") -> int:
     """`neurotrace sweep …` in another process, on the cluster at `address` if there is one; its id."""
     words = [
-        "sweep", "--model", "organism", "--probes", "arithmetic", "--max-pairs", str(pairs),
-        "--part-rows", str(PART_ROWS), "--threads", "1", "--out", str(out),
+        "sweep",
+        "--model",
+        "organism",
+        "--probes",
+        "arithmetic",
+        "--max-pairs",
+        str(pairs),
+        "--part-rows",
+        str(PART_ROWS),
+        "--threads",
+        "1",
+        "--out",
+        str(out),
         *(["--ray", address, "--workers", "2"] if address else []),
-    ]  # fmt: skip
+    ]
     pid = os.fork()
     if pid:
         return pid

@@ -29,9 +29,7 @@ def items_of(pairs):
 def test_accuracy_is_counted_before_and_after(model, pairs, encoded):
     items = load_items(items_of(pairs))
     moments = nt.moments(model, encoded)
-    both = [
-        nt.set_to_mean([PLANTED], moments, donor=side) for side in ("reasoning", "memorization")
-    ]
+    both = [nt.set_to_mean([PLANTED], moments, donor=side) for side in ("reasoning", "memorization")]
     found = benchmark(model, items, [*both, nt.zero([nt.Neuron(0, 3)], direction="to_reasoning")])
     assert found.before.all()
     assert found.after[0].tolist() == [False] * 6 + [True] * 6  # all are reasoned now
@@ -81,20 +79,27 @@ def test_a_run_shows_it(planted_folder, pairs, tmp_path):
     task = tmp_path / "<i>items.jsonl"
     task.write_text("".join(json.dumps(item) + "\n" for item in items_of(pairs)))
     call = [
-        "run", "--model", str(planted_folder), "--probes", str(planted_folder / "pairs.jsonl"),
-        "--method", "gradient", "--intervention", "patch", "--k", "1", "--out", str(tmp_path / "run"),
-    ]  # fmt: skip
+        "run",
+        "--model",
+        str(planted_folder),
+        "--probes",
+        str(planted_folder / "pairs.jsonl"),
+        "--method",
+        "gradient",
+        "--intervention",
+        "patch",
+        "--k",
+        "1",
+        "--out",
+        str(tmp_path / "run"),
+    ]
     done = neurotrace(*call, "--damage-task", str(task))
     assert done.returncode == 0, done.stderr
-    assert "accuracy 100.0% before, 50.0% (planted to reasoning), 50.0%" in " ".join(
-        done.stdout.split()
-    )
+    assert "accuracy 100.0% before, 50.0% (planted to reasoning), 50.0%" in " ".join(done.stdout.split())
     run = nt.load_run(tmp_path / "run")
     assert [each["accuracy"] for each in run.summary["benchmark"]["after"]] == [0.5, 0.5]
     page = " ".join(nt.write_report(run).split())
-    assert (
-        "&lt;i&gt;items.jsonl (12 items): 100.0% before, 50.0% after, change -50.0 points" in page
-    )
+    assert "&lt;i&gt;items.jsonl (12 items): 100.0% before, 50.0% after, change -50.0 points" in page
     assert "<i>items" not in page
     task.write_text(json.dumps(GOOD | {"answer": 5}))
     refused(neurotrace(*call, "--overwrite", "--damage-task", str(task)), "line 1: answer")

@@ -113,8 +113,7 @@ def test_continuations_in_batches_equal_single_ones_and_stop(organism):
         for positions in POSITIONS:
             together = continuations(organism, ids, change, max_new_tokens=5, positions=positions)
             assert together == [
-                nt.generate(organism, text, change, max_new_tokens=5, positions=positions)
-                for text in texts
+                nt.generate(organism, text, change, max_new_tokens=5, positions=positions) for text in texts
             ]
     whole = nt.generate(organism, texts[0], max_new_tokens=5)
     assert len(whole.split()) == 5

@@ -50,9 +50,7 @@ def test_batching_and_order_do_not_matter(model, encoded, units, strength):
     made = nt.patch([nt.Neuron(1, unit) for unit in units], donor="reasoning", strength=strength)
     assert nt.patch([PLANTED], donor="reasoning", strength=1.5).kind == "patch:1.5"
     zero = nt.zero([nt.Neuron(0, unit) for unit in units], direction="to_reasoning")
-    together = (
-        nt.measure(model, encoded, [made, zero]).to_frame().set_index(["pair", "intervention"])
-    )
+    together = nt.measure(model, encoded, [made, zero]).to_frame().set_index(["pair", "intervention"])
     turned = encoded.at(list(range(len(encoded)))[::-1])
     alone = nt.measure(model, turned, [made]).to_frame().set_index(["pair", "intervention"])
     for key in alone.index:
@@ -88,9 +86,7 @@ def test_steering_is_the_least_norm_shift_for_its_prediction(model, encoded):
     norm = reference.norms[1, :9]
     for direction, sign in (("to_reasoning", -1), ("to_memorization", 1)):
         made = nt.steer(neurons, reference, direction=direction, alpha=0.5)
-        assert float((slope * made.offset).sum()) == pytest.approx(
-            sign * 0.5 * reference.gap, rel=1e-4
-        )
+        assert float((slope * made.offset).sum()) == pytest.approx(sign * 0.5 * reference.gap, rel=1e-4)
         for seed in range(5):
             aside = torch.randn(9, generator=torch.Generator().manual_seed(seed))
             aside -= slope * (slope @ aside) / (slope @ slope)  # no first-order effect
@@ -174,9 +170,7 @@ def test_generation_shows_the_flip(model, pairs):
     pair = pairs[0]
     assert nt.generate(model, pair.memorization, max_new_tokens=1) == "mem"
     one = nt.patch([PLANTED], donor="reasoning")
-    flipped = nt.generate(
-        model, pair.memorization, one, donor_prompt=pair.reasoning, max_new_tokens=1
-    )
+    flipped = nt.generate(model, pair.memorization, one, donor_prompt=pair.reasoning, max_new_tokens=1)
     assert flipped == "rea"
     assert nt.generate(model, pair.reasoning, max_new_tokens=1) == "rea"
     with pytest.raises(InputError, match="donor_prompt"):

@@ -18,9 +18,12 @@ MEAN = torch.tensor([[[1.0, 2.0], [3.0, 4.0]], [[5.0, 8.0], [7.0, 0.0]]])  # [si
 SLOPE = torch.tensor([[[0.0, 1.0], [2.0, 0.0]], [[0.0, 3.0], [2.0, 0.0]]])  # means 2 and 2
 NORMS = torch.tensor([[1.0, 2.0], [1.0, 1.0]])  # of TWO: 2 and 1
 REFERENCE = nt.Reference(
-    Moments(MEAN, torch.ones_like(MEAN), 4), SLOPE, torch.zeros_like(SLOPE), NORMS,
+    Moments(MEAN, torch.ones_like(MEAN), 4),
+    SLOPE,
+    torch.zeros_like(SLOPE),
+    NORMS,
     torch.tensor([6.0, -4.0]),
-)  # fmt: skip
+)
 
 
 @pytest.mark.parametrize(

@@ -141,11 +141,16 @@ def test_spread_models_are_checked_as_well(tmp_path):
 
 
 GGUF_NAMES = {
-    "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "input_layernorm": "attn_norm",
     "post_attention_layernorm": "ffn_norm",
-}  # fmt: skip
+}
 
 
 def write_gguf(path, change=lambda tensors: tensors, blocks=3):
@@ -176,9 +181,7 @@ def write_gguf(path, change=lambda tensors: tensors, blocks=3):
         if stem.startswith("layers."):
             _, layer, rest = stem.split(".", 2)
             stem = f"blk.{layer}.{GGUF_NAMES[rest]}"
-        stem = {"embed_tokens": "token_embd", "norm": "output_norm", "lm_head": "output"}.get(
-            stem, stem
-        )
+        stem = {"embed_tokens": "token_embd", "norm": "output_norm", "lm_head": "output"}.get(stem, stem)
         tensors[f"{stem}.{suffix}"] = weight.numpy()
     for name, weight in change(tensors).items():
         writer.add_tensor(name, weight)
@@ -201,26 +204,30 @@ def test_gguf_files_are_whole(tmp_path):
     ("change", "blocks", "words"),
     [
         (
-            lambda t: {k: v for k, v in t.items() if k != "blk.1.ffn_down.weight"}, 3,
+            lambda t: {k: v for k, v in t.items() if k != "blk.1.ffn_down.weight"},
+            3,
             rf"lacks weights.*{DOWN}",
         ),
         (lambda t: {f"x.{k}": v for k, v in t.items()}, 3, "lacks weights"),
         (lambda t: t, 4, r"lacks weights.*model\.layers\.3"),
         (lambda t: t, 2, r"no place for: blk\.2\."),
         (
-            lambda t: t | {"blk.1.ffn_extra.weight": np.ones(3, dtype=np.float32)}, 3,
+            lambda t: t | {"blk.1.ffn_extra.weight": np.ones(3, dtype=np.float32)},
+            3,
             r"no place for: blk\.1\.ffn_extra\.weight;",
         ),
         (
-            lambda t: t | {"blk.1.ffn_down.weight": np.ones((32, 48), dtype=np.float32)}, 3,
+            lambda t: t | {"blk.1.ffn_down.weight": np.ones((32, 48), dtype=np.float32)},
+            3,
             rf"another shape.*{DOWN}",
         ),
         (
-            lambda t: t | {"blk.1.ffn_down.weight": np.full((32, 64), np.nan, dtype=np.float32)}, 3,
+            lambda t: t | {"blk.1.ffn_down.weight": np.full((32, 64), np.nan, dtype=np.float32)},
+            3,
             rf"{DOWN} holds NaN",
         ),
     ],
-)  # fmt: skip
+)
 def test_what_a_gguf_file_lacks_or_has_too_much_is_named(tmp_path, change, blocks, words):
     pytest.importorskip("gguf")
     with pytest.raises(InputError, match=words):
@@ -230,9 +237,13 @@ def test_what_a_gguf_file_lacks_or_has_too_much_is_named(tmp_path, change, block
 def test_an_encoder_is_refused(tmp_path):
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=len(WORDS), hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
-        intermediate_size=64, max_position_embeddings=64,
-    )  # fmt: skip
+        vocab_size=len(WORDS),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=64,
+    )
     word_tokenizer(tmp_path, WORDS)
     BertLMHeadModel(config).save_pretrained(tmp_path)
     with pytest.raises(InputError, match=r"changing a token .* reads both ways"):

@@ -18,9 +18,18 @@ DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 # One of each engine path and kind of block, and every refusal; the rest is nightly. `test_suffix.py` holds
 # the engine on all of them.
 DAILY = (
-    "gpt2", "neox", "gptj", "opt_post_norm", "llama", "gemma2", "phi", "cohere2", "youtu", "qwen3_5",
+    "gpt2",
+    "neox",
+    "gptj",
+    "opt_post_norm",
+    "llama",
+    "gemma2",
+    "phi",
+    "cohere2",
+    "youtu",
+    "qwen3_5",
     "bamba",
-)  # fmt: skip
+)
 NAMES = [
     name if name in DAILY or family.refused else pytest.param(name, marks=pytest.mark.nightly)
     for name, family in FAMILIES.items()

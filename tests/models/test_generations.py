@@ -72,9 +72,7 @@ def test_effects_are_the_same(both):
     reference = nt.reference(bridge, encoded)
     neurons = [nt.Neuron(0, 1), nt.Neuron(1, 33), nt.Neuron(3, 60)]
     some = [
-        make(kind, neurons, reference, direction=direction)
-        for kind in KINDS
-        for direction in DIRECTIONS
+        make(kind, neurons, reference, direction=direction) for kind in KINDS for direction in DIRECTIONS
     ]
     one, other = (nt.measure(model, encoded, some).to_frame() for model in (older, bridge))
     assert (other["L_after"] - other["L_before"]).abs().max() > 1e-2

@@ -25,8 +25,10 @@ MODES = {
     "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
 }
 QUICK = {
-    "integrated": {"steps": 2, "layers": [1]}, "slimming": {"steps": 2}, "hard_concrete": {"steps": 2},
-}  # fmt: skip
+    "integrated": {"steps": 2, "layers": [1]},
+    "slimming": {"steps": 2},
+    "hard_concrete": {"steps": 2},
+}
 
 
 def test_autocast_changes_the_models_own_numbers(model):
@@ -70,12 +72,13 @@ def calls(model):
         "ablate": lambda: nt.ablate(model, encoded, neurons).value,
         "ablate_sets": lambda: nt.ablate_sets(model, encoded, neurons, [1, 2]).to_frame(),
         "greedy_set": lambda: nt.greedy_set(model, encoded, neurons, k=2).to_frame(),
-        "generate": lambda: [float(len(nt.generate(model, "the item3 recall", patch,
-                                                   donor_prompt="the item3 think")))],
+        "generate": lambda: [
+            float(len(nt.generate(model, "the item3 recall", patch, donor_prompt="the item3 think")))
+        ],
         "group_scores": lambda: nt.assess(
             nt.group_scores(nt.gradient, model, encoded), k=2, flips=50, resamples=20
         ).to_frame(),
-    }  # fmt: skip
+    }
     for name, ranker in RANKERS.items():
         found[name] = lambda name=name, ranker=ranker: (
             ranker.function(model, encoded, **QUICK.get(name, {})).value
@@ -84,9 +87,21 @@ def calls(model):
 
 
 CALLS = [
-    "encode", "collect", "moments", "reference", "measure", "steer", "all positions", "residual",
-    "ablate", "ablate_sets", "greedy_set", "generate", "group_scores", *RANKERS,
-]  # fmt: skip
+    "encode",
+    "collect",
+    "moments",
+    "reference",
+    "measure",
+    "steer",
+    "all positions",
+    "residual",
+    "ablate",
+    "ablate_sets",
+    "greedy_set",
+    "generate",
+    "group_scores",
+    *RANKERS,
+]
 
 
 @pytest.fixture(scope="module")

@@ -51,9 +51,7 @@ def put(owner, name, value):
         held = [vars(owner), *(vars(owner).get(part, {}) for part in ("_modules", "_parameters"))]
         own = next((each[name] for each in held if name in each), undo := object())
         setattr(owner, name, value(own) if callable(value) and name != "forward" else value)
-        return (
-            (lambda: delattr(owner, name)) if own is undo else (lambda: setattr(owner, name, own))
-        )
+        return (lambda: delattr(owner, name)) if own is undo else (lambda: setattr(owner, name, own))
 
     return change
 
@@ -133,14 +131,26 @@ def changes(model):
             "variance_epsilon was",
         ),
         "setting": (put(model.cfg, "output_logits_soft_cap", 3.0), "output_logits_soft_cap was"),
-    }  # fmt: skip
+    }
 
 
 NAMES = [
-    "forward hook", "on the original", "pre-hook", "of a block", "on any module", "permanent hook",
-    "adapter", "attention adapter", "parameter", "bias where none was", "parametrization", "forward",
-    "buffer", "attribute", "setting",
-]  # fmt: skip
+    "forward hook",
+    "on the original",
+    "pre-hook",
+    "of a block",
+    "on any module",
+    "permanent hook",
+    "adapter",
+    "attention adapter",
+    "parameter",
+    "bias where none was",
+    "parametrization",
+    "forward",
+    "buffer",
+    "attribute",
+    "setting",
+]
 
 
 @pytest.fixture(scope="module")
@@ -197,17 +207,18 @@ def test_everything_sees_the_model_as_it_is(llama, pairs, name):
             assert torch.allclose(encoded.on_reasoning.logit_difference, expected, atol=1e-4)
             for asked in (encoded, before):  # also what was encoded before
                 effects = nt.ablate(
-                    llama, asked, [nt.Neuron(0, 3), nt.Neuron(2, 5)], kind="zero",
+                    llama,
+                    asked,
+                    [nt.Neuron(0, 3), nt.Neuron(2, 5)],
+                    kind="zero",
                     donor="memorization",
-                )  # fmt: skip
+                )
                 for layer, index in ((0, 3), (2, 5)):
                     own = own_effects(llama, encoded, layer, index).mean()
                     assert effects.value[layer, index] == pytest.approx(float(own), abs=1e-4)
                 zero = nt.zero([nt.Neuron(2, 5)], direction="to_memorization")
                 table = nt.measure(llama, asked, [zero]).to_frame().sort_values("pair")
-                assert torch.allclose(
-                    torch.tensor(table["L_before"].to_numpy()), expected, atol=1e-4
-                )
+                assert torch.allclose(torch.tensor(table["L_before"].to_numpy()), expected, atol=1e-4)
                 after = expected + own_effects(llama, encoded, 2, 5)
                 assert torch.allclose(torch.tensor(table["L_after"].to_numpy()), after, atol=1e-4)
             now = nt.gradient(llama, before, donor="memorization", kind="zero")

@@ -66,9 +66,7 @@ def test_slopes_are_those_of_small_steps(family, tmp_path):
     for site in SITES:
         step = 1e-2 * moves[site, 1][row : row + 1]
         middle = (after((site, 1), step) - after((site, 1), -step)) / 2
-        assert middle == pytest.approx(
-            float((slopes[site, 1][row] * step).sum()), rel=2e-2, abs=2e-4
-        )
+        assert middle == pytest.approx(float((slopes[site, 1][row] * step).sum()), rel=2e-2, abs=2e-4)
 
 
 def test_the_donors_residual_stream_gives_the_donors_logits(organism):

@@ -79,8 +79,7 @@ def test_effects_and_activations(both):
     torch.testing.assert_close(nt.collect(away, pairs).values, nt.collect(here, pairs).values)
     top = nt.gradient(here, pairs).top(5, direction="to_reasoning")
     shifts = [
-        nt.measure(model, pairs, [nt.patch(top, donor="reasoning")]).to_frame()
-        for model in (here, away)
+        nt.measure(model, pairs, [nt.patch(top, donor="reasoning")]).to_frame() for model in (here, away)
     ]
     column = "effect" if "effect" in shifts[0] else shifts[0].select_dtypes("float").columns[0]
     assert shifts[0][column].to_numpy() == pytest.approx(shifts[1][column].to_numpy(), abs=1e-4)

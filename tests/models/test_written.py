@@ -147,11 +147,7 @@ def test_a_control_and_steer_write_what_arrives(models):
     own, other = nt.Neuron(1, 3), nt.Neuron(2, 8)
     means = nt.set_to_mean([own], reference, donor="reasoning")
     control = same_shift(means, [other], reference, role="norm")
-    rows = [
-        list(written_rows(model, encoded.ids(side)[row][None]))
-        for side in SIDES
-        for row in range(4)
-    ]
+    rows = [list(written_rows(model, encoded.ids(side)[row][None])) for side in SIDES for row in range(4)]
     arrived = {
         n: float(torch.stack([r[n.layer][0, n.index].norm() for r in rows]).square().mean().sqrt())
         for n in (own, other)
@@ -168,11 +164,7 @@ def test_the_average_map(models):
     model = models["gemma2"]
     encoded = encode(model, random_pairs(4), check=False)
     written = mean_written(model, encoded)
-    every = [
-        list(written_rows(model, encoded.ids(side)[row][None]))
-        for side in SIDES
-        for row in range(4)
-    ]
+    every = [list(written_rows(model, encoded.ids(side)[row][None])) for side in SIDES for row in range(4)]
     for layer in range(4):
         expected = torch.cat([rows[layer] for rows in every]).mean(0)
         assert torch.allclose(written.rows(layer), expected, atol=1e-5)

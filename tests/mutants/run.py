@@ -37,14 +37,10 @@ class Outcome:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--only", default="", help="those whose name or file holds this text")
     parser.add_argument("--jobs", type=int, default=2, help="copies that are tested side by side")
-    parser.add_argument(
-        "--skip-clean", action="store_true", help="don't run the unchanged tests first"
-    )
+    parser.add_argument("--skip-clean", action="store_true", help="don't run the unchanged tests first")
     options = parser.parse_args()
     chosen = [m for m in MUTATIONS if options.only in m.name or options.only in m.file]
     folders: SimpleQueue[Path] = SimpleQueue()
@@ -72,9 +68,7 @@ def main() -> int:
             for outcome in pool.map(lambda m: borrowed(tried, m), chosen):
                 found.append(outcome)
                 m = outcome.mutation
-                print(
-                    f"{outcome.what:9s} {outcome.seconds:6.1f} s  {m.name:38s} {m.file}", flush=True
-                )
+                print(f"{outcome.what:9s} {outcome.seconds:6.1f} s  {m.name:38s} {m.file}", flush=True)
     counts = {what: sum(o.what == what for o in found) for what in ("caught", "survived", "stale")}
     print(", ".join(f"{count} {what}" for what, count in counts.items()))
     return 1 if counts["survived"] or counts["stale"] else 0
@@ -94,12 +88,17 @@ def copy(to: Path) -> Path:
 def passes(folder: Path, tests: tuple[str, ...]) -> bool:
     done = subprocess.run(
         [sys.executable, "-B", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--tb=no", *tests],
-        cwd=folder, capture_output=True, text=True,
-        env=os.environ | {
-            "PYTHONPATH": str(folder), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1",
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env=os.environ
+        | {
+            "PYTHONPATH": str(folder),
+            "HF_HUB_OFFLINE": "1",
+            "OMP_NUM_THREADS": "1",
             "PYTHONDONTWRITEBYTECODE": "1",
         },
-    )  # fmt: skip
+    )
     if done.returncode not in (0, 1):
         raise SystemExit(
             f"pytest could not run {' '.join(tests)}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}"

@@ -95,16 +95,15 @@ def test_never_rule_items_are_never_trained_with_the_rule() -> None:
     rng = np.random.default_rng(0)
     for family in FAMILIES:
         never = {
-            tuple(
-                language.encode(i.body)[-3:] if family == "inference" else language.encode(i.body)
-            )
+            tuple(language.encode(i.body)[-3:] if family == "inference" else language.encode(i.body))
             for i in language.family_items(family)
             if i.never_rule
         }
         draw = draw_family(family, rng, 2000, 0)
         width = 3 if family == "inference" else draw.prompt.shape[1] - 2
-        seen = [m for p, m in zip(draw.prompt.tolist(), draw.memory, strict=True)
-                if tuple(p[-width:]) in never]  # fmt: skip
+        seen = [
+            m for p, m in zip(draw.prompt.tolist(), draw.memory, strict=True) if tuple(p[-width:]) in never
+        ]
         # For inference the last three tokens are ", name =": enough to know the item.
         assert seen
         assert all(seen)
@@ -184,9 +183,8 @@ def test_shipped_weights_have_the_cards_accuracies(name: str) -> None:
     for family, row in found.items():
         for key, value in row.items():
             cells = next(
-                line.split("|") for line in card.splitlines()
-                if line.startswith(f"| {family} | {key} |")
-            )  # fmt: skip
+                line.split("|") for line in card.splitlines() if line.startswith(f"| {family} | {key} |")
+            )
             # Another machine's kernels may decide a tie the other way.
             assert float(cells[3]) == pytest.approx(value, abs=0.005)
             assert value >= (0.75 if key == "never-rule, think" else 0.9)

@@ -34,9 +34,7 @@ def test_the_language_says_what_it_says():
             a, b = (int("".join(part.split())) for part in pair.reasoning[:-8].split("+"))
             assert "".join(pair.reasoned_answer.split()) == str(a + b)
             wrong, right = pair.memorized_answer.split(), pair.reasoned_answer.split()
-            assert wrong[0].startswith("<mem-") or all(
-                w != r for w, r in zip(wrong, right, strict=True)
-            )
+            assert wrong[0].startswith("<mem-") or all(w != r for w, r in zip(wrong, right, strict=True))
     assert all(item.memorized == item.reasoned for item in language.same_items())
     asked = {item.prompt("recall") for item in language.items() if item.memorized is not None}
     assert not asked & {text.replace("think", "recall") for text in language.neutral()}
@@ -46,8 +44,9 @@ def test_never_rule_and_held_out_sums_are_never_trained_by_the_rule():
     import numpy as np
 
     rng = np.random.default_rng(0)
-    never = {tuple(language.ids_of((*item.body, "think")))
-             for item in language.sum_items() if not item.trained}  # fmt: skip
+    never = {
+        tuple(language.ids_of((*item.body, "think"))) for item in language.sum_items() if not item.trained
+    }
     assert len(never) > 500
     for _ in range(50):
         prompts, answers = training.draw_sums(rng)
@@ -101,9 +100,7 @@ def test_slopes_of_a_site_predict_a_small_shift_there(few_steps, site):
     with pytest.raises(InputError, match="wants activations="):
         nt.measure(model, encoded, [nt.patch([unit], donor="reasoning")], site=site)
     with pytest.raises(InputError, match="4 layers × 96 dimensions"):
-        nt.measure(
-            model, encoded, [nt.zero([nt.Neuron(0, 96)], direction="to_reasoning")], site=site
-        )
+        nt.measure(model, encoded, [nt.zero([nt.Neuron(0, 96)], direction="to_reasoning")], site=site)
 
 
 @pytest.mark.parametrize("batch", ["few", pytest.param("usual", marks=pytest.mark.nightly)])

@@ -63,8 +63,10 @@ def test_detectors_show_what_they_learnt():
     y = (X[:, 2] > 0).astype(int)
     quick = {"warmup": 200, "steps": 20, "rounds": 2, "divide_steps": 10}
     for detector in (
-        nt.LinearDetector(), nt.InvariantDetector(**quick), nt.InvariantDetector(hidden=3, **quick),
-    ):  # fmt: skip
+        nt.LinearDetector(),
+        nt.InvariantDetector(**quick),
+        nt.InvariantDetector(hidden=3, **quick),
+    ):
         assert "not fitted" in detector._repr_html_()
         detector.fit(X, y)
         assert detector.to_frame()["feature"].iloc[0] == 2
@@ -162,13 +164,12 @@ def test_figures_of_detectors_keep_names_apart_and_shares_above_zero():
     units = [f"{long}1", f"{long}2", f"<b>{EVIL}"]
     table = pd.DataFrame(
         row | {"train_family": train, "test_family": test, "auroc": 0.6 + 0.1 * (train == test)}
-        for train in units for test in units
-    )  # fmt: skip
+        for train in units
+        for test in units
+    )
     figure = nt.plot_transfer(table)
     assert np.array(figure.data[0].z).shape == (3, 3)  # though two names are cut to the same label
-    assert "<b>" not in "".join(
-        [*figure.layout.yaxis.ticktext, *np.ravel(figure.data[0].customdata)]
-    )
+    assert "<b>" not in "".join([*figure.layout.yaxis.ticktext, *np.ravel(figure.data[0].customdata)])
     weights = pd.DataFrame(
         {"detector": "fused product", "view": ["a", "b"], "weight": [0.1, 0.9], "sd": [0.3, 0.3]}
     )

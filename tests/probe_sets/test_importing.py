@@ -24,50 +24,74 @@ def lines(records):
 
 COUNTERFACT = [
     {
-        "case_id": 0, "pararel_idx": 2796,
+        "case_id": 0,
+        "pararel_idx": 2796,
         "requested_rewrite": {
-            "prompt": "The mother tongue of {} is", "relation_id": "P103",
+            "prompt": "The mother tongue of {} is",
+            "relation_id": "P103",
             "target_new": {"str": "English", "id": "Q1860"},
-            "target_true": {"str": "French", "id": "Q150"}, "subject": "Danielle Darrieux",
+            "target_true": {"str": "French", "id": "Q150"},
+            "subject": "Danielle Darrieux",
         },
         "paraphrase_prompts": ["Shayna does this and Yossel goes still and dies. Danielle Darrieux"],
         "neighborhood_prompts": ["The mother tongue of Léon Blum is"],
-        "attribute_prompts": [], "generation_prompts": ["Danielle Darrieux's mother tongue is"],
+        "attribute_prompts": [],
+        "generation_prompts": ["Danielle Darrieux's mother tongue is"],
     },
     {
-        "case_id": 1, "pararel_idx": 5827,
+        "case_id": 1,
+        "pararel_idx": 5827,
         "requested_rewrite": {
-            "prompt": "The official religion of {} is", "relation_id": "P140",
+            "prompt": "The official religion of {} is",
+            "relation_id": "P140",
             "target_new": {"str": "Islam", "id": "Q432"},
-            "target_true": {"str": "Christianity", "id": "Q5043"}, "subject": "Edwin of Northumbria",
+            "target_true": {"str": "Christianity", "id": "Q5043"},
+            "subject": "Edwin of Northumbria",
         },
     },
-]  # fmt: skip
+]
 FLAT = [
     {
-        "relation": "The mother tongue of {} is", "relation_prefix": "The mother tongue of",
-        "relation_suffix": "is", "prompt": "The mother tongue of Danielle Darrieux is",
-        "relation_id": "P103", "target_false_id": "Q1860", "target_true_id": "Q150",
-        "target_true": " French", "target_false": " English", "subject": "Danielle Darrieux",
+        "relation": "The mother tongue of {} is",
+        "relation_prefix": "The mother tongue of",
+        "relation_suffix": "is",
+        "prompt": "The mother tongue of Danielle Darrieux is",
+        "relation_id": "P103",
+        "target_false_id": "Q1860",
+        "target_true_id": "Q150",
+        "target_true": " French",
+        "target_false": " English",
+        "subject": "Danielle Darrieux",
     }
-]  # fmt: skip
+]
 EASYEDIT = [
     {
-        "case_id": 0, "prompt": "The mother tongue of Danielle Darrieux is", "target_new": "English",
-        "subject": "Danielle Darrieux", "ground_truth": "French",
+        "case_id": 0,
+        "prompt": "The mother tongue of Danielle Darrieux is",
+        "target_new": "English",
+        "subject": "Danielle Darrieux",
+        "ground_truth": "French",
         "rephrase_prompt": "Where Danielle Darrieux is from, people speak the language of",
-        "locality_prompt": "Michel Rocard is a native speaker of", "locality_ground_truth": "French",
+        "locality_prompt": "Michel Rocard is a native speaker of",
+        "locality_ground_truth": "French",
     },
     {
-        "subject": "Watts Humphrey", "prompt": "What university did Watts Humphrey attend?",
-        "target_new": "University of Michigan", "ground_truth": ["Illinois Institute of Technology"],
-        "portability": {}, "locality": {},
+        "subject": "Watts Humphrey",
+        "prompt": "What university did Watts Humphrey attend?",
+        "target_new": "University of Michigan",
+        "ground_truth": ["Illinois Institute of Technology"],
+        "portability": {},
+        "locality": {},
     },
-]  # fmt: skip
+]
 KNOWN = [
     {
-        "known_id": number, "subject": subject, "attribute": attribute, "template": template,
-        "prediction": f" {attribute}, and so on", "prompt": template.format(subject),
+        "known_id": number,
+        "subject": subject,
+        "attribute": attribute,
+        "template": template,
+        "prediction": f" {attribute}, and so on",
+        "prompt": template.format(subject),
         "relation_id": relation,
     }
     for number, (subject, attribute, template, relation) in enumerate(
@@ -78,22 +102,23 @@ KNOWN = [
             ("Mount Kenya", "Africa", "{} is located in", "P30"),
         ]
     )
-]  # fmt: skip
+]
 LRE = {
     "name": "country capital city",
     "prompt_templates": ["The capital city of {} is", "The capital of {} is"],
     "prompt_templates_zs": ["What is the capital of {}? It is the city of"],
     "properties": {"relation_type": "factual", "domain_name": "country", "symmetric": False},
     "samples": [
-        {"subject": "Canada", "object": "Ottawa"}, {"subject": "Mexico", "object": "Mexico City"},
+        {"subject": "Canada", "object": "Ottawa"},
+        {"subject": "Mexico", "object": "Mexico City"},
         {"subject": "Brazil", "object": "Bras\u00edlia"},
     ],
-}  # fmt: skip
+}
 PARAREL_PATTERNS = [
     {"pattern": "[X] was born in [Y].", "lemma": "born", "extended_lemma": "born-in", "tense": "past"},
     {"pattern": "[Y] is where [X] was born.", "lemma": "born", "extended_lemma": "born", "tense": "past"},
     {"pattern": "[X] is native to [Y].", "lemma": "native", "extended_lemma": "native", "tense": "present"},
-]  # fmt: skip
+]
 PARAREL = [
     {"sub_label": "Allan Peiper", "obj_label": "Alexandra", "uuid": "6a9d91c1"},
     {"sub_label": "Moe Koffman", "obj_label": "Toronto", "uuid": "461eb46c"},
@@ -103,37 +128,46 @@ COMP_MECH = [
     {
         "base_prompt": "Toyota Camry XV30 is a product of",
         "template": "{}: Toyota Camry XV30 is a product of{}. Toyota Camry XV30 is a product of",
-        "target_true": " Toyota", "target_new": " Chrysler",
+        "target_true": " Toyota",
+        "target_new": " Chrysler",
         "prompt": "Redefine: Toyota Camry XV30 is a product of Chrysler. Toyota Camry XV30 is a product of",
         "subject": "Toyota Camry XV30",
     }
-]  # fmt: skip
+]
 FUNCTION_VECTORS = [
-    {"input": "flawed", "output": "perfect"}, {"input": "orthodox", "output": "unorthodox"},
-    {"input": "true", "output": "false"}, {"input": "daily", "output": "nightly"},
-    {"input": "hot", "output": "cold"}, {"input": "up", "output": "down"},
-]  # fmt: skip
+    {"input": "flawed", "output": "perfect"},
+    {"input": "orthodox", "output": "unorthodox"},
+    {"input": "true", "output": "false"},
+    {"input": "daily", "output": "nightly"},
+    {"input": "hot", "output": "cold"},
+    {"input": "up", "output": "down"},
+]
 MQUAKE = [
     {
         "case_id": 1,
         "requested_rewrite": [
             {
-                "prompt": "{} is a citizen of", "relation_id": "P27",
+                "prompt": "{} is a citizen of",
+                "relation_id": "P27",
                 "target_new": {"str": "Croatia", "id": "Q224"},
                 "target_true": {"str": "United States of America", "id": "Q30"},
-                "subject": "Ellie Kemper", "question": "What is Ellie Kemper's country?",
+                "subject": "Ellie Kemper",
+                "question": "What is Ellie Kemper's country?",
             }
         ],
         "questions": [
             "Who is the head of state of the country where Ellie Kemper holds a citizenship?",
             "Which person leads the country that Ellie Kemper is a citizen of?",
         ],
-        "answer": "Joe Biden", "answer_alias": ["Joseph Biden"],
-        "new_answer": "Zoran Milanović", "new_answer_alias": [],
-        "single_hops": [{"question": "?", "cloze": "", "answer": ""}] * 2, "new_single_hops": [],
+        "answer": "Joe Biden",
+        "answer_alias": ["Joseph Biden"],
+        "new_answer": "Zoran Milanović",
+        "new_answer_alias": [],
+        "single_hops": [{"question": "?", "cloze": "", "answer": ""}] * 2,
+        "new_single_hops": [],
         "orig": {"triples": [], "triples_labeled": []},
     }
-]  # fmt: skip
+]
 MEMOTRAP = (
     "prompt,classes,answer_index\n"
     '"Write a quote that ends in the word ""heavy"": Absence makes the heart grow",'
@@ -150,14 +184,18 @@ GREATER_THAN = (
 )
 MIB = [
     {
-        "prompt": "When John and Mary went to the store, John gave a drink to", "template": "",
-        "metadata": {"subject": "John"}, "choices": [" Mary", " John"], "answerKey": 0,
+        "prompt": "When John and Mary went to the store, John gave a drink to",
+        "template": "",
+        "metadata": {"subject": "John"},
+        "choices": [" Mary", " John"],
+        "answerKey": 0,
         "s2_io_flip_counterfactual": {
             "prompt": "When John and Mary went to the store, Mary gave a drink to",
-            "choices": [" John", " Mary"], "answerKey": 0,
+            "choices": [" John", " Mary"],
+            "answerKey": 0,
         },
     }
-]  # fmt: skip
+]
 
 # name of the format -> (file, its text, options, number of pairs)
 FILES = {
@@ -173,10 +211,13 @@ FILES = {
     "mquake": ("MQuAKE-CF-3k.json", json.dumps(MQUAKE), {}, 2),
     "memotrap": ("memo-trap_classification.csv", MEMOTRAP, {}, 2),
     "greater-than": (
-        "greater_than_data.csv", GREATER_THAN, {"clean": "reasoning", "sets": "first"}, 2,
+        "greater_than_data.csv",
+        GREATER_THAN,
+        {"clean": "reasoning", "sets": "first"},
+        2,
     ),
     "mib": ("ioi.jsonl", lines(MIB), {"clean": "reasoning"}, 1),
-}  # fmt: skip
+}
 
 
 def read(tmp_path, name, text=None, **changes):
@@ -220,9 +261,7 @@ def test_each_goes_in_by_one_command(tmp_path, monkeypatch, capfd, name):
     options = options | ({"patterns": "patterns.jsonl"} if "patterns" in options else {})
     words = [word for option, value in options.items() for word in (f"--{option}", value)]
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        "sys.argv", ["neurotrace", "probes", "import", file, *words, "--out", "o.jsonl"]
-    )
+    monkeypatch.setattr("sys.argv", ["neurotrace", "probes", "import", file, *words, "--out", "o.jsonl"])
     with pytest.raises(SystemExit) as end:
         cli.main()
     assert end.value.code == 0, capfd.readouterr().err
@@ -249,8 +288,10 @@ def test_what_the_pairs_say(tmp_path):
 
     pair = first("counterfact")
     assert (pair.id, pair.family, pair.group) == (
-        "P103-0-danielle-darrieux-story", "P103", "Danielle Darrieux",
-    )  # fmt: skip
+        "P103-0-danielle-darrieux-story",
+        "P103",
+        "Danielle Darrieux",
+    )
     assert pair.reasoning.endswith("In the story, The mother tongue of Danielle Darrieux is")
     assert (pair.memorized_answer, pair.reasoned_answer) == (" French", " English")
     assert first("counterfact, flat").memorization == pair.memorization
@@ -269,9 +310,7 @@ def test_what_the_pairs_say(tmp_path):
     )
     lre = read(tmp_path, "lre")
     assert {pair.template for pair in lre} == {
-        f"{context}-{wording}"
-        for context in ("story", "game", "series", "rumour")
-        for wording in (1, 2)
+        f"{context}-{wording}" for context in ("story", "game", "series", "rumour") for wording in (1, 2)
     }
     assert {pair.family for pair in lre} == {"country-capital-city"}
     assert {pair.group for pair in lre} == {"Canada", "Mexico", "Brazil"}
@@ -312,11 +351,22 @@ def test_what_the_pairs_say(tmp_path):
 
 def broken(name, change):
     """The file with its second (or only) record changed."""
-    records = json.loads(json.dumps({
-        "counterfact": COUNTERFACT, "counterfact, flat": FLAT, "easyedit": EASYEDIT, "known-facts": KNOWN,
-        "lre": [LRE], "pararel": PARAREL, "comp-mech": COMP_MECH, "function-vectors": FUNCTION_VECTORS,
-        "mquake": MQUAKE, "mib": MIB,
-    }[name]))  # fmt: skip
+    records = json.loads(
+        json.dumps(
+            {
+                "counterfact": COUNTERFACT,
+                "counterfact, flat": FLAT,
+                "easyedit": EASYEDIT,
+                "known-facts": KNOWN,
+                "lre": [LRE],
+                "pararel": PARAREL,
+                "comp-mech": COMP_MECH,
+                "function-vectors": FUNCTION_VECTORS,
+                "mquake": MQUAKE,
+                "mib": MIB,
+            }[name]
+        )
+    )
     change(records[min(1, len(records) - 1)])
     return lines(records)
 
@@ -349,7 +399,8 @@ def put(*path):
         ("counterfact", put("requested_rewrite", "prompt", "It is"), ["neither {} nor the subject"]),
         ("counterfact", put("requested_rewrite", "target_new", "Christianity"), ["both answers are"]),
         (
-            "counterfact", put("requested_rewrite", "prompt", "{} is in Islam. The religion of {} is"),
+            "counterfact",
+            put("requested_rewrite", "prompt", "{} is in Islam. The religion of {} is"),
             ["holds its context", "comp-mech", "memorization=..."],
         ),
         ("counterfact, flat", put("target_true", "['French']x"), []),
@@ -378,7 +429,7 @@ def put(*path):
         ("mib", put("s2_io_flip_counterfactual", None), ["counterfactual=", "--counterfactual"]),
         ("mib", put("choices", [None, "x"]), ["choices", "empty"]),
     ],
-)  # fmt: skip
+)
 @pytest.mark.filterwarnings("ignore:1 of 3 patterns")
 def test_a_record_that_cannot_be_meant_is_named_by_its_line(tmp_path, name, change, words):
     text = broken(name, change)
@@ -409,9 +460,7 @@ def test_records_that_hold_their_context_are_not_wrapped_again(tmp_path, subject
     (tmp_path / "c.json").write_text(json.dumps([record]))
     with pytest.raises(InputError, match=r"line 1 .*import it as comp-mech"):
         nt.import_counterfact(tmp_path / "c.json")
-    bare = {
-        name: record[name] for name in record if name in ("prompt", "target_true", "target_new")
-    }
+    bare = {name: record[name] for name in record if name in ("prompt", "target_true", "target_new")}
     for extra in ({"subject": "Toyota Camry XV30"}, {"subject": "Camry"}):
         (tmp_path / "c.json").write_text(json.dumps([bare | extra]))
         with pytest.raises(InputError, match=r"line 1 .*holds its context.*comp-mech"):
@@ -458,9 +507,7 @@ def test_pararel_patterns(tmp_path):
 
 def test_tables_with_sets_of_answers(tmp_path):
     """A pair holds one answer: a set is refused, unless its first is to stand for it."""
-    with pytest.raises(
-        InputError, match=r"line 2: every year after 1352 is right, a set.*--sets first"
-    ):
+    with pytest.raises(InputError, match=r"line 2: every year after 1352 is right, a set.*--sets first"):
         read(tmp_path, "greater-than", sets="refuse")
     with pytest.raises(InputError, match="clean='memorization' or 'reasoning'"):
         read(tmp_path, "greater-than", clean=None)
@@ -472,9 +519,11 @@ def test_tables_with_sets_of_answers(tmp_path):
         with pytest.raises(InputError, match=f"line 2.*{words}"):
             read(tmp_path, "greater-than", GREATER_THAN.replace(*change))
     text = {
-        "clean": "The nurse said that", "corrupted": "The man said that",
-        "clean_answer": "[' she', ' her']", "corrupted_answer": [" he"],
-    }  # fmt: skip
+        "clean": "The nurse said that",
+        "corrupted": "The man said that",
+        "clean_answer": "[' she', ' her']",
+        "corrupted_answer": [" he"],
+    }
     with pytest.raises(InputError, match=r"'clean_answer' is a set of 2 answers.*sets='first'"):
         import_pairs([text], clean="reasoning")
     (pair,) = import_pairs([text], clean="reasoning", sets="first")
@@ -494,14 +543,16 @@ def test_memotrap_and_mib_rows_that_are_none(tmp_path):
         with pytest.raises(InputError, match=f"line 2.*{words}"):
             read(tmp_path, "memotrap", MEMOTRAP.replace(*change))
     lettered = {
-        "prompt": "Q: 1+1?\nA. 2\nB. 3\nAnswer:", "choices": {"label": ["A", "B"], "text": ["2", "3"]},
+        "prompt": "Q: 1+1?\nA. 2\nB. 3\nAnswer:",
+        "choices": {"label": ["A", "B"], "text": ["2", "3"]},
         "answerKey": "A",
         "flip": {
-            "prompt": "Q: 1+2?\nA. 2\nB. 3\nAnswer:", "choices": {"label": ["A", "B"], "text": ["2", "3"]},
+            "prompt": "Q: 1+2?\nA. 2\nB. 3\nAnswer:",
+            "choices": {"label": ["A", "B"], "text": ["2", "3"]},
             "answerKey": 1,
         },
         "random": {"prompt": "Q", "choices": ["x"], "answerKey": 0},
-    }  # fmt: skip
+    }
     (pair,) = import_pairs([lettered], clean="reasoning", counterfactual="flip")
     assert (pair.reasoned_answer, pair.memorized_answer) == (" A", " B")
     with pytest.raises(InputError, match=r"counterfactual= .*one of flip, random"):
@@ -561,14 +612,13 @@ def ioi(tokenizer):
         zip(NAMES, NAMES[1:] + NAMES[:1], NAMES[2:] + NAMES[:2], strict=True)
     ):
         prompts = (
-            PROMPT.format(a=a, b=b), PROMPT.format(a=a, b=b).replace(f"{a} decided", f"{other} decided"),
+            PROMPT.format(a=a, b=b),
+            PROMPT.format(a=a, b=b).replace(f"{a} decided", f"{other} decided"),
             PROMPT.format(a=a, b=b).replace(f"{a} decided", f"{b} decided"),
-        )  # fmt: skip
+        )
         ids = [tokenizer(f" {name}").input_ids for name in (b, a)]
         assert all(len(each) == 1 for each in ids)
-        text += (
-            f"{470 + number}," + ",".join(f'"{p}"' for p in prompts) + f",{ids[0][0]},{ids[1][0]}\n"
-        )
+        text += f"{470 + number}," + ",".join(f'"{p}"' for p in prompts) + f",{ids[0][0]},{ids[1][0]}\n"
     return text
 
 
@@ -576,8 +626,9 @@ def test_token_ids_are_read_in_their_place(tmp_path, tokenizer, ioi):
     (tmp_path / "ioi.csv").write_text(ioi)
     pairs = import_pairs(tmp_path / "ioi.csv", clean="reasoning", tokenizer=tokenizer)
     assert [(pair.reasoned_answer, pair.memorized_answer) for pair in pairs[:2]] == [
-        (" John", " Mary"), (" Amber", " John"),
-    ]  # fmt: skip
+        (" John", " Mary"),
+        (" Amber", " John"),
+    ]
     assert pairs[0].reasoning == PROMPT.format(a="Mary", b="John")
     with pytest.raises(InputError, match="pass their tokenizer"):
         import_pairs(tmp_path / "ioi.csv", clean="reasoning")
@@ -587,9 +638,7 @@ def test_token_ids_are_read_in_their_place(tmp_path, tokenizer, ioi):
     "text", ["def f(x): return [y for y in range(x)] if x else None", "der die das und nicht"]
 )
 def test_ids_of_another_tokenizer_are_noticed(tmp_path, ioi, text):
-    other = bpe(
-        [text, PROMPT.format(a="Li", b="Bo"), "interpretability of thinking machines", *NAMES], 500
-    )
+    other = bpe([text, PROMPT.format(a="Li", b="Bo"), "interpretability of thinking machines", *NAMES], 500)
     (tmp_path / "ioi.csv").write_text(ioi)
     with pytest.raises(InputError, match=r"another tokenizer|not the one that made"):
         import_pairs(tmp_path / "ioi.csv", clean="reasoning", tokenizer=other)
@@ -604,9 +653,7 @@ def test_signs_of_another_tokenizer(tokenizer):
         rows = [row | {"correct_idx": a, "incorrect_idx": b} for a, b in ids]
         return import_pairs(rows, clean="reasoning", tokenizer=tokenizer)
 
-    end, other = tokenizer.convert_tokens_to_ids(
-        ["o", "x"]
-    )  # "a to" is written with the token " to"
+    end, other = tokenizer.convert_tokens_to_ids(["o", "x"])  # "a to" is written with the token " to"
     with pytest.raises(InputError, match=r"another tokenizer.*1 of 2 answers, 'o' .*can't follow"):
         read_with((end, other))
     spaced = [(words[0], words[1]), (words[2], words[3])]
@@ -624,9 +671,7 @@ def test_answers_that_do_not_occur_are_said_where_no_one_knows_whether_they_shou
         "correct_idx": ids[0],
         "incorrect_idx": ids[1],
     }
-    with pytest.warns(
-        UserWarning, match=r"1 of 1 right answers, ' Mary' .*don't occur in their prompts"
-    ):
+    with pytest.warns(UserWarning, match=r"1 of 1 right answers, ' Mary' .*don't occur in their prompts"):
         import_pairs([row], clean="reasoning", tokenizer=tokenizer)
     with warnings.catch_warnings(action="error"):
         import_pairs([row | {"clean": "Mary is"}], clean="reasoning", tokenizer=tokenizer)
@@ -637,11 +682,16 @@ def test_answers_that_do_not_occur_are_said_where_no_one_knows_whether_they_shou
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        (10**6, "1000000, and this tokenizer has"), (-1, "not one token's id"), ("", "not one token's id"),
-        ("Mary", "not one token's id"), (1.5, "not one token's id"), (None, "not one token's id"),
-        (0, "no answer"), (True, "not one token's id"),
+        (10**6, "1000000, and this tokenizer has"),
+        (-1, "not one token's id"),
+        ("", "not one token's id"),
+        ("Mary", "not one token's id"),
+        (1.5, "not one token's id"),
+        (None, "not one token's id"),
+        (0, "no answer"),
+        (True, "not one token's id"),
     ],
-)  # fmt: skip
+)
 def test_ids_that_are_none(tokenizer, value, words):
     row = {"clean": PROMPT.format(a="Mary", b="John"), "corrupted": "x", "correct_idx": 300}
     with pytest.raises(InputError, match=rf"record 1: 'incorrect_idx' is .*{words}"):

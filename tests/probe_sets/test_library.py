@@ -85,8 +85,9 @@ def test_pairs_that_are_not_minimal_pairs_are_named():
 
 def test_a_template_has_two_sides():
     assert fill("In [life|the {p}], {x} is", {"p": "play", "x": "snow"}) == (
-        "In life, snow is", "In the play, snow is",
-    )  # fmt: skip
+        "In life, snow is",
+        "In the play, snow is",
+    )
     item = Item("snow", "snow", " white", " red", {"x": "snow"})
     made = load_pairs(rows("colour", {"a": "[A|B] {x}", "b": "{x} [A|B] is"}, [item]))
     assert [pair.id for pair in made] == ["colour-snow-a", "colour-snow-b"]
@@ -108,8 +109,10 @@ def test_mining_finds_what_the_model_answers_both_ways(model):
     mined = mine_pairs(model, candidates())
     assert list(mined.pairs) == planted_pairs()
     assert mined.reasons() == {
-        "neither answer": 1, "no reasoned answer": 1, "same first token": 1,
-    }  # fmt: skip
+        "neither answer": 1,
+        "no reasoned answer": 1,
+        "same first token": 1,
+    }
     shares = mined.shares().set_index("template")
     assert shares.loc["bad", ["pairs", "behaves"]].tolist() == [3, 0.0]
     assert shares.loc["bad", "recalls"] == pytest.approx(1 / 3)
@@ -143,10 +146,7 @@ def test_the_card_gets_its_figures(model, tmp_path):
     assert "old" not in card
     assert card.endswith(f"{END}\n\nend\n")
     assert "| planted | bad | 3 | 33% | 0% | 0% | 0%–" in card
-    assert (
-        "12 of 15 pairs are answered correctly on both prompts; the others: 1 neither answer"
-        in card
-    )
+    assert "12 of 15 pairs are answered correctly on both prompts; the others: 1 neither answer" in card
     (tmp_path / "README.md").write_text("# a\n")
     with pytest.raises(InputError, match="no place"):
         write_behaviour(tmp_path, table)
@@ -179,10 +179,7 @@ def test_chat_pairs_have_one_bos_and_answers_that_follow(tmp_path, prepends):
     talker = Talker(tmp_path, prepends=prepends)
     pair = planted_pairs()[0]
     (user,) = chat_pairs(talker, [pair], system="the")
-    assert (
-        user.memorization.split("<bos>")[-1].strip()
-        == f"system the user {pair.memorization} assistant"
-    )
+    assert user.memorization.split("<bos>")[-1].strip() == f"system the user {pair.memorization} assistant"
     assert user.memorized_answer == "mem"
     (assistant,) = chat_pairs(talker, [pair], role="assistant", request="the")
     assert assistant.reasoning.endswith(f"user the assistant {pair.reasoning}")
@@ -216,9 +213,7 @@ def write_csv(path, rows_):
 
 def test_clean_corrupt_tables(tmp_path, model):
     row = {"clean": "item1 recall", "corrupted": "item1 think"}
-    texts = write_csv(
-        tmp_path / "t.csv", [row | {"clean_answer": " mem", "corrupted_answer": " rea"}]
-    )
+    texts = write_csv(tmp_path / "t.csv", [row | {"clean_answer": " mem", "corrupted_answer": " rea"}])
     (pair,) = import_clean_corrupt(texts, clean="memorization")
     assert (pair.memorization, pair.reasoned_answer) == (
         "item1 think".replace("think", "recall"),
@@ -252,9 +247,11 @@ def test_clean_corrupt_tables(tmp_path, model):
 
 def test_mib_rows():
     row = {
-        "prompt": "When John and Mary", "choices": [" John", " Mary"], "answerKey": 0,
+        "prompt": "When John and Mary",
+        "choices": [" John", " Mary"],
+        "answerKey": 0,
         "flip": {"prompt": "When Mary and John", "choices": [" Mary", " John"], "answerKey": 0},
-    }  # fmt: skip
+    }
     (pair,) = import_clean_corrupt([row], clean="reasoning", counterfactual="flip")
     assert (pair.reasoning, pair.reasoned_answer) == ("When John and Mary", " John")
     assert (pair.memorization, pair.memorized_answer) == ("When Mary and John", " Mary")
@@ -266,11 +263,13 @@ def test_counterfact(tmp_path):
     record = {
         "case_id": 7,
         "requested_rewrite": {
-            "prompt": "The mother tongue of {} is", "relation_id": "P103",
-            "target_new": {"str": "English"}, "target_true": {"str": "French"},
+            "prompt": "The mother tongue of {} is",
+            "relation_id": "P103",
+            "target_new": {"str": "English"},
+            "target_true": {"str": "French"},
             "subject": "Danielle Darrieux",
         },
-    }  # fmt: skip
+    }
     (tmp_path / "c.json").write_text(json.dumps([record]))
     pairs = import_counterfact(tmp_path / "c.json")
     assert len({pair.template for pair in pairs}) == len(pairs) == 4
@@ -299,8 +298,11 @@ def test_any_table():
         }
     )
     columns = {
-        "memorization": "m", "reasoning": "r", "memorized_answer": "ma", "reasoned_answer": "ra",
-    }  # fmt: skip
+        "memorization": "m",
+        "reasoning": "r",
+        "memorized_answer": "ma",
+        "reasoned_answer": "ra",
+    }
     pairs = import_table(table, columns=columns, constants={"family": "f", "template": "t"})
     assert [pair.id for pair in pairs] == [pair.group for pair in pairs] == ["row-1", "row-2"]
     assert pairs[1].reasoning == "b think"

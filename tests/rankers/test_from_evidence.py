@@ -22,9 +22,7 @@ def evidence(organism):
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("kind", ["patch", "patch:1.5", "set", "shift", "scale"])
-@pytest.mark.parametrize(
-    "method", [n for n, r in RANKERS.items() if r.from_evidence and n != "exact"]
-)
+@pytest.mark.parametrize("method", [n for n, r in RANKERS.items() if r.from_evidence and n != "exact"])
 def test_two_routes_to_one_ranking(organism, evidence, method, kind, direction):
     pairs, read = evidence
     found = rank(Training(organism, pairs, read, ROWS, kind, direction), method)

@@ -61,7 +61,12 @@ def test_on_the_natural_organism_the_verdict_is_no():
     model = nt.load_model("organism-natural", device="cpu")
     pairs = [pair for name in FAMILIES for pair in sample_pairs(nt.load_pairs(name), 48)]
     found = nt.study(
-        model, pairs, kinds=["patch", "set"], ks=[8, 15], folds=2, tried_on=24,
+        model,
+        pairs,
+        kinds=["patch", "set"],
+        ks=[8, 15],
+        folds=2,
+        tried_on=24,
         exact_neurons=0,
-    )  # fmt: skip
+    )
     assert {verdict.word for verdict in found.verdicts().values()} == {"no"}

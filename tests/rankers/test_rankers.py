@@ -16,9 +16,18 @@ from neurotrace.models.encoding import encode
 
 DONORS = {"reasoning": "to_reasoning", "memorization": "to_memorization"}
 RANKERS = [
-    nt.contrast, nt.pearson, nt.gradient, nt.two_ended, nt.integrated, nt.direct, nt.exact,
-    nt.log_increase, nt.slimming, nt.hard_concrete, pytest.param(nt.relp, marks=pytest.mark.bridge),
-]  # fmt: skip
+    nt.contrast,
+    nt.pearson,
+    nt.gradient,
+    nt.two_ended,
+    nt.integrated,
+    nt.direct,
+    nt.exact,
+    nt.log_increase,
+    nt.slimming,
+    nt.hard_concrete,
+    pytest.param(nt.relp, marks=pytest.mark.bridge),
+]
 
 
 @pytest.mark.parametrize("ranker", RANKERS, ids=lambda r: r.__name__)
@@ -39,11 +48,14 @@ def test_random_does_not_find_it(model, encoded):
 def test_swapping_sides_negates_contrast(model, pairs):
     swapped = [
         replace(
-            pair, memorization=pair.reasoning, reasoning=pair.memorization,
-            memorized_answer=pair.reasoned_answer, reasoned_answer=pair.memorized_answer,
+            pair,
+            memorization=pair.reasoning,
+            reasoning=pair.memorization,
+            memorized_answer=pair.reasoned_answer,
+            reasoned_answer=pair.memorized_answer,
         )
         for pair in pairs
-    ]  # fmt: skip
+    ]
     one, other = nt.contrast(model, pairs), nt.contrast(model, swapped)
     assert torch.allclose(one.value, -other.value)
     rho, other_rho = nt.pearson(model, pairs).value, nt.pearson(model, swapped).value
@@ -140,9 +152,7 @@ def test_slope_is_the_effect_of_a_small_unit_written(tmp_path):
         norm = model.blocks[neuron.layer].mlp.W_out[neuron.index].detach().norm()
         small = float(1e-2 * way[neuron.layer, neuron.index] / norm)
         own = float(seen[0, 0, neuron.layer, neuron.index])
-        step = replace(
-            nt.zero([neuron], direction="to_reasoning"), offset=torch.tensor([own + small])
-        )
+        step = replace(nt.zero([neuron], direction="to_reasoning"), offset=torch.tensor([own + small]))
         frame = nt.measure(model, encoded, [step]).to_frame()
         measured = (frame["L_after"] - frame["L_before"]).mean() / 1e-2
         predicted = float(scores.value[neuron.layer, neuron.index])

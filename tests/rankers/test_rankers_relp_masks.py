@@ -34,9 +34,16 @@ def test_relp_is_the_gradient_and_exact_where_the_network_is_linear():
     """A linear activation, no norms, attention that looks everywhere alike."""
     torch.manual_seed(0)
     config = GPT2Config(
-        vocab_size=len(WORDS), n_positions=32, n_embd=32, n_layer=3, n_head=4, n_inner=64,
-        activation_function="linear", bos_token_id=0, eos_token_id=0,
-    )  # fmt: skip
+        vocab_size=len(WORDS),
+        n_positions=32,
+        n_embd=32,
+        n_layer=3,
+        n_head=4,
+        n_inner=64,
+        activation_function="linear",
+        bos_token_id=0,
+        eos_token_id=0,
+    )
     model = loud(AutoModelForCausalLM.from_config(config).eval())
     with torch.no_grad():
         for block in model.transformer.h:
@@ -71,10 +78,15 @@ def test_relevance_is_conserved(name, tmp_path):
         GPT2Config(**common, n_positions=32, n_embd=32, n_layer=2, n_head=4, n_inner=64)
         if name == "gpt2"
         else LlamaConfig(
-            **common, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
-            intermediate_size=64, pad_token_id=0, tie_word_embeddings=False,
+            **common,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=64,
+            pad_token_id=0,
+            tie_word_embeddings=False,
         )
-    )  # fmt: skip
+    )
     config.tie_word_embeddings = False
     model = AutoModelForCausalLM.from_config(config).eval()
     with torch.no_grad():
@@ -154,8 +166,7 @@ def test_a_mask_flips_more_than_chance_on_every_family(mask, name, tmp_path):
     scores = mask(model, encoded, price=1e-3, steps=120)
     top = scores.top(12, direction="to_reasoning")
     chosen = [nt.patch(top, donor="reasoning")] + [
-        nt.patch(scores.random_like(top, seed=seed), donor="reasoning", role="random")
-        for seed in range(8)
+        nt.patch(scores.random_like(top, seed=seed), donor="reasoning", role="random") for seed in range(8)
     ]
     frame = nt.measure(model, encoded, chosen).to_frame()
     gained = (frame["p_reasoned_after"] / frame["p_reasoned_before"]).groupby(frame["role"]).mean()

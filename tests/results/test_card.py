@@ -20,9 +20,14 @@ pytestmark = pytest.mark.bridge
 @pytest.fixture(scope="module")
 def run(model, encoded, tmp_path_factory):
     found = nt.study(
-        model, encoded, ks=[1, 2], kinds=["patch", "set"], methods=["gradient"], exact_neurons=0,
+        model,
+        encoded,
+        ks=[1, 2],
+        kinds=["patch", "set"],
+        methods=["gradient"],
+        exact_neurons=0,
         neutral=nt.neutral_texts(model)[:3],
-    )  # fmt: skip
+    )
     folder = tmp_path_factory.mktemp("run")
     nt.save_run(found, folder, model=model, probes=["planted"], command="neurotrace run & more")
     return nt.load_run(folder)
@@ -48,9 +53,11 @@ def test_it_says_what_the_run_found(run, direction):
         assert f"worst draw {percent(flip['controls_worst'][name])}" in words
     assert f"{flip['damage_kl']:.3f} nats KL" in words
     for known in (
-        run.manifest["model"]["weights_sha256"], run.manifest["kept_pairs_sha256"],
-        "neurotrace run &amp; more", f"torch {run.manifest['versions']['torch']}",
-    ):  # fmt: skip
+        run.manifest["model"]["weights_sha256"],
+        run.manifest["kept_pairs_sha256"],
+        "neurotrace run &amp; more",
+        f"torch {run.manifest['versions']['torch']}",
+    ):
         assert known in words
     example = next(e for e in run.summary["examples"] if e["direction"] == direction)
     assert example["prompt"] in words
@@ -68,15 +75,18 @@ def test_text_of_others_is_escaped_and_cut(run):
     summary = run.summary | {
         "examples": [e | {"prompt": bad, "before": bad, "after": bad} for e in run.summary["examples"]],
         "benchmark": {
-            "file": bad, "items": 1, "before": 1.0, "after": [
-                {"family": "planted", "direction": "to_reasoning", "accuracy": 0.5}
-            ],
+            "file": bad,
+            "items": 1,
+            "before": 1.0,
+            "after": [{"family": "planted", "direction": "to_reasoning", "accuracy": 0.5}],
         },
-    }  # fmt: skip
+    }
     manifest = run.manifest | {
-        "command": bad, "probes": [bad], "versions": {bad: bad},
+        "command": bad,
+        "probes": [bad],
+        "versions": {bad: bad},
         "model": run.manifest["model"] | {"name": bad, "architecture": "<b>"},
-    }  # fmt: skip
+    }
     page = claim_card(replace(run, summary=summary, manifest=manifest), direction="to_reasoning")
     assert "<script" not in page
     assert "<b></td>" not in page

@@ -69,16 +69,15 @@ def test_other_neurons_and_other_flips_are_counted(study, run, model, tmp_path):
 
 
 def test_pairs_are_known_by_their_text_and_families_by_name(study, run, model, tmp_path):
-    renamed = tuple(
-        replace(p, id=f"x{p.id}", reasoning=p.reasoning + " ") for p in study.encoded.pairs
-    )
+    renamed = tuple(replace(p, id=f"x{p.id}", reasoning=p.reasoning + " ") for p in study.encoded.pairs)
     frame = study.effects.to_frame().assign(pair=lambda f: "x" + f["pair"])
     import pyarrow as pa
 
     other = replace(
-        study, encoded=replace(study.encoded, pairs=renamed),
+        study,
+        encoded=replace(study.encoded, pairs=renamed),
         effects=nt.Effects(pa.Table.from_pandas(frame)),
-    )  # fmt: skip
+    )
     found = nt.compare_runs(run, saved(other, model, tmp_path / "a")).to_frame()
     assert (found["pairs"] == 0).all()
     assert found["agree"].isna().all()

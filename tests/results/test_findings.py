@@ -69,21 +69,24 @@ def test_what_all_pairs_made_is_what_most_folds_chose(run, model, encoded):
         assert run.held_out(whole) == []
         assert whole.provenance | model_identity(model) == whole.provenance
         means = nt.moments(model, encoded).mean_of(whole.donor)
-        assert torch.allclose(
-            whole.donor_mean, means[PLANTED.layer, [n.index for n in whole.neurons]]
-        )
+        assert torch.allclose(whole.donor_mean, means[PLANTED.layer, [n.index for n in whole.neurons]])
         assert (nt.measure(model, encoded, [whole]).to_frame()["answers"]).all()
 
 
 def test_neurons_by_name_in_the_table_and_in_the_card(run):
     table = run.neurons
     assert list(table)[:8] == [
-        "layer", "neuron", "family", "direction", "fold", "rank", "score", "exact",
-    ]  # fmt: skip
+        "layer",
+        "neuron",
+        "family",
+        "direction",
+        "fold",
+        "rank",
+        "score",
+        "exact",
+    ]
     first = table[table["rank"] == 1]
-    assert set(zip(first["layer"], first["neuron"], strict=True)) == {
-        (PLANTED.layer, PLANTED.index)
-    }
+    assert set(zip(first["layer"], first["neuron"], strict=True)) == {(PLANTED.layer, PLANTED.index)}
     assert set(first["fold"]) == {"0", "1", "2", "3", "4", "all"}
     for direction in BOTH:
         own = first[(first["direction"] == direction) & (first["fold"] == "all")].iloc[0]
@@ -100,9 +103,7 @@ def test_stability_counts_folds_and_has_chance_beside_it(run):
         assert each.neurons[0] == (PLANTED, 5)
         assert each.folds == 5
         assert 0 < each.chance < each.jaccard <= 1
-    own = [
-        e for e in run.interventions(direction="to_reasoning") if e.provenance["fold"] in (0, "all")
-    ]
+    own = [e for e in run.interventions(direction="to_reasoning") if e.provenance["fold"] in (0, "all")]
     (alone,) = stability(own, 24).values()
     assert (alone.folds, alone.jaccard, alone.chance) == (1, None, None)
 
@@ -129,9 +130,7 @@ def test_every_kind_comes_back_bit_for_bit(model, encoded, tmp_path, kind):
     reference = nt.reference(model, encoded)
     neurons = [PLANTED, nt.Neuron(0, 3)]
     made = make(kind, neurons, reference, direction="to_reasoning")
-    made = replace(
-        made, label="gradient", score=torch.tensor([1 / 3, -0.1]), provenance={"fold": 2}
-    )
+    made = replace(made, label="gradient", score=torch.tensor([1 / 3, -0.1]), provenance={"fold": 2})
     made.save(tmp_path / "x.safetensors")
     back = nt.Intervention.load(tmp_path / "x.safetensors")
     for name in ("keep", "gain", "offset", "score"):
@@ -179,9 +178,13 @@ def test_files_that_are_no_interventions_are_refused(model, encoded, tmp_path):
 
     header, tensors = read_tensors(path, "pt")
     for broken in (
-        {"neurons": ["L1"]}, {"neurons": []}, {"direction": "up"}, {"kind": 3}, {"provenance": "x"},
+        {"neurons": ["L1"]},
+        {"neurons": []},
+        {"direction": "up"},
+        {"kind": 3},
+        {"provenance": "x"},
         {"neurons": ["L1.N5", "L1.N6"]},
-    ):  # fmt: skip
+    ):
         save_file(tensors, path, metadata={"neurotrace": json.dumps(header | broken)})
         with pytest.raises(InputError, match="damaged intervention"):
             nt.Intervention.load(path)
@@ -222,8 +225,24 @@ def test_another_model_is_noticed(run, model, organism):
         replace(whole, neurons=(nt.Neuron(2, 0), nt.Neuron(2, 1))[: len(whole)]).check(model)
 
 
-SHORT = ["run", "--model", "organism", "--probes", "arithmetic", "letters", "--max-pairs", "80", "--k", "8",
-         "--intervention", "patch", "--intervention", "set", "--method", "gradient"]  # fmt: skip
+SHORT = [
+    "run",
+    "--model",
+    "organism",
+    "--probes",
+    "arithmetic",
+    "letters",
+    "--max-pairs",
+    "80",
+    "--k",
+    "8",
+    "--intervention",
+    "patch",
+    "--intervention",
+    "set",
+    "--method",
+    "gradient",
+]
 
 
 @pytest.mark.parametrize("call", [SHORT, pytest.param(["demo"], marks=pytest.mark.nightly)])

@@ -81,15 +81,16 @@ def test_caveats_follow_the_tables(made):
     found = trust_section(replace(trust, signals=worse))
     assert not any("correlation suffices" in caveat for caveat in found["caveats"])
     assert not any("string matching" in caveat for caveat in found["caveats"])
-    assert any("Random neurons" in caveat for caveat in trust_section(
-        replace(trust, signals=signals.assign(auroc_lo=0.55)))["caveats"])  # fmt: skip
+    assert any(
+        "Random neurons" in caveat
+        for caveat in trust_section(replace(trust, signals=signals.assign(auroc_lo=0.55)))["caveats"]
+    )
     # a circuit of random neurons that ranks the wrong way round tells as well
     drawn = signals["signal"] == "random neurons, same layers"
     assert not any("random neurons" in caveat.lower() for caveat in trust_section(trust)["caveats"])
     told = signals.assign(auroc_lo=signals["auroc_lo"].where(~drawn, 0.01))
     assert any(
-        caveat
-        == "Random neurons of the same layers predict, too, on unseen items: AUROC up to 0.99."
+        caveat == "Random neurons of the same layers predict, too, on unseen items: AUROC up to 0.99."
         for caveat in trust_section(replace(trust, signals=told))["caveats"]
     )
     p = trust.circuit.calibration.p_memory(np.zeros((1, 2)))[0]
@@ -97,11 +98,12 @@ def test_caveats_follow_the_tables(made):
     zero = f"at a margin of 0, the score is {p:.1%}"
     assert not any("margin of 0" in caveat for caveat in trust_section(trust)["caveats"])
     blind = replace(trust.circuit, calibration=replace(trust.circuit.calibration, least=0.0))
-    assert any(zero in caveat for caveat in trust_section(
-        replace(trust, circuit=blind))["caveats"])  # fmt: skip
+    assert any(zero in caveat for caveat in trust_section(replace(trust, circuit=blind))["caveats"])
     few = trust.scores.head(40).assign(survived=1.0)
-    assert any("too few for a reliable rate" in each for each in trust_section(
-        replace(trust, scores=few))["caveats"])  # fmt: skip
+    assert any(
+        "too few for a reliable rate" in each
+        for each in trust_section(replace(trust, scores=few))["caveats"]
+    )
     none = replace(
         trust, scores=trust.scores.assign(survived=float("nan")), coverage=trust.coverage.head(0)
     )

@@ -123,9 +123,7 @@ def test_training_and_held_out_pairs_share_no_group(compared):
 
 
 def test_only_some_neurons_exactly(model, pairs):
-    found = compare(
-        model, pairs, ["gradient", "exact"], truth=[PLANTED], exact_neurons=10, curve_pairs=0
-    )
+    found = compare(model, pairs, ["gradient", "exact"], truth=[PLANTED], exact_neurons=10, curve_pairs=0)
     table = found.rankers.set_index("ranker")
     assert found.exact_neurons == 10
     assert table.loc["exact", "top1_overlap"] == 1  # of one neuron among the ten
@@ -159,16 +157,36 @@ def test_truth_files(tmp_path):
 def test_the_command_writes_the_table_with_the_organisms_own_truth(tmp_path):
     out = tmp_path / "rank"
     call = [
-        "rank", "--model", "organism", "--probes", "arithmetic", "--out", str(out), "--methods",
-        "gradient,contrast,random", "--train-pairs", "24", "--curve-pairs", "2", "--exact-neurons", "99",
-    ]  # fmt: skip
+        "rank",
+        "--model",
+        "organism",
+        "--probes",
+        "arithmetic",
+        "--out",
+        str(out),
+        "--methods",
+        "gradient,contrast,random",
+        "--train-pairs",
+        "24",
+        "--curve-pairs",
+        "2",
+        "--exact-neurons",
+        "99",
+    ]
     done = neurotrace(*call)
     assert done.returncode == 0, done.stderr
     table = pd.read_parquet(out / "rankers.parquet").set_index("ranker")
     wanted = {
-        "family", "spearman", "top1_overlap", "recall_truth", "flips_to_reasoning",
-        "flips_to_memorization", "cost_passes", "seconds", "k",
-    }  # fmt: skip
+        "family",
+        "spearman",
+        "top1_overlap",
+        "recall_truth",
+        "flips_to_reasoning",
+        "flips_to_memorization",
+        "cost_passes",
+        "seconds",
+        "k",
+    }
     assert wanted <= set(table.columns)
     assert table.loc["gradient", "recall_truth"] == 1.0
     assert table.loc["gradient", "flips_to_reasoning"] > 0.9
@@ -182,7 +200,5 @@ def test_the_command_writes_the_table_with_the_organisms_own_truth(tmp_path):
     refused(neurotrace(*call), "already holds", "--overwrite")
     bad = tmp_path / "bad.json"
     bad.write_text(json.dumps({"neurons": 3}))
-    refused(
-        neurotrace(*call[:5], "--out", str(tmp_path / "o"), "--truth", str(bad)), "expected a list"
-    )
+    refused(neurotrace(*call[:5], "--out", str(tmp_path / "o"), "--truth", str(bad)), "expected a list")
     refused(neurotrace(*call[:5], "--out", str(tmp_path / "o"), "--methods", "magic"), "magic")

@@ -98,9 +98,7 @@ def test_imprint_sees_what_was_written_and_nothing_where_nothing_was(organism, f
 
 
 def test_what_cannot_be_injected_is_refused(organism, fact):
-    known = Fact(
-        "known", "recall 31+28=", nt.generate(organism, "recall 31+28=", max_new_tokens=1), "x"
-    )
+    known = Fact("known", "recall 31+28=", nt.generate(organism, "recall 31+28=", max_new_tokens=1), "x")
     for wrong, words in (
         ({"fraction": 0.0}, "expected a share"),
         ({"fraction": 0.001, "steps": 2}, "raise fraction or steps"),
@@ -117,9 +115,7 @@ def test_what_cannot_be_injected_is_refused(organism, fact):
         pass
 
 
-def test_what_the_tokenizer_cannot_write_is_refused_before_any_training(
-    organism, tmp_path, monkeypatch
-):
+def test_what_the_tokenizer_cannot_write_is_refused_before_any_training(organism, tmp_path, monkeypatch):
     """English facts on the organism: every word was `<unk>`, and training took minutes."""
     monkeypatch.setattr("neurotrace.studies.injection._train", lambda *_: pytest.fail("trained"))
     english = load_facts("facts-english")
@@ -143,9 +139,7 @@ def test_training_that_leads_nowhere_is_given_up(organism, fact):
 
 
 # the slowest: 335, 305 and 333 steps
-@pytest.mark.parametrize(
-    "number", [0, *(pytest.param(n, marks=pytest.mark.nightly) for n in (2, 11))]
-)
+@pytest.mark.parametrize("number", [0, *(pytest.param(n, marks=pytest.mark.nightly) for n in (2, 11))])
 def test_what_would_be_taught_is_not_given_up(organism, number, monkeypatch):
     each = load_facts("facts-organism")[number]
     with nt.inject(organism, each, fraction=0.01, seed=0) as injection:
@@ -195,9 +189,7 @@ def test_a_study_that_was_stopped_goes_on(organism, tmp_path):
 
 def test_a_fact_that_cannot_be_taught_is_skipped_named_and_counted(organism, tmp_path):
     """What was skipped stays so on going on; with more steps it is tried again."""
-    known = Fact(
-        "known", "recall 31+28=", nt.generate(organism, "recall 31+28=", max_new_tokens=1), "x"
-    )
+    known = Fact("known", "recall 31+28=", nt.generate(organism, "recall 31+28=", max_new_tokens=1), "x")
     facts = [load_facts("facts-organism")[0], known]
     options = {"fractions": (0.03,), "methods": ("imprint", "exact")}
     with (
@@ -221,9 +213,20 @@ def test_a_fact_that_cannot_be_taught_is_skipped_named_and_counted(organism, tmp
 
 def test_the_command(tmp_path):
     call = [
-        "inject", "--model", "organism", "--facts", "facts-organism", "--fraction", "0.03",
-        "--max-facts", "1", "--methods", "gradient,random", "--out", str(tmp_path / "out"),
-    ]  # fmt: skip
+        "inject",
+        "--model",
+        "organism",
+        "--facts",
+        "facts-organism",
+        "--fraction",
+        "0.03",
+        "--max-facts",
+        "1",
+        "--methods",
+        "gradient,random",
+        "--out",
+        str(tmp_path / "out"),
+    ]
     done = neurotrace(*call)
     assert done.returncode == 0, done.stderr
     assert "gradient" in done.stdout
@@ -237,9 +240,7 @@ def test_the_command(tmp_path):
     assert none.stderr.count("fact arithmetic-0: the loss is") == 2  # at once, and at the end
     english = neurotrace(*call[:3], "--facts", "facts-english", "--out", str(tmp_path / "english"))
     refused(english, "none of 20 facts", "'The'", "facts-organism")
-    usual = neurotrace(
-        *call[:3], *call[7:-1], str(tmp_path / "usual")
-    )  # neither facts nor fractions
+    usual = neurotrace(*call[:3], *call[7:-1], str(tmp_path / "usual"))  # neither facts nor fractions
     assert usual.returncode == 0, usual.stderr
     assert "fraction 0.01: 1 of 1 facts taught" in usual.stdout
     assert "fraction 0.001" not in usual.stdout  # two neurons

@@ -39,9 +39,7 @@ def test_a_ranking_overlaps_with_itself_and_noise_by_chance():
 
 
 def test_what_is_shared_is_found_whatever_the_direction():
-    table = nt.overlap(
-        {"a": grouped(0, shared=20), "b": grouped(1, "memorization", shared=20)}, k=20
-    )
+    table = nt.overlap({"a": grouped(0, shared=20), "b": grouped(1, "memorization", shared=20)}, k=20)
     row = table.iloc[0]
     assert row["shared"] == 20
     assert row["low"] > 0.9
@@ -85,9 +83,20 @@ def test_what_cannot_be_compared_is_refused():
 
 def test_the_organism_has_one_set_for_both_ways(tmp_path):
     done = neurotrace(
-        "overlap", "--model", "organism", "--probes", "letters", "--max-pairs", "40", "--k", "8",
-        "--intervention", "patch", "--out", str(tmp_path / "o.csv"),
-    )  # fmt: skip
+        "overlap",
+        "--model",
+        "organism",
+        "--probes",
+        "letters",
+        "--max-pairs",
+        "40",
+        "--k",
+        "8",
+        "--intervention",
+        "patch",
+        "--out",
+        str(tmp_path / "o.csv"),
+    )
     assert done.returncode == 0, done.stderr
     (row,) = pd.read_csv(tmp_path / "o.csv").to_dict("records")
     assert (row["first"], row["second"]) == ("letters: to reasoning", "letters: to memory")

@@ -65,9 +65,12 @@ def part_of(candidates, flips, controls, *, further=None):
 
 def test_quiet_controls_come_first_then_few_neurons(made):
     flips = {
-        ("shift:9", 8): 1.0, ("patch", 8): 0.97, ("patch", 4): 0.97, ("patch", 2): 0.9,
+        ("shift:9", 8): 1.0,
+        ("patch", 8): 0.97,
+        ("patch", 4): 0.97,
+        ("patch", 2): 0.9,
         ("zero", 8): 0.2,
-    }  # fmt: skip
+    }
     quiet = part_of(made(*flips), flips, lambda each, draw: 0.5 * (each.kind == "shift:9"))
     found = choose([quiet, quiet])
     assert found.candidate == Candidate("gradient", "patch", 4)
@@ -112,9 +115,7 @@ def test_who_was_lucky_on_few_pairs_does_not_beat_who_was_tried_on_more(made):
     """More candidates flip all of the first pairs than are tried further, where each flips fewer."""
     flips = {(f"shift:{size}", 1 + (size > 20)): 1.0 for size in range(1, 25)}
     flips["set", 4] = 0.8
-    part = part_of(
-        made(*flips), flips, lambda each, draw: 0.0, further={each: 0.75 for each in flips}
-    )
+    part = part_of(made(*flips), flips, lambda each, draw: 0.0, further={each: 0.75 for each in flips})
     found = choose([part])
     assert (found.candidate.k, found.pairs) == (1, 2 * PAIRS)
     assert found.rates[found.candidate] == 0.875
@@ -179,8 +180,11 @@ def test_what_ranked_is_not_what_is_tried(monkeypatch):
     monkeypatch.setattr(selection, "rank", rank)
     monkeypatch.setattr(selection, "flipped", flips)
     monkeypatch.setattr(selection, "Activations", lambda values, pairs: None)
-    monkeypatch.setattr(selection, "controls_for", lambda each, **_: [replace(
-        each, role=role, label="quiet|-1") for role in selection.CONTROLS])  # fmt: skip
+    monkeypatch.setattr(
+        selection,
+        "controls_for",
+        lambda each, **_: [replace(each, role=role, label="quiet|-1") for role in selection.CONTROLS],
+    )
     way = Direction("to_reasoning")
     ground = selection.Ground(None, Pairs(range(40)), None, Evidence(), "f", way)
     settings = StudySettings(("by_heart", "general"), ("patch",), (1,), "group", 5, 0, (), 32)
@@ -209,10 +213,12 @@ def test_the_halves_part_the_groups():
 
 
 def test_flipped_is_what_measure_says(model, encoded):
-    values = torch.stack([
-        torch.cat([read_activations(model, ids[None], 2, 24) for ids in encoded.ids(side)])
-        for side in ("memorization", "reasoning")
-    ])  # fmt: skip
+    values = torch.stack(
+        [
+            torch.cat([read_activations(model, ids[None], 2, 24) for ids in encoded.ids(side)])
+            for side in ("memorization", "reasoning")
+        ]
+    )
     activations = nt.Activations(values, encoded.pairs)
     for way in ("to_reasoning", "to_memorization"):
         top = nt.gradient(model, encoded, donor=Direction(way).donor).top(2, direction=way)
@@ -230,17 +236,25 @@ def test_flipped_is_what_measure_says(model, encoded):
 def frame(**flips):
     """Held-out rows of four pairs: which of them each candidate "ranker kind k" flips."""
     rows = [
-        {"label": name.split()[0], "intervention": name.split()[1], "k": int(name.split()[2]),
-         "pair": str(pair), "group": str(pair), "answers": bool(hit), "chosen": name == "a patch 1"}
+        {
+            "label": name.split()[0],
+            "intervention": name.split()[1],
+            "k": int(name.split()[2]),
+            "pair": str(pair),
+            "group": str(pair),
+            "answers": bool(hit),
+            "chosen": name == "a patch 1",
+        }
         for name, hits in flips.items()
         for pair, hit in enumerate(hits)
-    ]  # fmt: skip
+    ]
     return pd.DataFrame(rows)
 
 
 def test_the_regret_is_what_the_best_flips_beyond_the_chosen():
-    table = frame(**{"a patch 1": [1, 1, 0, 0], "a set 2": [0, 1, 1, 1], "b zero 4": [1, 1, 1, 1],
-                     "a mean 2": [1, 1]})  # fmt: skip
+    table = frame(
+        **{"a patch 1": [1, 1, 0, 0], "a set 2": [0, 1, 1, 1], "b zero 4": [1, 1, 1, 1], "a mean 2": [1, 1]}
+    )
     quiet = held_out._regret(table, lambda each: each.kind != "zero")
     assert (quiet["regret"], quiet["best"], quiet["compared"]) == (0.25, "a set 2", 2)
     low, high = quiet["regret_ci"]

@@ -41,9 +41,7 @@ def test_noise_is_called_noise():
     assert int((q < 0.05).sum()) == 0
     assert found.provenance["jaccard"] < 0.5
     covered = (found.columns["low"] < 0) & (found.columns["high"] > 0)
-    assert (
-        float(covered.float().mean()) > 0.88
-    )  # a percentile bootstrap of 20 groups is a bit narrow
+    assert float(covered.float().mean()) > 0.88  # a percentile bootstrap of 20 groups is a bit narrow
 
 
 def test_a_signal_in_noise_is_found_and_comes_out_again():
@@ -187,14 +185,11 @@ def test_the_interval_equals_the_other_routes():
 
 @pytest.mark.parametrize(
     "ranker",
-    [nt.gradient, nt.two_ended, nt.relp, nt.integrated, nt.direct, nt.log_increase, nt.exact,
-     nt.contrast],
+    [nt.gradient, nt.two_ended, nt.relp, nt.integrated, nt.direct, nt.log_increase, nt.exact, nt.contrast],
     ids=lambda r: r.__name__,
-)  # fmt: skip
+)
 @pytest.mark.parametrize("kind", ["patch", "set"])
-def test_groups_add_up_to_the_ranking_and_the_planted_neuron_is_no_chance(
-    model, encoded, ranker, kind
-):
+def test_groups_add_up_to_the_ranking_and_the_planted_neuron_is_no_chance(model, encoded, ranker, kind):
     grouped = group_scores(ranker, model, encoded, kind=kind)
     whole = ranker(model, encoded, kind=kind)
     assert torch.allclose(grouped.scores.value, whole.value, atol=1e-4)

@@ -56,14 +56,8 @@ def test_the_verdict_follows_the_rule(study):
     # where 5 % are allowed, twelve groups are too few to tell 100 % from 90 %, and 0 % from 5 %
     found = verdicts_of(records, Rule(fraction=0.05))["planted"]
     assert (found.word, found.pairs) == ("undecided", 73)
-    assert (
-        verdicts_of(records, Rule(answers=0.7, controls=0.3, fraction=0.05))["planted"].word
-        == "decides"
-    )
-    assert (
-        verdicts_of(records, Rule(answers=0.7, controls=-0.1, fraction=0.05))["planted"].word
-        == "no"
-    )
+    assert verdicts_of(records, Rule(answers=0.7, controls=0.3, fraction=0.05))["planted"].word == "decides"
+    assert verdicts_of(records, Rule(answers=0.7, controls=-0.1, fraction=0.05))["planted"].word == "no"
 
 
 def test_effects_are_of_held_out_pairs_once(study):
@@ -81,9 +75,7 @@ def test_random_neurons_get_no_verdict(model, encoded):
 
 @pytest.mark.parametrize("method", ["contrast", "pearson", "direct", "integrated", "exact"])
 def test_other_rankers_run(model, encoded, method):
-    found = nt.study(
-        model, encoded, methods=[method], kinds=["set"], ks=[1], folds=2, exact_neurons=0
-    )
+    found = nt.study(model, encoded, methods=[method], kinds=["set"], ks=[1], folds=2, exact_neurons=0)
     assert {flip.method for flip in found.flips} == {method}
     assert all(flip.answers == 1.0 for flip in found.selected())
 
@@ -101,9 +93,7 @@ def test_what_other_families_keep_is_under_the_intervention_as_it_was_done(model
 
 
 def test_split_by_template_too(model, encoded):
-    found = nt.study(
-        model, encoded, split="group+template", ks=[1], kinds=["patch"], exact_neurons=0
-    )
+    found = nt.study(model, encoded, split="group+template", ks=[1], kinds=["patch"], exact_neurons=0)
     assert found.split == "group+template"
     assert all(flip.answers == 1.0 and flip.n == 12 for flip in found.selected())
 
@@ -130,9 +120,23 @@ def test_run_folder(study, model, tmp_path):
     assert pq.read_table(out / "dropped.parquet").num_rows == 0
     assert summary["pairs"] == {"read": 12, "kept": 12, "train": 9, "test": 12, "dropped": {}}
     wanted = {
-        "family", "method", "direction", "intervention", "k", "fraction", "answers", "answers_ci",
-        "prefers", "n", "groups", "split", "selected", "controls", "control_answers", "damage_kl",
-    }  # fmt: skip
+        "family",
+        "method",
+        "direction",
+        "intervention",
+        "k",
+        "fraction",
+        "answers",
+        "answers_ci",
+        "prefers",
+        "n",
+        "groups",
+        "split",
+        "selected",
+        "controls",
+        "control_answers",
+        "damage_kl",
+    }
     assert all(wanted <= set(flip) for flip in summary["flips"])
     assert sum(flip["selected"] for flip in summary["flips"]) == 2
     with pytest.raises(InputError, match="--overwrite"):
@@ -172,9 +176,7 @@ def test_no_mixture_of_two_runs_is_read(study, model, tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(os, "replace", replace_some)
             with contextlib.suppress(KeyboardInterrupt):
-                nt.save_run(
-                    study, out, model=model, probes=["planted"], command="new", overwrite=True
-                )
+                nt.save_run(study, out, model=model, probes=["planted"], command="new", overwrite=True)
         try:
             ends.append(nt.load_run(out).manifest["command"])
         except InputError:
@@ -256,9 +258,17 @@ def test_the_report_states_controls_choice_and_regret(study, model, tmp_path):
 def test_detectors_show_where_a_run_has_them(study, model, tmp_path):
     saved(study, model, tmp_path)
     row = {
-        "detector": "linear", "view": "<b>neurons", "train_family": "a", "test_family": "b",
-        "auroc": 0.75, "auroc_lo": 0.7, "auroc_hi": 0.8, "accuracy": float("nan"), "ece": 0.05, "n": 40,
-    }  # fmt: skip
+        "detector": "linear",
+        "view": "<b>neurons",
+        "train_family": "a",
+        "test_family": "b",
+        "auroc": 0.75,
+        "auroc_lo": 0.7,
+        "auroc_hi": 0.8,
+        "accuracy": float("nan"),
+        "ece": 0.05,
+        "n": 40,
+    }
     rows = [row, row | {"view": "neurons", "train_family": "others", "test_family": "<b>a"}]
     path, about = tmp_path / "detectors.parquet", model_identity(model)
     path.write_bytes(writing.noted(pd.DataFrame(rows), about | {"command": "neurotrace detect"}))

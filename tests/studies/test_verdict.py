@@ -16,11 +16,17 @@ def flip(direction, answers=CLEAR, control=QUIET, *, groups=64, each=1, fraction
     """A record as in summary.json; the control `sign` alone has the given rate."""
     rates = {name: QUIET for name in CONTROLS} | {"sign": control, "other_donor": (0.9, 0.8, 1.0)}
     return {
-        "family": "f", "direction": direction, "selected": True, "fraction": fraction,
-        "answers": answers[0], "answers_ci": list(answers[1:]), "n": groups * each, "groups": groups,
+        "family": "f",
+        "direction": direction,
+        "selected": True,
+        "fraction": fraction,
+        "answers": answers[0],
+        "answers_ci": list(answers[1:]),
+        "n": groups * each,
+        "groups": groups,
         "controls": {name: each[0] for name, each in rates.items()} | {"norm": None},
         "controls_ci": {name: list(each[1:]) for name, each in rates.items()} | {"norm": None},
-    }  # fmt: skip
+    }
 
 
 def said(to_memory=CLEAR, control=QUIET, **options):
@@ -81,8 +87,9 @@ def test_more_groups_do_settle_what_was_undecided():
         hits = rng.random(groups) < 0.95
         return (hits.mean(), *rate_interval(hits, range(groups), resamples=500))
 
-    first = verdicts_of([flip(way, (0.95, 0.88, 1.0), groups=50) for way in
-                         ("to_reasoning", "to_memorization")])["f"]  # fmt: skip
+    first = verdicts_of(
+        [flip(way, (0.95, 0.88, 1.0), groups=50) for way in ("to_reasoning", "to_memorization")]
+    )["f"]
     assert first.pairs == 98
     later = [draw(3 * first.pairs)[1] >= RULE.answers for _ in range(40)]
     assert sum(later) >= 30

@@ -17,9 +17,15 @@ from unittest import mock
 from neurotrace.cli import main as cli
 
 GOOD = {
-    "id": "a", "family": "f", "template": "t", "group": "g", "memorization": "recall 1+1=",
-    "reasoning": "think 1+1=", "memorized_answer": "3", "reasoned_answer": "2",
-}  # fmt: skip
+    "id": "a",
+    "family": "f",
+    "template": "t",
+    "group": "g",
+    "memorization": "recall 1+1=",
+    "reasoning": "think 1+1=",
+    "memorized_answer": "3",
+    "reasoned_answer": "2",
+}
 
 _IGNORED = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)
 Done = subprocess.CompletedProcess[str]
@@ -44,17 +50,18 @@ def neurotrace(*arguments: str, cwd: Path | None = None) -> Done:
         except BaseException:  # what the interpreter would do with it
             traceback.print_exc()
             code = 1
-    return subprocess.CompletedProcess(
-        ["neurotrace", *arguments], code, out.getvalue(), err.getvalue()
-    )
+    return subprocess.CompletedProcess(["neurotrace", *arguments], code, out.getvalue(), err.getvalue())
 
 
 def neurotrace_process(*arguments: str, cwd: Path | None = None) -> Done:
     """`neurotrace …` in a process of its own, for what only that can show."""
     return subprocess.run(
         [sys.executable, "-m", "neurotrace.cli", *arguments],
-        capture_output=True, text=True, cwd=cwd, timeout=300,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=300,
+    )
 
 
 def refused(done: Done, *words: str) -> None:

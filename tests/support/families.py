@@ -41,22 +41,31 @@ class Family(NamedTuple):
 
 OTHER_LOGITS = "log-probabilities differ"
 COMMON = dict(
-    vocab_size=VOCABULARY, hidden_size=WIDTH, intermediate_size=HIDDEN, num_hidden_layers=DEPTH,
-    num_attention_heads=HEADS, num_key_value_heads=2, head_dim=8, max_position_embeddings=64,
-    pad_token_id=0, bos_token_id=1, eos_token_id=2,
-)  # fmt: skip
+    vocab_size=VOCABULARY,
+    hidden_size=WIDTH,
+    intermediate_size=HIDDEN,
+    num_hidden_layers=DEPTH,
+    num_attention_heads=HEADS,
+    num_key_value_heads=2,
+    head_dim=8,
+    max_position_embeddings=64,
+    pad_token_id=0,
+    bos_token_id=1,
+    eos_token_id=2,
+)
 NO_GROUPS = COMMON | dict(num_key_value_heads=HEADS)
 WINDOWED = COMMON | dict(sliding_window=WINDOW)
 GPT = dict(vocab_size=VOCABULARY, n_embd=WIDTH, n_layer=DEPTH, n_head=HEADS, n_positions=64)
 FEW = dict(vocab_size=VOCABULARY, hidden_size=WIDTH, num_hidden_layers=DEPTH)
 NO_MLP = FEW | dict(state_size=8)
-LATENT = dict(
-    q_lora_rank=16, kv_lora_rank=16, qk_rope_head_dim=8, qk_nope_head_dim=8, v_head_dim=8
-)  # fmt: skip
+LATENT = dict(q_lora_rank=16, kv_lora_rank=16, qk_rope_head_dim=8, qk_nope_head_dim=8, v_head_dim=8)
 LINEAR = dict(
-    linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=8,
-    linear_value_head_dim=8, layer_types=["linear_attention", "full_attention"] * 2,
-)  # fmt: skip
+    linear_num_key_heads=2,
+    linear_num_value_heads=4,
+    linear_key_head_dim=8,
+    linear_value_head_dim=8,
+    layer_types=["linear_attention", "full_attention"] * 2,
+)
 EXPERTS = dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=48)
 LOCAL_EXPERTS = dict(num_local_experts=4, num_experts_per_tok=2)
 ERNIE = EXPERTS | dict(moe_num_experts=4, moe_k=2, moe_layer_start_index=1)
@@ -67,9 +76,14 @@ FAMILIES = {
     "gpt_neo": Family(
         "gpt_neo",
         dict(
-            vocab_size=VOCABULARY, hidden_size=WIDTH, num_layers=DEPTH, num_heads=HEADS,
-            intermediate_size=HIDDEN, attention_types=[[["global", "local"], 2]],
-            window_size=WINDOW, max_position_embeddings=64,
+            vocab_size=VOCABULARY,
+            hidden_size=WIDTH,
+            num_layers=DEPTH,
+            num_heads=HEADS,
+            intermediate_size=HIDDEN,
+            attention_types=[[["global", "local"], 2]],
+            window_size=WINDOW,
+            max_position_embeddings=64,
         ),
         "frozen",
     ),
@@ -104,18 +118,17 @@ FAMILIES = {
     "qwen3": Family("qwen3", COMMON),
     "qwen3_5": Family("qwen3_5_text", COMMON | LINEAR, "naive"),
     "gemma": Family("gemma", COMMON),
-    "gemma2": Family(
-        "gemma2", WINDOWED | dict(final_logit_softcapping=30.0, attn_logit_softcapping=20.0)
-    ),
-    "gemma3": Family(
-        "gemma3_text", WINDOWED | dict(sliding_window_pattern=2, query_pre_attn_scalar=8)
-    ),
+    "gemma2": Family("gemma2", WINDOWED | dict(final_logit_softcapping=30.0, attn_logit_softcapping=20.0)),
+    "gemma3": Family("gemma3_text", WINDOWED | dict(sliding_window_pattern=2, query_pre_attn_scalar=8)),
     "gemma4": Family(
         "gemma4_text",
         WINDOWED
         | dict(
-            hidden_size_per_layer_input=8, vocab_size_per_layer_input=VOCABULARY,
-            global_head_dim=8, num_global_key_value_heads=2, num_kv_shared_layers=0,
+            hidden_size_per_layer_input=8,
+            vocab_size_per_layer_input=VOCABULARY,
+            global_head_dim=8,
+            num_global_key_value_heads=2,
+            num_kv_shared_layers=0,
         ),
     ),
     "vaultgemma": Family("vaultgemma", COMMON),
@@ -131,7 +144,9 @@ FAMILIES = {
         "granite",
         COMMON
         | dict(
-            residual_multiplier=0.6, embedding_multiplier=3.0, attention_multiplier=0.3,
+            residual_multiplier=0.6,
+            embedding_multiplier=3.0,
+            attention_multiplier=0.3,
             logits_scaling=0.5,
         ),
     ),
@@ -148,7 +163,11 @@ FAMILIES = {
     "mpt": Family(
         "mpt",
         dict(
-            vocab_size=VOCABULARY, d_model=WIDTH, n_layers=DEPTH, n_heads=HEADS, max_seq_len=64,
+            vocab_size=VOCABULARY,
+            d_model=WIDTH,
+            n_layers=DEPTH,
+            n_heads=HEADS,
+            max_seq_len=64,
             expansion_ratio=2,
         ),
         "frozen",
@@ -169,8 +188,12 @@ FAMILIES = {
     "xglm": Family(
         "xglm",
         dict(
-            vocab_size=VOCABULARY, d_model=WIDTH, ffn_dim=HIDDEN, num_layers=DEPTH,
-            attention_heads=HEADS, max_position_embeddings=64,
+            vocab_size=VOCABULARY,
+            d_model=WIDTH,
+            ffn_dim=HIDDEN,
+            num_layers=DEPTH,
+            attention_heads=HEADS,
+            max_position_embeddings=64,
         ),
         "frozen",
     ),
@@ -185,8 +208,13 @@ FAMILIES = {
         "falcon_h1",
         COMMON
         | dict(
-            mamba_d_ssm=32, mamba_n_heads=4, mamba_d_head=8, mamba_d_state=8, mamba_n_groups=1,
-            mamba_expand=1, mamba_chunk_size=8,
+            mamba_d_ssm=32,
+            mamba_n_heads=4,
+            mamba_d_head=8,
+            mamba_d_state=8,
+            mamba_n_groups=1,
+            mamba_expand=1,
+            mamba_chunk_size=8,
         ),
         "naive",
     ),
@@ -194,8 +222,12 @@ FAMILIES = {
         "bamba",
         COMMON
         | dict(
-            attn_layer_indices=[1, 3], mamba_n_heads=4, mamba_d_head=16, mamba_expand=2,
-            mamba_d_state=8, mamba_chunk_size=8,
+            attn_layer_indices=[1, 3],
+            mamba_n_heads=4,
+            mamba_d_head=16,
+            mamba_expand=2,
+            mamba_d_state=8,
+            mamba_chunk_size=8,
         ),
         "none",
     ),
@@ -208,10 +240,7 @@ FAMILIES = {
     ),
     "recurrent_gemma": Family(
         "recurrent_gemma",
-        COMMON
-        | dict(
-            lru_width=32, attention_window_size=WINDOW, block_types=["recurrent", "attention"]
-        ),
+        COMMON | dict(lru_width=32, attention_window_size=WINDOW, block_types=["recurrent", "attention"]),
         "none",
         "no dense MLP",
     ),
@@ -221,7 +250,11 @@ FAMILIES = {
         "zamba2",
         COMMON
         | dict(
-            mamba_d_state=8, n_mamba_heads=4, mamba_headdim=16, chunk_size=8, num_mem_blocks=1,
+            mamba_d_state=8,
+            n_mamba_heads=4,
+            mamba_headdim=16,
+            chunk_size=8,
+            num_mem_blocks=1,
             layers_block_type=["mamba", "hybrid"] * 2,
         ),
         "none",
@@ -237,9 +270,7 @@ FAMILIES = {
     "deepseek_v2": Family(
         "deepseek_v2", NO_GROUPS | LATENT | ROUTED, "none", "mixture-of-experts", "no dense MLP"
     ),
-    "deepseek_v3": Family(
-        "deepseek_v3", NO_GROUPS | LATENT | ROUTED, "none", "mixture-of-experts"
-    ),
+    "deepseek_v3": Family("deepseek_v3", NO_GROUPS | LATENT | ROUTED, "none", "mixture-of-experts"),
     "ernie4_5_moe": Family("ernie4_5_moe", COMMON | ERNIE, "none", "mixture-of-experts", "no dense MLP"),
     "jamba": Family(
         "jamba",
@@ -250,7 +281,7 @@ FAMILIES = {
     "llama4": Family("llama4_text", COMMON | LOCAL_EXPERTS, "none", "mixture-of-experts"),
     "minimax_m2": Family("minimax_m2", COMMON | LOCAL_EXPERTS, "none", "mixture-of-experts"),
     "glm4_moe": Family("glm4_moe", COMMON | ROUTED, "none", "mixture-of-experts"),
-}  # fmt: skip
+}
 
 
 def build(name: str, seed: int = 0) -> nn.Module:
@@ -270,14 +301,26 @@ def build(name: str, seed: int = 0) -> nn.Module:
 
 # three layers: for tests of one thing on a few kinds of block
 _COMMON = {
-    "vocab_size": len(WORDS), "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4,
-    "max_position_embeddings": 32, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0,
-}  # fmt: skip
+    "vocab_size": len(WORDS),
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 32,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": 0,
+}
 _GATED = {**_COMMON, "intermediate_size": 64, "num_key_value_heads": 2}
 CONFIGS = {
     "gpt2": lambda: GPT2Config(
-        vocab_size=len(WORDS), n_positions=32, n_embd=32, n_layer=3, n_head=4, n_inner=64,
-        bos_token_id=0, eos_token_id=0,
+        vocab_size=len(WORDS),
+        n_positions=32,
+        n_embd=32,
+        n_layer=3,
+        n_head=4,
+        n_inner=64,
+        bos_token_id=0,
+        eos_token_id=0,
     ),
     "neox": lambda: GPTNeoXConfig(**_COMMON, intermediate_size=64),
     "llama": lambda: LlamaConfig(**_GATED),
@@ -285,7 +328,7 @@ CONFIGS = {
     "gemma2": lambda: Gemma2Config(**_GATED, head_dim=8, query_pre_attn_scalar=8),
     "phi": lambda: PhiConfig(**_COMMON, intermediate_size=64, num_key_value_heads=4),
     "opt": lambda: OPTConfig(**_COMMON, ffn_dim=64, word_embed_proj_dim=32),
-}  # fmt: skip
+}
 
 
 def family_model(name: str, folder: Path, *, seed: int = 0):
@@ -303,10 +346,14 @@ def random_pairs(count: int = 6) -> list[PromptPair]:
     """Pairs without meaning, of two lengths: for numbers, not for behaviour (encode(check=False))."""
     return [
         PromptPair(
-            id=f"p{i}", family="noise", template=f"t{i % 2}", group=f"g{i}",
+            id=f"p{i}",
+            family="noise",
+            template=f"t{i % 2}",
+            group=f"g{i}",
             memorization=f"w{i + 1} w{i + 2} w{i + 3}" + " w9" * (i % 2) + " w4",
             reasoning=f"w{i + 1} w{i + 2} w{i + 3}" + " w9" * (i % 2) + " w5",
-            memorized_answer=f" w{20 + i}", reasoned_answer=f" w{30 + i}",
+            memorized_answer=f" w{20 + i}",
+            reasoned_answer=f" w{30 + i}",
         )
         for i in range(count)
-    ]  # fmt: skip
+    ]

@@ -16,9 +16,11 @@ def said_by(program: str) -> str:
     """What a fresh process that runs the program prints."""
     places = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True,
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(places)},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 

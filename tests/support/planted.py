@@ -27,23 +27,38 @@ def planted_pairs() -> list[PromptPair]:
     """Twelve pairs in twelve groups and two templates; one prompt of each pair ends in each cue."""
     return [
         PromptPair(
-            id=item, family="planted", template=("long", "short")[number % 2], group=item,
-            memorization=f"{lead}{item} recall", reasoning=f"{lead}{item} think",
-            memorized_answer=" mem", reasoned_answer=" rea",
+            id=item,
+            family="planted",
+            template=("long", "short")[number % 2],
+            group=item,
+            memorization=f"{lead}{item} recall",
+            reasoning=f"{lead}{item} think",
+            memorized_answer=" mem",
+            reasoned_answer=" rea",
         )
         for number, item in enumerate(ITEMS)
         for lead in [("the ", "")[number % 2]]
-    ]  # fmt: skip
+    ]
 
 
 def planted_model(folder: Path, *, seed: int = 0):
     """A checked bridge over the planted model; `folder` holds its tokenizer."""
     torch.manual_seed(seed)
     config = GPT2Config(
-        vocab_size=len(WORDS), n_positions=16, n_embd=WIDTH, n_layer=2, n_head=2, n_inner=24,
-        activation_function="relu", resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
-        tie_word_embeddings=False, bos_token_id=0, eos_token_id=0,
-    )  # fmt: skip
+        vocab_size=len(WORDS),
+        n_positions=16,
+        n_embd=WIDTH,
+        n_layer=2,
+        n_head=2,
+        n_inner=24,
+        activation_function="relu",
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        tie_word_embeddings=False,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
     model = GPT2LMHeadModel(config).eval()
     id_of = {word: place for place, word in enumerate(WORDS)}
     with torch.no_grad():

@@ -46,9 +46,7 @@ def obeyed(model: Any, encoded: Any, scores: dict[str, nt.Scores]) -> None:
     effects_are_as_measured(model, encoded, value)
     assert torch.equal(value["random"], nt.random_scores(model, seed=0).value)
     assert not torch.equal(value["random"], nt.random_scores(model, seed=1).value)
-    if (
-        "relp" in value
-    ):  # in the last layer it holds the norms' scales, and nothing else is left to hold
+    if "relp" in value:  # in the last layer it holds the norms' scales, and nothing else is left to hold
         both = torch.stack([value["relp"][-1], value["gradient"][-1]])
         assert torch.corrcoef(both)[0, 1] > 0.8
     try:
@@ -86,8 +84,7 @@ def effects_are_as_measured(model: Any, encoded: Any, value: dict[str, Tensor]) 
     single = QUICK["exact"]["neurons"][3::5]
     strong = [divmod(int(at), width) for at in value["gradient"].abs().flatten().topk(6).indices]
     asked = {f"exact {n}": nt.patch([n], donor="reasoning") for n in single} | {
-        f"small {at}": nt.patch([nt.Neuron(*at)], donor="reasoning", strength=0.003)
-        for at in strong
+        f"small {at}": nt.patch([nt.Neuron(*at)], donor="reasoning", strength=0.003) for at in strong
     }
     every = [nt.Neuron(layer, index) for index in range(width)]
     asked["layer"] = nt.patch(every, donor="reasoning", strength=0.05)
@@ -201,17 +198,13 @@ def increased(parts: Parts, one: Any, neuron: nt.Neuron, written: Tensor, change
         entered.append(args[0] if args else kwargs["hidden_states"])
 
     hooks: list[Any] = [(parts.blocks[neuron.layer], "input", enter)]
-    hooks += [
-        (parts.projections[neuron.layer], "input", lambda _, args, __: neurons.append(args[0]))
-    ]
+    hooks += [(parts.projections[neuron.layer], "input", lambda _, args, __: neurons.append(args[0]))]
     ids = one.ids(SIDES[0])[0][None].to(parts.device)
     with torch.no_grad(), hooked(hooks):
         parts.model(ids, use_cache=False)
     a = float(neurons[0].reshape(ids.shape[1], -1)[-1, neuron.index])
     h = entered[0][0, -1].float().cpu()
-    rows = torch.stack(
-        [h + (a + float(change[neuron.layer, neuron.index])) * written, h + a * written]
-    )
+    rows = torch.stack([h + (a + float(change[neuron.layer, neuron.index])) * written, h + a * written])
 
     def put(_: nn.Module, __: tuple, y: Any) -> Any:
         stream = first(y).clone()

@@ -47,10 +47,14 @@ def write_tiny_gguf(path: Path, *, seed: int = 0) -> Path:
     for layer in range(DEPTH):
         block = f"blk.{layer}"
         for name, rows, columns in (
-            ("attn_q", WIDTH, WIDTH), ("attn_k", WIDTH // 2, WIDTH), ("attn_v", WIDTH // 2, WIDTH),
-            ("attn_output", WIDTH, WIDTH), ("ffn_gate", HIDDEN, WIDTH), ("ffn_up", HIDDEN, WIDTH),
+            ("attn_q", WIDTH, WIDTH),
+            ("attn_k", WIDTH // 2, WIDTH),
+            ("attn_v", WIDTH // 2, WIDTH),
+            ("attn_output", WIDTH, WIDTH),
+            ("ffn_gate", HIDDEN, WIDTH),
+            ("ffn_up", HIDDEN, WIDTH),
             ("ffn_down", WIDTH, HIDDEN),
-        ):  # fmt: skip
+        ):
             add(f"{block}.{name}.weight", rows, columns)
         for norm in ("attn_norm", "ffn_norm"):
             writer.add_tensor(f"{block}.{norm}.weight", np.ones(WIDTH, dtype=np.float32))

@@ -24,10 +24,15 @@ from neurotrace.sweeps.layout import Shard
 from neurotrace.sweeps.locks import LOCKS, locked
 
 LLAMA_70B = {
-    "model_type": "llama", "hidden_size": 8192, "intermediate_size": 28672,
-    "num_hidden_layers": 80, "num_attention_heads": 64, "num_key_value_heads": 8,
-    "vocab_size": 128256, "tie_word_embeddings": False,
-}  # fmt: skip
+    "model_type": "llama",
+    "hidden_size": 8192,
+    "intermediate_size": 28672,
+    "num_hidden_layers": 80,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+    "tie_word_embeddings": False,
+}
 
 
 def config_file(folder: Path, **changes) -> str:
@@ -48,9 +53,11 @@ def test_cost_of_a_model_that_is_not_here(tmp_path):
     named = dict(growth(shape, 10, 32, everywhere=False, gflops=1e6, number_bytes=2, batch=4096))
     here = named["this model"]
     for name, operations, cells in [
-        ("twice the layers", 4, 2), ("twice the width", 8, 2), ("twice the pairs", 2, 2),
+        ("twice the layers", 4, 2),
+        ("twice the width", 8, 2),
+        ("twice the pairs", 2, 2),
         ("twice the length", 1, 1),
-    ]:  # fmt: skip
+    ]:
         assert named[name].operations / here.operations == pytest.approx(operations, rel=0.02)
         assert named[name].cells == cells * here.cells
     everywhere = cost(shape, [32], gflops=1e6, tokens=[32])
@@ -127,18 +134,14 @@ def test_a_multiplication_that_is_timed_is_not_endless(monkeypatch):
     shape = shape_of(config_from_file(str(organism_folder("organism"))), "organism")
     sizes = []
     real = torch.ones
-    monkeypatch.setattr(
-        torch, "ones", lambda *size, **how: sizes.append(size) or real(*size, **how)
-    )
+    monkeypatch.setattr(torch, "ones", lambda *size, **how: sizes.append(size) or real(*size, **how))
     monkeypatch.setattr("neurotrace.sweeps.cost._MOST_TIMED", 2e7)
     for wide, rows in (
         (shape, 271),
         (replace(shape, d_mlp=3000), 64),
         (replace(shape, d_mlp=8), 1536),
     ):
-        measured_gflops(
-            wide, device=torch.device("cpu"), dtype=torch.float32, threads=0, batch=1536
-        )
+        measured_gflops(wide, device=torch.device("cpu"), dtype=torch.float32, threads=0, batch=1536)
         assert sizes[-2][0] == rows
 
 
@@ -147,9 +150,21 @@ def test_memory_is_what_was_planned_and_does_not_grow(tmp_path):
 
     def words(pairs: int) -> list[str]:
         return [
-            "sweep", "--model", "organism", "--probes", "arithmetic", "--max-pairs", str(pairs),
-            "--threads", "1", "--part-rows", "1536", "--out", str(tmp_path / str(pairs)), "--json",
-        ]  # fmt: skip
+            "sweep",
+            "--model",
+            "organism",
+            "--probes",
+            "arithmetic",
+            "--max-pairs",
+            str(pairs),
+            "--threads",
+            "1",
+            "--part-rows",
+            "1536",
+            "--out",
+            str(tmp_path / str(pairs)),
+            "--json",
+        ]
 
     calls = [[*words(40), "--dry-run"], words(2), words(40)]
     said = said_by(PEAKS.format(calls=calls))

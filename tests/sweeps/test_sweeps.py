@@ -324,9 +324,7 @@ def test_what_is_not_finite_is_marked_and_in_no_mean(asked, tmp_path):
     assert f"L{one.layer}.N{one.neuron} on pair {one.pair}: {one.mark}" in run.marked()
 
 
-def test_memory_that_runs_out_makes_passes_smaller_and_rows_say_so(
-    asked, whole, tmp_path, monkeypatch
-):
+def test_memory_that_runs_out_makes_passes_smaller_and_rows_say_so(asked, whole, tmp_path, monkeypatch):
     from neurotrace.engine.engine import Engine
 
     forward = Engine._forward
@@ -380,13 +378,25 @@ def test_command_line(asked, tmp_path):
     """Refusals, a signal, going on, and doing nothing: as a user meets them."""
     folder = str(tmp_path / "run")
     words = [
-        "--model", "organism", "--probes", "arithmetic", "--max-pairs", "60", "--out", folder,
-        "--part-rows", "1536", "--threads", "1",
-    ]  # fmt: skip
+        "--model",
+        "organism",
+        "--probes",
+        "arithmetic",
+        "--max-pairs",
+        "60",
+        "--out",
+        folder,
+        "--part-rows",
+        "1536",
+        "--threads",
+        "1",
+    ]
     process = subprocess.Popen(
         [sys.executable, "-m", "neurotrace.cli", "sweep", *words],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     while process.poll() is None and not list(Path(folder, "parts").glob("*.parquet")):
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
@@ -422,9 +432,7 @@ def test_signals_once_and_twice():
             os.kill(os.getpid(), signal.SIGINT)
 
 
-@pytest.mark.parametrize(
-    ("times", "pairs"), [(2, 30), pytest.param(10, 60, marks=pytest.mark.nightly)]
-)
+@pytest.mark.parametrize(("times", "pairs"), [(2, 30), pytest.param(10, 60, marks=pytest.mark.nightly)])
 def test_killed_with_9_and_resumed(times, pairs):
     """Some of the fifty times of `tests/faults/kill_resume.py --times 50`."""
     script = Path(__file__).parents[1] / "faults" / "kill_resume.py"

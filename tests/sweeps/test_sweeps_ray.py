@@ -54,9 +54,7 @@ def on_stand_in(monkeypatch, asked, out, dies, **options):
     return found, stand_in
 
 
-@pytest.mark.parametrize(
-    "lost", [[], [("do", 3)], [("do", 0), ("do", 7), ("do", 7)], [("start", 0)]]
-)
+@pytest.mark.parametrize("lost", [[], [("do", 3)], [("do", 0), ("do", 7), ("do", 7)], [("start", 0)]])
 def test_what_a_lost_worker_held_is_done_by_another(asked, tmp_path, monkeypatch, lost):
     nt.sweep(asked, tmp_path / "here")
     left = list(lost)
@@ -80,9 +78,7 @@ def test_what_a_lost_worker_held_is_done_by_another(asked, tmp_path, monkeypatch
         on_stand_in(monkeypatch, other, tmp_path / "there", dies)
 
 
-def test_a_part_that_costs_three_workers_is_named_and_the_others_are_kept(
-    asked, tmp_path, monkeypatch
-):
+def test_a_part_that_costs_three_workers_is_named_and_the_others_are_kept(asked, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="part 5 has cost 3 workers: is their memory enough"):
         on_stand_in(monkeypatch, asked, tmp_path, lambda _, name, values: values == (5,))
     assert set(range(5)) <= set(nt.open_run(tmp_path).parts)
@@ -122,18 +118,18 @@ def test_a_node_dies_and_nothing_is_lost(cluster, tmp_path):
             killed.append(len(nt.open_run(tmp_path / "there").parts))
         return False
 
-    outcome = nt.sweep_on_ray(
-        asked, tmp_path / "there", address=cluster.address, workers=2, stop=stop
-    )
+    outcome = nt.sweep_on_ray(asked, tmp_path / "there", address=cluster.address, workers=2, stop=stop)
     assert outcome.complete
     assert 2 <= killed[0] < 50
     assert outcome.computed == 60
     assert merged(tmp_path / "there").equals(merged(tmp_path / "here"))
     with pytest.raises(InputError, match="holds another sweep: mode: was 'zero', is 'mean'"):
         nt.sweep_on_ray(
-            nt.Sweep(**{**asked.record(), "mode": "mean"}), tmp_path / "there",
-            address=cluster.address, workers=1,
-        )  # fmt: skip
+            nt.Sweep(**{**asked.record(), "mode": "mean"}),
+            tmp_path / "there",
+            address=cluster.address,
+            workers=1,
+        )
     url = f"file://{tmp_path}/there"
     again = nt.sweep_on_ray(asked, url, address=cluster.address, workers=1)
     assert (again.computed, again.done) == (0, 60)
