@@ -30,7 +30,10 @@ from neurotrace.rankers.masks import PRICE, Question, learn
 
 _BETA = 0.33
 _OPEN = _BETA * math.log(0.1 / 1.1)
-_START = 2.0  # theta: a gate that is almost certainly shut ("flip") or open ("keep") at first
+# theta at the start, for either question: that of a drop rate of one half (Louizos et al.). The mean mask
+# is 1/2, and P(mask > 0) = sigmoid(-_OPEN) = .69. Gates that start shut stay shut: in the steps in which
+# a gate is not open, only its price moves it.
+_START = 0.0
 
 
 @renamed(intervention="kind")
@@ -50,7 +53,7 @@ def hard_concrete(
     batch_size: int = 32,
     progress: Progress = None,
 ) -> Scores:
-    """The probability that a neuron's gate is open.
+    """The probability that a neuron's gate is open; all gates start half open (mean mask 1/2).
 
     Only the end of the ranking that `donor` names is meaningful.
 
@@ -63,7 +66,6 @@ def hard_concrete(
         nt.hard_concrete(model, pairs, steps=50).top(8)
     """
     info = inspect_model(model)
-    sign = -1.0 if question == "flip" else 1.0
     generator = torch.Generator().manual_seed(seed)
 
     def gates(theta: Tensor) -> Tensor:
@@ -74,7 +76,7 @@ def hard_concrete(
         "hard_concrete",
         model,
         pairs,
-        torch.full((info.n_layers, info.d_mlp), sign * _START),
+        torch.full((info.n_layers, info.d_mlp), _START),
         gates,
         lambda theta: torch.sigmoid(theta - _OPEN),
         lambda theta: None,

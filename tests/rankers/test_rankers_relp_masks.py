@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 import torch
 from families import CONFIGS, WORDS, family_model, random_pairs
@@ -187,6 +189,27 @@ def test_a_mask_is_worth_its_price(model, encoded, mask, question):
     dear = mask(model, encoded, donor=donor, question=question, price=100.0)
     assert float(dear.value.abs().max()) < 0.1
     assert float(usual.value[PLANTED.layer, PLANTED.index].abs()) > 0.5
+
+
+@pytest.mark.parametrize("question", ["flip", "keep"])
+def test_gates_start_half_open(model, encoded, monkeypatch, question):
+    """As the comment says: mean mask 1/2, 69 % of gates more than shut; and the price is of these."""
+    module = importlib.import_module("neurotrace.rankers.hard_concrete")  # not the function
+    seen, real = [], module.learn
+
+    def learn(method, model, pairs, parameters, amounts, cost, *more, **options):
+        drawn = torch.stack([amounts(parameters) for _ in range(400)])
+        shares = [one.float().mean() for one in (drawn, drawn > 0, drawn < 1, cost(parameters))]
+        seen.append(shares)
+        return real(method, model, pairs, parameters, amounts, cost, *more, **options)
+
+    monkeypatch.setattr(module, "learn", learn)
+    nt.hard_concrete(model, encoded, question=question, steps=1)
+    mean, above, below, cost = map(float, seen[0])
+    assert mean == pytest.approx(0.5, abs=0.01)
+    assert above == pytest.approx(0.69, abs=0.01)
+    assert below == pytest.approx(0.69, abs=0.01)
+    assert cost == pytest.approx(above, abs=0.01)
 
 
 @pytest.mark.parametrize("kind", ["patch", "zero", "set", "shift"])
