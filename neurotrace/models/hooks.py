@@ -139,9 +139,9 @@ def _inspect(model: HookedModel, own: Origin, before: ModelInfo | None = None) -
     )
     # of a changed model W_out needn't be what it writes; `w_out` asks
     _check_neurons(model, info, rows=before is None)
-    check_causal(name, lambda ids: run_hooked(model, ids, {})[0], info.d_vocab)
     if before is None:
         _check_logits(model, info)
+    check_causal(name, lambda ids: run_hooked(model, ids, {})[0], info.d_vocab)
     return info
 
 
