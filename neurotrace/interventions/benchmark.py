@@ -58,7 +58,8 @@ def item_ids(model: HookedModel, items: Sequence[Item]) -> list[list[tuple[list[
     """For each item the token ids of its question and of each choice.
 
     Raises:
-        InputError: an item that is longer than the model takes, or a choice without tokens.
+        InputError: an item that is longer than the model takes; a choice without tokens, or one that merges
+            with the question's last token.
     """
     tokenizer, limit = tokenizer_of(model), context_length(model)
     found = []
@@ -74,6 +75,11 @@ def item_ids(model: HookedModel, items: Sequence[Item]) -> list[list[tuple[list[
                 raise InputError(
                     f"item {item.id}: {len(context)} tokens, {len(whole)} with the choice {choice!r}: "
                     f"expected at least one of each{bound}"
+                )
+            if whole[: len(context)] != context:
+                raise InputError(
+                    f"item {item.id}: {choice!r} changes the tokens of the question before it, so "
+                    "that it has no likelihood after the question: end the question with another sign"
                 )
         found.append(asked)
     return found

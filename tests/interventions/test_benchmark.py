@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from commands import neurotrace, refused
@@ -11,6 +12,7 @@ from planted import PLANTED
 import neurotrace as nt
 from neurotrace.core.errors import InputError
 from neurotrace.core.prompts import Item, load_items
+from neurotrace.interventions import benchmark as benchmarks
 from neurotrace.interventions.benchmark import benchmark
 
 pytestmark = pytest.mark.bridge
@@ -73,6 +75,19 @@ def test_items_that_cannot_be_asked_are_named(change, words):
 def test_a_question_longer_than_the_model_takes_is_named(model):
     with pytest.raises(InputError, match="item 1: 17 tokens, 18 with the choice 'mem'"):
         benchmark(model, load_items([GOOD | {"question": "the " * 17}]), [])
+
+
+def test_a_choice_that_merges_with_the_question_is_named(model):
+    """Byte pairs join across the border: what is left of the whole is not the choice."""
+
+    class Joins:
+        def __call__(self, text):
+            return SimpleNamespace(input_ids=[7] * (1 + len(text) // 10) if " b" in text else [5, 6])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(benchmarks, "tokenizer_of", lambda model: Joins())
+        with pytest.raises(InputError, match="changes the tokens of the question before it"):
+            benchmark(model, [Item("1", "a question?", ("b" * 30, "b" * 20), 0)], [])
 
 
 def test_a_run_shows_it(planted_folder, pairs, tmp_path):
