@@ -15,7 +15,7 @@ class Mutation(NamedTuple):
 
 PICKED = ("tests/core/test_neurons_scores.py",)
 INTERVALS = ("tests/core/test_statistics.py",)
-METRICS = ("tests/core/test_metrics.py",)
+METRICS = ("tests/engine/test_metrics.py",)
 KINDS = ("tests/interventions/test_kinds.py",)
 EFFECTS = (
     "tests/interventions/test_effects.py::test_rates_count_what_happened",
