@@ -123,6 +123,33 @@ def test_other_donor_takes_another_pairs_values(model, encoded):
         torch.testing.assert_close(given[place], expected, rtol=1e-4, atol=1e-4)
 
 
+def test_another_donor_is_of_another_group_with_other_answers():
+    """The nearest that has all of it; else of another group; else any."""
+    from types import SimpleNamespace
+
+    from neurotrace.interventions.donors import next_of_other_group
+
+    def next_of(*rows):
+        names = ("family", "group", "memorized_answer", "reasoned_answer")
+        pairs = [SimpleNamespace(**dict(zip(names, row, strict=True))) for row in rows]
+        return next_of_other_group(Encoded(pairs), 0)
+
+    class Encoded(SimpleNamespace):
+        def __init__(self, pairs):
+            super().__init__(pairs=pairs)
+
+        def __len__(self):
+            return len(self.pairs)
+
+    own = ("f", "a", "x", "y")
+    same_group, same_answer = ("f", "a", "p", "q"), ("f", "b", "x", "q")
+    other_reasoned, other_family = ("f", "b", "p", "y"), ("g", "b", "p", "q")
+    good = ("f", "c", "p", "q")
+    assert next_of(own, same_group, same_answer, other_reasoned, other_family, good) == 5
+    assert next_of(own, same_group, same_answer) == 2
+    assert next_of(own, same_group) == 1
+
+
 def test_rates_count_what_happened(model, encoded):
     effects = nt.measure(model, encoded, [nt.patch([PLANTED], donor="reasoning")])
     (row,) = effects.rates().to_dict("records")

@@ -16,7 +16,7 @@ TWO = (nt.Neuron(0, 1), nt.Neuron(1, 0))
 MEAN = torch.tensor([[[1.0, 2.0], [3.0, 4.0]], [[5.0, 8.0], [7.0, 0.0]]])  # [side, layer, neuron]
 # of TWO: on memorization 2 and 3, on reasoning 8 and 7
 SLOPE = torch.tensor([[[0.0, 1.0], [2.0, 0.0]], [[0.0, 3.0], [2.0, 0.0]]])  # means 2 and 2
-NORMS = torch.tensor([[1.0, 2.0], [1.0, 1.0]])  # of TWO: 2 and 1
+NORMS = torch.tensor([[4.0, 2.0], [1.0, 0.5]])  # of TWO: 2 and 1
 REFERENCE = nt.Reference(
     Moments(MEAN, torch.ones_like(MEAN), 4),
     SLOPE,
@@ -79,12 +79,12 @@ def test_an_old_value_that_is_not_kept_does_not_matter():
 
 
 def test_a_control_writes_as_much_as_what_it_stands_in_for():
-    """moved * ||w|| of TWO towards reasoning: 6·2 and 4·1; of their stand-ins with norms 1 and 1."""
+    """moved * ||w|| of TWO towards reasoning: 6·2 and 4·1; of norms 4 and .5: 3·4 and 8·.5."""
     made = make("set", TWO, REFERENCE, direction="to_reasoning")
     others = (nt.Neuron(0, 0), nt.Neuron(1, 1))
     control = same_shift(made, others, REFERENCE, role="norm")
     assert control.keep.tolist() == [1, 1]
-    assert control.offset.tolist() == [12, 4]
+    assert control.offset.tolist() == [3, 8]
     wrong = random_signs(made, seed=0)
     moves = wrong.apply([0, 1], torch.tensor([2.0, 3.0]), None) - torch.tensor([2.0, 3.0])
     assert sorted(moves.abs().tolist()) == [4.0, 6.0]

@@ -97,6 +97,26 @@ def test_activations_are_those_of_the_model(model, encoded):
             assert torch.allclose(value[1], cache[name][0, -1], atol=1e-6)
 
 
+def test_the_engine_reads_what_hooks_read(model, encoded, monkeypatch):
+    """Activations and slopes, both at the last position."""
+    from neurotrace.models import activations, gradients
+
+    info = nt.inspect_model(model)
+    rows, ids = next(by_length(encoded.memorization, 4))
+    answers = encoded.memorized[rows], encoded.reasoned[rows]
+
+    def read():
+        values, slopes = gradients.slopes_of(model, ids, *answers)
+        return activations.read_activations(model, ids, info.n_layers, info.d_mlp), values, slopes
+
+    engine = read()
+    for module in (activations, gradients):
+        monkeypatch.setattr(module, "engine_of", lambda model: None)
+    for ours, hooks in zip(engine, read(), strict=True):
+        assert float(ours.abs().max()) > 1e-2
+        torch.testing.assert_close(ours, hooks, rtol=1e-4, atol=1e-5)
+
+
 def test_values_streamed_to_a_file_are_those_in_memory(model, encoded, tmp_path):
     path = tmp_path / "values"
     streamed = nt.collect(model, encoded, into=path, batch_size=5, memory_gb=0)

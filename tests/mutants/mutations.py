@@ -20,6 +20,7 @@ KINDS = ("tests/interventions/test_kinds.py",)
 EFFECTS = (
     "tests/interventions/test_effects.py::test_rates_count_what_happened",
     "tests/interventions/test_effects.py::test_other_donor_takes_another_pairs_values",
+    "tests/interventions/test_effects.py::test_another_donor_is_of_another_group_with_other_answers",
 )
 RANKERS = ("tests/rankers/test_rankers.py",)
 TRUST = ("tests/answers/test_leakage.py",)
@@ -190,7 +191,7 @@ MUTATIONS = (
         "models/gradients.py",
         "changed[:, -1] = changed[:, -1] + nudges[layer]",
         "changed[:, -2] = changed[:, -2] + nudges[layer]",
-        RANKERS,
+        ENCODING,
     ),
     Mutation(
         "a pair that doesn't behave is kept",
