@@ -67,6 +67,31 @@ def test_relp_is_the_gradient_and_exact_where_the_network_is_linear():
     assert torch.allclose(exact, held[0, 0], atol=1e-3)
 
 
+@pytest.mark.parametrize("attention", ["softmax", "method", "functional", "fused"])
+def test_a_pattern_is_a_constant_however_it_is_computed(attention):
+    """Attended values alone are differentiated."""
+    from torch.nn import functional as F
+
+    from neurotrace.engine.relp import _Patterns
+
+    q, k, v = torch.randn(3, 1, 1, 4, 8).requires_grad_().unbind()
+    normed = {
+        "softmax": lambda x: torch.softmax(x, -1),
+        "method": lambda x: x.softmax(-1),
+        "functional": lambda x: F.softmax(x, dim=-1),
+    }
+    with _Patterns() as patterns:
+        if attention == "fused":
+            out = F.scaled_dot_product_attention(q, k, v)
+        else:
+            out = normed[attention](q @ k.mT) @ v
+    assert patterns.met == 1
+    slopes = torch.autograd.grad(out.square().sum(), [q, k, v], allow_unused=True)
+    assert slopes[0] is None
+    assert slopes[1] is None
+    assert float(slopes[2].abs().max()) > 0
+
+
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_relevance_is_conserved(name, tmp_path):
     """Where the answer is read only off what layer 0's neurons wrote, their shares add up to L.
