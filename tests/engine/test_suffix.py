@@ -190,6 +190,24 @@ def test_nothing_changed_is_the_clean_run(engines):
     assert (engine.single(run, 2, torch.arange(5), own) - run.hidden).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_blocks_below_the_change_are_not_run(name, engines):
+    """The numbers are the same either way; the time is not."""
+    model, engine = engines(name)
+    run = engine.clean(prompt())
+    ran = []
+    watched = [
+        module.register_forward_pre_hook(lambda module, args, place=place: ran.append(place))
+        for place, module in enumerate(find_parts(model).projections)
+    ]
+    try:
+        engine.sets(run, [Edit(*map(torch.tensor, ([DEPTH - 1], [3], [0.0], [1.0])))])
+    finally:
+        for handle in watched:
+            handle.remove()
+    assert set(ran) == {DEPTH - 1}
+
+
 def test_batch_size_changes_nothing(engines):
     model, engine = engines("qwen3")
     run = engine.clean(torch.stack([prompt(1), prompt(2), prompt(3)]))
