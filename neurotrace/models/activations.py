@@ -195,14 +195,13 @@ def read_activations(
 
     By the suffix engine where it serves the model, else by hooks.
     """
-    found = torch.empty(len(ids), n_layers, d_mlp)
     engine = engine_of(model)
     try:
-        if engine is not None:
-            found = engine.clean(ids).activations.float().cpu()
+        found = None if engine is None else engine.clean(ids).activations.float().cpu()
     except ValueError:  # not finite; by hooks the layer can be named
-        engine = None
-    if engine is None:
+        found = None
+    if found is None:
+        found = torch.empty(len(ids), n_layers, d_mlp)
 
         def keep(layer: int, post: Tensor) -> None:
             found[:, layer] = post[:, -1].detach().float().cpu()

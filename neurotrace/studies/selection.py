@@ -301,8 +301,8 @@ def choose(parts: Sequence[Part]) -> Choice:
     if best is None:  # all controls flip too many: the largest rate beyond that of its controls
         best = max(controls.heard, key=lambda each: tallies[each].rate - controls.loudest(each))
     loud = frozenset(each for each in controls.heard if controls.loudest(each) > QUIET)
-    rank = _place(tallies[best])
-    equal = [each for each in made if _place(tallies[each]) == rank and each not in loud]
+    place = _place(tallies[best])
+    equal = [each for each in made if _place(tallies[each]) == place and each not in loud]
     rates = {each: tally.rate for each, tally in tallies.items()}
     return Choice(best, rates, loud, tallies[best].count, len(set(equal) - {best}))
 

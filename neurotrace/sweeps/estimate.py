@@ -36,7 +36,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Machine:
-    """What this machine brings to a sweep; `sweep --dry-run` and `plan` reckon with the same."""
+    """What this machine brings to a sweep; `sweep --dry-run` and `plan` use the same figures."""
 
     gflops: float  # of the model's own largest multiplication, measured
     batch: int  # tokens in one pass

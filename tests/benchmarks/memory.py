@@ -1,4 +1,4 @@
-"""What collecting and ranking take in memory beside the model: measured, and as `neurotrace plan` reckons.
+"""What collecting and ranking take in memory beside the model: measured, and by `neurotrace plan`.
 
     python tests/benchmarks/memory.py --model FOLDER --pairs 100 --pairs 10000
 
