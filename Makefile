@@ -36,7 +36,7 @@ test-real: .venv/installed-dev .venv/installed-smollm2
 test-browser: .venv/installed-extras
 	command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
 	{ apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; }
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m browser tests/test_browser.py
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m browser tests/test_browser.py tests/results/test_card.py
 
 # beside lm-evaluation-harness and Inspect, in an environment of their own; .ci/run names it only when asked
 test-evaluation: .venv-evaluation/installed

@@ -134,6 +134,7 @@ if TYPE_CHECKING:
     from neurotrace.results.reading import Run as Run, load_run as load_run
     from neurotrace.results.report import write_report as write_report
     from neurotrace.results.run import save_run as save_run
+    from neurotrace.results.sharing import from_hub as from_hub, push_to_hub as push_to_hub
     from neurotrace.studies.comparison import Comparison as Comparison, compare as compare
     from neurotrace.studies.faithfulness import (
         area as area,
@@ -258,6 +259,7 @@ _HOME = {
     "results.reading": ("Run", "load_run"),
     "results.report": ("write_report",),
     "results.run": ("save_run",),
+    "results.sharing": ("from_hub", "push_to_hub"),
     "sweeps.asked": ("Sweep",),
     "sweeps.cluster": ("sweep_on_ray",),
     "sweeps.driver": ("sweep",),

@@ -8,6 +8,7 @@ timeline   along checkpoints
 detectors  transfer, sites and weights of detectors
 trust      trust score
 monitor    a monitored text
+image      a page as an image
 
 May import: studies and below, for the types of the tables.
 To add a figure: a function from a table to a figure, its colours from style.py.

@@ -9,7 +9,8 @@ detection        the folder of `neurotrace detect`
 ranking          the folder of `neurotrace rank`
 report           the page
 report_sections  its sections on trust and detectors
-card             one finding as a small page to pass on
+card             one finding as a small page, or an image, to pass on
+sharing          circuits, interventions and pairs on the hub
 explorer         the neuron explorer
 
 May import: everything but cli. Text of others is escaped by the templates.

@@ -1,7 +1,7 @@
-"""A claim card: one finding of a run as a small HTML page that can be passed on.
+"""A claim card: one finding of a run as a small HTML page or image that can be passed on.
 
-The page holds no script, fetches nothing and is at most 300 kB: long lists and texts are cut. All text is
-data, which jinja2 escapes. The figures are those of the run's report.
+The page holds no script, fetches nothing and is at most 300 kB, as is its image: long lists and texts are
+cut. All text is data, which jinja2 escapes. The figures are those of the run's report.
 """
 
 from __future__ import annotations

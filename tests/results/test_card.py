@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import struct
+import sys
 from dataclasses import replace
 
 import pytest
@@ -12,6 +14,7 @@ from planted import PLANTED
 import neurotrace as nt
 from neurotrace.core.display import percent
 from neurotrace.core.errors import InputError
+from neurotrace.plots.image import draw_page
 from neurotrace.results.card import LIMIT, claim_card
 
 pytestmark = pytest.mark.bridge
@@ -96,6 +99,43 @@ def test_text_of_others_is_escaped_and_cut(run):
     long = run.manifest["model"] | {"weights_sha256": bad}
     with pytest.raises(InputError, match="expected 300,000"):
         claim_card(replace(run, manifest=run.manifest | {"model": long}), direction="to_reasoning")
+
+
+@pytest.mark.browser
+def test_the_image_is_the_whole_page(run):
+    page = claim_card(run, direction="to_reasoning")
+    image = draw_page(page, LIMIT)
+    assert image[:8] == b"\x89PNG\r\n\x1a\n"
+    assert len(image) <= LIMIT
+    width, height = struct.unpack(">II", image[16:24])
+    assert width in (712, 890, 1068, 1424)
+    assert height > 2 * width  # all of it, not the window's part
+    body = page.partition("<main>")[2].partition("</main>")[0]
+    with pytest.raises(InputError, match="expected 300,000"):
+        draw_page(page.replace(body, body * 3), LIMIT)
+
+
+def test_without_the_extra_the_image_is_refused(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "choreographer", None)
+    with pytest.raises(InputError, match="pip install 'kaleido>=1'"):
+        draw_page("<html></html>", LIMIT)
+    out = tmp_path / "card.html"
+    call = ("card", str(run.folder), "--direction", "to_reasoning", "--png", "--out")
+    refused(neurotrace(*call, str(out)), "kaleido")
+    assert list(tmp_path.iterdir()) == []
+    refused(neurotrace(*call, str(tmp_path / "card.png")), "expected the page's name")
+
+
+def test_without_a_browser_the_image_is_refused(monkeypatch):
+    choreographer = pytest.importorskip("choreographer")
+    from choreographer.browsers.chromium import ChromeNotFoundError
+
+    def missing(*_, **__):
+        raise ChromeNotFoundError
+
+    monkeypatch.setattr(choreographer, "Browser", missing)
+    with pytest.raises(InputError, match="BROWSER_PATH"):
+        draw_page("<html></html>", LIMIT)
 
 
 def test_a_finding_is_named_where_there_are_several(run, tmp_path):
