@@ -106,12 +106,15 @@ if TYPE_CHECKING:
         plot_signals as plot_signals,
     )
     from neurotrace.probe_sets.chat import chat_pairs as chat_pairs
+    from neurotrace.probe_sets.diagnosing import Diagnosis as Diagnosis, diagnose as diagnose
+    from neurotrace.probe_sets.drafting import draft_pairs as draft_pairs
     from neurotrace.probe_sets.importing import (
         import_clean_corrupt as import_clean_corrupt,
         import_counterfact as import_counterfact,
         import_pairs as import_pairs,
         import_table as import_table,
     )
+    from neurotrace.probe_sets.mending import Mended as Mended, mend_pairs as mend_pairs
     from neurotrace.probe_sets.mining import Mined as Mined, mine_pairs as mine_pairs
     from neurotrace.rankers.contrast import contrast as contrast, pearson as pearson
     from neurotrace.rankers.direct import direct as direct
@@ -178,6 +181,9 @@ _HOME = {
     "models.hooks": ("ModelInfo", "inspect_model"),
     "models.encoding": ("EncodedPairs", "encode"),
     "probe_sets.mining": ("Mined", "mine_pairs"),
+    "probe_sets.diagnosing": ("Diagnosis", "diagnose"),
+    "probe_sets.mending": ("Mended", "mend_pairs"),
+    "probe_sets.drafting": ("draft_pairs",),
     "probe_sets.importing": (
         "import_clean_corrupt",
         "import_counterfact",

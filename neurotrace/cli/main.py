@@ -23,6 +23,7 @@ from neurotrace.cli import (
     overlap,
     plan,
     probes,
+    probes_own,
     rank,
     report,
     run,
@@ -57,6 +58,8 @@ for _command in (
     card.card,
 ):
     app.command()(_command)
+probes.app.command()(probes_own.draft)
+probes.app.command()(probes_own.check)
 app.add_typer(probes.app, name="probes")
 
 _INTERRUPTED = "interrupted: no incomplete file was left; run the same command again"

@@ -393,6 +393,6 @@ def nothing_left(name: str, encoded: EncodedPairs) -> InputError:
     why = ", ".join(f"{count} {reason}" for reason, count in encoded.reasons().items())
     first = "".join(f"; {each.pair.id}: {each.detail}" for each in encoded.dropped[:1])
     return InputError(
-        f"none of the {len(encoded.dropped)} pairs can be studied on {name} ({why}{clip(first, 160)}): use "
-        "pairs that this model answers both ways, or another model"
+        f"none of the {len(encoded.dropped)} pairs can be studied on {name} ({why}{clip(first, 160)}): "
+        "`neurotrace probes check FILE --model M --fix OUT` says why and tries to mend them"
     )

@@ -7,6 +7,9 @@ importing  files of the field: the registry of formats, `import_pairs`
 rows       a row of such a file, its cells read without guessing; facts put into contexts
 fact_formats, table_formats  a function a format
 mining     the pairs that a given model answers both ways
+diagnosing what a model says instead of the answers, by cause
+mending    prompts changed so that it answers them
+drafting   pairs from a table of facts
 chat       pairs as a chat model reads them
 
 May import: models and core.

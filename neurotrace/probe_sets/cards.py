@@ -11,10 +11,12 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from neurotrace.core.display import line
 from neurotrace.core.errors import InputError
 from neurotrace.core.writing import write_atomically
 
 if TYPE_CHECKING:
+    from neurotrace.probe_sets.mending import Mended
     from neurotrace.probe_sets.mining import Mined
 
 BEGIN, END = "<!-- behaviour -->", "<!-- /behaviour -->"
@@ -74,3 +76,33 @@ def write_behaviour(folder: Path, table: str) -> None:
 def _block(card: str) -> tuple[int, int] | None:
     start, end = card.find(BEGIN), card.find(END)
     return (start, end + len(END)) if 0 <= start < end else None
+
+
+def mended_card(mended: Mended, source: str, seed: int) -> str:
+    """The card of the changed pairs: where they come from, what was tried, what it gave."""
+    kept = [f"- {s.family}: {s.mend}" for s in mended.steps if s.kept] or ["- nothing: no mend helped"]
+    tried = [
+        f"| {s.family} | {s.mend} | {s.before:.0%} | {s.after:.0%} | {'yes' if s.kept else 'no'} |"
+        for s in mended.steps
+    ]
+    families = dict.fromkeys(pair.family for pair in mended.pairs)
+    return "\n".join(
+        [
+            f"# Pairs of {line(source)}, changed for {line(mended.before.model)}",
+            "",
+            "Changed by `neurotrace probes check --fix`:",
+            "",
+            *kept,
+            "",
+            *(f"- {line(name)}: {mended.line(name)}" for name in families),
+            "",
+            f"Mends were chosen on a few pairs of each family (seed {seed}); the shares above are "
+            "of all pairs, the few included. Examples in a prompt are pairs of other groups of the same "
+            "template, which may be training or held-out pairs of a study.",
+            "",
+            "| family | tried | before | after | kept |",
+            "|---|---|---|---|---|",
+            *tried,
+            "",
+        ]
+    )
