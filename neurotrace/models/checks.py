@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from neurotrace.core.errors import InputError
+from neurotrace.core.files import read_json
+
+if TYPE_CHECKING:
+    from gguf import GGUFReader
 
 _LENGTH = 12  # tokens
 _SHARE = 1e-4  # of the change that a token makes at its own place
@@ -107,3 +112,38 @@ def refuse_absurd(settings: Any, where: str) -> None:
         most = next((most for word, most in _MOST if word in str(name).lower()), 2**63)
         if isinstance(value, int) and abs(value) > most:
             raise InputError(f"{where}: {name} is {value}, expected 1 to {most}")
+
+
+def refuse_pickle(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder}: no config.json in it; expected a transformers model folder")
+    refuse_absurd(read_json(folder / "config.json"), str(folder / "config.json"))
+    pickles = sorted([*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")])
+    if pickles and not list(folder.glob("*.safetensors")):
+        raise InputError(
+            f"{folder}: weights only in {pickles[0].name}, a pickle, which can run code when read; "
+            "convert them where you trust them: AutoModelForCausalLM.from_pretrained(folder)"
+            ".save_pretrained(folder, safe_serialization=True)"
+        )
+
+
+def left_over(reader: GGUFReader, model: Any) -> list[str]:
+    """Tensors of a GGUF file that have no place in the model (transformers passes over them).
+
+    Where the file holds no more tensors than the model has parameters, each of them has its place.
+    """
+    import gguf
+
+    names = [t.name for t in reader.tensors if not t.name.startswith(("rope_freqs", "rope_factors"))]
+    own = [name for name, _ in model.named_parameters()]
+    if len(names) <= len(own):
+        return []
+    kind = cast(Any, reader.get_field("general.architecture")).contents()
+    arch = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == kind)
+    places = gguf.get_tensor_name_map(arch, model.config.num_hidden_layers)
+    known = set()
+    for name in own:
+        stem, _, suffix = name.rpartition(".")
+        for short in (stem, stem.partition(".")[2]):
+            known.add(f"{places.get_name(short)}.{suffix}")
+    return sorted(set(names) - known) or names[-1:]

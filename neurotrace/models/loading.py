@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
-from functools import wraps
+from functools import cache, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,9 +15,13 @@ import torch
 
 from neurotrace import organism
 from neurotrace.core.errors import InputError, first_line
-from neurotrace.core.files import read_json
 from neurotrace.engine.turns import passing, plain
-from neurotrace.models.checks import check_differentiable, check_weights, refuse_absurd
+from neurotrace.models.checks import (
+    check_differentiable,
+    check_weights,
+    left_over,
+    refuse_pickle,
+)
 from neurotrace.models.hooks import inspect_model
 from neurotrace.models.origins import remember_origin
 
@@ -180,7 +185,7 @@ def _read(
     if source.endswith(".gguf"):
         return _read_gguf(Path(source), dtype)
     if os.path.isdir(path):
-        _refuse_pickle(Path(path))
+        refuse_pickle(Path(path))
     elif os.sep in path and not _looks_like_hub_name(path):
         raise InputError(f"no model at {path!r}: expected a folder with config.json and safetensors")
     bars = logging.is_progress_bar_enabled()
@@ -254,15 +259,11 @@ def load_tokenizer(source: str) -> Any:
 def _read_gguf(path: Path, dtype: torch.dtype) -> tuple[str, torch.nn.Module, Any]:
     """A GGUF file, dequantized into a fresh model.
 
-    transformers marks a model from GGUF as quantized. Its numbers are copied into a model of the same
-    class with a config without that mark.
+    transformers marks a model from GGUF as quantized. Its tensors are put into a model of the same class
+    with a config without that mark.
     """
     if not os.path.isfile(path):
         raise InputError(f"no file at {str(path)!r}: expected a .gguf file")
-    try:
-        from gguf import GGUFReader
-    except ImportError:
-        raise InputError(f"{path.name}: reading GGUF needs the package gguf: pip install gguf") from None
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
@@ -270,30 +271,75 @@ def _read_gguf(path: Path, dtype: torch.dtype) -> tuple[str, torch.nn.Module, An
     logging.disable_progress_bar()
     try:
         folder = str(path.parent)
-        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=path.name, trust_remote_code=False)
-        reader = GGUFReader(str(path))
-        quantized, found = cast(Any, AutoModelForCausalLM).from_pretrained(
-            folder,
-            gguf_file=path.name,
-            dtype=torch.float32,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            trust_remote_code=False,
-            **_switches(reader),
-        )
+        with _parsed_once(path) as reader:
+            tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=path.name, trust_remote_code=False)
+            quantized, found = cast(Any, AutoModelForCausalLM).from_pretrained(
+                folder,
+                gguf_file=path.name,
+                dtype=torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                trust_remote_code=False,
+                **_switches(reader),
+            )
+    except ImportError:
+        raise InputError(f"{path.name}: reading GGUF needs the package gguf: pip install gguf") from None
     except Exception as error:
         raise InputError(f"can't read {str(path)!r} as GGUF: {first_line(error)}") from error
     finally:
         if bars:
             logging.enable_progress_bar()
-    found["unexpected_keys"] = {*found["unexpected_keys"], *_left_over(reader, quantized)}
+    found["unexpected_keys"] = {*found["unexpected_keys"], *left_over(reader, quantized)}
     check_weights(path.name, quantized, found)
     settings = quantized.config.to_dict()
     settings.pop("quantization_config", None)
-    fresh = type(quantized)(type(quantized.config)(**settings))
-    fresh.load_state_dict(quantized.state_dict())
+    with torch.device("meta"):  # no time is spent on initial weights
+        fresh = type(quantized)(type(quantized.config)(**settings))
+    fresh.load_state_dict(quantized.state_dict(), assign=True)
+    fresh.tie_weights()
+    for name, buffer in quantized.named_buffers():  # those of no state, as rotary frequencies
+        owner, _, own = name.rpartition(".")
+        setattr(fresh.get_submodule(owner), own, buffer)
     module: torch.nn.Module = fresh
     return path.stem, module.to(dtype), tokenizer
+
+
+@contextmanager
+def _parsed_once(path: Path) -> Iterator[GGUFReader]:
+    """Inside the `with`, whoever reads the file with the package gguf gets the same reader of it.
+
+    transformers parses a file four times (a vocabulary's words one by one), makes the map of tensors'
+    names once for each module, and dequantizes 16 rows at a time: together most of the time of a load.
+    """
+    import gguf
+    import numpy as np
+
+    class Reader(gguf.GGUFReader):
+        def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
+            plain = self.__dict__.setdefault("plain", np.asarray(self.data))  # slices of a map are slow
+            kind = np.dtype(dtype).newbyteorder(override_order or self.byte_order)
+            part = plain[offset : offset + kind.itemsize * int(count)]
+            return part.view(kind)[: int(count)]
+
+    def rows_together(data: Any, kind: Any) -> Any:
+        rows = max(1, data.shape[0] if data.ndim > 1 else 1)
+        many = next(n for n in (16, 8, 4, 2, 1) if rows % n == 0)
+        shape = (-1, data.shape[-1] * many) if data.ndim > 1 else data.shape
+        found = own["dequantize"](data.reshape(shape), kind)
+        return found.reshape(*data.shape[:-1], -1)
+
+    reader = Reader(path)
+    own = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map", "dequantize")}
+    try:
+        cast(Any, gguf).GGUFReader = lambda file, *a: (
+            reader if Path(file) == path else own["GGUFReader"](file, *a)
+        )
+        cast(Any, gguf).get_tensor_name_map = cache(own["get_tensor_name_map"])
+        cast(Any, gguf).dequantize = rows_together
+        yield reader
+    finally:
+        for name, function in own.items():
+            setattr(gguf, name, function)
 
 
 def _switches(reader: GGUFReader) -> dict[str, bool]:
@@ -301,41 +347,6 @@ def _switches(reader: GGUFReader) -> dict[str, bool]:
     biased = any(tensor.name == "blk.0.ffn_down.bias" for tensor in reader.tensors)
     llama = reader.fields["general.architecture"].contents() == "llama"
     return {"mlp_bias": True} if biased and llama else {}
-
-
-def _left_over(reader: GGUFReader, model: Any) -> list[str]:
-    """Tensors of a GGUF file that have no place in the model (transformers passes over them).
-
-    Where the file holds no more tensors than the model has parameters, each of them has its place.
-    """
-    import gguf
-
-    names = [t.name for t in reader.tensors if not t.name.startswith(("rope_freqs", "rope_factors"))]
-    own = [name for name, _ in model.named_parameters()]
-    if len(names) <= len(own):
-        return []
-    kind = cast(Any, reader.get_field("general.architecture")).contents()
-    arch = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == kind)
-    places = gguf.get_tensor_name_map(arch, model.config.num_hidden_layers)
-    known = set()
-    for name in own:
-        stem, _, suffix = name.rpartition(".")
-        for short in (stem, stem.partition(".")[2]):
-            known.add(f"{places.get_name(short)}.{suffix}")
-    return sorted(set(names) - known) or names[-1:]
-
-
-def _refuse_pickle(folder: Path) -> None:
-    if not (folder / "config.json").is_file():
-        raise InputError(f"{folder}: no config.json in it; expected a transformers model folder")
-    refuse_absurd(read_json(folder / "config.json"), str(folder / "config.json"))
-    pickles = sorted([*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")])
-    if pickles and not list(folder.glob("*.safetensors")):
-        raise InputError(
-            f"{folder}: weights only in {pickles[0].name}, a pickle, which can run code when read; "
-            "convert them where you trust them: AutoModelForCausalLM.from_pretrained(folder)"
-            ".save_pretrained(folder, safe_serialization=True)"
-        )
 
 
 def _looks_like_hub_name(path: str) -> bool:
