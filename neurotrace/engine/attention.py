@@ -13,7 +13,7 @@ Two ways for C rows to read the keys and values of one clean prefix of P positio
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -73,8 +73,8 @@ class _PrefixLayer(DynamicLayer):
 class Prefix(Cache):
     """The clean prefix of a run as a cache that no forward pass can change."""
 
-    def __init__(self, cache: Cache, shared: bool) -> None:
-        self.own = [_PrefixLayer(layer, shared) for layer in cache.layers]
+    def __init__(self, layers: Iterable[Any], shared: bool) -> None:
+        self.own = [_PrefixLayer(layer, shared) for layer in layers]
         super().__init__(layers=list(self.own))
 
     def start(self) -> None:

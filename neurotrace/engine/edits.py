@@ -121,3 +121,29 @@ def affine_by_layer(edits: Sequence[Edit], where: Tensor) -> dict[int, Map]:
         for layer in sorted(set(layers.tolist()))
         for at in [(layers == layer).nonzero()[:, 0]]
     }
+
+
+_EXTRA = 24  # rows that a pass costs besides its own
+
+
+def together(firsts: Sequence[int], depth: int, prompts: int) -> list[list[int]]:
+    """Which rows to run together, by the first block that each changes; the blocks below are not run.
+
+    A pass costs (rows + `_EXTRA`) * (depth - its first block). The cheapest division is found.
+
+    Args:
+        firsts: for each row; `depth` where nothing is changed.
+        prompts: how many times each row is run.
+    """
+    order = sorted(range(len(firsts)), key=lambda row: firsts[row])
+    starts = [at for at, row in enumerate(order) if not at or firsts[order[at - 1]] != firsts[row]]
+    ends = [*starts[1:], len(order)]
+    best: list[tuple[float, list[list[int]]]] = [(0.0, [])]  # of the rows before each start
+    for last, end in enumerate(ends):
+        ways = []
+        for first in range(last + 1):
+            rows = order[starts[first] : end]
+            cost = (len(rows) * prompts + _EXTRA) * (depth - firsts[rows[0]])
+            ways.append((best[first][0] + cost, [*best[first][1], rows]))
+        best.append(min(ways, key=lambda way: way[0]))
+    return best[-1][1]

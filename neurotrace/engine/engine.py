@@ -45,7 +45,7 @@ import torch
 from torch import Tensor, nn
 
 from neurotrace.engine.attention import Prefix, PrefixError, attention_shared, spread
-from neurotrace.engine.edits import Edit, Map, Path, Run, affine, affine_by_layer
+from neurotrace.engine.edits import Edit, Map, Path, Run, affine, affine_by_layer, together
 from neurotrace.engine.modules import Delta, Forward, fused
 from neurotrace.engine.parts import Parts, hooked, overridden, write_rows
 
@@ -83,6 +83,7 @@ class Engine:
         self.plain_tail = False  # True: logits are the unembedding's output, nothing behind it
         self.early: Path | None = None  # the method for earlier positions, once checked
         self.prove_early = prove_early  # finds it; without one, only the last position works
+        self.kept: Any = None  # clean runs, while `kept.keeping` is on
 
     @property
     def precision(self) -> Literal["exact", "fast"]:
@@ -115,7 +116,10 @@ class Engine:
         path = self.path
         if positions != (length - 1,):
             path = self._early()
-        run = self._record(ids, positions, path)
+        run = None
+        if self.kept is not None and positions == (length - 1,) and path != "naive" and not self.delta:
+            run = self.kept.run(ids)
+        run = run or self._record(ids, positions, path)
         if not torch.isfinite(run.hidden).all():
             raise ValueError("the clean run is not finite: the model's activations hold NaN or inf")
         return run
@@ -128,13 +132,14 @@ class Engine:
             self.early = self.prove_early(self)
         return self.early
 
-    def _record(self, ids: Tensor, positions: tuple[int, ...], path: Path) -> Run:
+    def _record(
+        self, ids: Tensor, positions: tuple[int, ...], path: Path, prefix: Prefix | None = None
+    ) -> Run:
         start = 0 if path == "naive" else positions[0]
-        prefix = None
-        if start:
+        if start and prefix is None:
             with overridden([(self.parts.unembedding, lambda x: x[..., :1])]):  # no logits needed
                 cache = self.parts.model(ids[:, :start], use_cache=True).past_key_values
-            prefix = Prefix(cache, shared=path == "shared")
+            prefix = Prefix(cache.layers, shared=path == "shared")
         shape = len(ids), ids.shape[1] - start
         where = torch.tensor(positions, device=ids.device) - start
         inputs, outputs, calls = [], [], []
@@ -190,7 +195,7 @@ class Engine:
             written = write_rows(self.parts.projections[layer])[index[part]]
             return self._widened(run, layer, change[..., None] * written[:, None], exact)
 
-        one_by_one = run.path == "naive" or not self.widen or prompts > 1
+        one_by_one = run.path == "naive" or not self.widen or prompts > 1 or not run.calls
         return self._chunks(run, count, set_each if one_by_one else widen)
 
     @torch.no_grad()
@@ -206,13 +211,24 @@ class Engine:
         prompts = len(run.ids)
         if not edits or len(edits) % prompts:
             raise ValueError(f"{len(edits)} edits for {prompts} prompts: pass as many for each")
-        count = len(edits) // prompts
+        count, depth = len(edits) // prompts, len(self.parts.blocks)
+        firsts = [
+            min((int(each.layers.min()) for each in edits[at::count] if len(each.layers)), default=depth)
+            for at in range(count)
+        ]
+        found: Tensor | None = None
+        for group in together(firsts, depth, prompts) if run.path != "naive" else [range(count)]:
 
-        def perform(part: slice) -> Tensor:
-            own = [e for p in range(prompts) for e in edits[p * count : (p + 1) * count][part]]
-            return self._edited(run, len(own), affine_by_layer(own, run.where), exact)
+            def perform(part: slice, group: Sequence[int] = group) -> Tensor:
+                own = [edits[p * count + at] for p in range(prompts) for at in group[part]]
+                return self._edited(run, len(own), affine_by_layer(own, run.where), exact)
 
-        return self._chunks(run, count, perform)
+            hidden = self._chunks(run, len(group), perform).view(prompts, len(group), -1)
+            if found is None:
+                found = hidden.new_empty(prompts, count, hidden.shape[-1])
+            found[:, list(group)] = hidden
+        assert found is not None
+        return found.flatten(0, 1)
 
     def _edited(self, run: Run, rows: int, maps: dict[int, Map], exact: bool) -> Tensor:
         """Rows whose projections' inputs go through `maps`."""
@@ -313,6 +329,10 @@ class Engine:
 
     @torch.no_grad()
     def logits(self, hidden: Tensor, tokens: Any = None) -> Tensor:
+        """`logits_of`, without gradients."""
+        return self.logits_of(hidden, tokens)
+
+    def logits_of(self, hidden: Tensor, tokens: Any = None) -> Tensor:
         """The model's logits for `hidden`.
 
         Args:

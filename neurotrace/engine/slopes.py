@@ -26,31 +26,43 @@ def prefix_of(engine: Engine, ids: Int[Tensor, "prompt pos"]) -> Prefix | None:
     """Clean keys and values before the last position; None if there are none."""
     if engine.path == "naive" or ids.shape[1] == 1:
         return None
+    if engine.kept is not None and (kept := engine.kept.prefix(ids)) is not None:
+        return kept
     unembed: Any = engine.parts.unembedding
     with torch.no_grad(), overridden([(unembed, lambda x: x[..., :1])]):  # no logits wanted
         ids = ids.to(engine.parts.device)
         cache = engine.parts.model(ids[:, :-1], use_cache=True).past_key_values
     # the frozen form: the shared attention writes into buffers that autograd does not track
-    return Prefix(cache, shared=False)
+    return Prefix(cache.layers, shared=False)
 
 
 def logits_hooked(
-    engine: Engine, ids: Int[Tensor, "prompt pos"], prefix: Prefix | None, hooks: Iterable[Any]
-) -> Float[Tensor, "prompt vocab"]:
+    engine: Engine,
+    ids: Int[Tensor, "prompt pos"],
+    prefix: Prefix | None,
+    hooks: Iterable[Any],
+    tokens: Int[Tensor, "prompt token"] | None = None,
+) -> Float[Tensor, "prompt token"]:
     """Logits at the last position, differentiable through what `hooks` (see `hooked`) change.
 
     The hooked modules see the last position alone where there is a prefix.
+
+    Args:
+        tokens: each prompt's; None: the whole vocabulary.
     """
     ids = ids.to(engine.parts.device)
     hidden = engine._forward(ids if prefix is None else ids[:, -1:], prefix, hooks, shared=False)
-    logits: Tensor = engine.parts.unembedding(hidden)
-    return logits if engine.plain_tail else engine._behind_unembedding(logits)
+    return engine.logits_of(hidden, None if tokens is None else tokens.to(hidden.device))
 
 
 def logits_through(
-    engine: Engine, ids: Int[Tensor, "prompt pos"], prefix: Prefix | None, change: Change
-) -> Float[Tensor, "prompt vocab"]:
-    """Logits at the last position, differentiable through the neurons' values after `change`."""
+    engine: Engine,
+    ids: Int[Tensor, "prompt pos"],
+    prefix: Prefix | None,
+    change: Change,
+    tokens: Int[Tensor, "prompt token"] | None = None,
+) -> Float[Tensor, "prompt token"]:
+    """`logits_hooked`, differentiable through the neurons' values after `change`."""
 
     def through(layer: int) -> Any:
         def hook(_: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
@@ -61,7 +73,7 @@ def logits_through(
         return hook
 
     hooks = [(module, "input", through(layer)) for layer, module in enumerate(engine.parts.projections)]
-    return logits_hooked(engine, ids, prefix, hooks)
+    return logits_hooked(engine, ids, prefix, hooks, tokens)
 
 
 def slopes(
@@ -100,10 +112,9 @@ def slopes(
         return post
 
     prefix = prefix_of(engine, ids)
-    rows = torch.arange(len(ids), device=weight.device)
     with torch.enable_grad():
-        logits = logits_through(engine, ids, prefix, nudged)
-        difference = logits[rows, plus.to(rows.device)] - logits[rows, minus.to(rows.device)]
+        logits = logits_through(engine, ids, prefix, nudged, torch.stack([plus, minus], dim=1))
+        difference = logits[:, 0] - logits[:, 1]
         found = torch.autograd.grad(difference.sum(), list(nudges.values()))
     every = torch.zeros_like(torch.stack(values, dim=1))
     for layer, slope in zip(nudges, found, strict=True):

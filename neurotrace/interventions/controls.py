@@ -15,45 +15,60 @@ answer is copied or the behaviour is transferred; it is reported separately.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from itertools import islice
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice, pairwise
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from neurotrace.core.errors import InputError
 from neurotrace.core.neurons import Neuron, by_layer
 from neurotrace.core.scores import Scores
+from neurotrace.core.statistics import share_interval
 from neurotrace.interventions.intervention import Intervention, make
 from neurotrace.interventions.kinds import ClassMeans, form_of, values_at
 from neurotrace.interventions.reference import Reference
 
 CONTROLS = ("random", "norm", "sign", "low_rho")
+QUIET = 0.04  # maximum share of training answers that a chosen candidate's controls may flip
+_SCREENED = 8  # candidates whose loudest control is drawn in one call, after the first
+_TOGETHER = 2  # candidates whose other controls are
+_FEWEST = 3  # draws of each random control in one call: 0 flips of 96 put the interval below `QUIET`
+_DRAWS = 6  # maximum number of draws
 
 
 def controls_for(
-    intervention: Intervention, *, reference: Reference, seeds: Sequence[int] = (0, 1, 2)
+    intervention: Intervention,
+    *,
+    reference: Reference,
+    seeds: Sequence[int] = (0, 1, 2),
+    roles: Sequence[str] = (*CONTROLS, "other_donor"),
 ) -> list[Intervention]:
-    """Every control of one intervention; random controls are drawn once per seed.
+    """The controls of one intervention; random controls are drawn once per seed.
 
     Args:
         reference: statistics of the training pairs; shifts and correlations are taken from it.
+        roles: which; default: all.
     """
-    rho = reference.moments.pearson.nan_to_num(nan=0.0).abs()
     made: list[Intervention] = []
     for seed in seeds:
-        near = norm_matched(intervention, reference.norms, seed=seed)
-        low = low_correlation(intervention, rho, seed=seed)
-        of_draw = [
-            same_shift(intervention, near, reference, role="norm"),
-            random_signs(intervention, seed=seed),
-            same_shift(intervention, low, reference, role="low_rho"),
-        ]
-        made += random_controls(intervention, reference, seeds=(seed,))
+        of_draw = []
+        if "norm" in roles:
+            near = norm_matched(intervention, reference.norms, seed=seed)
+            of_draw.append(same_shift(intervention, near, reference, role="norm"))
+        if "sign" in roles:
+            of_draw.append(random_signs(intervention, seed=seed))
+        if "low_rho" in roles:
+            low = low_correlation(intervention, reference.moments.rho, seed=seed)
+            of_draw.append(same_shift(intervention, low, reference, role="low_rho"))
+        if "random" in roles:
+            made += random_controls(intervention, reference, seeds=(seed,))
         made += [replace(each, draw=seed) for each in of_draw]
-    if intervention.needs_donor:
+    if intervention.needs_donor and "other_donor" in roles:
         made.append(other_donor(intervention))
     return [replace(control, label=intervention.label) for control in made]
 
@@ -152,7 +167,7 @@ def norm_matched(
     drawn: list[Neuron] = []
     for neuron in intervention.neurons:
         distance = (norms[neuron.layer] - norms[neuron.layer, neuron.index]).abs()
-        order = distance.argsort().tolist()
+        order = distance.argsort()[: 10 + len(taken)].tolist()
         near = (place for place in order if Neuron(neuron.layer, place) not in taken)
         free = list(islice(near, 10))
         if not free:
@@ -171,8 +186,12 @@ def low_correlation(
     taken = set(intervention.neurons)
     drawn: list[Neuron] = []
     for layer, places in by_layer(intervention.neurons).items():
-        order = [p for p in rho[layer].abs().argsort().tolist() if Neuron(layer, p) not in taken]
-        pool = order[: max(len(places), len(order) // 10)]
+        own = {neuron.index for neuron in taken if neuron.layer == layer}
+        free = rho.shape[1] - len(own)
+        most = max(len(places), free // 10)
+        # as many more as may be taken
+        order = rho[layer].abs().argsort()[: most + len(own)].tolist()
+        pool = [place for place in order if place not in own][:most]
         if len(pool) < len(places):
             raise InputError(f"layer {layer} has too few neurons besides the selected ones")
         picks = torch.randperm(len(pool), generator=generator)[: len(places)].tolist()
@@ -180,3 +199,115 @@ def low_correlation(
     # in the order of the neurons that they replace
     by = {layer: [n for n in drawn if n.layer == layer] for layer in {n.layer for n in drawn}}
     return tuple(by[neuron.layer].pop() for neuron in intervention.neurons)
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How many of `count` answers are flipped."""
+
+    hits: int = 0
+    count: int = 0
+
+    @property
+    def rate(self) -> float:
+        return self.hits / self.count if self.count else 0.0
+
+    @property
+    def step(self) -> int:
+        """In half percentage points: rates in the same step are equal."""
+        return round(self.rate * 200)
+
+    def plus(self, answers: Bool[Tensor, " pair"]) -> Tally:
+        return Tally(self.hits + int(answers.sum()), self.count + len(answers))
+
+    def and_also(self, other: Tally) -> Tally:
+        return Tally(self.hits + other.hits, self.count + other.count)
+
+
+Drawn = tuple[Any, str, range]  # a candidate, the role of its control, seeds
+
+
+class QuietSearch:
+    """Find a candidate whose controls flip at most `QUIET` of the training answers.
+
+    Controls are drawn until the 95 % interval of their rate excludes `QUIET`, at most `_DRAWS` times. A
+    candidate is left as soon as one of its controls is known to flip more, and only controls in doubt are
+    drawn again. The control that was too loud most often comes first.
+
+    Args:
+        flips: for each (candidate, role, seeds) how many answers are flipped, over all seeds.
+    """
+
+    def __init__(self, flips: Callable[[Sequence[Drawn]], Sequence[Tally]]) -> None:
+        self.flips = flips
+        self.heard: dict[Any, dict[str, Tally]] = {}
+        self.drawn: Counter[tuple[Any, str]] = Counter()
+        self.blamed: dict[Any, str] = {}  # candidate -> the control that was too loud
+
+    def first_quiet(self, order: Sequence[Any]) -> Any | None:
+        """The first of the candidates whose controls are quiet, if there is one."""
+        for start, end in pairwise([0, *range(1, len(order), _SCREENED), len(order)]):
+            times = 1 if start else _FEWEST
+            wave = list(order[start:end])
+            self._draw(wave, self._loudest_first()[:1], times)
+            while wave := [each for each in wave if not self._too_loud(each)]:
+                group, wave = wave[:_TOGETHER], wave[_TOGETHER:]
+                for role in self._loudest_first():
+                    self._draw([each for each in group if not self._too_loud(each)], [role], times)
+                for each in group:
+                    while doubtful := self._doubtful(each):
+                        most = max(self.drawn[each, role] for role in doubtful)
+                        self._draw([each], doubtful, min(_FEWEST, _DRAWS - most), again=True)
+                    if self.loudest(each) <= QUIET:
+                        return each
+        return None
+
+    def least_loud(self, rates: Mapping[Any, float]) -> Any:
+        """Where none is quiet: the one whose rate is furthest beyond that of its loudest control."""
+        while True:
+            best = max(self.heard, key=lambda each: rates[each] - self.loudest(each))
+            if all(self.drawn[best, role] for role in CONTROLS):
+                return best
+            self._draw([best], CONTROLS, 1)
+
+    def loudest(self, candidate: Any) -> float:
+        """The largest flip rate of its controls, over all draws."""
+        return max(tally.rate for tally in self.heard[candidate].values())
+
+    def _loudest_first(self) -> list[str]:
+        often = Counter(self.blamed.values())
+        return sorted(CONTROLS, key=lambda role: -often[role])
+
+    def _too_loud(self, candidate: Any) -> bool:
+        """Whether a control's interval is above `QUIET`, or its rate whatever further draws flip."""
+        for role, tally in self.heard.get(candidate, {}).items():
+            after_all = tally.count * _DRAWS / self.drawn[candidate, role]
+            if share_interval(tally.hits, tally.count)[0] > QUIET or tally.hits > QUIET * after_all:
+                self.blamed[candidate] = role
+                return True
+        return False
+
+    def _doubtful(self, candidate: Any) -> list[str]:
+        """The controls whose intervals hold `QUIET`, if none is known to be above."""
+        if self._too_loud(candidate):
+            return []
+        return [
+            role
+            for role, tally in self.heard[candidate].items()
+            if self.drawn[candidate, role] < _DRAWS and share_interval(tally.hits, tally.count)[1] > QUIET
+        ]
+
+    def _draw(
+        self, candidates: Sequence[Any], roles: Sequence[str], times: int, *, again: bool = False
+    ) -> None:
+        """Draw these controls of each candidate this number of times, or as often once more."""
+        wanted = [
+            (each, role, range(self.drawn[each, role], self.drawn[each, role] + times))
+            for each in candidates
+            for role in roles
+            if again or not self.drawn[each, role]
+        ]
+        for (each, role, _), tally in zip(wanted, self.flips(wanted) if wanted else [], strict=True):
+            own = self.heard.setdefault(each, {})
+            own[role] = own.get(role, Tally()).and_also(tally)
+            self.drawn[each, role] += times

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -65,6 +66,11 @@ class Moments:
         """
         total = self.variance.mean(dim=0) + (self.contrast / 2) ** 2
         return torch.where(total > 0, self.contrast / 2 / total.sqrt(), torch.nan)
+
+    @cached_property
+    def rho(self) -> Float[Tensor, "layer neuron"]:
+        """|pearson|, 0 where it is not defined."""
+        return self.pearson.nan_to_num(nan=0.0).abs()
 
 
 @renamed(budget_gb="memory_gb")

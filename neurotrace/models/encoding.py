@@ -27,6 +27,7 @@ from neurotrace.models.hooks import forward, inspect_model
 from neurotrace.models.origins import (
     changed,
     context_length,
+    kept_runs,
     tokenizer_of,
     twin,
     unknown_token,
@@ -227,6 +228,8 @@ def ask(
         for place, first in enumerate(found.firsts):
             firsts[place].append(first)
     memorized, reasoned = (torch.tensor(each, dtype=torch.long) for each in firsts)
+    if (runs := kept_runs(model)) is not None:
+        runs.add([*ids["memorization"], *ids["reasoning"]])
     behaviour = [
         _behaviour(model, ids[side], memorized, reasoned, batch_size, progress, side) for side in SIDES
     ]
@@ -300,6 +303,8 @@ def by_length(
 def last_logits(model: HookedModel, ids: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch vocab"]:
     """Logits at the last position; by the twin if there is one, which need not unembed the rest."""
     with turn(model), torch.no_grad():
+        if (kept := kept_runs(model)) is not None and (run := kept.run(ids)) is not None:
+            return kept.engine.logits(run.hidden)
         other = twin(model)
         if other is None:
             return forward(model, ids)

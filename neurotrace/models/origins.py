@@ -10,13 +10,15 @@ import threading
 import warnings
 import weakref
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any, cast
 
 import torch
 
 from neurotrace.core.errors import InputError
 from neurotrace.engine import proof
-from neurotrace.engine.turns import turn
+from neurotrace.engine.kept import Kept, keeping
+from neurotrace.engine.turns import Function, turn
 from neurotrace.models.protocol import HookedModel
 from neurotrace.models.sameness import Snapshot
 
@@ -108,6 +110,25 @@ def engine_of(model: HookedModel) -> Any | None:
         if other is not None and other not in _engines:
             _engines[other] = _made(other)
         return None if other is None else _engines[other]
+
+
+def keeps_runs(function: Function) -> Function:
+    """While `function` runs, the engine of its first argument keeps its clean runs (`engine/kept.py`)."""
+
+    @wraps(function)
+    def call(model: HookedModel, *args: Any, **kwargs: Any) -> Any:
+        with turn(model), keeping(engine_of(model)):
+            return function(model, *args, **kwargs)
+
+    return cast(Function, call)
+
+
+def kept_runs(model: HookedModel) -> Kept | None:
+    """The clean runs that are kept at the moment, where they are."""
+    with turn(model):
+        other = twin(model)
+        engine = None if other is None else _engines.get(other)
+        return None if engine is None or engine.path == "naive" else engine.kept
 
 
 def _made(other: Any) -> Any | None:

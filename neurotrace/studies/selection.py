@@ -11,8 +11,9 @@ flips are no evidence about the neurons.
 Candidates that flip less than half as many as the best on the first half are not measured on the second.
 Candidates within two pairs of the best are compared on as many pairs again, if there are any, and come
 before those that are not: a rate on few pairs is more often high by luck. Controls
-are drawn until the 95 % interval of their flip rate excludes `QUIET`, at most six times. Rates within
-half a percentage point then count as equal, and the smaller number of neurons is chosen.
+are drawn until the 95 % interval of their flip rate excludes `QUIET`, at most six times
+(`controls.QuietSearch`). Rates within half a percentage point then count as equal, and the smaller
+number of neurons is chosen.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 from jaxtyping import Bool
@@ -30,8 +30,13 @@ from torch import Tensor
 from neurotrace.core.errors import InputError
 from neurotrace.core.process import Progress
 from neurotrace.core.sides import Direction
-from neurotrace.core.statistics import share_interval
-from neurotrace.interventions.controls import CONTROLS, controls_for
+from neurotrace.interventions.controls import (
+    QUIET,
+    Drawn,
+    QuietSearch,
+    Tally,
+    controls_for,
+)
 from neurotrace.interventions.effects import Effects, flipped
 from neurotrace.interventions.intervention import Intervention
 from neurotrace.interventions.kinds import Kind, form_of, parse_kind
@@ -56,14 +61,10 @@ DEFAULT_KINDS: tuple[Kind, ...] = (
     "steer",
     "steer:1.5",
 )
-QUIET = 0.04  # maximum share of training answers that a chosen candidate's controls may flip
 _HOPELESS = 0.5  # candidates below this share of the best rate on the first half are dropped
 _NEAR = 2  # candidates within this number of pairs of the best are compared on further pairs
 _CONTENDERS = 16  # maximum number of these; those with few neurons come first
 _TESTED = 30  # maximum number of candidates whose controls are measured
-_TOGETHER = 4  # candidates in one call, after the first
-_FEWEST = 3  # draws of each random control in one call: 0 flips of 96 put the interval below `QUIET`
-_DRAWS = 6  # maximum number of draws
 
 
 @dataclass(frozen=True)
@@ -284,7 +285,7 @@ def choose(parts: Sequence[Part]) -> Choice:
         parts: each with the same candidates, kinds in order of preference where they tie.
     """
     made = [each for each in parts[0].made if all(each in part.made for part in parts)]
-    tallies = {each: _Tally() for each in made}
+    tallies = {each: Tally() for each in made}
     for part in parts:
         least = _HOPELESS * max(tally.rate for tally in tallies.values())
         hopeful = [each for each in made if tallies[each].rate >= least]
@@ -296,10 +297,10 @@ def choose(parts: Sequence[Part]) -> Choice:
     if len(near) > 1 and further:
         _try(tallies, near, further)
         order = _ordered(tallies)
-    controls = _Controls(parts)
+    controls = QuietSearch(partial(_flips_of_controls, parts))
     best = controls.first_quiet(order[:_TESTED])
-    if best is None:  # all controls flip too many: the largest rate beyond that of its controls
-        best = max(controls.heard, key=lambda each: tallies[each].rate - controls.loudest(each))
+    if best is None:
+        best = controls.least_loud({each: tally.rate for each, tally in tallies.items()})
     loud = frozenset(each for each in controls.heard if controls.loudest(each) > QUIET)
     place = _place(tallies[best])
     equal = [each for each in made if _place(tallies[each]) == place and each not in loud]
@@ -307,35 +308,17 @@ def choose(parts: Sequence[Part]) -> Choice:
     return Choice(best, rates, loud, tallies[best].count, len(set(equal) - {best}))
 
 
-@dataclass(frozen=True)
-class _Tally:
-    hits: int = 0
-    count: int = 0
-
-    @property
-    def rate(self) -> float:
-        return self.hits / self.count if self.count else 0.0
-
-    @property
-    def step(self) -> int:
-        """In half percentage points: rates in the same step are equal."""
-        return round(self.rate * 200)
-
-    def plus(self, answers: Bool[Tensor, " pair"]) -> _Tally:
-        return _Tally(self.hits + int(answers.sum()), self.count + len(answers))
-
-
-def _place(tally: _Tally) -> tuple[int, int]:
+def _place(tally: Tally) -> tuple[int, int]:
     """Sorts by the number of pairs, then by the rate, both the largest first."""
     return -tally.count, -tally.step
 
 
-def _ordered(tallies: Mapping[Candidate, _Tally]) -> list[Candidate]:
+def _ordered(tallies: Mapping[Candidate, Tally]) -> list[Candidate]:
     return sorted(tallies, key=lambda each: (*_place(tallies[each]), each.k))
 
 
 def _try(
-    tallies: dict[Candidate, _Tally],
+    tallies: dict[Candidate, Tally],
     candidates: Sequence[Candidate],
     parts: Sequence[tuple[Part, Flipped]],
 ) -> None:
@@ -345,53 +328,19 @@ def _try(
             tallies[each] = tallies[each].plus(answers)
 
 
-class _Controls:
-    """Flip rates of candidates' controls on training pairs; more draws where they are in doubt."""
-
-    def __init__(self, parts: Sequence[Part]) -> None:
-        self.parts = parts
-        self.heard: dict[Candidate, dict[str, _Tally]] = {}
-        self.drawn: dict[Candidate, int] = {}
-
-    def first_quiet(self, order: Sequence[Candidate]) -> Candidate | None:
-        """The first candidate whose controls flip at most `QUIET`."""
-        self._draw(order[:1], _FEWEST)
-        for start, end in pairwise([0, *range(1, len(order), _TOGETHER), len(order)]):
-            group = order[start:end]
-            if start:
-                self._draw(group, 1)
-            for each in group:
-                while not self._settled(each) and self.drawn[each] < _DRAWS:
-                    self._draw([each], min(_FEWEST, _DRAWS - self.drawn[each]))
-                if self.loudest(each) <= QUIET:
-                    return each
-        return None
-
-    def loudest(self, candidate: Candidate) -> float:
-        """The largest flip rate of the four kinds of control, over all draws."""
-        return max(tally.rate for tally in self.heard[candidate].values())
-
-    def _settled(self, candidate: Candidate) -> bool:
-        """Whether the 95 % intervals are all below `QUIET`, or one is above."""
-        ends = [share_interval(each.hits, each.count) for each in self.heard[candidate].values()]
-        return any(low > QUIET for low, _ in ends) or all(high <= QUIET for _, high in ends)
-
-    def _draw(self, candidates: Sequence[Candidate], times: int) -> None:
-        """Draw each random control this number of times more."""
-        for part in self.parts:
-            owned = [
-                (each, control)
-                for each in candidates
-                for control in controls_for(
-                    part.made[each],
-                    reference=part.reference,
-                    seeds=range(self.drawn.get(each, 0), self.drawn.get(each, 0) + times),
-                )
-                if control.role in CONTROLS
-            ]
-            found = part.flipped([control for _, control in owned])
-            for (each, control), answers in zip(owned, found, strict=True):
-                tallies = self.heard.setdefault(each, {})
-                tallies[control.role] = tallies.get(control.role, _Tally()).plus(answers)
-        for each in candidates:
-            self.drawn[each] = self.drawn.get(each, 0) + times
+def _flips_of_controls(parts: Sequence[Part], wanted: Sequence[Drawn]) -> list[Tally]:
+    """Of each (candidate, role of control, seeds) how many training answers are flipped."""
+    tallies = [Tally()] * len(wanted)
+    for part in parts:
+        owned = [
+            (place, control)
+            for place, (each, role, seeds) in enumerate(wanted)
+            for control in controls_for(
+                part.made[each], reference=part.reference, seeds=seeds, roles=(role,)
+            )
+            if control.role == role
+        ]
+        found = part.flipped([control for _, control in owned])
+        for (place, _), answers in zip(owned, found, strict=True):
+            tallies[place] = tallies[place].plus(answers)
+    return tallies

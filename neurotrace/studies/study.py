@@ -33,6 +33,7 @@ from neurotrace.interventions.reference import Evidence, gather
 from neurotrace.models.encoding import EncodedPairs, encode
 from neurotrace.models.hooks import ModelInfo, inspect_model
 from neurotrace.models.identity import model_identity
+from neurotrace.models.origins import keeps_runs
 from neurotrace.models.protocol import HookedModel
 from neurotrace.rankers.exact import exact
 from neurotrace.rankers.registry import rank
@@ -135,6 +136,7 @@ class Study(Shown):
 
 @renamed(interventions="kinds")
 @takes_turns
+@keeps_runs
 def study(
     model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,

@@ -325,14 +325,14 @@ MUTATIONS = (
     ),
     Mutation(
         "a control is never in doubt",
-        "studies/selection.py",
-        "return any(low > QUIET for low, _ in ends) or all(high <= QUIET for _, high in ends)",
-        "return True",
+        "interventions/controls.py",
+        "        if self._too_loud(candidate):\n            return []",
+        "        if self.heard:\n            return []",
         SELECTION,
     ),
     Mutation(
         "controls don't count in the choice",
-        "studies/selection.py",
+        "interventions/controls.py",
         "if self.loudest(each) <= QUIET:",
         "if self.heard:",
         SELECTION,

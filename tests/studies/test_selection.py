@@ -14,6 +14,7 @@ import neurotrace as nt
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import Direction
 from neurotrace.interventions import intervention as interventions
+from neurotrace.interventions.controls import CONTROLS
 from neurotrace.interventions.effects import flipped
 from neurotrace.models.activations import read_activations
 from neurotrace.studies import held_out, selection
@@ -183,7 +184,7 @@ def test_what_ranked_is_not_what_is_tried(monkeypatch):
     monkeypatch.setattr(
         selection,
         "controls_for",
-        lambda each, **_: [replace(each, role=role, label="quiet|-1") for role in selection.CONTROLS],
+        lambda each, **_: [replace(each, role=role, label="quiet|-1") for role in CONTROLS],
     )
     way = Direction("to_reasoning")
     ground = selection.Ground(None, Pairs(range(40)), None, Evidence(), "f", way)

@@ -1,0 +1,84 @@
+"""Clean runs that are kept, and their shared stems, against runs made one by one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from families import FAMILIES, VOCABULARY, build
+
+from neurotrace.engine import proof
+from neurotrace.engine.edits import Edit, together
+from neurotrace.engine.kept import _tree, keeping
+from neurotrace.engine.slopes import slopes
+
+SERVED = [name for name, each in FAMILIES.items() if each.path in ("shared", "frozen")]
+
+
+def prompts(count=6, length=14, stem=9):
+    """Prompts with a stem in common, half of them one token longer, and one token alone."""
+    draw = torch.Generator().manual_seed(0)
+    common = torch.randint(3, VOCABULARY, (stem,), generator=draw)
+    rest = [
+        torch.randint(3, VOCABULARY, (length - stem + row % 2,), generator=draw) for row in range(count)
+    ]
+    return [torch.cat([common, own]) for own in rest] + [common[:1]]
+
+
+@pytest.mark.filterwarnings("ignore:suffix engine")
+@pytest.mark.parametrize("name", SERVED)
+def test_a_kept_run_is_the_run(name):
+    engine = proof.engine(build(name))
+    every = prompts()
+    batch = torch.stack(every[:-1][::2])
+    edits = [Edit(*map(torch.tensor, ([0, 1], [3, 2], [0.0, 0.5], [1.0, 2.0])))] * len(batch)
+    answers = torch.full((len(batch),), 5), torch.full((len(batch),), 6)
+    plain = engine.clean(batch)
+    hidden, (values, found) = engine.sets(plain, edits), slopes(engine, batch, *answers)
+    with keeping(engine):
+        engine.kept.add(every)
+        assert set(engine.kept._of) == {tuple(ids.tolist()) for ids in every[:-1]}
+        passed = engine.kept.passed
+        own = engine.clean(batch)
+        again = slopes(engine, batch, *answers)
+        assert engine.kept.passed == passed  # nothing is run a second time
+        scale = plain.hidden.abs().max()
+        assert (own.hidden - plain.hidden).abs().max() < 1e-4 * scale
+        assert (own.activations - plain.activations).abs().max() < 1e-4 * plain.activations.abs().max()
+        assert (engine.sets(own, edits) - hidden).abs().max() < 1e-4 * scale
+        assert (again[0] - values).abs().max() < 1e-4 * values.abs().max()
+        assert (again[1] - found).abs().max() < 1e-4 * found.abs().max()
+    assert engine.kept is None
+
+
+def test_stems_are_run_once_and_the_budget_is_kept():
+    engine = proof.engine(build("llama"))
+    every = prompts(count=40, length=30, stem=25)[:-1]
+    with keeping(engine):
+        engine.kept.add(every)
+        assert engine.kept.passed < engine.kept.asked / 2
+        assert 0 < engine.kept.bytes < engine.kept.limit
+    with keeping(engine, memory_gb=0.0):
+        batch = torch.stack(every[::2])
+        assert engine.kept.run(batch) is None
+        assert engine.clean(batch).hidden.shape[0] == 20  # made, and not kept
+
+
+def test_a_tree_has_the_stems_that_spare_tokens():
+    stem, other = tuple(range(10)), tuple(range(50, 60))
+    bodies = {(*stem, 20 + each, 30, 31) for each in range(8)} | {other}
+    found = _tree(bodies)
+    assert found[stem] == 0
+    assert {found[body] for body in bodies - {other}} == {10}
+    assert found[other] == 0
+    # two tokens of eight bodies are not worth a pass
+    assert set(_tree({(1, 2, 20 + each, 30) for each in range(8)}).values()) == {0}
+    # a body that begins others is a stem too
+    assert _tree(bodies | {stem})[stem] == 0
+
+
+def test_rows_run_together_where_that_costs_less():
+    assert together([5, 5, 5], 30, 1) == [[0, 1, 2]]
+    late, early = [29] * 200, [0] * 200
+    assert together([*late, *early], 30, 1) == [list(range(200, 400)), list(range(200))]
+    assert together([25, 0], 30, 1) == [[1, 0]]  # a pass of its own costs more than the blocks it spares
+    assert sorted(row for group in together([3, 30, 1, 2], 30, 50) for row in group) == [0, 1, 2, 3]
