@@ -7,6 +7,8 @@ edits      changes of neurons, and the clean run
 modules    lighter forms of a model's modules for passes of many rows
 engine     `Engine`: changed rows over a clean run
 proof      `engine`: makes one and checks it against full passes
+kept       clean runs kept for a study, common stems of prompts run once
+top        is a token on top? without the whole vocabulary
 slopes     dL/da of every neuron over a clean prefix
 relp       RelP's rules of differentiation
 

@@ -83,6 +83,7 @@ class Engine:
         self.plain_tail = False  # True: logits are the unembedding's output, nothing behind it
         self.early: Path | None = None  # the method for earlier positions, once checked
         self.prove_early = prove_early  # finds it; without one, only the last position works
+        self.rivals: dict[int, None] = {}  # tokens that were on top, for `top.is_top`
         self.kept: Any = None  # clean runs, while `kept.keeping` is on
 
     @property

@@ -20,7 +20,7 @@ from neurotrace.engine import metrics
 from neurotrace.engine.turns import takes_turns
 from neurotrace.interventions.donors import donor_values
 from neurotrace.interventions.intervention import Intervention
-from neurotrace.interventions.logits import Positions, logits_under
+from neurotrace.interventions.logits import Positions, check_finite, logits_under, tops_under
 from neurotrace.models.activations import Activations
 from neurotrace.models.encoding import EncodedPairs, by_length, encode
 from neurotrace.models.hooks import Site, inspect_model
@@ -227,10 +227,7 @@ def flipped(
     d_vocab = inspect_model(model).d_vocab
     for places, ids in _batches(encoded, interventions, d_vocab, progress):
         donors = donor_values(model, encoded, interventions, places, "read", activations)
-        _, changed = logits_under(model, ids, interventions, donors, cleans=cleans)
-        for row, logits in enumerate(changed):
-            _finite(interventions[row], logits)
-            found[row, places] = logits.argmax(-1) == wanted[places]
+        found[:, places] = tops_under(model, ids, interventions, donors, wanted[places], cleans=cleans)
     return found
 
 
@@ -243,11 +240,6 @@ def _batches(
     size = max(1, min(32, rows // len(interventions)))
     batches = list(by_length(encoded.ids(first.recipient), size))
     return over(progress, batches, f"intervening ({spoken(first.direction)})")
-
-
-def _finite(intervention: Intervention, logits: Tensor) -> None:
-    if not torch.isfinite(logits).all():
-        raise InputError(f"{intervention}: the logits it leaves are not finite")
 
 
 class _Words:
@@ -290,7 +282,7 @@ def _rows(
     before = _readout(words, clean, clean_log_p, part, "before")
     tables = []
     for intervention, logits in zip(interventions, changed, strict=True):
-        _finite(intervention, logits)
+        check_finite(intervention, logits)
         log_p = logits.log_softmax(dim=-1)
         after = _readout(words, logits, log_p, part, "after")
         to_reasoning = intervention.direction is Direction.TO_REASONING

@@ -12,11 +12,13 @@ from typing import Any, Literal
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from neurotrace.core.errors import InputError
 from neurotrace.core.neurons import by_layer
-from neurotrace.engine.edits import Edit
+from neurotrace.engine.edits import Edit, Run
+from neurotrace.engine.top import is_top
 from neurotrace.interventions.intervention import Intervention
 from neurotrace.models.encoding import last_logits
 from neurotrace.models.hooks import Site, forward
@@ -47,6 +49,54 @@ def logits_under(
         together = zip(interventions, donors, strict=True)
         changed = (_hooked_logits(model, ids, each, own, positions, site) for each, own in together)
         return last_logits(model, ids).float().cpu(), changed
+    run, hidden = _by_engine(engine, ids, interventions, donors, cleans)
+    logits = engine.logits(hidden).float().cpu()
+    by_intervention = rearrange(logits, "(prompt each) vocab -> each prompt vocab", prompt=len(ids))
+    return engine.logits(run.hidden).float().cpu(), iter(by_intervention)
+
+
+def tops_under(
+    model: HookedModel,
+    ids: Int[Tensor, "prompt pos"],
+    interventions: Sequence[Intervention],
+    donors: Sequence[Tensor | None],
+    wanted: Int[Tensor, " prompt"],
+    *,
+    cleans: dict[bytes, Any] | None = None,
+) -> Bool[Tensor, "intervention prompt"]:
+    """Whether each prompt's `wanted` is the top-1 token under each intervention (`engine/top.py`).
+
+    Raises:
+        InputError: an intervention leaves logits that are not finite.
+    """
+    engine = engine_of(model)
+    if engine is None:
+        _, changed = logits_under(model, ids, interventions, donors)
+        together = zip(interventions, changed, strict=True)
+        return torch.stack([check_finite(each, logits).argmax(-1) == wanted for each, logits in together])
+    _, hidden = _by_engine(engine, ids, interventions, donors, cleans)
+    by_intervention = rearrange(hidden, "(prompt each) d -> each prompt d", prompt=len(ids))
+    for intervention, own in zip(interventions, by_intervention, strict=True):
+        check_finite(intervention, own)
+    found = is_top(engine, hidden, wanted.repeat_interleave(len(interventions)))
+    return rearrange(found.cpu(), "(prompt each) -> each prompt", prompt=len(ids))
+
+
+def check_finite(intervention: Intervention, values: Tensor) -> Tensor:
+    """`values`; InputError if they are not finite."""
+    if not torch.isfinite(values).all():
+        raise InputError(f"{intervention}: the logits it leaves are not finite")
+    return values
+
+
+def _by_engine(
+    engine: Any,
+    ids: Int[Tensor, "prompt pos"],
+    interventions: Sequence[Intervention],
+    donors: Sequence[Tensor | None],
+    cleans: dict[bytes, Any] | None,
+) -> tuple[Run, Float[Tensor, "row d_model"]]:
+    """The clean run, and the unembedding's input under each intervention in prompt order."""
     key = ids.numpy().tobytes()
     run = (cleans or {}).get(key) or engine.clean(ids)
     if cleans is not None:
@@ -60,9 +110,7 @@ def logits_under(
         edits.append([Edit(layers, units, intervention.keep, offset) for offset in offsets])
     # the engine needs rows in prompt order
     flat = [of_one[row] for row in range(len(ids)) for of_one in edits]
-    logits = engine.logits(engine.sets(run, flat)).float().cpu()
-    by_intervention = rearrange(logits, "(prompt each) vocab -> each prompt vocab", prompt=len(ids))
-    return engine.logits(run.hidden).float().cpu(), iter(by_intervention)
+    return run, engine.sets(run, flat)
 
 
 def _hooked_logits(

@@ -1,10 +1,11 @@
 """Measurements on held-out pairs, for one family and one direction.
 
 In each fold the intervention is chosen within the training pairs (`selection.py`), and neurons are ranked
-again on all of them. On the held-out pairs the following is measured: the chosen intervention at every
-number of neurons (the flip curve) beside random neurons; every other kind at the chosen number; the
-controls of the chosen one; its damage on neutral text and on the other families. The folds' held-out
-pairs together are all pairs, and no pair is measured with neurons that it helped to find.
+again on all of them. On the held-out pairs the chosen intervention and its controls are measured, and its
+damage on neutral text and on the other families. On at most 32 of a fold's held-out pairs the following is
+measured beside: the same intervention at every number of neurons (the flip curve), random neurons for each,
+and every other kind at the chosen number. The folds' held-out pairs together are all pairs, and no pair is
+measured with neurons that it helped to find.
 
 The candidates that flip the most training answers are measured in every fold as well. The *regret* is the
 held-out flip rate of the best of them minus that of the choice. It is reported and never used to choose.
@@ -13,6 +14,7 @@ Because the best is picked on the held-out pairs themselves, the regret is biase
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -24,11 +26,12 @@ from neurotrace.core.process import Progress
 from neurotrace.core.sides import Direction
 from neurotrace.interventions.controls import CONTROLS, controls_for, random_controls
 from neurotrace.interventions.damage import damage, standing_in
-from neurotrace.interventions.effects import measure
+from neurotrace.interventions.effects import flipped, measure
 from neurotrace.interventions.generation import generate
 from neurotrace.interventions.intervention import Intervention
 from neurotrace.interventions.kinds import values_at
-from neurotrace.interventions.logits import logits_under
+from neurotrace.interventions.logits import tops_under
+from neurotrace.interventions.reference import Reference
 from neurotrace.models.encoding import EncodedPairs, by_length
 from neurotrace.models.hooks import inspect_model
 from neurotrace.models.protocol import HookedModel
@@ -45,6 +48,7 @@ from neurotrace.studies.selection import (
 RANDOM_DRAWS = 19  # of random neurons: if none flips as many, p = 1/20
 _DRAWS = 3  # draws of every other random control
 _REGRET_OF = 6  # maximum number of candidates that are measured in every fold
+_BESIDE = 32  # maximum number of a fold's pairs for what stands beside the choice and its controls
 _WRITTEN = 6  # tokens of continuation in the report's examples
 
 
@@ -137,7 +141,11 @@ class _Proof:
         self.chosen: list[Chosen] = []
         self.applied: list[tuple[Intervention, torch.Tensor]] = []  # with its donor class's means
         self.frames: list[Any] = []
+        self.draws: list[Any] = []  # further draws of the random control, whether they flip
         self.examples: list[Example] = []
+
+    def _loud(self) -> set[Candidate]:
+        return {each for chosen in self.chosen for each in chosen.choice.loud}
 
     def best_on_training(self) -> list[Candidate]:
         """The folds' choices, then the candidates that flip the most training answers.
@@ -145,7 +153,7 @@ class _Proof:
         Candidates whose controls flip too many in any fold are left out.
         """
         rates: dict[Candidate, list[float]] = {}
-        loud = {each for chosen in self.chosen for each in chosen.choice.loud}
+        loud = self._loud()
         for chosen in self.chosen:
             for each, rate in chosen.choice.rates.items():
                 rates.setdefault(each, []).append(rate)
@@ -157,10 +165,11 @@ class _Proof:
         return list(dict.fromkeys([*picked, *every]))[:_REGRET_OF]
 
     def measure_held_out(self, done: Chosen, everywhere: Sequence[Candidate]) -> None:
+        import pandas as pd
+
         fold, made, chosen, ref = done.fold, done.made, done.candidate, done.reference
         best = made[chosen]
         controls = controls_for(best, reference=ref, seeds=range(_DRAWS))
-        controls += random_controls(best, ref, seeds=range(_DRAWS, RANDOM_DRAWS))
         if len({self.ground.own.pairs[row].group for row in fold.test}) < 2:
             # no other pair to take values from
             controls = [each for each in controls if each.role != "other_donor"]
@@ -179,13 +188,11 @@ class _Proof:
             if (candidate.method, candidate.kind) == same and candidate.k != chosen.k
             for control in random_controls(each, ref, seeds=(self.settings.seed,))
         ]
-        frame = measure(
-            self.ground.model,
-            self.ground.own.at(fold.test),
-            [*tried.values(), *controls, *beside],
-            activations=activations_at(self.ground, fold.test),
-            progress=self.progress,
-        ).to_frame()
+        first = [each for each in tried if each == chosen or each in everywhere]
+        frames = [self._measured(fold.test, [*map(made.__getitem__, first), *controls])]
+        if few := [tried[each] for each in tried if each not in first] + beside:
+            frames.append(self._measured(self._some(fold), few))
+        frame = pd.concat(frames, ignore_index=True)
         frame["fold"] = fold.number
         frame["chosen"] = (
             (frame["label"] == chosen.method)
@@ -193,9 +200,44 @@ class _Proof:
             & (frame["k"] == chosen.k)
         )
         self.frames.append(frame)
+        self.draws.append(self._further_draws(fold, best, done.reference))
         self.applied.append((best, ref.moments.mean_of(best.donor)))
         if fold.number == 0:
             self._read(fold, best)
+
+    def _measured(self, rows: Sequence[int], interventions: Sequence[Intervention]) -> Any:
+        return measure(
+            self.ground.model,
+            self.ground.own.at(rows),
+            interventions,
+            activations=activations_at(self.ground, rows),
+            progress=self.progress,
+        ).to_frame()
+
+    def _some(self, fold: RowFold) -> list[int]:
+        """Held-out rows for what stands beside the choice."""
+        draw = random.Random(f"{self.settings.seed}/{fold.number}/beside")
+        return sorted(draw.sample(fold.test, min(_BESIDE, len(fold.test))))
+
+    def _further_draws(self, fold: RowFold, best: Intervention, reference: Reference) -> Any:
+        """Of further draws of random neurons only whether they flip: a row for each draw and pair."""
+        import pandas as pd
+
+        seeds = range(_DRAWS, RANDOM_DRAWS)
+        own = self.ground.own.at(fold.test)
+        found = flipped(
+            self.ground.model,
+            own,
+            random_controls(best, reference, seeds=seeds),
+            activations=activations_at(self.ground, fold.test),
+            progress=self.progress,
+        )
+        rows = [
+            {"role": "random", "draw": seed, "pair": pair.id, "group": pair.group, "answers": bool(hit)}
+            for seed, answers in zip(seeds, found, strict=True)
+            for pair, hit in zip(own.pairs, answers, strict=True)
+        ]
+        return pd.DataFrame(rows).assign(prefers=False)  # not read
 
     def _read(self, fold: RowFold, best: Intervention) -> None:
         """The model's text after two held-out prompts, with and without the intervention."""
@@ -213,10 +255,6 @@ class _Proof:
             )
             what = f"{best.kind} of {len(best)} neurons"
             self.examples.append(Example(pair.family, self.ground.direction, what, prompt, before, after))
-
-    def _never_loud(self) -> Callable[[Candidate], bool]:
-        loud = {each for chosen in self.chosen for each in chosen.choice.loud}
-        return lambda each: each not in loud
 
     def flips(self) -> list[Flip]:
         import pandas as pd
@@ -245,15 +283,16 @@ class _Proof:
         picked = table[table["chosen"]]
         controls: dict[str, float | None] = {}
         intervals: dict[str, tuple[float, float] | None] = {}
+        drawn = pd.concat([picked, *self.draws], ignore_index=True)
         for name in (*CONTROLS, "other_donor"):
-            part = picked[picked["role"] == name]
+            part = drawn[drawn["role"] == name]
             found_of = _rates(part) if len(part) else None
             controls[name] = found_of["answers"] if found_of else None
             intervals[name] = found_of["answers_ci"] if found_of else None
         candidates = [each.candidate for each in self.chosen]
         k = max(each.k for each in candidates)
         rates = _rates(picked[picked["role"] == "selected"])
-        of_draw = _by_draw(picked)
+        of_draw = _by_draw(drawn)
         harm: torch.Tensor | None = None
         best, means = zip(*self.applied, strict=True)
         if self.settings.neutral:
@@ -275,7 +314,7 @@ class _Proof:
             per_fold=tuple(map(str, candidates)),
             chosen_on=min(each.choice.pairs for each in self.chosen),
             tied=max(each.choice.tied for each in self.chosen),
-            **_regret(main, self._never_loud()),
+            **_regret(main, lambda each: each not in self._loud()),
             **rates,
             **common,
         )
@@ -352,8 +391,7 @@ def _kept(
     hits = 0
     for rows, ids in by_length(others.ids(donor), 64):
         given = standing_in(applied, donor_means, len(rows))
-        _, changed = logits_under(model, ids, applied, given)
-        hits += sum(int((logits.argmax(-1) == wanted[rows]).sum()) for logits in changed)
+        hits += int(tops_under(model, ids, applied, given, wanted[rows]).sum())
     return hits / (len(others) * len(applied))
 
 
