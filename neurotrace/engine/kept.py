@@ -31,6 +31,7 @@ from neurotrace.engine.parts import overridden
 
 Tokens = tuple[int, ...]
 _TOGETHER = 512  # prompts whose tokens form one tree
+_LAST = 192  # prompts whose last positions run together
 _PASS = 16  # tokens that a pass costs besides its own
 
 
@@ -63,18 +64,23 @@ class Kept:
         self._branches: bool | None = None  # whether stems may be shared; None: not yet checked
 
     @torch.no_grad()
-    def add(self, prompts: Iterable[Any]) -> None:
-        """Run the prompts that are not kept yet, while there is room; those of one token never."""
-        new = sorted({tuple(map(int, ids)) for ids in prompts} - set(self._of))
+    def add(self, prompts: Iterable[Any]) -> bool:
+        """Run the prompts that are not kept yet, while there is room; those of one token never.
+
+        Returns:
+            Whether all are kept now.
+        """
+        every = {tuple(ids.tolist()) for ids in prompts}
+        new = sorted(every - self._of.keys())
         new = [ids for ids in new if len(ids) > 1]
         while new and self.bytes < self.limit:
             some, new = new[:_TOGETHER], new[_TOGETHER:]
             before = self._before({ids[:-1] for ids in some})
             for _, same in groupby(sorted(some, key=len), len):
-                every = list(same)
-                size = max(1, self.engine.batch_size // 8)
-                for start in range(0, len(every), size):
-                    self._finish(every[start : start + size], before)
+                rows = list(same)
+                for start in range(0, len(rows), _LAST):
+                    self._finish(rows[start : start + _LAST], before)
+        return every <= self._of.keys()
 
     def run(self, ids: Tensor) -> Run | None:
         """The run of these prompts, Int[Tensor, "prompt pos"]; None if one of them is not kept."""
@@ -101,11 +107,14 @@ class Kept:
         own = self._kept(ids)
         return None if own is None else self._prefix(own, ids.shape[1] - 1, shared=False)
 
+    def last_logits(self, ids: Tensor) -> Tensor:
+        """Float["prompt vocabulary"] of kept prompts."""
+        hidden = [self._of[tuple(row)].hidden for row in ids.tolist()]
+        logits: Tensor = self.engine.logits(torch.stack([each for each in hidden if each is not None]))
+        return logits
+
     def _kept(self, ids: Tensor) -> list[_Clean] | None:
-        rows = [tuple(row) for row in ids.tolist()]
-        self.add(rows)
-        found = [self._of[row] for row in rows if row in self._of]
-        return found if len(found) == len(rows) else None
+        return [self._of[tuple(row)] for row in ids.tolist()] if self.add(ids) else None
 
     def _prefix(self, own: Sequence[_Clean], length: int, shared: bool) -> Prefix:
         both = _stacked([each.keys for each in own]), _stacked([each.values for each in own])

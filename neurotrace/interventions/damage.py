@@ -17,7 +17,7 @@ from neurotrace.interventions.kinds import values_at
 from neurotrace.interventions.logits import logits_under
 from neurotrace.models.encoding import by_length
 from neurotrace.models.hooks import Site
-from neurotrace.models.origins import context_length, kept_runs, tokenizer_of
+from neurotrace.models.origins import context_length, keep_runs, tokenizer_of
 from neurotrace.models.protocol import HookedModel
 
 
@@ -86,8 +86,7 @@ def damage(
     if donor_means is None and any(each.needs_donor for each in interventions):
         raise InputError("a patch has no donor on neutral text: pass donor_means, its class's mean")
     prompts = neutral_ids(model, texts)
-    if (runs := kept_runs(model)) is not None:
-        runs.add(prompts)
+    keep_runs(model, prompts)
     found = torch.zeros(len(interventions), len(prompts))
     for rows, ids in by_length(prompts, batch_size):
         given = standing_in(interventions, donor_means, len(rows))

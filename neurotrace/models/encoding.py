@@ -27,7 +27,7 @@ from neurotrace.models.hooks import forward, inspect_model
 from neurotrace.models.origins import (
     changed,
     context_length,
-    kept_runs,
+    keep_runs,
     tokenizer_of,
     twin,
     unknown_token,
@@ -228,8 +228,7 @@ def ask(
         for place, first in enumerate(found.firsts):
             firsts[place].append(first)
     memorized, reasoned = (torch.tensor(each, dtype=torch.long) for each in firsts)
-    if (runs := kept_runs(model)) is not None:
-        runs.add([*ids["memorization"], *ids["reasoning"]])
+    keep_runs(model, [*ids["memorization"], *ids["reasoning"]])
     behaviour = [
         _behaviour(model, ids[side], memorized, reasoned, batch_size, progress, side) for side in SIDES
     ]
@@ -303,13 +302,13 @@ def by_length(
 def last_logits(model: HookedModel, ids: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch vocab"]:
     """Logits at the last position; by the twin if there is one, which need not unembed the rest."""
     with turn(model), torch.no_grad():
-        if (kept := kept_runs(model)) is not None and (run := kept.run(ids)) is not None:
-            return kept.engine.logits(run.hidden)
+        if (kept := keep_runs(model, ids)) is not None:
+            return kept.last_logits(ids)
         other = twin(model)
         if other is None:
             return forward(model, ids)
-        place = next(other.parameters()).device
-        return other(ids.to(place), use_cache=False, logits_to_keep=1).logits[:, -1]
+        ids = ids.to(next(other.parameters()).device)
+        return other(ids, use_cache=False, logits_to_keep=1).logits[:, -1]
 
 
 @dataclass(frozen=True)
@@ -359,13 +358,11 @@ def _behaviour(
     found = torch.zeros(3, len(ids))
     top = torch.zeros(len(ids), dtype=torch.long)
     batches = list(by_length(ids, batch_size))
-    label = f"asking the model ({side} prompts)"
-    for rows, batch in over(progress, batches, label):
+    for rows, batch in over(progress, batches, f"asking the model ({side} prompts)"):
         logits = last_logits(model, batch).float().cpu()
         if not torch.isfinite(logits).all():
             raise InputError(
-                "the model's logits are not finite on these prompts: try dtype=float32, "
-                "and check its weights"
+                "the model's logits are not finite on these prompts: try dtype=float32, check its weights"
             )
         found[0, rows] = metrics.logit_difference(logits, memorized[rows], reasoned[rows])
         found[1, rows] = metrics.log_probability(logits, memorized[rows]).exp()

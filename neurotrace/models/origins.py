@@ -9,11 +9,13 @@ from __future__ import annotations
 import threading
 import warnings
 import weakref
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 
 from neurotrace.core.errors import InputError
 from neurotrace.engine import proof
@@ -123,12 +125,14 @@ def keeps_runs(function: Function) -> Function:
     return cast(Function, call)
 
 
-def kept_runs(model: HookedModel) -> Kept | None:
-    """The clean runs that are kept at the moment, where they are."""
+def keep_runs(model: HookedModel, prompts: Iterable[Tensor]) -> Kept | None:
+    """Have these prompts run and kept, where runs are kept at the moment; None where not all are."""
     with turn(model):
         other = twin(model)
         engine = None if other is None else _engines.get(other)
-        return None if engine is None or engine.path == "naive" else engine.kept
+        if engine is None or engine.kept is None or engine.path == "naive":
+            return None
+        return engine.kept if engine.kept.add(prompts) else None
 
 
 def _made(other: Any) -> Any | None:
