@@ -28,16 +28,13 @@ Forward = tuple[nn.Module, Callable]
 def fused(blocks: Iterable[nn.Module]) -> list[Forward]:
     """(module, lighter forward) for the norms and activations of `blocks` that have one."""
     modules = [m for block in blocks for m in block.modules()]
-    found = [(m, forward) for m in modules if (forward := _rms(m) or _activation(m)) is not None]
-    return found
+    return [(m, forward) for m in modules if (forward := _rms(m) or _activation(m)) is not None]
 
 
 def _activation(module: nn.Module) -> Callable | None:
     if type(module).__name__ in ("SiLU", "SiLUActivation"):
         return lambda x: F.silu(x, inplace=True).as_subclass(_Spent)
-    if type(module) is nn.ReLU:
-        return torch.relu_
-    return None
+    return torch.relu_ if type(module) is nn.ReLU else None
 
 
 class _Spent(Tensor):
@@ -97,9 +94,8 @@ def bf16_missing(device: torch.device) -> str:
     if device.type == "cuda":
         return "" if torch.cuda.is_bf16_supported() else "this GPU has no bf16 units"
     if device.type == "cpu":
-        flag = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-        other = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-        return "" if flag() or other() else "this processor has no bf16 matrix instructions"
+        asked = (getattr(torch.cpu, f"_is_{kind}_supported", bool) for kind in ("amx_tile", "avx512_bf16"))
+        return "" if any(ask() for ask in asked) else "this processor has no bf16 matrix instructions"
     return f"no fast bf16 is known for {device.type}"
 
 
@@ -122,8 +118,7 @@ class Delta:
         x0, y0 = x0[:, None], y0[:, None]
 
         def forward(x: Tensor) -> Tensor:
-            last = self._last
-            if last is not None and last[0] is x and last[1] == x._version:
+            if (last := self._last) is not None and last[0] is x and last[1] == x._version:
                 change = last[2]
             else:
                 rows = math.prod(x.shape[:-1]) // (prompts * q)

@@ -209,7 +209,6 @@ def flipped(
     interventions: Sequence[Intervention],
     *,
     activations: Activations,
-    cleans: dict[bytes, Any] | None = None,
     progress: Progress = None,
 ) -> Bool[Tensor, "intervention pair"]:
     """Whether each intervention makes the other named answer the top-1 token; `measure`'s `answers`.
@@ -219,7 +218,6 @@ def flipped(
     Args:
         interventions: of one direction.
         activations: those of exactly these pairs, from which patches take their values.
-        cleans: see `measure`.
     """
     found = torch.zeros(len(interventions), len(encoded), dtype=torch.bool)
     to_reasoning = interventions[0].direction is Direction.TO_REASONING
@@ -227,7 +225,7 @@ def flipped(
     d_vocab = inspect_model(model).d_vocab
     for places, ids in _batches(encoded, interventions, d_vocab, progress):
         donors = donor_values(model, encoded, interventions, places, "read", activations)
-        found[:, places] = tops_under(model, ids, interventions, donors, wanted[places], cleans=cleans)
+        found[:, places] = tops_under(model, ids, interventions, donors, wanted[places])
     return found
 
 

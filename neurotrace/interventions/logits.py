@@ -61,8 +61,6 @@ def tops_under(
     interventions: Sequence[Intervention],
     donors: Sequence[Tensor | None],
     wanted: Int[Tensor, " prompt"],
-    *,
-    cleans: dict[bytes, Any] | None = None,
 ) -> Bool[Tensor, "intervention prompt"]:
     """Whether each prompt's `wanted` is the top-1 token under each intervention (`engine/top.py`).
 
@@ -74,7 +72,7 @@ def tops_under(
         _, changed = logits_under(model, ids, interventions, donors)
         together = zip(interventions, changed, strict=True)
         return torch.stack([check_finite(each, logits).argmax(-1) == wanted for each, logits in together])
-    _, hidden = _by_engine(engine, ids, interventions, donors, cleans)
+    _, hidden = _by_engine(engine, ids, interventions, donors, None)
     by_intervention = rearrange(hidden, "(prompt each) d -> each prompt d", prompt=len(ids))
     for intervention, own in zip(interventions, by_intervention, strict=True):
         check_finite(intervention, own)

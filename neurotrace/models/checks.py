@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -13,9 +13,6 @@ from torch import Tensor, nn
 
 from neurotrace.core.errors import InputError
 from neurotrace.core.files import read_json
-
-if TYPE_CHECKING:
-    from gguf import GGUFReader
 
 _LENGTH = 12  # tokens
 _SHARE = 1e-4  # of the change that a token makes at its own place
@@ -125,25 +122,3 @@ def refuse_pickle(folder: Path) -> None:
             "convert them where you trust them: AutoModelForCausalLM.from_pretrained(folder)"
             ".save_pretrained(folder, safe_serialization=True)"
         )
-
-
-def left_over(reader: GGUFReader, model: Any) -> list[str]:
-    """Tensors of a GGUF file that have no place in the model (transformers passes over them).
-
-    Where the file holds no more tensors than the model has parameters, each of them has its place.
-    """
-    import gguf
-
-    names = [t.name for t in reader.tensors if not t.name.startswith(("rope_freqs", "rope_factors"))]
-    own = [name for name, _ in model.named_parameters()]
-    if len(names) <= len(own):
-        return []
-    kind = cast(Any, reader.get_field("general.architecture")).contents()
-    arch = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == kind)
-    places = gguf.get_tensor_name_map(arch, model.config.num_hidden_layers)
-    known = set()
-    for name in own:
-        stem, _, suffix = name.rpartition(".")
-        for short in (stem, stem.partition(".")[2]):
-            known.add(f"{places.get_name(short)}.{suffix}")
-    return sorted(set(names) - known) or names[-1:]

@@ -19,7 +19,6 @@ from neurotrace.engine.turns import passing, plain
 from neurotrace.models.checks import (
     check_differentiable,
     check_weights,
-    left_over,
     refuse_pickle,
 )
 from neurotrace.models.hooks import inspect_model
@@ -289,7 +288,7 @@ def _read_gguf(path: Path, dtype: torch.dtype) -> tuple[str, torch.nn.Module, An
     finally:
         if bars:
             logging.enable_progress_bar()
-    found["unexpected_keys"] = {*found["unexpected_keys"], *left_over(reader, quantized)}
+    found["unexpected_keys"] = {*found["unexpected_keys"], *_left_over(reader, quantized)}
     check_weights(path.name, quantized, found)
     settings = quantized.config.to_dict()
     settings.pop("quantization_config", None)
@@ -322,10 +321,8 @@ def _parsed_once(path: Path) -> Iterator[GGUFReader]:
             return part.view(kind)[: int(count)]
 
     def rows_together(data: Any, kind: Any) -> Any:
-        rows = max(1, data.shape[0] if data.ndim > 1 else 1)
-        many = next(n for n in (16, 8, 4, 2, 1) if rows % n == 0)
-        shape = (-1, data.shape[-1] * many) if data.ndim > 1 else data.shape
-        found = own["dequantize"](data.reshape(shape), kind)
+        many = 16 if data.ndim == 2 and data.shape[0] % 16 == 0 else 1
+        found = own["dequantize"](data.reshape(*data.shape[:-2], -1, data.shape[-1] * many), kind)
         return found.reshape(*data.shape[:-1], -1)
 
     reader = Reader(path)
@@ -347,6 +344,28 @@ def _switches(reader: GGUFReader) -> dict[str, bool]:
     biased = any(tensor.name == "blk.0.ffn_down.bias" for tensor in reader.tensors)
     llama = reader.fields["general.architecture"].contents() == "llama"
     return {"mlp_bias": True} if biased and llama else {}
+
+
+def _left_over(reader: GGUFReader, model: Any) -> list[str]:
+    """Tensors of a GGUF file that have no place in the model (transformers passes over them).
+
+    Where the file holds no more tensors than the model has parameters, each of them has its place.
+    """
+    import gguf
+
+    names = [t.name for t in reader.tensors if not t.name.startswith(("rope_freqs", "rope_factors"))]
+    own = [name for name, _ in model.named_parameters()]
+    if len(names) <= len(own):
+        return []
+    kind = cast(Any, reader.get_field("general.architecture")).contents()
+    arch = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == kind)
+    places = gguf.get_tensor_name_map(arch, model.config.num_hidden_layers)
+    known = set()
+    for name in own:
+        stem, _, suffix = name.rpartition(".")
+        for short in (stem, stem.partition(".")[2]):
+            known.add(f"{places.get_name(short)}.{suffix}")
+    return sorted(set(names) - known) or names[-1:]
 
 
 def _looks_like_hub_name(path: str) -> bool:

@@ -63,14 +63,8 @@ def plot_estimates(estimate: Scores, truth: Scores, *, title: str | None = None)
     bar = {"title": "layer", "dtick": max(1, len(truth.value) // 10)}
     figure = go.Figure()
     ends = [float(min(x.min(), y.min())), float(max(x.max(), y.max()))]
-    figure.add_scatter(
-        x=ends,
-        y=ends,
-        mode="lines",
-        name="equal",
-        line={"color": "#999999", "dash": "dot"},
-        hoverinfo="skip",
-    )
+    dotted = {"color": "#999999", "dash": "dot"}
+    figure.add_scatter(x=ends, y=ends, mode="lines", name="equal", line=dotted, hoverinfo="skip")
     figure.add_scatter(
         x=x,
         y=y,

@@ -206,8 +206,8 @@ def choose_within(
             Part(
                 _candidates(ground, ranked, reference, settings),
                 reference,
-                partial(_flipped, ground, first, {}, progress),
-                partial(_flipped, ground, more, {}, progress) if more else None,
+                partial(_flipped, ground, first, progress),
+                partial(_flipped, ground, more, progress) if more else None,
             )
         )
     choice = choose(parts)
@@ -264,7 +264,6 @@ def activations_at(ground: Ground, rows: Sequence[int]) -> Activations:
 def _flipped(
     ground: Ground,
     rows: Sequence[int],
-    cleans: dict[bytes, Any],
     progress: Progress,
     interventions: Sequence[Intervention],
 ) -> Bool[Tensor, "intervention pair"]:
@@ -273,7 +272,6 @@ def _flipped(
         ground.own.at(rows),
         interventions,
         activations=activations_at(ground, rows),
-        cleans=cleans,
         progress=progress,
     )
 
