@@ -14,18 +14,20 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from neurotrace.core.errors import InputError
 from neurotrace.core.neurons import by_layer
 from neurotrace.core.process import Progress, over
 from neurotrace.engine import metrics
+from neurotrace.engine.engine import Engine
+from neurotrace.engine.parts import hooked
 from neurotrace.engine.turns import takes_turns
 from neurotrace.interventions.intervention import Intervention
 from neurotrace.models.encoding import by_length
 from neurotrace.models.hooks import Point, run_hooked
-from neurotrace.models.origins import context_length, tokenizer_of
+from neurotrace.models.origins import context_length, engine_of, tokenizer_of
 from neurotrace.models.protocol import HookedModel
 
 # where it acts: at the context's last token, there and at each token behind it, at every token
@@ -127,12 +129,17 @@ def continuations(
     if limit and (longest := max(map(len, prompts), default=0)) >= limit:
         raise InputError(f"the prompt has {longest} tokens, the model takes {limit}")
     written = [""] * len(prompts)
+    engine = engine_of(model)
     batches = list(by_length([torch.tensor(list(ids)) for ids in prompts], batch_size))
     for rows, ids in over(progress, batches, "continuing"):
         start, going = ids.shape[1], list(rows)
         starts = torch.full((len(rows),), 0 if positions == "all" else start - 1)
+        step = None if engine is None or engine.path == "naive" else _Step(engine, change)
         while going and ids.shape[1] - start < max_new_tokens and ids.shape[1] != limit:
-            logits = _logits(model, ids, change, starts[: len(ids)], positions)[:, -1]
+            if step is None:
+                logits = _logits(model, ids, change, starts[: len(ids)], positions)[:, -1]
+            else:
+                logits = step(ids, _acts(ids, starts[: len(ids)], positions))
             tokens = logits.argmax(-1).cpu()
             ids = torch.cat([ids, tokens[:, None]], dim=1)
             kept = []
@@ -144,6 +151,8 @@ def continuations(
                 written[row] = text[:cut]
                 if cut is None:
                     kept.append(place)
+            if step is not None and len(kept) < len(going):
+                step.keep(kept)
             ids, going = ids[kept], [going[place] for place in kept]
     return written
 
@@ -170,6 +179,61 @@ def _judged(logits: Float[Tensor, "pos vocab"], continuation: Sequence[int]) -> 
     return Likelihood(float(found), bool(metrics.answers(here, token).all()))
 
 
+class _Step:
+    """Logits behind the last token, each time over the keys and values of the tokens seen before."""
+
+    def __init__(self, engine: Engine, change: Intervention | None) -> None:
+        self.engine, self.change = engine, change
+        self.layers = by_layer(change.neurons) if change is not None else {}
+        self.cache: Any = None
+        self.seen = 0
+
+    def __call__(
+        self, ids: Int[Tensor, "batch pos"], where: Bool[Tensor, "batch pos"]
+    ) -> Float[Tensor, "batch vocab"]:
+        parts = self.engine.parts
+        new, here = ids[:, self.seen :].to(parts.device), where[:, self.seen :, None].to(parts.device)
+
+        def hook(layer: int, _: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+            assert self.change is not None
+            post = args[0].reshape(*new.shape, -1)
+            changed = _changed(self.change, self.layers[layer], post, here)
+            return (changed.reshape(args[0].shape), *args[1:]), kwargs
+
+        hooks = [(parts.projections[at], "input", partial(hook, at)) for at in self.layers if here.any()]
+        with torch.no_grad(), hooked(hooks):
+            found = parts.model(new, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
+        self.cache, self.seen = found.past_key_values, ids.shape[1]
+        logits: Tensor = found.logits[:, -1]
+        return logits
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these rows alone."""
+        self.cache.batch_select_indices(
+            torch.tensor(list(rows), dtype=torch.long, device=self.engine.parts.device)
+        )
+
+
+def _acts(
+    ids: Int[Tensor, "batch pos"], starts: Int[Tensor, " batch"], at: Positions
+) -> Bool[Tensor, "batch pos"]:
+    """Where the change acts: in each row from its start on (`read`: only at it)."""
+    places = torch.arange(ids.shape[1])
+    return places == starts[:, None] if at == "read" else places >= starts[:, None]
+
+
+def _changed(
+    change: Intervention, neurons: Sequence[int], post: Tensor, where: Bool[Tensor, "batch pos 1"]
+) -> Float[Tensor, "batch pos neuron"]:
+    """Activations with these of the change's neurons changed `where` it acts."""
+    units = [change.neurons[place].index for place in neurons]
+    changed = post.clone()
+    changed[..., units] = torch.where(
+        where, change.apply(neurons, post[..., units], None), post[..., units]
+    )
+    return changed
+
+
 def _logits(
     model: HookedModel,
     ids: Int[Tensor, "batch pos"],
@@ -177,19 +241,13 @@ def _logits(
     starts: Int[Tensor, " batch"],
     at: Positions,
 ) -> Float[Tensor, "batch pos vocab"]:
-    """Logits at each position, with the change in each row from its start on (`read`: only at it)."""
+    """Logits at each position, with the change where it acts."""
     layers = by_layer(change.neurons) if change is not None else {}
-    places = torch.arange(ids.shape[1])
-    where = places == starts[:, None] if at == "read" else places >= starts[:, None]
+    where = _acts(ids, starts, at)[..., None]
 
     def edit(layer: int, post: Tensor) -> Tensor:
         assert change is not None
-        units = [change.neurons[place].index for place in layers[layer]]
-        values = post[..., units]
-        new = change.apply(layers[layer], values, None)
-        changed = post.clone()
-        changed[..., units] = torch.where(where[..., None].to(post.device), new, values)
-        return changed
+        return _changed(change, layers[layer], post, where.to(post.device))
 
     edits: dict[Point, Any] = {("neurons", layer): partial(edit, layer) for layer in layers}
     with torch.no_grad():

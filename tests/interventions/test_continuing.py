@@ -122,6 +122,17 @@ def test_continuations_in_batches_equal_single_ones_and_stop(organism):
     assert short == whole[: whole.find(second)]
 
 
+@pytest.mark.parametrize("change", [None, SCALED, CHANGE], ids=["none", "scale", "set"])
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_written_over_a_cache_they_are_those_of_full_passes(organism, monkeypatch, change, positions):
+    prompts = [model_ids for model_ids, _ in requests_of(organism)[::3]]
+    quick = continuations(organism, prompts, change, max_new_tokens=5, positions=positions)
+    monkeypatch.setattr(continuing, "engine_of", lambda model: None)
+    assert continuations(organism, prompts, change, max_new_tokens=5, positions=positions) == quick
+    if change is CHANGE:
+        assert quick != continuations(organism, prompts, max_new_tokens=5)
+
+
 def test_what_cannot_be_asked_is_refused(model, organism):
     for context, continuation in (([], [1]), ([1], []), ([1] * 17, [1])):
         with pytest.raises(InputError, match="17 tokens in all at most"):
