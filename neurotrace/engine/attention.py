@@ -46,6 +46,7 @@ class _PrefixLayer(DynamicLayer):
         self._sizes = layer.get_mask_sizes
         self._length = layer.get_seq_length()
         self.shared = shared
+        self.blank: Tensor | None = None  # [prompt, position]: True where a shorter prompt has no key
         self.unread = 0  # keys given to the shared function and not yet received there
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
@@ -73,8 +74,10 @@ class _PrefixLayer(DynamicLayer):
 class Prefix(Cache):
     """The clean prefix of a run as a cache that no forward pass can change."""
 
-    def __init__(self, layers: Iterable[Any], shared: bool) -> None:
+    def __init__(self, layers: Iterable[Any], shared: bool, blank: Tensor | None = None) -> None:
         self.own = [_PrefixLayer(layer, shared) for layer in layers]
+        for layer in self.own:
+            layer.blank = blank
         super().__init__(layers=list(self.own))
 
     def start(self) -> None:
@@ -165,6 +168,10 @@ def shared_prefix_attention(
         scores.view(*by_head, length + q).masked_fill_(~mask.transpose(1, 2), float("-inf"))
     elif q > 1:
         raise PrefixError("several positions without a mask")
+    if prefix.blank is not None:
+        scores.view(prompts, -1, length + q)[..., :length].masked_fill_(
+            prefix.blank[:, None], float("-inf")
+        )
     if s_aux is not None:
         sink = s_aux.to(scores.dtype).view(1, heads, 1, 1).expand(prompts, heads, many * q, 1)
         scores = torch.cat([scores, sink.reshape(prompts * heads, many * q, 1)], dim=-1)

@@ -44,6 +44,9 @@ class Run:
     outputs: tuple[Any, ...] = field(default=(), repr=False)  # each block's own, clean
     calls: tuple[Any, ...] = field(default=(), repr=False)  # each block's (args, kwargs)
     linears: dict[nn.Module, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
+    places: Tensor | None = field(
+        default=None, repr=False
+    )  # "prompt": of the last token, where they differ
 
     @property
     def activations(self) -> Tensor:

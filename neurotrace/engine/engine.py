@@ -245,8 +245,9 @@ class Engine:
         hooks = [(self.parts.projections[at], "input", hook(edit)) for at, edit in maps.items()]
         first = min(maps, default=len(self.parts.blocks))
         ids = spread(run.ids[:, run.start :], rows)
+        places = None if run.places is None else spread(run.places[:, None], rows)
         with overridden([*self._lighter(run, exact), *self._constants(run, first, rows)]):
-            return self._forward(ids, run.prefix, hooks, shared=run.path == "shared")
+            return self._forward(ids, run.prefix, hooks, shared=run.path == "shared", places=places)
 
     def _widened(self, run: Run, layer: int, written: Tensor, exact: bool) -> Tensor:
         """Rows in which the MLP of `layer` wrote `written` [row, position, d_model] more."""
@@ -284,7 +285,15 @@ class Engine:
             constant = (residual, *rest) if isinstance(clean, tuple) else residual
             yield block, _always(constant)
 
-    def _forward(self, ids: Tensor, prefix: Prefix | None, hooks: Iterable, *, shared: bool) -> Tensor:
+    def _forward(
+        self,
+        ids: Tensor,
+        prefix: Prefix | None,
+        hooks: Iterable,
+        *,
+        shared: bool,
+        places: Tensor | None = None,
+    ) -> Tensor:
         """Call the model and return the unembedding's input at the last position, [row, d_model]."""
         seen: list[Tensor] = []
 
@@ -301,7 +310,8 @@ class Engine:
                 self.parts.model(ids, use_cache=False)
             else:
                 prefix.start()
-                self.parts.model(ids, past_key_values=prefix, use_cache=True)
+                where = {} if places is None else {"position_ids": places}
+                self.parts.model(ids, past_key_values=prefix, use_cache=True, **where)
                 prefix.finish()
         if len(seen) != 1:
             raise PrefixError(f"the unembedding was called {len(seen)} times, expected once")

@@ -23,10 +23,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import DynamicCache
 
 from neurotrace.engine.attention import Prefix
-from neurotrace.engine.edits import Run
+from neurotrace.engine.edits import Edit, Run
 from neurotrace.engine.parts import overridden
 
 Tokens = tuple[int, ...]
@@ -61,6 +62,9 @@ class Kept:
         self._of: dict[Tokens, _Clean] = {}
         self._layers: dict[int, list[Any]] = {}  # length of the prefix -> its cache's layers
         self._shapes: list[tuple[Any, ...] | None] = []  # what each block returns besides its output
+        self._mixes: bool | None = (
+            None  # whether prompts of several lengths share a run; None: not yet checked
+        )
         self._branches: bool | None = None  # whether stems may be shared; None: not yet checked
 
     @torch.no_grad()
@@ -85,9 +89,10 @@ class Kept:
     def run(self, ids: Tensor) -> Run | None:
         """The run of these prompts, Int[Tensor, "prompt pos"]; None if one of them is not kept."""
         own = self._kept(ids)
-        if own is None:
-            return None
-        last = ids.shape[1] - 1
+        return None if own is None else self._run(ids, own, ids.shape[1] - 1)
+
+    def _run(self, ids: Tensor, own: Sequence[_Clean], last: int, places: Tensor | None = None) -> Run:
+        outputs = _stacked([each.outputs for each in own])
         return Run(
             ids,
             (last,),
@@ -98,9 +103,47 @@ class Kept:
             self._prefix(own, last, self.engine.path == "shared"),
             tuple(
                 each if rest is None else (each, *rest)
-                for each, rest in zip(_stacked([each.outputs for each in own]), self._shapes, strict=True)
+                for each, rest in zip(outputs, self._shapes, strict=True)
             ),
+            places=places,
         )
+
+    def mixed(self, prompts: Sequence[Tensor]) -> Run | None:
+        """One run of kept prompts of any lengths, at their last tokens; None where that can't be.
+
+        It holds for the shared attention alone, which passes over the places where a shorter prompt has no
+        key. On first use a changed row of it is compared with that of a run of one length.
+        """
+        if self.engine.path != "shared" or not self.add(prompts):
+            return None
+        if self._mixes is False or not self._branches:
+            return None
+        if self._mixes is None:
+            self._mixes = True  # until compared
+            self._mixes = self._mixes_as_alone(prompts)
+            return self.mixed(prompts)
+        own = [self._of[tuple(ids.tolist())] for ids in prompts]
+        device = self.engine.parts.device
+        places = torch.tensor([len(ids) - 1 for ids in prompts], device=device)
+        last = int(places.max())
+        ids = torch.stack([F.pad(ids, (last + 1 - len(ids), 0)) for ids in prompts]).to(device)
+        return self._run(ids, own, last, places)
+
+    def _mixes_as_alone(self, prompts: Sequence[Tensor]) -> bool:
+        two = [min(prompts, key=len), max(prompts, key=len)]
+        if len(two[0]) == len(two[1]):
+            return True
+        try:
+            both = self.mixed(two)
+            alone = [self.run(ids[None]) for ids in two]
+            assert both is not None
+            edit = Edit.set([0], [0], both.inputs[0].abs().max() + 1)
+            got = self.engine.sets(both, [edit] * 2)
+            expected = torch.cat([self.engine.sets(run, [edit]) for run in alone if run is not None])
+        except Exception:  # a model that takes no positions, or any other error of its code
+            return False
+        bound = 64 * torch.finfo(got.dtype).eps * expected.abs().max()
+        return bool(((got - expected).abs() <= bound).all())
 
     def prefix(self, ids: Tensor) -> Prefix | None:
         """The keys and values before the last position, for any attention; None as `run`."""
@@ -117,13 +160,19 @@ class Kept:
         return [self._of[tuple(row)] for row in ids.tolist()] if self.add(ids) else None
 
     def _prefix(self, own: Sequence[_Clean], length: int, shared: bool) -> Prefix:
+        lengths = [each.keys[0].shape[-2] for each in own]
+        blank = None
+        if len(set(lengths)) > 1:
+            device = self.engine.parts.device
+            blank = torch.arange(length, device=device) >= torch.tensor(lengths, device=device)[:, None]
+            own = [_padded(each, length) for each in own]
         both = _stacked([each.keys for each in own]), _stacked([each.values for each in own])
         layers = []
         for layer, keys, values in zip(self._layers[length], *both, strict=True):
             layer = copy.copy(layer)
             layer.keys, layer.values = keys, values
             layers.append(layer)
-        return Prefix(layers, shared)
+        return Prefix(layers, shared, blank)
 
     def _finish(self, rows: list[Tokens], before: dict[Tokens, _Clean]) -> None:
         """The last position of prompts of one length."""
@@ -262,3 +311,9 @@ def _cut(layer: Any, length: int) -> Any:
     layer = copy.copy(layer)
     layer.keys, layer.values = layer.keys[:1, :, :length], layer.values[:1, :, :length]
     return layer
+
+
+def _padded(clean: _Clean, length: int) -> _Clean:
+    """With zeros behind its keys and values."""
+    more = (0, 0, 0, length - clean.keys[0].shape[-2])
+    return _Clean(tuple(F.pad(x, more) for x in clean.keys), tuple(F.pad(x, more) for x in clean.values))

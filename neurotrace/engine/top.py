@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 _RIVALS = 512  # maximum number of tokens asked first
+_LOGITS = 2**26  # numbers held at the same time
 _ROUNDING = 1e-4  # of a logit: products of other shapes are rounded otherwise
 
 
@@ -31,9 +32,9 @@ def is_top(engine: Any, hidden: Tensor, tokens: Tensor) -> Tensor:
         own = engine.logits(hidden, tokens[:, None])[:, 0]
         first = engine.logits(hidden, torch.tensor(list(engine.rivals))).amax(dim=-1)
         rest = (first <= own + _ROUNDING * (1 + own.abs())).nonzero()[:, 0]
-    if len(rest):
-        tops = engine.logits(hidden[rest]).argmax(dim=-1)
-        found[rest] = tops == tokens[rest]
+    for some in rest.split(max(1, _LOGITS // engine.parts.unembedding.weight.shape[0])):
+        tops = engine.logits(hidden[some]).argmax(dim=-1)
+        found[some] = tops == tokens[some]
         for token in dict.fromkeys(tops.tolist()):
             engine.rivals.pop(token, None)
             engine.rivals[token] = None  # the latest last

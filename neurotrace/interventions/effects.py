@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Effects", "Positions", "engine_of", "logits_under", "measure"]
 _ROWS_SHOWN = 12  # number of interventions in a notebook's table
+_ROWS_AT_ONCE = 1536
 _LOGITS_AT_ONCE = 2**26  # numbers, over rows and vocabulary, held at the same time
 
 
@@ -222,10 +223,15 @@ def flipped(
     found = torch.zeros(len(interventions), len(encoded), dtype=torch.bool)
     to_reasoning = interventions[0].direction is Direction.TO_REASONING
     wanted = encoded.reasoned if to_reasoning else encoded.memorized
-    d_vocab = inspect_model(model).d_vocab
-    for places, ids in _batches(encoded, interventions, d_vocab, progress):
+    prompts = encoded.ids(interventions[0].recipient)
+    size = max(1, min(32, _ROWS_AT_ONCE // len(interventions)))
+    starts = range(0, len(encoded), size)
+    for start in over(progress, starts, f"intervening ({spoken(interventions[0].direction)})"):
+        places = list(range(start, min(start + size, len(encoded))))
         donors = donor_values(model, encoded, interventions, places, "read", activations)
-        found[:, places] = tops_under(model, ids, interventions, donors, wanted[places])
+        found[:, places] = tops_under(
+            model, [prompts[place] for place in places], interventions, donors, wanted[places]
+        )
     return found
 
 

@@ -20,7 +20,7 @@ from neurotrace.core.neurons import by_layer
 from neurotrace.engine.edits import Edit, Run
 from neurotrace.engine.top import is_top
 from neurotrace.interventions.intervention import Intervention
-from neurotrace.models.encoding import last_logits
+from neurotrace.models.encoding import by_length, last_logits
 from neurotrace.models.hooks import Site, forward
 from neurotrace.models.origins import engine_of
 from neurotrace.models.protocol import HookedModel
@@ -49,15 +49,17 @@ def logits_under(
         together = zip(interventions, donors, strict=True)
         changed = (_hooked_logits(model, ids, each, own, positions, site) for each, own in together)
         return last_logits(model, ids).float().cpu(), changed
-    run, hidden = _by_engine(engine, ids, interventions, donors, cleans)
-    logits = engine.logits(hidden).float().cpu()
-    by_intervention = rearrange(logits, "(prompt each) vocab -> each prompt vocab", prompt=len(ids))
-    return engine.logits(run.hidden).float().cpu(), iter(by_intervention)
+    key = ids.numpy().tobytes()
+    run = (cleans or {}).get(key) or engine.clean(ids)
+    if cleans is not None:
+        cleans[key] = run
+    logits = (engine.logits(each).float().cpu() for each in _hidden(engine, run, interventions, donors))
+    return engine.logits(run.hidden).float().cpu(), logits
 
 
 def tops_under(
     model: HookedModel,
-    ids: Int[Tensor, "prompt pos"],
+    prompts: Sequence[Int[Tensor, " pos"]],
     interventions: Sequence[Intervention],
     donors: Sequence[Tensor | None],
     wanted: Int[Tensor, " prompt"],
@@ -68,16 +70,23 @@ def tops_under(
         InputError: an intervention leaves logits that are not finite.
     """
     engine = engine_of(model)
+    mixed = None if engine is None or engine.kept is None else engine.kept.mixed(prompts)
+    if mixed is None and len({len(ids) for ids in prompts}) > 1:
+        found = torch.zeros(len(interventions), len(prompts), dtype=torch.bool)
+        for rows, ids in by_length(prompts, len(prompts)):
+            own = [None if each is None else each[rows] for each in donors]
+            found[:, rows] = tops_under(model, list(ids), interventions, own, wanted[rows])
+        return found
     if engine is None:
-        _, changed = logits_under(model, ids, interventions, donors)
+        _, changed = logits_under(model, torch.stack(list(prompts)), interventions, donors)
         together = zip(interventions, changed, strict=True)
         return torch.stack([check_finite(each, logits).argmax(-1) == wanted for each, logits in together])
-    _, hidden = _by_engine(engine, ids, interventions, donors, None)
-    by_intervention = rearrange(hidden, "(prompt each) d -> each prompt d", prompt=len(ids))
-    for intervention, own in zip(interventions, by_intervention, strict=True):
+    hidden = _hidden(engine, mixed or engine.clean(torch.stack(list(prompts))), interventions, donors)
+    for intervention, own in zip(interventions, hidden, strict=True):
         check_finite(intervention, own)
-    found = is_top(engine, hidden, wanted.repeat_interleave(len(interventions)))
-    return rearrange(found.cpu(), "(prompt each) -> each prompt", prompt=len(ids))
+    return (
+        is_top(engine, hidden.flatten(0, 1), wanted.repeat(len(interventions))).cpu().view(-1, len(wanted))
+    )
 
 
 def check_finite(intervention: Intervention, values: Tensor) -> Tensor:
@@ -87,28 +96,20 @@ def check_finite(intervention: Intervention, values: Tensor) -> Tensor:
     return values
 
 
-def _by_engine(
-    engine: Any,
-    ids: Int[Tensor, "prompt pos"],
-    interventions: Sequence[Intervention],
-    donors: Sequence[Tensor | None],
-    cleans: dict[bytes, Any] | None,
-) -> tuple[Run, Float[Tensor, "row d_model"]]:
-    """The clean run, and the unembedding's input under each intervention in prompt order."""
-    key = ids.numpy().tobytes()
-    run = (cleans or {}).get(key) or engine.clean(ids)
-    if cleans is not None:
-        cleans[key] = run
+def _hidden(
+    engine: Any, run: Run, interventions: Sequence[Intervention], donors: Sequence[Tensor | None]
+) -> Float[Tensor, "intervention prompt d_model"]:
+    """The unembedding's input under each intervention."""
     edits: list[list[Edit]] = []
     for intervention, values in zip(interventions, donors, strict=True):
         layers = torch.tensor([neuron.layer for neuron in intervention.neurons])
         units = torch.tensor([neuron.index for neuron in intervention.neurons])
-        given = torch.zeros(len(ids), len(intervention)) if values is None else values
+        given = torch.zeros(len(run.ids), len(intervention)) if values is None else values
         offsets = intervention.gain * given + intervention.offset
         edits.append([Edit(layers, units, intervention.keep, offset) for offset in offsets])
     # the engine needs rows in prompt order
-    flat = [of_one[row] for row in range(len(ids)) for of_one in edits]
-    return run, engine.sets(run, flat)
+    flat = [of_one[row] for row in range(len(run.ids)) for of_one in edits]
+    return rearrange(engine.sets(run, flat), "(prompt each) d -> each prompt d", prompt=len(run.ids))
 
 
 def _hooked_logits(

@@ -32,7 +32,7 @@ from neurotrace.interventions.intervention import Intervention
 from neurotrace.interventions.kinds import values_at
 from neurotrace.interventions.logits import tops_under
 from neurotrace.interventions.reference import Reference
-from neurotrace.models.encoding import EncodedPairs, by_length
+from neurotrace.models.encoding import EncodedPairs
 from neurotrace.models.hooks import inspect_model
 from neurotrace.models.protocol import HookedModel
 from neurotrace.studies.selection import (
@@ -224,14 +224,9 @@ class _Proof:
         import pandas as pd
 
         seeds = range(_DRAWS, RANDOM_DRAWS)
-        own = self.ground.own.at(fold.test)
-        found = flipped(
-            self.ground.model,
-            own,
-            random_controls(best, reference, seeds=seeds),
-            activations=activations_at(self.ground, fold.test),
-            progress=self.progress,
-        )
+        own, activations = self.ground.own.at(fold.test), activations_at(self.ground, fold.test)
+        drawn = random_controls(best, reference, seeds=seeds)
+        found = flipped(self.ground.model, own, drawn, activations=activations, progress=self.progress)
         rows = [
             {"role": "random", "draw": seed, "pair": pair.id, "group": pair.group, "answers": bool(hit)}
             for seed, answers in zip(seeds, found, strict=True)
@@ -295,8 +290,8 @@ class _Proof:
         of_draw = _by_draw(drawn)
         harm: torch.Tensor | None = None
         best, means = zip(*self.applied, strict=True)
-        if self.settings.neutral:
-            harm = damage(self.ground.model, self.settings.neutral, best, donor_means=means).mean(dim=0)
+        if texts := self.settings.neutral:
+            harm = damage(self.ground.model, texts, best, donor_means=means).mean(dim=0)
         chosen = Flip(
             method="+".join(dict.fromkeys(each.method for each in candidates)),
             intervention="+".join(dict.fromkeys(each.kind for each in candidates)),
@@ -389,9 +384,10 @@ def _kept(
     donor = applied[0].donor
     wanted = others.reasoned if donor == "reasoning" else others.memorized
     hits = 0
-    for rows, ids in by_length(others.ids(donor), 64):
-        given = standing_in(applied, donor_means, len(rows))
-        hits += int(tops_under(model, ids, applied, given, wanted[rows]).sum())
+    for start in range(0, len(others), 32):
+        prompts = others.ids(donor)[start : start + 32]
+        given = standing_in(applied, donor_means, len(prompts))
+        hits += int(tops_under(model, prompts, applied, given, wanted[start : start + 32]).sum())
     return hits / (len(others) * len(applied))
 
 

@@ -10,6 +10,7 @@ from neurotrace.engine import proof
 from neurotrace.engine.edits import Edit, together
 from neurotrace.engine.kept import _tree, keeping
 from neurotrace.engine.slopes import slopes
+from neurotrace.engine.top import is_top
 
 SERVED = [name for name, each in FAMILIES.items() if each.path in ("shared", "frozen")]
 
@@ -47,6 +48,17 @@ def test_a_kept_run_is_the_run(name):
         assert (engine.sets(own, edits) - hidden).abs().max() < 1e-4 * scale
         assert (again[0] - values).abs().max() < 1e-4 * values.abs().max()
         assert (again[1] - found).abs().max() < 1e-4 * found.abs().max()
+        mixed = engine.kept.mixed(every[:-1])  # two lengths
+        if FAMILIES[name].path == "frozen" or not engine.kept._branches:
+            assert mixed is None
+        elif mixed is not None:
+            many = [edit for edit in edits[:1] for _ in every[:-1]]
+            found = engine.sets(mixed, many)
+            for row, ids in enumerate(every[:-1]):
+                alone = engine.sets(engine.clean(ids[None]), many[:1])[0]
+                assert (found[row] - alone).abs().max() < 1e-4 * scale
+        if name in ("llama", "qwen3", "gpt2"):
+            assert mixed is not None
     assert engine.kept is None
 
 
@@ -74,6 +86,21 @@ def test_a_tree_has_the_stems_that_spare_tokens():
     assert set(_tree({(1, 2, 20 + each, 30) for each in range(8)}).values()) == {0}
     # a body that begins others is a stem too
     assert _tree(bodies | {stem})[stem] == 0
+
+
+def test_a_token_on_top_is_known_from_rivals_or_from_all():
+    engine = proof.engine(build("llama"))
+    hidden = torch.randn(40, engine.parts.unembedding.weight.shape[1])
+    tops = engine.logits(hidden).argmax(-1)
+    tokens = torch.where(torch.arange(40) % 2 == 0, tops, (tops + 1) % VOCABULARY)
+    asked = []
+    whole, engine.logits = engine.logits, lambda x, t=None: (asked.append((len(x), t)), whole(x, t))[1]
+    for again in range(2):
+        assert is_top(engine, hidden, tokens).tolist() == [True, False] * 20
+        alone = [count for count, among in asked if among is None]
+        assert sum(alone) == (40 if not again else 60)  # then only those that nothing beats
+    engine.rivals = {int(tops[1]): None}  # a rival level with the token decides nothing
+    assert is_top(engine, hidden[1:2], tops[1:2]).tolist() == [True]
 
 
 def test_rows_run_together_where_that_costs_less():
