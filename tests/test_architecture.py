@@ -14,6 +14,7 @@ FLOORS = {
     "organism": 1,
     "models": 2,
     "detectors": 2,
+    "folders": 2,
     "interventions": 3,
     "probe_sets": 3,
     "ablation": 4,

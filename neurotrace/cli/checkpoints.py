@@ -15,6 +15,7 @@ from neurotrace.core.process import quiet
 if TYPE_CHECKING:
     pass
 
+FORMAT = "neurotrace.checkpoints/1"
 FILES = ("checkpoints.csv", "checkpoints.html")
 
 
@@ -53,12 +54,13 @@ def checkpoints(
         raise InputError(f"{slips[0]} is a set of prompts, no model: --probes goes before each set")
     pairs = pairs_of(probes)
     from neurotrace.core.writing import hold_folder, prepare_folder, save_file
+    from neurotrace.folders.sealing import sealing
 
     if len(models) > 1 and which != "all":
         raise InputError(f"--which {which} of {len(models)} models: expected one model to look in")
     hold_folder(prepare_folder(out, FILES, overwrite=overwrite))
     quiet()
-    from neurotrace.core.process import bars
+    from neurotrace.core.process import bars, command_line
     from neurotrace.plots.style import save_figure
     from neurotrace.plots.timeline import plot_timeline
     from neurotrace.studies.timeline import checkpoints_of, timeline
@@ -74,8 +76,9 @@ def checkpoints(
         trust_remote_code=trust_remote_code,
         progress=bars,
     )
-    save_file(out / FILES[0], table.to_csv(index=False, float_format="%.3f"))
-    save_figure(plot_timeline(table), out / FILES[1])
+    with sealing(out, FILES, {"format": FORMAT, "command": command_line(), "seed": seed}):
+        save_file(out / FILES[0], table.to_csv(index=False, float_format="%.3f"))
+        save_figure(plot_timeline(table), out / FILES[1])
     shown = [
         "checkpoint",
         "family",

@@ -21,6 +21,9 @@ from neurotrace.cli.options import (
 )
 from neurotrace.core.process import quiet
 
+FORMAT = "neurotrace.locate/1"
+FILES = ("sites.csv", "to-reasoning.html", "to-memorization.html")
+
 
 def locate(
     model: Model,
@@ -41,18 +44,20 @@ def locate(
     """Patch attention, MLPs, heads, the residual stream and a direction of it on held-out pairs."""
     from neurotrace.core.errors import InputError
     from neurotrace.core.pairs import split_pairs
-    from neurotrace.core.writing import prepare_folder, save_file
+    from neurotrace.core.writing import hold_folder, prepare_folder, save_file
+    from neurotrace.folders.sealing import sealing
 
     pairs = pairs_of(named(probes, more_probes))
     if heads < 1 or at_most < 0:
         raise InputError(f"--heads {heads} --at-most {at_most}: expected 1 or more, and 0 or more")
-    prepare_folder(out, ["sites.csv"], overwrite=overwrite)
+    hold_folder(prepare_folder(out, FILES, overwrite=overwrite))
     quiet()
     import pandas as pd
 
-    from neurotrace.core.process import bars
+    from neurotrace.core.process import bars, command_line
     from neurotrace.core.sides import SIDES
     from neurotrace.models.encoding import nothing_left
+    from neurotrace.models.identity import model_identity
     from neurotrace.plots.sites import plot_located
     from neurotrace.plots.style import save_figure
     from neurotrace.probe_sets.mining import mine_pairs
@@ -63,11 +68,15 @@ def locate(
     if not len(asked):
         raise nothing_left(model, asked)
     train, test = (asked.of(part) for part in split_pairs(asked.pairs, seed=seed))
-    tables = []
+    tables, figures = [], {}
     for donor in SIDES[::-1]:
         found = located_by(loaded, train, test, donor=donor, heads=heads, seed=seed, progress=bars)
         console().print(found)
-        save_figure(plot_located(found), out / f"to-{donor}.html")
+        figures[f"to-{donor}.html"] = plot_located(found)
         tables.append(found.table.assign(donor=donor))
-    save_file(out / "sites.csv", pd.concat(tables).to_csv(index=False, float_format="%.4f"))
+    record = {"format": FORMAT, **model_identity(loaded), "command": command_line(), "seed": seed}
+    with sealing(out, FILES, record):
+        for name, figure in figures.items():
+            save_figure(figure, out / name)
+        save_file(out / FILES[0], pd.concat(tables).to_csv(index=False, float_format="%.4f"))
     tell(f"table and figures: {out}")

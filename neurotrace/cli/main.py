@@ -29,6 +29,7 @@ from neurotrace.cli import (
     run,
     sweep,
     trust,
+    verify,
 )
 from neurotrace.cli.console import say, tell
 from neurotrace.core.errors import InputError
@@ -54,6 +55,7 @@ for _command in (
     plan.plan,
     report.report,
     compare.compare,
+    verify.verify,
     export.export,
     card.card,
 ):

@@ -19,12 +19,15 @@ def report(
     """Write the report again from a run's folder, without the model."""
     quiet()
     from neurotrace.core.writing import save_file
+    from neurotrace.folders.sealing import list_again
     from neurotrace.results.reading import load_run
     from neurotrace.results.report import write_report
 
     page = out or folder / "report.html"
     run = load_run(folder)
     save_file(page, write_report(run))
+    if page.resolve() == (folder / "report.html").resolve():
+        list_again(folder, "report.html")
     for reason in run.left_out:
         tell(f"not shown: {line(reason)}", error=True)
     tell(f"report: {page}")

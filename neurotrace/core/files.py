@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import errno
+import hashlib
 import io
 import json
 import os
@@ -14,6 +15,7 @@ import stat
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -24,28 +26,18 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-# UTF-32's mark begins with UTF-16's
-_MARKS = (
-    (codecs.BOM_UTF32_LE, "UTF-32"),
-    (codecs.BOM_UTF32_BE, "UTF-32"),
-    (codecs.BOM_UTF16_LE, "UTF-16"),
-    (codecs.BOM_UTF16_BE, "UTF-16"),
-)
+_MARKS = {  # UTF-32's mark begins with UTF-16's
+    "UTF-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),
+    "UTF-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
+}
 _PARQUET, _CSV = (".parquet", ".pq"), (".csv", ".tsv", ".tab", ".psv", ".txt")
-_OTHERS = (
-    ".xlsx",
-    ".xls",
-    ".ods",
-    ".pkl",
-    ".pickle",
-    ".pt",
-    ".npy",
-    ".npz",
-    ".arrow",
-    ".gz",
-    ".zip",
-)
+_OTHERS = (".xlsx", ".xls", ".ods", ".pkl", ".pickle", ".pt", ".npy", ".npz", ".arrow", ".gz", ".zip")
 _REGULAR = "expected a regular file in the folder itself"
+MANIFEST = "manifest.json"
+_MOST = 2**26  # maximum bytes of a manifest
+# of a manifest that lists files; a changed bit spoils one at most
+_MARKS_OF_SEALS = (b'"format": "neurotrace.', b'"files": {', b'"seal": "')
+_SEAL = re.compile(rb'"seal": "([0-9a-f]{64})"\n}\n\Z')
 DATA_FILES = (*_PARQUET, *_CSV, ".json", ".jsonl", ".ndjson")
 
 
@@ -77,13 +69,107 @@ def open_inside(path: str | Path) -> BinaryIO:
     return os.fdopen(handle, "rb")
 
 
+def _check_listed(path: str | Path) -> None:
+    """Raise where the manifest beside the file, or beside its folder, is of other bytes than its own."""
+    place = Path(os.path.abspath(path))
+    for folder in (place.parent, place.parent.parent):
+        if (seal := read_seal(folder)) is not None:
+            name = place.relative_to(folder).as_posix()
+            if name in seal.files or os.path.dirname(name) in {*map(os.path.dirname, seal.files)} - {""}:
+                seal.check(name)
+            return
+
+
 def check_inside(path: Path) -> Path:
-    """The path, of a file in a folder that may be somebody else's; `InputError` if it is no such file."""
+    """The path, of a file in a folder that may be somebody else's.
+
+    Raises:
+        InputError: it is no such file, or not the one that the folder's manifest names.
+    """
     try:
         open_inside(path).close()
     except OSError as error:
         raise InputError(f"can't read {path}: {error.strerror or error}") from None
+    _check_listed(path)
     return path
+
+
+@dataclass(frozen=True)
+class Seal:
+    """What the manifest of a folder says: its record, and bytes and SHA-256 of each file."""
+
+    folder: Path
+    record: dict[str, Any]
+    files: dict[str, dict[str, Any]]  # path in the folder -> {"bytes": 12, "sha256": "…"}
+
+    def problem(self, name: str) -> str | None:
+        """``"missing"``, ``"changed"`` or ``"not listed"``; None: the file is as it was written."""
+        if name not in self.files:
+            return "not listed"
+        try:
+            return None if listed(self.folder / name) == self.files[name] else "changed"
+        except OSError as error:
+            return "missing" if error.errno in (errno.ENOENT, errno.ENOTDIR) else "changed"
+
+    def check(self, *names: str) -> None:
+        """Check these files, and those listed in these folders.
+
+        Raises:
+            InputError: naming the first that is changed, missing or not listed.
+        """
+        within = [each for each in self.files if each.split("/")[0] in names and "/" in each]
+        for name in (*names, *within):
+            there = name in self.files or (name != MANIFEST and (self.folder / name).is_file())
+            if there and (found := self.problem(name)):
+                raise InputError(
+                    f"can't read {self.folder / name}: by {MANIFEST} it is {found} (`neurotrace verify` "
+                    "checks every file); copy the folder again, or make it again"
+                )
+
+
+def listed(path: Path) -> dict[str, Any]:
+    """Bytes and SHA-256 of a file, as a manifest lists them.
+
+    Raises:
+        OSError: it is no regular file, or can't be read.
+    """
+    digest, size = hashlib.sha256(), 0
+    with open_inside(path) as file:
+        while part := file.read(2**20):
+            digest.update(part)
+            size += len(part)
+    return {"bytes": size, "sha256": digest.hexdigest()}
+
+
+def is_sealed(raw: bytes) -> bool:
+    """Whether the bytes of a manifest are those of `writing.sealed_json`, every one of them."""
+    blank = _SEAL.sub(b'"seal": "%s"\n}\n' % (b"0" * 64), raw)
+    found = _SEAL.search(raw)
+    return found is not None and hashlib.sha256(blank).hexdigest().encode() == found[1]
+
+
+def read_seal(folder: Path) -> Seal | None:
+    """The folder's manifest, where it names its files; None: there is none, or none that does.
+
+    Raises:
+        InputError: it is not as it was written, or no regular file.
+    """
+    path = folder / MANIFEST
+    try:
+        with open_inside(path) as file:
+            raw = file.read(_MOST)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise InputError(f"can't read {path}: {error.strerror or error}") from None
+    if sum(mark in raw for mark in _MARKS_OF_SEALS) < 2:
+        return None
+    if not is_sealed(raw):
+        raise InputError(f"{path}: not as it was written: changed by hand, or damaged")
+    record = parse_json(raw)
+    files = record.pop("files", None)
+    del record["seal"]
+    return Seal(folder, record, files) if isinstance(files, dict) else None
 
 
 def read_text(path: str | Path) -> str:
@@ -99,8 +185,8 @@ def read_text(path: str | Path) -> str:
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise InputError(f"{path}: can't be read ({why})") from None
-    for mark, name in _MARKS:
-        if raw.startswith(mark):
+    for name, marks in _MARKS.items():
+        if raw.startswith(marks):
             raise InputError(f"{path}: the file is {name}, expected UTF-8; save the file as UTF-8")
     try:
         return raw.decode("utf-8-sig")
@@ -262,6 +348,7 @@ def read_tensors(path: str | Path, framework: str) -> tuple[dict[str, Any], dict
     """
     from safetensors import SafetensorError, safe_open
 
+    _check_listed(path)
     try:
         with _in_utf8(path) as place, safe_open(place, framework=framework) as file:
             header = parse_json((file.metadata() or {}).get("neurotrace", "{}"))
@@ -294,6 +381,7 @@ def read_table(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    _check_listed(path)
     try:
         with open_inside(path) as file:
             table = pq.read_table(file)

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neurotrace.core.errors import InputError
+from neurotrace.core.files import MANIFEST, read_seal
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,6 +37,8 @@ _KINDS = (
     (stat.S_ISSOCK, "a socket"),
 )
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+UNFINISHED = "unfinished"  # what a command keeps in its folder until that is complete
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-z_]{8}|\.writable-[0-9a-f]{8}")
 _NAME = 100  # characters of a file's name that a temporary one repeats
 
 
@@ -50,6 +53,8 @@ def prepare_folder(out: str | Path, files: Sequence[str], *, overwrite: bool = F
     try:
         folder.mkdir(parents=True, exist_ok=True)
         present = [name for name in files if os.path.lexists(folder / name)]
+        if present and not _finished(folder, files, present):
+            present = []
         if present and not overwrite:
             raise InputError(
                 f"{folder} already holds {present[0]}: name another folder or pass --overwrite "
@@ -63,6 +68,19 @@ def prepare_folder(out: str | Path, files: Sequence[str], *, overwrite: bool = F
             f"can't write to {folder}: {error.strerror or error}; name a folder that can be written"
         ) from None
     return folder
+
+
+def _finished(folder: Path, files: Sequence[str], present: Sequence[str]) -> bool:
+    """Whether these files are a result, not left by work that goes on nor another command's manifest."""
+    try:
+        seal = read_seal(folder)
+    except InputError:
+        return True
+    if seal is None:
+        return MANIFEST in present or not os.path.lexists(folder / UNFINISHED / MANIFEST)
+    if any(name.split("/")[0] in files for name in seal.files):
+        return True
+    return list(present) != [MANIFEST] and not os.path.lexists(folder / UNFINISHED / MANIFEST)
 
 
 _held: dict[tuple[int, int], int] = {}  # folder -> the handle that holds its lock, until this process ends
@@ -104,6 +122,17 @@ def _holder(inode: int) -> str:
             if words[1] == "FLOCK" and words[5].endswith(f":{inode}"):
                 return f"process {words[4]}"
     return "another process"
+
+
+def sweep_up(folder: Path, names: Sequence[str] = ()) -> None:
+    """Remove what writes that were cut have left of these files; no name: of every file.
+
+    For a folder that this process alone writes to.
+    """
+    for path in folder.iterdir():
+        found = _TEMPORARY.fullmatch(path.name)
+        if found and (not names or not found[1] or found[1] in [name[:_NAME] for name in names]):
+            remove(path)
 
 
 def prepare_file(out: Path, *, source: str | Path | None = None) -> None:

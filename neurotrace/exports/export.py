@@ -33,9 +33,11 @@ from neurotrace.exports.attach import last_logits, parts_of, plain_model
 from neurotrace.exports.checkpoint import read_checkpoint, write_checkpoint
 from neurotrace.exports.proof import Proof, prove
 from neurotrace.exports.vector import added, read_vector, write_vector
+from neurotrace.folders.sealing import sealing
 from neurotrace.interventions.intervention import Intervention
 from neurotrace.models.encoding import EncodedPairs
 from neurotrace.models.hooks import forward, inspect_model, post_name
+from neurotrace.models.identity import model_identity
 from neurotrace.models.loading import load_model
 from neurotrace.models.origins import tokenizer_of
 from neurotrace.models.protocol import HookedModel
@@ -120,24 +122,25 @@ def export(
     names, write = FORMS[to]
     folder = prepare_folder(out, (*names, RECORD), overwrite=overwrite)
     asked = Asked(model, intervention, folder, pairs, None if source is None else Path(source))
-    proofs = write(asked)
-    record = {
-        "format": _FORMAT,
-        "to": to,
-        "model": inspect_model(model).name,
-        "intervention": describe.description(intervention),
-        "proofs": {name: proof.record() for name, proof in proofs.items()},
-    }
-    save_file(folder / RECORD, (json.dumps(record, indent=1) + "\n"))
-    for name, proof in proofs.items():
-        if not proof.holds:
-            for file in names:
-                remove(folder / file)
-            raise InputError(
-                f"{name} of {inspect_model(model).name} answers otherwise than our hooks, and was removed: "
-                f"its logits differ by up to {proof.difference:.2g}, {proof.relative:.1g} of the largest, "
-                f"expected at most {proof.tolerance:g} ({folder / RECORD}); use --to hooks"
-            )
+    with sealing(folder, (*names, RECORD), {"format": _FORMAT, "to": to, **model_identity(model)}):
+        proofs = write(asked)
+        record = {
+            "format": _FORMAT,
+            "to": to,
+            "model": inspect_model(model).name,
+            "intervention": describe.description(intervention),
+            "proofs": {name: proof.record() for name, proof in proofs.items()},
+        }
+        save_file(folder / RECORD, (json.dumps(record, indent=1) + "\n"))
+        for name, proof in proofs.items():
+            if not proof.holds:
+                for file in names:
+                    remove(folder / file)
+                raise InputError(
+                    f"{name} of {inspect_model(model).name} answers otherwise than our hooks, and was "
+                    f"removed: its logits differ by up to {proof.difference:.2g}, {proof.relative:.1g} of "
+                    f"the largest, expected at most {proof.tolerance:g} ({folder / RECORD}); use --to hooks"
+                )
     return Export(to, folder, proofs)
 
 

@@ -12,6 +12,7 @@ report_sections  its sections on trust and detectors
 card             one finding as a small page, or an image, to pass on
 sharing          circuits, interventions and pairs on the hub
 explorer         the neuron explorer
+verify           is a folder as it was written, and are its effects those of the model
 
 May import: everything but cli. Text of others is escaped by the templates.
 """

@@ -5,6 +5,8 @@ weights.parquet         posterior weights of the fused views, one row for each f
 chosen.safetensors      the chosen detector, fitted on all prompts; `nt.load_detector` reads it
 circuit.safetensors     the circuit whose margin it may read; `nt.Circuit.load` reads it
 transfer.html, sites.html, weights.html
+manifest.json           command and versions; bytes and SHA-256 of each file. In a run's folder its manifest
+                        lists them
 """
 
 from __future__ import annotations
@@ -13,13 +15,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neurotrace.core.writing import filling, noted, prepare_folder, save_page, write_atomically
+from neurotrace.core.writing import noted, prepare_folder, save_page, write_atomically
+from neurotrace.folders.sealing import sealing
 from neurotrace.models.identity import model_identity
 from neurotrace.models.protocol import HookedModel
 
 if TYPE_CHECKING:
     from neurotrace.answers.detection import Detection
 
+FORMAT = "neurotrace.detect/1"
 FILES = (
     "detectors.parquet",
     "weights.parquet",
@@ -50,7 +54,8 @@ def save_detection(found: Detection, out: Path, *, model: HookedModel, command: 
         "sites.html": plot_sites(found.table),
         "weights.html": plot_weights(found.weights),
     }
-    with filling(out):
+    record = {"format": FORMAT, **model_identity(model), "command": command, "neurotrace": __version__}
+    with sealing(out, FILES, record):
         for name, frame in (("detectors", found.table), ("weights", found.weights)):
             write_atomically(out / f"{name}.parquet", noted(frame, about))
         save_detector(found.chosen, out / "chosen.safetensors", about=about)

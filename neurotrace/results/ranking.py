@@ -5,6 +5,7 @@ flips.parquet      for each (family, ranker, direction, k, positions)
 curves.parquet     necessity and sufficiency at each k
 scores.parquet     family, direction, method, layer, neuron, score
 report.html        the same as a page
+manifest.json      command, seed, version; bytes and SHA-256 of each file
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from typing import TYPE_CHECKING
 from neurotrace.core.errors import InputError
 from neurotrace.core.files import read_json
 from neurotrace.core.neurons import Neuron
-from neurotrace.core.writing import filling, noted, prepare_folder, save_page, write_atomically
+from neurotrace.core.writing import noted, prepare_folder, save_page, write_atomically
+from neurotrace.folders.sealing import sealing
 
 if TYPE_CHECKING:
     from neurotrace.studies.comparison import Comparison
 
+FORMAT = "neurotrace.rank/1"
 TABLES = (
     "rankers.parquet",
     "rankers.csv",
@@ -82,7 +85,7 @@ def save_tables(comparison: Comparison, out: Path, *, command: str, seed: int) -
         "settings": dict(comparison.settings),
         "truth": [str(neuron) for neuron in comparison.truth],
     }
-    with filling(out):
+    with sealing(out, TABLES, {"format": FORMAT} | record):
         for name, frame in (
             ("rankers.parquet", comparison.rankers),
             ("flips.parquet", comparison.flips),

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from neurotrace.core.display import Shown, Table, View, clip, rate
 from neurotrace.core.errors import InputError
-from neurotrace.core.files import check_inside, open_inside, read_json, read_table
+from neurotrace.core.files import check_inside, open_inside, read_json, read_seal, read_table
 from neurotrace.core.pairs import PAIR_FIELDS, PromptPair
 from neurotrace.core.sides import Direction, spoken
 from neurotrace.interventions.effects import Effects
 from neurotrace.interventions.intervention import Intervention
-from neurotrace.results.findings import TABLE, neurons_table, read_findings
+from neurotrace.results.findings import FOLDER, TABLE, neurons_table, read_findings
 from neurotrace.studies.study import ALL
 
 if TYPE_CHECKING:
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from neurotrace.results.trust import JudgedTrust
 
 FORMAT = "neurotrace.run/1"
+_READ = (
+    *(f"{name}.parquet" for name in ("scores", "pairs", "effects", "estimates", "dropped")),
+    *("summary.json", "explorer.json", TABLE, FOLDER),
+)
 Found = TypeVar("Found")
 
 
@@ -171,6 +175,9 @@ def load_run(folder: str | Path) -> Run:
             f"{place}: its manifest says {manifest.get('format')!r}, expected {FORMAT!r}: "
             "this reads the folders of `neurotrace run` (nt.open_run reads sweeps)"
         )
+    if (seal := read_seal(place)) is not None:
+        seal.check(*_READ)
+        manifest = seal.record
     explorer = place / "explorer.json"
     scores, estimates, dropped = (
         _table(place / f"{name}.parquet").to_pandas() for name in ("scores", "estimates", "dropped")

@@ -1,6 +1,7 @@
 """A run's folder: settings, identity of the model, results.
 
-manifest.json    versions, seeds, the model's identity and weights' hash, device, dtype, command
+manifest.json    versions, seeds, the model's identity and weights' hash, device, dtype, command; written
+                 last, with bytes and SHA-256 of every other file
 summary.json     the flip rates and the verdict
 scores.parquet   family, direction, layer, neuron, method, score
 pairs.parquet    the pairs that were studied, as text
@@ -22,11 +23,18 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neurotrace.core.errors import InputError
 from neurotrace.core.neurons import NEURON_DEFINITION
 from neurotrace.core.process import package_versions
-from neurotrace.core.writing import json_bytes, parquet, prepare_folder, save_page, write_atomically
+from neurotrace.core.writing import (
+    filling,
+    json_bytes,
+    parquet,
+    prepare_folder,
+    save_page,
+    write_atomically,
+)
 from neurotrace.engine.turns import takes_turns
+from neurotrace.folders.sealing import list_again, sealing
 from neurotrace.models.identity import weights_hash
 from neurotrace.models.protocol import HookedModel
 from neurotrace.results.findings import save_findings
@@ -90,9 +98,7 @@ def save_run(
     if benchmark is not None:
         summary["benchmark"] = benchmark
     record = manifest(study, model=model, probes=probes, command=command, chat=chat)
-    try:
-        # written last: files of two runs never stand under one manifest
-        (folder / "manifest.json").unlink(missing_ok=True)
+    with sealing(folder, FILES, record, beside=False):
         for name, table in (
             ("scores.parquet", _scores(study)),
             (
@@ -110,13 +116,10 @@ def save_run(
         else:
             write_atomically(folder / "explorer.json", json_bytes(explorer.data))
         write_atomically(folder / "summary.json", json_bytes(summary))
-        write_atomically(folder / "manifest.json", json_bytes(record))
+        (folder / "report.html").unlink(missing_ok=True)
+    with filling(folder):  # after the manifest: no fault of the report costs the run
         save_page(folder / "report.html", lambda: write_report(load_run(folder)))
-    except OSError as error:
-        raise InputError(
-            f"can't write the run to {folder}: {error.strerror or error}; free some space or name "
-            "another folder. No half-written file was left"
-        ) from None
+        list_again(folder, "report.html")
     return summary
 
 

@@ -1,6 +1,7 @@
 """The folder that `neurotrace circuit` writes.
 
-manifest.json           the model and its weights' hash, prompt sets, seed, versions, command
+manifest.json           the model and its weights' hash, prompt sets, seed, versions, command; written last,
+                        with bytes and SHA-256 of every other file
 summary.json            counts, ECE, abstentions, LiMem
 circuit.safetensors     the calibrated circuit; `nt.Circuit.load` reads it
 outcomes.parquet, choices.parquet, signals.parquet, scores.parquet, failures.parquet, coverage.parquet
@@ -11,6 +12,7 @@ A folder named `trust` inside a run's folder becomes a section of the run's repo
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -18,15 +20,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neurotrace.core.errors import InputError
-from neurotrace.core.files import check_inside, read_json, read_table
+from neurotrace.core.files import MANIFEST, check_inside, read_json, read_seal, read_table
 from neurotrace.core.process import package_versions
 from neurotrace.core.writing import (
-    filling,
+    UNFINISHED,
     json_bytes,
     noted,
     prepare_folder,
     write_atomically,
 )
+from neurotrace.folders.sealing import sealing
 from neurotrace.models.identity import model_identity
 from neurotrace.models.protocol import HookedModel
 
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
 
 FORMAT = "neurotrace.trust/1"
 TABLES = ("outcomes", "choices", "signals", "scores", "failures", "coverage")
-FILES = ("manifest.json", "summary.json", "circuit.safetensors", *(f"{name}.parquet" for name in TABLES))
+FILES = (MANIFEST, "summary.json", "circuit.safetensors", *(f"{name}.parquet" for name in TABLES))
 _INTERVAL = ("auroc", "auroc_lo", "auroc_hi", "n")
 _NUMBERS = {  # columns that a report needs
     "signals": _INTERVAL,
@@ -107,11 +110,10 @@ def save_trust(
         "neurotrace": __version__,
         "versions": package_versions(),
     }
-    with filling(folder):
+    with sealing(folder, FILES, manifest, beside=False):
         for name in FILES:  # remove earlier files, so that old and new ones are never mixed
             (folder / name).unlink(missing_ok=True)
-        for name, content in (("manifest", manifest), ("summary", study.summary)):
-            write_atomically(folder / f"{name}.json", json_bytes(content))
+        write_atomically(folder / "summary.json", json_bytes(study.summary))
         for name in TABLES:
             frame = getattr(study, name)
             write_atomically(folder / f"{name}.parquet", noted(frame, manifest))
@@ -131,6 +133,8 @@ def read_trust(folder: Path) -> JudgedTrust:
     )
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise InputError(f"{folder}: not written by `neurotrace circuit` of this version")
+    if (seal := read_seal(folder)) is not None:
+        seal.check(*FILES)
     said = summary if isinstance(summary, dict) else {}
     if any(not isinstance(said.get(name), (int, float)) for name in _SAID):
         raise InputError(f"{folder / 'summary.json'}: expected the numbers {', '.join(_SAID)}")
@@ -143,8 +147,10 @@ def read_trust(folder: Path) -> JudgedTrust:
 
 
 def _is_own(folder: Path) -> bool:
+    if not (folder / MANIFEST).exists():  # left by a write that was cut
+        return (folder / "summary.json").exists() and set(os.listdir(folder)) <= {*FILES, UNFINISHED}
     try:
-        manifest = read_json(folder / "manifest.json")
+        manifest = read_json(folder / MANIFEST)
     except InputError:
         return False
     return isinstance(manifest, dict) and manifest.get("format") == FORMAT

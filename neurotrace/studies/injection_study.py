@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from neurotrace import __version__
 from neurotrace.core.errors import InputError
 from neurotrace.core.process import Progress, over
 from neurotrace.core.scores import Scores
@@ -24,6 +25,7 @@ from neurotrace.core.sides import Direction
 from neurotrace.core.statistics import mean_interval
 from neurotrace.core.writing import prepare_folder, write_atomically
 from neurotrace.engine.turns import takes_turns
+from neurotrace.folders.sealing import sealing
 from neurotrace.models.encoding import EncodedPairs
 from neurotrace.models.hooks import ModelInfo, inspect_model
 from neurotrace.models.protocol import HookedModel
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 METHODS = compared_by("inject")
+FORMAT = "neurotrace.inject/1"
+FILES = ("settings.json", "parts", "recall.csv")
 
 
 @takes_turns
@@ -92,7 +96,9 @@ def injection_study(
         if "skipped" in part[0]:
             warnings.warn(f"skipped at fraction {fraction:g}: {part[0]['skipped']}", stacklevel=2)
     found = _summary(rows, fractions, methods, inspect_model(model))
-    write_atomically(folder / "recall.csv", found.to_csv(index=False, float_format="%.3f"))
+    record = {"format": FORMAT, "neurotrace": __version__, "model": inspect_model(model).name, "seed": seed}
+    with sealing(folder, FILES, record):
+        write_atomically(folder / "recall.csv", found.to_csv(index=False, float_format="%.3f"))
     if not found["facts"].any():
         raise UnteachableError(
             f"none of {len(facts)} facts could be taught; {rows[0]['skipped']}"

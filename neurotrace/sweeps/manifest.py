@@ -7,14 +7,14 @@ holds the call (names and paths, which may change), `notes` further information.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from neurotrace.core.errors import InputError
 from neurotrace.core.files import parse_json
+from neurotrace.folders.content import content_hash, first_differences
+from neurotrace.folders.sealing import sealed_json
 from neurotrace.sweeps.asked import Sweep, asked_of
 from neurotrace.sweeps.folders import Folder
 from neurotrace.sweeps.layout import Layout
@@ -43,12 +43,6 @@ class Manifest:
         return Layout(cut["pairs"], cut["neurons"], cut["part_rows"])
 
 
-def content_hash(content: Mapping[str, Any]) -> str:
-    """SHA-256 of the content as sorted JSON."""
-    text = json.dumps(content, sort_keys=True, ensure_ascii=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def write_manifest(folder: Folder, manifest: Manifest) -> None:
     record = {
         "format": f"{FORMAT}/{VERSION}",
@@ -57,7 +51,7 @@ def write_manifest(folder: Folder, manifest: Manifest) -> None:
         "asked": manifest.asked.record(),
         "notes": manifest.notes,
     }
-    folder.write(NAME, (json.dumps(record, indent=1, ensure_ascii=True) + "\n").encode())
+    folder.write(NAME, sealed_json(record))
 
 
 def read_manifest(folder: Folder) -> Manifest | None:
@@ -104,27 +98,7 @@ def refuse_other(was: Mapping[str, Any], now: Mapping[str, Any], folder: Folder)
     Raises:
         InputError: `now` is not what the folder holds.
     """
-    found = differences(was, now)
-    if found:
-        more = f" (and {len(found) - 4} more)" if len(found) > 4 else ""
+    if found := first_differences(was, now):
         raise InputError(
-            f"{folder.url} holds another sweep: {'; '.join(found[:4])}{more}. Name another folder, "
-            "or use the earlier settings"
+            f"{folder.url} holds another sweep: {found}. Name another folder, or use the earlier settings"
         )
-
-
-def differences(was: Any, now: Any, name: str = "") -> list[str]:
-    """Each differing value, as ``"mode: was 'zero', is 'mean'"``."""
-    if isinstance(was, Mapping) and isinstance(now, Mapping):
-        keys = [*was, *(key for key in now if key not in was)]
-        return [
-            line
-            for key in keys
-            for line in differences(was.get(key), now.get(key), f"{name}.{key}".lstrip("."))
-        ]
-    return [] if was == now else [f"{name}: was {_short(was)}, is {_short(now)}"]
-
-
-def _short(value: Any, limit: int = 40) -> str:
-    text = repr(value)
-    return text if len(text) <= limit else text[: limit - 1] + "…"

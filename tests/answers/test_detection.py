@@ -21,6 +21,7 @@ from neurotrace.detectors.invariant import InvariantDetector
 from neurotrace.detectors.linear import LinearDetector
 from neurotrace.detectors.table import DETECTORS
 from neurotrace.detectors.transfer import COLUMNS, OTHERS, Task, fit_all, transfer
+from neurotrace.results.verify import verify
 
 FAMILIES = ("arithmetic", "inference", "letters")
 
@@ -67,7 +68,9 @@ def call(settings, tmp_path_factory):
 @pytest.fixture(scope="module")
 def folder(call):
     app(call, standalone_mode=False)
-    return Path(call[call.index("--out") + 1])
+    made = Path(call[call.index("--out") + 1])
+    assert verify(made).problems == {}
+    return made
 
 
 @pytest.fixture(scope="module")

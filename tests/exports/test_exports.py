@@ -16,11 +16,13 @@ from planted import PLANTED, WORDS as PLANTED_WORDS, word_tokenizer
 
 import neurotrace as nt
 from neurotrace.core.errors import InputError
+from neurotrace.core.files import read_seal
 from neurotrace.engine.parts import write_rows
 from neurotrace.exports import weights
 from neurotrace.exports.attach import attached, last_logits, parts_of, plain_model
 from neurotrace.interventions.logits import logits_under
 from neurotrace.organism import folder
+from neurotrace.results.verify import verify
 
 pytestmark = pytest.mark.bridge
 NEURONS = [nt.Neuron(1, 3), nt.Neuron(1, 7), nt.Neuron(3, 2)]
@@ -291,6 +293,9 @@ def test_the_command_exports_what_a_run_found(run, model, tmp_path):
     again = nt.load_model(str(tmp_path / "b" / "checkpoint"), device="cpu")
     flipped = nt.answer(again, nt.prompts_of(run.pairs)).outcome
     assert set(flipped) == {"reasoning"}
+    for name in ("a", "b"):
+        assert verify(tmp_path / name).problems == {}
+    assert "checkpoint/model.safetensors" in read_seal(tmp_path / "b").files
     file = sorted((run.folder / "interventions").glob("*-all.safetensors"))[0]
     done = neurotrace("export", str(file), *call[2:], str(tmp_path / "c"), "--to", "json")
     assert done.returncode == 0, done.stderr

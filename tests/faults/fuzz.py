@@ -35,7 +35,7 @@ import typer.main
 
 import neurotrace as nt
 from neurotrace.core.errors import InputError
-from neurotrace.sweeps.manifest import content_hash
+from neurotrace.folders.content import content_hash
 from neurotrace.sweeps.parts import sealed
 
 sys.path.insert(0, str(Path(__file__).parents[1]))

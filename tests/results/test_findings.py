@@ -9,7 +9,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import torch
-from commands import neurotrace
+from commands import neurotrace, unsealed
 from planted import PLANTED
 
 import neurotrace as nt
@@ -118,6 +118,9 @@ def test_a_run_without_findings_says_so(study, model, tmp_path):
     with pytest.raises(InputError, match="there are planted to_memorization; planted to_reasoning"):
         nt.load_run(tmp_path).interventions(family="other")
     (tmp_path / "interventions" / "000-planted-to_reasoning-0.safetensors").write_bytes(b"no")
+    with pytest.raises(InputError, match=r"by manifest\.json it is changed"):
+        nt.load_run(tmp_path)
+    unsealed(tmp_path)
     with pytest.raises(InputError, match="can't be read as safetensors"):
         nt.load_run(tmp_path).interventions()
 

@@ -16,6 +16,7 @@ import neurotrace as nt
 from neurotrace.core.errors import InputError
 from neurotrace.core.scores import Scores
 from neurotrace.results.ranking import known_truth, read_truth
+from neurotrace.results.verify import verify
 from neurotrace.studies.comparison import ALL, compare
 
 
@@ -175,6 +176,7 @@ def test_the_command_writes_the_table_with_the_organisms_own_truth(tmp_path):
     ]
     done = neurotrace(*call)
     assert done.returncode == 0, done.stderr
+    assert verify(out).problems == {}
     table = pd.read_parquet(out / "rankers.parquet").set_index("ranker")
     wanted = {
         "family",

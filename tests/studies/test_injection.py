@@ -13,6 +13,7 @@ import neurotrace as nt
 from neurotrace.core.errors import InputError
 from neurotrace.models.origins import twin
 from neurotrace.rankers.imprint import imprint
+from neurotrace.results.verify import verify
 from neurotrace.studies.injection import Fact, UnteachableError, _hopeless, load_facts
 from neurotrace.studies.injection_study import injection_study
 
@@ -233,6 +234,7 @@ def test_the_command(tmp_path):
     assert "fraction 0.03: 1 of 1 facts taught" in done.stdout
     table = pd.read_csv(tmp_path / "out/recall.csv")
     assert list(table["ranker"]) == ["gradient", "random"]
+    assert (verify(tmp_path / "out").files, verify(tmp_path / "out").problems) == (4, {})
     (part,) = (tmp_path / "out/parts").iterdir()
     assert json.loads(part.read_text())[0]["fact"] == "arithmetic-0"
     none = neurotrace(*call[:-1], str(tmp_path / "none"), "--steps", "1")

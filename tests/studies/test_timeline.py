@@ -17,6 +17,7 @@ from neurotrace.core.errors import InputError
 from neurotrace.core.pairs import pair_record, sample_pairs
 from neurotrace.organism import training
 from neurotrace.organism.tokenizer import make_tokenizer
+from neurotrace.results.verify import verify
 from neurotrace.studies.timeline import checkpoints_of
 
 
@@ -84,6 +85,7 @@ def test_the_command_looks_into_a_folder(untrained, tmp_path):
     table = pd.read_csv(tmp_path / "a/checkpoints.csv")
     assert list(table["checkpoint"]) == ["step-00000", "run"]
     assert (tmp_path / "a/checkpoints.html").stat().st_size > 1000
+    assert (verify(tmp_path / "a").files, verify(tmp_path / "a").problems) == (3, {})
     again = neurotrace("checkpoints", str(run), *call, str(tmp_path / "a"))
     refused(again, "already holds checkpoints.csv", "--overwrite")
 
