@@ -6,6 +6,7 @@ rich's markup in a path or a name stays what it is. A test holds that no command
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from neurotrace.sweeps.cost import Cost
+
+# that end a command in order; Windows has no SIGHUP
+ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 def say(message: str, code: int) -> int:

@@ -31,8 +31,9 @@ from neurotrace.cli import (
     trust,
     verify,
 )
-from neurotrace.cli.console import say, tell
+from neurotrace.cli.console import ENDING, say, tell
 from neurotrace.core.errors import InputError
+from neurotrace.core.writing import remove_empty
 
 app = typer.Typer(
     add_completion=False,
@@ -64,7 +65,7 @@ probes.app.command()(probes_own.draft)
 probes.app.command()(probes_own.check)
 app.add_typer(probes.app, name="probes")
 
-_INTERRUPTED = "interrupted: no incomplete file was left; run the same command again"
+_INTERRUPTED = "interrupted: no incomplete file was left; run the same command again, it goes on"
 
 
 class _Interrupt(KeyboardInterrupt):
@@ -86,8 +87,9 @@ def main() -> None:
     ):  # a path need not be text: its last words cost no result
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, interrupt)
+    for number in ENDING:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup's
+            signal.signal(number, interrupt)
     try:
         code = app(standalone_mode=False)
     except InputError as error:
@@ -110,6 +112,8 @@ def main() -> None:
                 1,
             )
         )
+    finally:
+        remove_empty()
     if code == 130:  # typer's exit after an interrupt that it caught itself
         sys.exit(say(_INTERRUPTED, 130))
     sys.exit(code if isinstance(code, int) else 0)

@@ -77,6 +77,7 @@ def rank(
     hold_folder(prepare_tables(out, overwrite=overwrite))
     quiet()
     from neurotrace.core.process import bars
+    from neurotrace.folders.units import Units
     from neurotrace.studies.comparison import ALL, compare
 
     loaded = Source(model, device, dtype, trust_remote_code).load()
@@ -91,6 +92,7 @@ def rank(
         exact_neurons=exact_neurons,
         curve_pairs=curve_pairs,
         seed=seed,
+        units=Units(out, overwrite=overwrite),
         progress=bars,
     )
     save_tables(found, out, command=command_line(), seed=seed)

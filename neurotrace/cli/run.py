@@ -176,6 +176,7 @@ def _study(asked: Asked) -> None:
     from neurotrace.answers.judging import trust_study
     from neurotrace.core.process import bars
     from neurotrace.core.prompts import load_prompts
+    from neurotrace.folders.units import Units
     from neurotrace.interventions.benchmark import benchmark, item_ids
     from neurotrace.interventions.damage import neutral_texts
     from neurotrace.results.explorer import explore
@@ -209,6 +210,7 @@ def _study(asked: Asked) -> None:
         folds=asked.folds,
         seed=asked.seed,
         neutral=texts or neutral_texts(loaded),
+        units=Units(asked.out, overwrite=asked.overwrite),
         progress=bars,
     )
     side = None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from neurotrace.cli.console import console, plain, say, tell, tell_json
+from neurotrace.cli.console import ENDING, console, plain, say, tell, tell_json
 from neurotrace.cli.options import Device, Dtype, MoreProbes, TrustRemoteCode
 from neurotrace.core.errors import InputError
 from neurotrace.core.process import quiet
@@ -128,7 +128,7 @@ def sweep(
 
 @contextmanager
 def finishing() -> Iterator[Callable[[], bool]]:
-    """Inside, SIGINT and SIGTERM let the current part finish; a second one exits at once.
+    """Inside, SIGINT, SIGTERM and SIGHUP let the current part finish; a second one exits at once.
 
     Yields a function that tells whether one came. Before its first call, a signal exits at once.
     """
@@ -145,7 +145,7 @@ def finishing() -> Iterator[Callable[[], bool]]:
         begun.append(True)
         return bool(came)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, note) for number in ENDING}
     try:
         yield stop
     finally:

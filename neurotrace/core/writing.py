@@ -51,6 +51,7 @@ def prepare_folder(out: str | Path, files: Sequence[str], *, overwrite: bool = F
     folder = Path(out)
     _refuse_url(folder)
     try:
+        _made[:0] = [each for each in (folder, *folder.parents) if not each.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         present = [name for name in files if os.path.lexists(folder / name)]
         if present and not _finished(folder, files, present):
@@ -68,6 +69,16 @@ def prepare_folder(out: str | Path, files: Sequence[str], *, overwrite: bool = F
             f"can't write to {folder}: {error.strerror or error}; name a folder that can be written"
         ) from None
     return folder
+
+
+_made: list[Path] = []  # folders that were not there, the innermost first
+
+
+def remove_empty() -> None:
+    """Remove the folders that `prepare_folder` made and into which nothing was written."""
+    while _made:
+        with suppress(OSError):
+            _made.pop(0).rmdir()
 
 
 def _finished(folder: Path, files: Sequence[str], present: Sequence[str]) -> bool:

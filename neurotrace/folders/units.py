@@ -14,9 +14,10 @@ import hashlib
 import re
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from enum import EnumMeta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_type_hints
 
 import numpy as np
 
@@ -74,6 +75,26 @@ def many(kind: Any) -> Form[Any]:
             each.save(folder / f"{number:04}.safetensors")
 
     return Form(save, lambda folder: tuple(map(kind.load, sorted(folder.glob("*.safetensors")))))
+
+
+def records(kind: Any) -> Form[Any]:
+    """Of a sequence of objects of one dataclass, whose fields are JSON, tuples and enums."""
+
+    def load(folder: Path) -> tuple[Any, ...]:
+        enums = {name: hint for name, hint in get_type_hints(kind).items() if isinstance(hint, EnumMeta)}
+        found = [{name: _tuples(value) for name, value in each.items()} for each in JSON.load(folder)]
+        return tuple(
+            kind(**each | {name: enum(each[name]) for name, enum in enums.items()}) for each in found
+        )
+
+    return Form(lambda values, folder: JSON.save([asdict(each) for each in values], folder), load)
+
+
+def _tuples(value: Any) -> Any:
+    """Tuples for lists, as the frozen dataclasses have them."""
+    if isinstance(value, dict):
+        return {name: _tuples(each) for name, each in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def several(**forms: Form[Any]) -> Form[dict[str, Any]]:
@@ -138,7 +159,7 @@ class Units:
         self.hash = content_hash(content)
         known = _content_of(place)
         if known is not None and content_hash(known) != self.hash:
-            if not self.overwrite:
+            if not self.overwrite and any(path.is_dir() for path in place.iterdir() if path.name[0] != "."):
                 raise InputError(
                     f"{self.folder} holds unfinished work of another call: "
                     f"{first_differences(known, content)}. Use the earlier settings, name another folder, "
@@ -187,6 +208,9 @@ class Units:
             remove(place)
             return False
         return True
+
+
+NOTHING_KEPT = Units()
 
 
 def _content_of(place: Path) -> Any:

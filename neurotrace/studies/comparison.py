@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -21,11 +22,13 @@ from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import DIRECTIONS, Direction, Side
 from neurotrace.engine.turns import takes_turns
+from neurotrace.folders.units import JSON, NOTHING_KEPT, TABLE, Units, many, several
 from neurotrace.interventions.effects import measure
 from neurotrace.interventions.intervention import Intervention, patch
 from neurotrace.interventions.kinds import parse_kind
 from neurotrace.models.encoding import EncodedPairs, encode
 from neurotrace.models.hooks import ModelInfo, inspect_model
+from neurotrace.models.identity import model_record, pairs_hash, surroundings
 from neurotrace.models.protocol import HookedModel
 from neurotrace.rankers.registry import RANKERS, compared_by, passes, ranker_of
 from neurotrace.studies.faithfulness import area, curves, overlap_of_tops, recall, spearman
@@ -80,6 +83,7 @@ def compare(
     exact_neurons: int = 4096,
     curve_pairs: int = 16,
     seed: int = 0,
+    units: Units = NOTHING_KEPT,
     progress: Progress = None,
 ) -> Comparison:
     """Rank by every method, and compare the rankings with exact effects, planted neurons and held-out
@@ -95,9 +99,10 @@ def compare(
         exact_neurons: maximum number of neurons measured exactly, drawn at random; `spearman` and
             `top1_overlap` are over those.
         curve_pairs: pairs for the curves; 0: no curves.
+        units: ``nt.Units("runs/rank")`` keeps what is finished in that folder; the same call goes on.
 
     Raises:
-        InputError: an unknown method; a family with too few pairs to split.
+        InputError: an unknown method; a family with too few pairs to split; `units` of another call.
 
     Example::
 
@@ -115,6 +120,18 @@ def compare(
     if any(not 1 <= k <= info.n_neurons for k in sizes):
         raise InputError(f"k={list(sizes)}: expected 1 to {info.n_neurons}, the model's neurons")
     encoded = encode(model, pairs, progress=progress)
+    settings = {
+        "train_pairs": train_pairs,
+        "curve_pairs": curve_pairs,
+        "seed": seed,
+        "ks": list(sizes),
+        "positions": list(positions),
+    }
+    units.begin(
+        {"command": "compare", "model": {"name": info.name} | model_record(model), "rankers": asked}
+        | {"pairs_sha256": pairs_hash(encoded), "truth": list(map(str, truth)), "settings": settings}
+        | {"exact_neurons": exact_neurons, "surroundings": surroundings(model)}
+    )
     table: list[dict[str, Any]] = []
     flips, drawn = [], []
     kept: dict[tuple[str, str, Direction], Scores] = {}
@@ -126,51 +143,34 @@ def compare(
         test = encoded.of(second)
         counts[family] = len(train), len(test)
         exact = {
-            (kind, way): _exact(model, train, kind, way.donor, exact_neurons, seed, progress)
+            (kind, way): units.once(
+                f"{family}: exact, {kind} {way}",
+                _TIMED,
+                partial(_exact, model, train, kind, way.donor, exact_neurons, seed, progress),
+            )
             for kind in ("patch", "mean")
             for way in DIRECTIONS
         }
         rows = []
         for name, kind in asked:
             label = name if kind == "patch" else f"{name}:{kind}"
-            found: dict[Direction, Scores] = {}
-            seconds = 0.0
-            for way in DIRECTIONS:
-                if name == "exact" and (kind, way) in exact:
-                    found[way], spent = exact[kind, way]
-                else:
-                    start = time.perf_counter()
-                    ranker = ranker_of(name).function
-                    found[way] = ranker(model, train, donor=way.donor, kind=kind)
-                    spent = time.perf_counter() - start
-                seconds += spent / len(DIRECTIONS)
-                kept[family, label, way] = replace(found[way], method=label)
-            row = {"family": family, "ranker": label} | _agreement(found, exact, truth)
-            if curve_pairs:
-                some = train.at(range(min(curve_pairs, len(train))))
-                points = _curves(model, some, found)
-                drawn += [part.assign(family=family, ranker=label) for part in points]
-                for column in ("necessity", "sufficiency"):
-                    areas = [area(part["k"], part[column]) for part in points]
-                    row[column] = float(np.mean(areas)) if areas else np.nan
-            rows.append(
-                row
-                | {
-                    "cost_passes": passes(name, kind, info, len(train)),
-                    "seconds": round(seconds, 3),
-                }
+            found = units.once(
+                f"{family}: {label}",
+                _RANKED,
+                partial(_ranked, model, train, name, kind, exact, truth, curve_pairs),
             )
-        rates = _flips(model, test, {k: kept[k] for k in kept if k[0] == family}, sizes, positions)
+            for way, scores in zip(DIRECTIONS, found["scores"], strict=True):
+                kept[family, label, way] = replace(scores, method=label)
+            rows.append({"family": family, "ranker": label} | found["row"])
+            if curve_pairs:
+                drawn.append(found["curves"].assign(family=family, ranker=label))
+        own_scores = {key: each for key, each in kept.items() if key[0] == family}
+        rates = units.once(
+            f"{family}: flips", TABLE, partial(_flips, model, test, own_scores, sizes, positions)
+        )
         flips.append(rates)
         table += [_with_flips(row, rates, sizes[0], positions[0]) for row in rows]
-    measured = int((~next(iter(exact.values()))[0].value.isnan()).sum())
-    settings = {
-        "train_pairs": train_pairs,
-        "curve_pairs": curve_pairs,
-        "seed": seed,
-        "ks": list(sizes),
-        "positions": list(positions),
-    }
+    measured = int((~next(iter(exact.values()))["scores"][0].value.isnan()).sum())
     return Comparison(
         info,
         pd.DataFrame(table),
@@ -193,6 +193,47 @@ def _parse(method: str) -> tuple[str, str]:
     return name, kind or "patch"
 
 
+_TIMED = several(scores=many(Scores), seconds=JSON)
+_RANKED = several(scores=many(Scores), row=JSON, curves=TABLE)
+
+
+def _ranked(
+    model: HookedModel,
+    train: EncodedPairs,
+    name: str,
+    kind: str,
+    exact: Mapping[tuple[str, Direction], dict[str, Any]],
+    truth: Sequence[Neuron],
+    curve_pairs: int,
+) -> dict[str, Any]:
+    """Scores in both directions, the row of the table as far as it needs no other ranker, the curves."""
+    import pandas as pd
+
+    found: dict[Direction, Scores] = {}
+    seconds = 0.0
+    for way in DIRECTIONS:
+        if name == "exact" and (kind, way) in exact:
+            (found[way],), spent = exact[kind, way]["scores"], exact[kind, way]["seconds"]
+        else:
+            start = time.perf_counter()
+            found[way] = ranker_of(name).function(model, train, donor=way.donor, kind=kind)
+            spent = time.perf_counter() - start
+        seconds += spent / len(DIRECTIONS)
+    row = _agreement(found, {key: each["scores"][0] for key, each in exact.items()}, truth)
+    points: list[pd.DataFrame] = []
+    if curve_pairs:
+        points = _curves(model, train.at(range(min(curve_pairs, len(train)))), found)
+        for column in ("necessity", "sufficiency"):
+            areas = [area(part["k"], part[column]) for part in points]
+            row[column] = float(np.mean(areas)) if areas else np.nan
+    row |= {
+        "cost_passes": passes(name, kind, inspect_model(model), len(train)),
+        "seconds": round(seconds, 3),
+    }
+    curves_of = pd.concat(points, ignore_index=True) if points else pd.DataFrame()
+    return {"scores": tuple(found.values()), "row": row, "curves": curves_of}
+
+
 def _exact(
     model: HookedModel,
     train: EncodedPairs,
@@ -201,7 +242,7 @@ def _exact(
     most: int,
     seed: int,
     progress: Progress,
-) -> tuple[Scores, float]:
+) -> dict[str, Any]:
     info = inspect_model(model)
     some = None
     if most < info.n_neurons:
@@ -209,20 +250,20 @@ def _exact(
         some = [Neuron(place // info.d_mlp, place % info.d_mlp) for place in order]
     start = time.perf_counter()
     found = ablate(model, train, some, kind=kind, donor=donor, progress=progress)
-    return replace(found, method="exact"), time.perf_counter() - start
+    return {"scores": (replace(found, method="exact"),), "seconds": time.perf_counter() - start}
 
 
 def _agreement(
     found: Mapping[Direction, Scores],
-    exact: Mapping[tuple[str, Direction], tuple[Scores, float]],
+    exact: Mapping[tuple[str, Direction], Scores],
     truth: Sequence[Neuron],
 ) -> dict[str, float]:
     """Means over both directions; `recall_truth` also for each."""
     row = {
-        "spearman": _mean(spearman(found[way], exact["patch", way][0]) for way in found),
-        "spearman_mean": _mean(spearman(found[way], exact["mean", way][0]) for way in found),
+        "spearman": _mean(spearman(found[way], exact["patch", way]) for way in found),
+        "spearman_mean": _mean(spearman(found[way], exact["mean", way]) for way in found),
         "top1_overlap": _mean(
-            overlap_of_tops(found[way], exact["patch", way][0], direction=way) for way in found
+            overlap_of_tops(found[way], exact["patch", way], direction=way) for way in found
         ),
     }
     recalls = {

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache, partial
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import DIRECTIONS, Direction, spoken
 from neurotrace.engine.turns import takes_turns
+from neurotrace.folders.units import NOTHING_KEPT, TABLE, Units, many, records, several
 from neurotrace.interventions.damage import neutral_ids
 from neurotrace.interventions.effects import Effects
 from neurotrace.interventions.intervention import Intervention
@@ -32,8 +34,8 @@ from neurotrace.interventions.kinds import Kind, values_at
 from neurotrace.interventions.reference import Evidence, gather
 from neurotrace.models.encoding import EncodedPairs, encode
 from neurotrace.models.hooks import ModelInfo, inspect_model
-from neurotrace.models.identity import model_identity
-from neurotrace.models.origins import keeps_runs
+from neurotrace.models.identity import model_identity, model_record, pairs_hash, surroundings
+from neurotrace.models.origins import keep_runs, keeps_runs
 from neurotrace.models.protocol import HookedModel
 from neurotrace.rankers.exact import exact
 from neurotrace.rankers.registry import rank
@@ -151,6 +153,7 @@ def study(
     tried_on: int = 32,
     exact_neurons: int = 100,
     exact_pairs: int = 4,
+    units: Units = NOTHING_KEPT,
     progress: Progress = None,
 ) -> Study:
     """Find the neurons that flip the model's answers, and measure their flip rates on held-out pairs.
@@ -163,9 +166,12 @@ def study(
         neutral: texts on which damage (KL) is measured.
         tried_on: maximum number of training pairs on which candidates are compared.
         exact_neurons: per direction, number of neurons whose exact effect is measured as well; 0: none.
+        units: ``nt.Units("runs/mine")`` keeps what is finished in that folder, and the same call goes on
+            from there after an interruption, to the same bits.
 
     Raises:
-        InputError: unknown names, k larger than the model, no pair answered correctly, too few groups.
+        InputError: unknown names, k larger than the model, no pair answered correctly, too few groups;
+            `units` of another call.
 
     Example::
 
@@ -186,42 +192,28 @@ def study(
     settings.check(info)
     read = len(pairs.pairs) + len(pairs.dropped) if isinstance(pairs, EncodedPairs) else len(pairs)
     encoded = encode(model, pairs, progress=progress)
+    keep_runs(model, [*encoded.memorization, *encoded.reasoning])  # together, whichever part comes first
     families = list(dict.fromkeys(pair.family for pair in encoded.pairs))
-    flips: list[Flip] = []
-    tables: list[Any] = []
-    scores: dict[tuple[str, str, Direction], Scores] = {}
-    estimates = []
-    examples: list[Example] = []
-    found: list[Intervention] = []
-    identity = model_identity(model)
+    parts: dict[tuple[str, Direction], dict[str, Any]] = {}
     neutral_ids(model, neutral)  # before any work: what can't be read would stop it half-way,
     split_up = {}  # and so would a family that can't be split
     for family in families:
         own = encoded.at([r for r, pair in enumerate(encoded.pairs) if pair.family == family])
         split_up[family] = own, _folds(own, split, folds, seed)
     smallest = min(len(part.train) for _, parts in split_up.values() for part in parts)
-    for family, (own, parts) in split_up.items():
+    exactly = (exact_neurons, exact_pairs) if "gradient" in methods else (0, 0)
+    units.begin(
+        {"command": "study", "model": {"name": info.name} | model_record(model), "exact": exactly}
+        | {"pairs_sha256": pairs_hash(encoded), "settings": asdict(settings)}
+        | {"surroundings": surroundings(model)}
+    )
+    for family, (own, row_folds) in split_up.items():
         others = encoded.at(_elsewhere(encoded, family, seed))
-        evidence = gather(model, own, progress=progress)
-        everything = range(len(own))
+        evidence = cache(partial(gather, model, own, progress=progress))  # only for what isn't finished
         for direction in DIRECTIONS:
-            for method in methods:
-                training = Training(model, own, evidence, everything, settings.kinds[0], direction)
-                scores[family, method, direction] = rank(training, method)
-            ground = Ground(model, own, others, evidence, family, direction)
-            proved = prove(ground, parts, settings, progress)
-            found += _findings(ground, parts, proved, identity)
-            tables += proved.frames
-            flips += proved.flips
-            examples += proved.examples
-            if exact_neurons and "gradient" in methods:
-                estimates.append(
-                    (
-                        family,
-                        direction,
-                        *_estimates(model, own, evidence, direction, exact_neurons, exact_pairs, progress),
-                    )
-                )
+            asked = (model, own, others, evidence, family, direction, row_folds, settings, exactly)
+            make = partial(_part, *asked, progress)
+            parts[family, direction] = units.once(f"{family} {direction}", _PART, make)
     return Study(
         info,
         encoded,
@@ -229,15 +221,64 @@ def study(
         split,
         folds,
         seed,
-        scores,
-        _join(tables),
-        tuple(flips),
-        tuple(estimates),
+        {
+            (family, method, direction): each
+            for (family, direction), part in parts.items()
+            for method, each in zip(methods, part["scores"], strict=True)
+        },
+        _join([part["effects"] for part in parts.values()]),
+        _all(parts, "flips"),
+        tuple((*key, *part["estimates"]) for key, part in parts.items() if part["estimates"]),
         smallest,
-        tuple(examples),
+        _all(parts, "examples"),
         settings.record(),
-        tuple(found),
+        _all(parts, "interventions"),
     )
+
+
+def _all(parts: Mapping[Any, dict[str, Any]], name: str) -> tuple[Any, ...]:
+    return tuple(each for part in parts.values() for each in part[name])
+
+
+_PART = several(  # the study of one family and one direction
+    scores=many(Scores),  # of each method, on all kept pairs
+    effects=TABLE,
+    flips=records(Flip),
+    examples=records(Example),
+    interventions=many(Intervention),
+    estimates=many(Scores),  # estimated and exact; or none
+)
+
+
+def _part(
+    model: HookedModel,
+    own: EncodedPairs,
+    others: EncodedPairs,
+    evidence: Callable[[], Evidence],
+    family: str,
+    direction: Direction,
+    folds: Sequence[RowFold],
+    settings: StudySettings,
+    exactly: tuple[int, int],
+    progress: Progress,
+) -> dict[str, Any]:
+    import pandas as pd
+
+    known = evidence()
+    scores = [
+        rank(Training(model, own, known, range(len(own)), settings.kinds[0], direction), method)
+        for method in settings.methods
+    ]
+    ground = Ground(model, own, others, known, family, direction)
+    proved = prove(ground, folds, settings, progress)
+    return {
+        "scores": scores,
+        "effects": pd.concat(proved.frames, ignore_index=True),
+        "flips": proved.flips,
+        "examples": proved.examples,
+        "interventions": _findings(ground, folds, proved, model_identity(model)),
+        "estimates": _estimates(model, own, known, direction, *exactly, progress) if exactly[0] else (),
+    }
 
 
 def _estimates(

@@ -8,7 +8,6 @@ are halved for the rest of this process, and the rows record it.
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, cast
@@ -18,17 +17,15 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from neurotrace import __version__
 from neurotrace.ablation import passes
 from neurotrace.ablation.batch import Batch, batch_for
 from neurotrace.ablation.group_sums import grouped
 from neurotrace.ablation.task import Precision, Task, Where, places_of, prepare
 from neurotrace.core.errors import InputError
-from neurotrace.core.process import Progress, command_line, package_versions
+from neurotrace.core.process import Progress, command_line
 from neurotrace.core.sides import Side
-from neurotrace.models.encoding import EncodedPairs, encode
-from neurotrace.models.identity import weights_hash
-from neurotrace.models.origins import twin
+from neurotrace.models.encoding import encode
+from neurotrace.models.identity import model_record, pairs_hash, surroundings
 from neurotrace.models.protocol import HookedModel
 from neurotrace.sweeps.asked import Sweep, pairs_of
 from neurotrace.sweeps.layout import Layout
@@ -39,12 +36,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _MEMORY_GB = 4.0  # memory of one pass; a fixed number, so that passes are always the same
-_PACKAGES = (
-    "torch",
-    "transformers",
-    "transformer-lens",
-    "numpy",
-)  # packages whose versions change numbers
 METRIC = "change of L = logit(memorized) - logit(reasoned) at the last token, nats"
 
 
@@ -148,19 +139,12 @@ def _one_pair(task: Task, row: int, places: Int[Tensor, " place"]) -> tuple[floa
 
 
 def _content(task: Task, places: Int[Tensor, " place"], layout: Layout, asked: Sweep) -> dict[str, Any]:
-    real = twin(task.model) or task.model
     record = task.record()
     budget: Batch = task.batch
+    around = surroundings(task.model)
     return {
-        "model": {
-            "architecture": type(real).__name__,
-            "layers": task.info.n_layers,
-            "neurons_per_layer": task.info.d_mlp,
-            "weights_sha256": weights_hash(real),
-            "config_sha256": _hash(_config(real)),
-            "dtype": str(task.info.dtype).removeprefix("torch."),
-        },
-        "pairs_sha256": _hash(_texts(task.encoded)),
+        "model": model_record(task.model),
+        "pairs_sha256": pairs_hash(task.encoded),
         "metric": METRIC,
         "mode": task.kind,
         "donor": task.donor,
@@ -174,40 +158,10 @@ def _content(task: Task, places: Int[Tensor, " place"], layout: Layout, asked: S
         "passes": {
             "path": record["path"],
             "precision": record["precision"],
-            "device": task.info.device.type,
+            "device": around["device"],
             "threads": asked.threads,
             "batch": budget.trials[0],
             "memory_gb": budget.budget / 2**30,
         },
-        "versions": {"neurotrace": __version__}
-        | {name: found for name, found in package_versions().items() if name in _PACKAGES},
+        "versions": around["versions"],
     }
-
-
-def _texts(encoded: EncodedPairs) -> list[Any]:
-    """Everything about the pairs that a row depends on: texts, token ids, ids of the answers."""
-    return [
-        [pair.__dict__, memorization.tolist(), reasoning.tolist(), int(memorized), int(reasoned)]
-        for pair, memorization, reasoning, memorized, reasoned in zip(
-            encoded.pairs,
-            encoded.memorization,
-            encoded.reasoning,
-            encoded.memorized,
-            encoded.reasoned,
-            strict=True,
-        )
-    ]
-
-
-def _config(model: Any) -> dict[str, Any]:
-    """The configuration without names, paths and versions (e.g. rope_theta)."""
-    settings: dict[str, Any] = (getattr(model, "config", None) and model.config.to_dict()) or {}
-    left_out = ("transformers_version", "name_or_path")
-    return {
-        name: value for name, value in settings.items() if not name.startswith("_") and name not in left_out
-    }
-
-
-def _hash(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True, ensure_ascii=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
