@@ -56,6 +56,7 @@ if TYPE_CHECKING:
         save_detector as save_detector,
     )
     from neurotrace.exports.export import Export as Export, export as export
+    from neurotrace.folders.units import Units as Units
     from neurotrace.interventions.controls import random_signs as random_signs
     from neurotrace.interventions.damage import damage as damage, neutral_texts as neutral_texts
     from neurotrace.interventions.effects import Effects as Effects, measure as measure
@@ -223,6 +224,7 @@ _HOME = {
         "steer",
         "zero",
     ),
+    "folders.units": ("Units",),
     "interventions.controls": ("random_signs",),
     "interventions.effects": ("Effects", "measure"),
     "interventions.damage": ("damage", "neutral_texts"),

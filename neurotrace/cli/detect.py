@@ -56,7 +56,7 @@ def detect(
     from neurotrace.core.errors import InputError
     from neurotrace.core.process import command_line
     from neurotrace.core.prompts import load_prompts
-    from neurotrace.results.detection import prepare_detection, save_detection
+    from neurotrace.results.tables import prepare_detection, save_detection
 
     prompts = [prompt for name in named(probes, more_probes) for prompt in load_prompts(name)]
     for name, number, least in (

@@ -65,7 +65,7 @@ def rank(
     """Compare rankers by exact effects, known neurons and held-out flips; write rankers.parquet."""
     from neurotrace.core.pairs import sample_pairs
     from neurotrace.core.process import command_line
-    from neurotrace.results.ranking import known_truth, prepare_tables, read_truth, save_tables
+    from neurotrace.results.tables import known_truth, prepare_tables, read_truth, save_tables
 
     pairs = pairs_of(named(probes, more_probes))
     if max_pairs:

@@ -149,6 +149,7 @@ class Scores(Shown):
             "signed": self.signed,
             "site": self.site,
             "neuron": NEURON_DEFINITION,
+            "columns": list(self.columns),
             "provenance": dict(self.provenance),
         }
         save_whole(
@@ -164,13 +165,15 @@ class Scores(Shown):
             raise InputError(f"{path}: not written by Scores.save of this version")
         prefix = "column."
         try:
+            known = [name.removeprefix(prefix) for name in tensors if name != "value"]
+            order = header.get("columns", known)  # safetensors sorts them
             return cls(
                 header["method"],
                 tensors.pop("value"),
                 header["unit"],
                 header["signed"],
                 header["site"],
-                {name.removeprefix(prefix): column for name, column in tensors.items()},
+                {name: tensors[prefix + name] for name in order},
                 header["provenance"],
             )
         except (KeyError, TypeError, ValueError) as error:

@@ -5,8 +5,7 @@ reading          `load_run`
 findings         its interventions and its neurons by name
 comparing        two runs side by side
 trust            the folder of `neurotrace circuit`
-detection        the folder of `neurotrace detect`
-ranking          the folder of `neurotrace rank`
+tables           the folders of `neurotrace rank` and `neurotrace detect`
 report           the page
 report_sections  its sections on trust and detectors
 card             one finding as a small page, or an image, to pass on

@@ -14,7 +14,7 @@ import neurotrace as nt
 from neurotrace.cli import main as cli
 from neurotrace.core.errors import InputError
 from neurotrace.probe_sets.importing import import_counterfact
-from neurotrace.results.ranking import known_truth, read_truth
+from neurotrace.results.tables import known_truth, read_truth
 from neurotrace.sweeps.cells import read_cells
 from neurotrace.sweeps.cost import config_from_file
 

@@ -15,7 +15,7 @@ from planted import PLANTED
 import neurotrace as nt
 from neurotrace.core.errors import InputError
 from neurotrace.core.scores import Scores
-from neurotrace.results.ranking import known_truth, read_truth
+from neurotrace.results.tables import known_truth, read_truth
 from neurotrace.results.verify import verify
 from neurotrace.studies.comparison import ALL, compare
 

@@ -1,16 +1,28 @@
-"""The folder that `neurotrace rank` writes, and the file of known neurons that it reads.
+"""The folders that `neurotrace rank` and `neurotrace detect` write, and the file of known neurons.
 
-rankers.parquet    a row for each (family, ranker): `Comparison.rankers`
-flips.parquet      for each (family, ranker, direction, k, positions)
-curves.parquet     necessity and sufficiency at each k
-scores.parquet     family, direction, method, layer, neuron, score
-report.html        the same as a page
-manifest.json      command, seed, version; bytes and SHA-256 of each file
+rank:
+rankers.parquet         a row for each (family, ranker): `Comparison.rankers`
+flips.parquet           for each (family, ranker, direction, k, positions)
+curves.parquet          necessity and sufficiency at each k
+scores.parquet          family, direction, method, layer, neuron, score
+report.html             the same as a page
+
+detect:
+detectors.parquet       one row for each (detector, view, training task, test task)
+weights.parquet         posterior weights of the fused views, one row for each fold
+chosen.safetensors      the chosen detector, fitted on all prompts; `nt.load_detector` reads it
+circuit.safetensors     the circuit whose margin it may read; `nt.Circuit.load` reads it
+transfer.html, sites.html, weights.html
+
+both:
+manifest.json           command and versions; bytes and SHA-256 of each file. In a run's folder its manifest
+                        lists them
 """
 
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,19 +31,21 @@ from neurotrace.core.files import read_json
 from neurotrace.core.neurons import Neuron
 from neurotrace.core.writing import noted, prepare_folder, save_page, write_atomically
 from neurotrace.folders.sealing import sealing
+from neurotrace.models.identity import model_identity
+from neurotrace.models.protocol import HookedModel
 
 if TYPE_CHECKING:
+    from neurotrace.answers.detection import Detection
     from neurotrace.studies.comparison import Comparison
 
-FORMAT = "neurotrace.rank/1"
+OF_RANK, OF_DETECT = "neurotrace.rank/1", "neurotrace.detect/1"
 TABLES = (
-    "rankers.parquet",
-    "rankers.csv",
-    "flips.parquet",
-    "flips.csv",
-    "curves.parquet",
-    "scores.parquet",
-    "report.html",
+    *("rankers.parquet", "rankers.csv", "flips.parquet", "flips.csv"),
+    *("curves.parquet", "scores.parquet", "report.html"),
+)
+DETECTIONS = (
+    *("detectors.parquet", "weights.parquet", "chosen.safetensors", "circuit.safetensors"),
+    *("transfer.html", "sites.html", "weights.html"),
 )
 
 
@@ -85,7 +99,7 @@ def save_tables(comparison: Comparison, out: Path, *, command: str, seed: int) -
         "settings": dict(comparison.settings),
         "truth": [str(neuron) for neuron in comparison.truth],
     }
-    with sealing(out, TABLES, {"format": FORMAT} | record):
+    with sealing(out, TABLES, {"format": OF_RANK} | record):
         for name, frame in (
             ("rankers.parquet", comparison.rankers),
             ("flips.parquet", comparison.flips),
@@ -97,3 +111,33 @@ def save_tables(comparison: Comparison, out: Path, *, command: str, seed: int) -
             text = frame.to_csv(index=False, float_format="%.3f")
             write_atomically(out / f"{name}.csv", text)
         save_page(out / "report.html", lambda: write_comparison(comparison, record))
+
+
+def prepare_detection(out: Path, *, overwrite: bool) -> Path:
+    """Make the folder; raise if it holds detectors already."""
+    return prepare_folder(out, DETECTIONS, overwrite=overwrite)
+
+
+def save_detection(found: Detection, out: Path, *, model: HookedModel, command: str) -> None:
+    """Write the folder; each file is written completely or not at all."""
+    from neurotrace import __version__
+    from neurotrace.detectors import save_detector
+    from neurotrace.plots.detectors import plot_sites, plot_transfer, plot_weights
+    from neurotrace.plots.style import page
+
+    about = found.about | model_identity(model)
+    about |= {"command": command, "neurotrace": __version__, "outcomes": found.outcomes}
+    figures = {
+        "transfer.html": plot_transfer(found.table),
+        "sites.html": plot_sites(found.table),
+        "weights.html": plot_weights(found.weights),
+    }
+    record = {"format": OF_DETECT, **model_identity(model), "command": command, "neurotrace": __version__}
+    with sealing(out, DETECTIONS, record):
+        for name, frame in (("detectors", found.table), ("weights", found.weights)):
+            write_atomically(out / f"{name}.parquet", noted(frame, about))
+        save_detector(found.chosen, out / "chosen.safetensors", about=about)
+        if found.circuit is not None:
+            found.circuit.save(out / "circuit.safetensors")
+        for name, figure in figures.items():
+            save_page(out / name, partial(page, figure))
