@@ -166,8 +166,6 @@ def load_run(folder: str | Path) -> Run:
         run = nt.load_run("runs/demo")
         run.interventions(direction="to_reasoning")
     """
-    from neurotrace.results.explorer import Explorer
-
     place = Path(folder)
     manifest = _json(place / "manifest.json")
     if manifest.get("format") != FORMAT:
@@ -178,6 +176,13 @@ def load_run(folder: str | Path) -> Run:
     if (seal := read_seal(place)) is not None:
         seal.check(*_READ)
         manifest = seal.record
+    return read_files(place, manifest)
+
+
+def read_files(place: Path, manifest: dict[str, Any]) -> Run:
+    """`load_run` without the manifest, which is written last."""
+    from neurotrace.results.explorer import Explorer
+
     explorer = place / "explorer.json"
     scores, estimates, dropped = (
         _table(place / f"{name}.parquet").to_pandas() for name in ("scores", "estimates", "dropped")

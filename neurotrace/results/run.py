@@ -23,10 +23,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neurotrace.core.files import parse_json
 from neurotrace.core.neurons import NEURON_DEFINITION
 from neurotrace.core.process import package_versions
 from neurotrace.core.writing import (
-    filling,
     json_bytes,
     parquet,
     prepare_folder,
@@ -34,7 +34,7 @@ from neurotrace.core.writing import (
     write_atomically,
 )
 from neurotrace.engine.turns import takes_turns
-from neurotrace.folders.sealing import list_again, sealing
+from neurotrace.folders.sealing import sealing
 from neurotrace.models.identity import weights_hash
 from neurotrace.models.protocol import HookedModel
 from neurotrace.results.findings import save_findings
@@ -90,7 +90,7 @@ def save_run(
     """
     import pyarrow as pa
 
-    from neurotrace.results.reading import load_run
+    from neurotrace.results.reading import read_files
     from neurotrace.results.report import write_report
 
     folder = prepare_folder(out, FILES, overwrite=overwrite)
@@ -117,9 +117,14 @@ def save_run(
             write_atomically(folder / "explorer.json", json_bytes(explorer.data))
         write_atomically(folder / "summary.json", json_bytes(summary))
         (folder / "report.html").unlink(missing_ok=True)
-    with filling(folder):  # after the manifest: no fault of the report costs the run
-        save_page(folder / "report.html", lambda: write_report(load_run(folder)))
-        list_again(folder, "report.html")
+        fault: Exception | None = None
+        try:
+            known = parse_json(json_bytes(record))
+            save_page(folder / "report.html", lambda: write_report(read_files(folder, known)))
+        except Exception as error:  # it costs the page, not the run
+            fault = error
+    if fault is not None:
+        raise fault
     return summary
 
 

@@ -3,6 +3,7 @@
     python tests/faults/kill_resume.py --times 50
     python tests/faults/kill_resume.py --times 10 --ray worker     # one of two workers is killed
     python tests/faults/kill_resume.py --times 10 --ray driver     # the process that hands out parts
+    python tests/faults/kill_resume.py --times 50 --command run    # or rank, circuit, mine
 
 The command line's own `main` runs in a fork of this process, which has torch imported and nothing
 computed; with --ray, in a process from scratch, on one cluster for all turns. A moment is: a random
@@ -31,6 +32,9 @@ from neurotrace.cli import main as cli
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
+sys.path.insert(0, str(Path(__file__).parent))
+
+import kill_commands
 
 PART_ROWS = 1536  # a pair of the organism
 MOST_DELAY = 0.03  # seconds; a part takes about half of that
@@ -44,7 +48,11 @@ def main() -> None:
     parser.add_argument("--ray", choices=["worker", "driver"])
     parser.add_argument("--pairs", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--command", choices=["sweep", *kill_commands.WORDS], default="sweep")
     options = parser.parse_args()
+    if options.command != "sweep":
+        kill_commands.trials(options.command, options.times, options.seed, forked, wait)
+        return
     draw = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as home:
         whole = Path(home, "whole")
@@ -114,11 +122,16 @@ def start(out: Path, pairs: int, address: str = "") -> int:
         str(out),
         *(["--ray", address, "--workers", "2"] if address else []),
     ]
+    return forked(words, anew=bool(address))
+
+
+def forked(words: list[str], *, anew: bool = False) -> int:
+    """`neurotrace …` in a fork of this process, or in a process from scratch; its id."""
     pid = os.fork()
     if pid:
         return pid
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    if address:
+    if anew:
         os.execv(sys.executable, [sys.executable, "-m", "neurotrace.cli", *words])
     sys.argv = ["neurotrace", *words]
     try:
