@@ -459,8 +459,8 @@ MUTATIONS = (
     Mutation(
         "another sweep is resumed",
         "sweeps/manifest.py",
-        "    if found:\n        more",
-        "    if not found:\n        more",
+        "    if found := first_differences(was, now):",
+        "    if not (found := first_differences(was, now)):",
         (SWEEPS[0] + "::test_another_sweep_is_refused_by_name",),
     ),
     # trust
