@@ -57,10 +57,10 @@ if TYPE_CHECKING:
     )
     from neurotrace.exports.export import Export as Export, export as export
     from neurotrace.folders.units import Units as Units
+    from neurotrace.interventions.continuing import generate as generate
     from neurotrace.interventions.controls import random_signs as random_signs
     from neurotrace.interventions.damage import damage as damage, neutral_texts as neutral_texts
     from neurotrace.interventions.effects import Effects as Effects, measure as measure
-    from neurotrace.interventions.generation import generate as generate
     from neurotrace.interventions.intervention import (
         Intervention as Intervention,
         mean as mean,
@@ -214,6 +214,7 @@ _HOME = {
     "ablation.sets": ("SetEffects", "ablate_sets", "greedy_set"),
     "ablation.top": ("Top", "ablate_top"),
     "exports.export": ("Export", "export"),
+    "interventions.continuing": ("generate",),
     "interventions.intervention": (
         "Intervention",
         "mean",
@@ -228,7 +229,6 @@ _HOME = {
     "interventions.controls": ("random_signs",),
     "interventions.effects": ("Effects", "measure"),
     "interventions.damage": ("damage", "neutral_texts"),
-    "interventions.generation": ("generate",),
     "answers.answered": ("Answered", "answer"),
     "answers.circuit": ("Circuit", "find_circuit"),
     "answers.margin": ("Margins", "causal_margin"),

@@ -2,6 +2,7 @@
 
 task        the settings of a sweep, checked before any pass
 batch       the number of changed rows in one pass
+reads       what is read of a pair: first tokens, or whole answers
 passes      the rows of one pair, by the engine or by hooks
 group_sums  means and intervals clustered by group
 neurons     `ablate`: every neuron

@@ -7,8 +7,9 @@ Neurons are given as *places*: layer * d_mlp + index, in a sorted tensor.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -16,15 +17,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from neurotrace.ablation.batch import bytes_each
+from neurotrace.ablation.reads import Pass, passes_of, together
 from neurotrace.ablation.task import Task, absolute
 from neurotrace.core.errors import InputError
 from neurotrace.core.neurons import Neuron
 from neurotrace.core.process import Progress, over
 from neurotrace.engine.edits import Edit, Run, affine_by_layer
-from neurotrace.engine.metrics import logit_difference
 from neurotrace.interventions.intervention import Intervention, make
 from neurotrace.interventions.targets import Targets
-from neurotrace.models.hooks import forward
+from neurotrace.models.hooks import Point, run_hooked
 
 _MERGE = 128  # with fewer rows, neighbouring layers share a pass: few rows cost as much as many
 _HOOKED = 64  # rows of one hooked pass
@@ -36,29 +37,36 @@ class Clean:
     """The unchanged run of one pair's recipient prompt, and the donor values that the kind needs."""
 
     row: int
-    ids: Int[Tensor, "1 pos"]
     where: tuple[int, ...]  # positions, counted from the prompt's start
     values: Float[Tensor, "position layer neuron"]
     given: Float[Tensor, "position layer neuron"] | None  # the donor's
     before: float  # L, nats
-    run: Run | None
+    passes: tuple[Pass, ...]  # one; or one for each accepted sequence of the two answers
+
+    @property
+    def ids(self) -> Int[Tensor, "1 pos"]:
+        return self.passes[0].ids
+
+    @property
+    def run(self) -> Run | None:
+        return self.passes[0].run
 
 
 def clean(task: Task, row: int) -> Clean:
     """Run the pair at `row` unchanged; for a patch, its donor prompt as well."""
     ids = task.encoded.ids(task.side)[row][None]
     where = absolute(task.positions, ids.shape[1])
-    run, values, logits = _values(task, ids, where)
-    both = task.encoded.memorized[row], task.encoded.reasoned[row]
-    if run is None:  # not from `encoded`: the model may have been another then
-        before = logit_difference(logits, *(each[None] for each in both))[0]
-    else:
-        before = cast(Any, task.engine).logit_difference(run.hidden, *both)[0]
+    made, read = [], []
+    for each in passes_of(task, row, ids):
+        run, values, logits = _values(task, each.ids, where, each.behind)
+        # not from `encoded`: the model may have been another then
+        read.append(each.read(logits) if run is None else each.of(task.engine, run.hidden))
+        made.append(replace(each, run=run))
     given = None
     if task.needs_donor:
         other = task.encoded.ids(task.donor)[row][None]
         given = _values(task, other, absolute(task.positions, other.shape[1])).values
-    return Clean(row, ids, where, values, given, float(before), run)
+    return Clean(row, where, values, given, float(together(made, read)[0]), tuple(made))
 
 
 def changes(
@@ -147,9 +155,13 @@ def fast_error(task: Task, places: Int[Tensor, " place"]) -> float:
         some = places[drawn]
         new = of.values + changes(task, of.values, of.given)
         edits = _singles(task, some, new.flatten(1)[:, some].t())
-        both = task.encoded.memorized[row], task.encoded.reasoned[row]
         exact, fast = (
-            engine.logit_difference(engine.sets(of.run, edits, exact=exact), *both).double().cpu()
+            together(
+                of.passes,
+                [each.of(engine, engine.sets(each.run, edits, exact=exact)) for each in of.passes],
+            )
+            .double()
+            .cpu()
             for exact in (True, False)
         )
         wrong += float((fast - exact).square().sum())
@@ -180,20 +192,22 @@ def one_by_one(
     layer = int(places[0]) // width
     if engine is None or int(places[-1]) // width != layer:
         return _edited(task, of, _singles(task, places, new))
-    run = cast(Run, of.run)
-    tokens = of.ids.shape[1] - run.start
-    size, trial = task.batch.size(tokens, bytes_each(task.model, task.info, of.ids.shape[1]), len(places))
-    engine.batch_size = size
-    start = time.perf_counter()
-    hidden = engine.single(run, layer, places % width, new)
-    both = task.encoded.memorized[of.row], task.encoded.reasoned[of.row]
-    after: Tensor = engine.logit_difference(hidden, *both).float().cpu()
-    if trial:
-        blocks = task.info.n_layers - layer
-        task.batch.seconds[size] = (time.perf_counter() - start) / (len(places) * tokens * blocks)
-    if engine.batch_size < size:
-        task.batch.held = engine.batch_size
-    return after
+    read = []
+    for each in of.passes:
+        run = cast(Run, each.run)
+        tokens = each.ids.shape[1] - run.start
+        bytes_a_row = bytes_each(task.model, task.info, each.ids.shape[1])
+        size, trial = task.batch.size(tokens, bytes_a_row, len(places))
+        engine.batch_size = size
+        start = time.perf_counter()
+        hidden = engine.single(run, layer, places % width, new)
+        read.append(each.of(engine, hidden).float().cpu())
+        if trial:
+            blocks = task.info.n_layers - layer
+            task.batch.seconds[size] = (time.perf_counter() - start) / (len(places) * tokens * blocks)
+        if engine.batch_size < size:
+            task.batch.held = engine.batch_size
+    return together(of.passes, read)
 
 
 def _singles(task: Task, places: Tensor, new: Float[Tensor, "c position"]) -> list[Edit]:
@@ -206,9 +220,14 @@ def _singles(task: Task, places: Tensor, new: Float[Tensor, "c position"]) -> li
 
 def _edited(task: Task, of: Clean, edits: Sequence[Edit]) -> Float[Tensor, " edit"]:
     """L under each edit."""
-    memorized, reasoned = task.encoded.memorized[of.row], task.encoded.reasoned[of.row]
+    return together(of.passes, [_read_under(task, each, of.where, edits) for each in of.passes])
+
+
+def _read_under(
+    task: Task, of: Pass, changed: tuple[int, ...], edits: Sequence[Edit]
+) -> Float[Tensor, " edit"]:
     if of.run is None:
-        where = torch.tensor(of.where, device=task.info.device)
+        where = torch.tensor(changed, device=task.info.device)
         found = []
         for start in range(0, len(edits), min(_HOOKED, task.batch.rows or _HOOKED)):
             some = edits[start : start + min(_HOOKED, task.batch.rows or _HOOKED)]
@@ -217,10 +236,7 @@ def _edited(task: Task, of: Clean, edits: Sequence[Edit]) -> Float[Tensor, " edi
             def edit(layer: int, post: Tensor, maps: dict = maps) -> Tensor:
                 return maps[layer](post.clone())
 
-            with torch.no_grad():
-                logits = forward(task.model, of.ids.expand(len(some), -1), edit=edit, layers=maps)
-            both = memorized.expand(len(some)), reasoned.expand(len(some))
-            found.append(logit_difference(logits, *both).cpu())
+            found.append(of.read(_hooked(task, of.ids.expand(len(some), -1), edit, maps, of.behind)).cpu())
         return torch.cat(found)
     engine: Any = task.engine
     tokens = of.ids.shape[1] - of.run.start
@@ -230,20 +246,35 @@ def _edited(task: Task, of: Clean, edits: Sequence[Edit]) -> Float[Tensor, " edi
     hidden = engine.sets(of.run, edits)
     if engine.batch_size < size:
         task.batch.held = engine.batch_size
-    after: Tensor = engine.logit_difference(hidden, memorized, reasoned)
-    return after.float().cpu()
+    return of.of(engine, hidden).float().cpu()
+
+
+def _hooked(
+    task: Task,
+    ids: Int[Tensor, "row pos"],
+    edit: Callable[[int, Tensor], Tensor | None],
+    layers: Iterable[int],
+    behind: int,
+) -> Float[Tensor, "row *token vocab"]:
+    """Logits of a full pass at the prompt's end and at each token behind it."""
+    edits: dict[Point, Any] = {("neurons", layer): partial(edit, layer) for layer in layers}
+    with torch.no_grad():
+        logits, fired = run_hooked(task.model, ids, edits)
+    if set(fired.values()) - {1}:
+        raise RuntimeError(f"neuron hooks fired {fired} times; expected once each")
+    return logits[:, -1 - behind :] if behind else logits[:, -1]
 
 
 class _Read(NamedTuple):
     run: Run | None
     values: Float[Tensor, "position layer neuron"]
-    logits: Float[Tensor, "1 vocab"]  # of full passes; empty where there is a run
+    logits: Float[Tensor, "1 *token vocab"]  # of full passes; empty where there is a run
 
 
-def _values(task: Task, ids: Int[Tensor, "1 pos"], where: tuple[int, ...]) -> _Read:
+def _values(task: Task, ids: Int[Tensor, "1 pos"], where: tuple[int, ...], behind: int = 0) -> _Read:
     if task.engine is not None:
         try:
-            run = task.engine.clean(ids, None if task.positions == "read" else where)
+            run = task.engine.clean(ids, where, read=1 + behind)
         except ValueError as error:
             raise InputError(f"{error}: load the model with dtype=float32") from None
         values = torch.stack([x[0].float().cpu() for x in run.inputs], dim=1)
@@ -253,6 +284,4 @@ def _values(task: Task, ids: Int[Tensor, "1 pos"], where: tuple[int, ...]) -> _R
     def keep(layer: int, post: Tensor) -> None:
         values[:, layer] = post[0, list(where)].float().cpu()
 
-    with torch.no_grad():
-        logits = forward(task.model, ids, edit=keep, layers=range(task.info.n_layers))
-    return _Read(None, values, logits)
+    return _Read(None, values, _hooked(task, ids, keep, range(task.info.n_layers), behind))

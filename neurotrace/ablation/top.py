@@ -45,7 +45,7 @@ from neurotrace.interventions.kinds import Kind
 from neurotrace.interventions.reference import Reference
 from neurotrace.models.activations import Moments, read_activations
 from neurotrace.models.encoding import EncodedPairs, by_length
-from neurotrace.models.gradients import slopes_of
+from neurotrace.models.gradients import pair_slopes
 from neurotrace.models.protocol import HookedModel
 
 if TYPE_CHECKING:
@@ -323,7 +323,7 @@ def _predictions(task: Task, progress: Progress) -> Float[Tensor, "pair place"]:
     found = torch.empty(len(encoded), info.n_neurons)
     batches = list(by_length(encoded.ids(task.side), 16))
     for rows, ids in over(progress, batches, "screening"):
-        values, slopes = slopes_of(task.model, ids, encoded.memorized[rows], encoded.reasoned[rows])
+        values, slopes = pair_slopes(task.model, encoded, rows, ids)
         given = None
         if task.needs_donor:
             given = torch.empty_like(values)

@@ -20,12 +20,14 @@ from neurotrace.core.errors import InputError
 from neurotrace.core.process import Progress, over
 from neurotrace.core.prompts import Prompt
 from neurotrace.core.records import short
+from neurotrace.decoding.tokens import unknown_token, unknown_word
 from neurotrace.engine import metrics
 from neurotrace.engine.turns import takes_turns
-from neurotrace.models.encoding import by_length, last_logits
+from neurotrace.models.encoding import by_length
 from neurotrace.models.hooks import inspect_model
-from neurotrace.models.origins import context_length, tokenizer_of, unknown_token, unknown_word
+from neurotrace.models.origins import context_length, tokenizer_of
 from neurotrace.models.protocol import HookedModel
+from neurotrace.models.sites import last_logits
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -35,6 +35,7 @@ from neurotrace.core.prompts import Prompt, prompts_of
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import Direction
 from neurotrace.core.writing import save_whole
+from neurotrace.engine.metrics import first_tokens
 from neurotrace.engine.turns import takes_turns
 from neurotrace.interventions.intervention import Intervention
 from neurotrace.interventions.targets import finite
@@ -258,7 +259,9 @@ def slopes(
     )
     batches = list(by_length(answered.ids, batch_size))
     for rows, ids in over(progress, batches, "finding a circuit"):
-        values, found = slopes_of(model, ids, answered.memorized[rows], answered.reasoned[rows])
+        values, found = slopes_of(
+            model, ids, first_tokens(answered.memorized[rows], answered.reasoned[rows])
+        )
         for place, row in enumerate(rows):
             own = values[place] * found[place], found[place], values[place]
             for into, number in zip(sums, own, strict=True):

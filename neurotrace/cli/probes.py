@@ -53,13 +53,13 @@ def show(
     as_json: _Json = False,
 ) -> None:
     """One pair of each template, both prompts and both answers."""
-    from neurotrace.core.pairs import load_pairs
+    from neurotrace.core.pairs import load_pairs, pair_record
 
     first: dict[tuple[str, str], Any] = {}
     for pair in load_pairs(name):
         first.setdefault((pair.family, pair.template), pair)
     if as_json:
-        tell_json([pair.__dict__ for pair in first.values()])
+        tell_json([pair_record(pair) for pair in first.values()])
         return
     for (family, template), pair in first.items():
         tell(line(f"{family} / {template} (group {pair.group})"))

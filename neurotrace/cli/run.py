@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -28,7 +28,8 @@ from neurotrace.organism import NAMES
 
 if TYPE_CHECKING:
     from neurotrace.core.pairs import PromptPair
-    from neurotrace.models.encoding import Dropped, EncodedPairs
+    from neurotrace.decoding.tokens import Dropped
+    from neurotrace.models.encoding import EncodedPairs
 
 
 def demo(
@@ -78,6 +79,16 @@ def run(
             help="Stop asking a family at this many correctly answered pairs, in random order; 0: ask all."
         ),
     ] = 0,
+    answers: Annotated[
+        str, typer.Option(help="How answers are read: first (their first token) or whole.")
+    ] = "first",
+    positions: Annotated[
+        str,
+        typer.Option(
+            help="Where neurons are changed: read (the prompt's last token) or onward (there and at each "
+            "token of a whole answer)."
+        ),
+    ] = "read",
     neutral: Annotated[Path | None, typer.Option(help="Texts to measure damage on, one a line.")] = None,
     damage_task: Annotated[
         Path | None,
@@ -113,6 +124,8 @@ def run(
             seed=seed,
             max_pairs=max_pairs,
             at_most=at_most,
+            answers=answers,
+            positions=positions,
             neutral=neutral,
             damage_task=damage_task,
             chat=chat,
@@ -138,6 +151,8 @@ class Asked:
     seed: int = 0
     max_pairs: int = 0
     at_most: int = 0
+    answers: str = "first"
+    positions: str = "read"
     neutral: Path | None = None
     damage_task: Path | None = None
     chat: str | None = None
@@ -162,6 +177,10 @@ def _study(asked: Asked) -> None:
         raise InputError(f"--folds {asked.folds}: expected at least 2")
     if asked.at_most < 0:
         raise InputError(f"--at-most {asked.at_most}: expected 0, for all, or more")
+    if asked.answers not in ("first", "whole"):
+        raise InputError(f"--answers {asked.answers}: expected first or whole")
+    if asked.positions not in ("read", "onward"):
+        raise InputError(f"--positions {asked.positions}: expected read or onward")
     if asked.chat_system is not None and asked.chat is None:
         raise InputError("--chat-system goes with --chat user or --chat assistant")
     if asked.chat not in (None, "user", "assistant"):
@@ -179,6 +198,7 @@ def _study(asked: Asked) -> None:
     from neurotrace.folders.units import Units
     from neurotrace.interventions.benchmark import benchmark, item_ids
     from neurotrace.interventions.damage import neutral_texts
+    from neurotrace.models.encoding import encode
     from neurotrace.results.explorer import explore
     from neurotrace.studies.selection import DEFAULT_KINDS, DEFAULT_METHODS
     from neurotrace.studies.study import ALL, study
@@ -196,10 +216,19 @@ def _study(asked: Asked) -> None:
         from neurotrace.models.encoding import nothing_left
         from neurotrace.probe_sets.mining import mine_pairs
 
-        mined = mine_pairs(loaded, pairs, max_pairs=asked.at_most, seed=asked.seed, progress=bars)
+        mined = mine_pairs(
+            loaded,
+            pairs,
+            max_pairs=asked.at_most,
+            answers=cast(Any, asked.answers),
+            seed=asked.seed,
+            progress=bars,
+        )
         studied = mined.encoded
         if not len(studied):
             raise nothing_left(asked.source.name, studied)
+    else:
+        studied = encode(loaded, pairs, answers=cast(Any, asked.answers), progress=bars)
     found = study(
         loaded,
         studied,
@@ -211,6 +240,7 @@ def _study(asked: Asked) -> None:
         seed=asked.seed,
         neutral=texts or neutral_texts(loaded),
         units=Units(asked.out, overwrite=asked.overwrite),
+        positions=cast(Any, asked.positions),
         progress=bars,
     )
     side = None

@@ -3,6 +3,9 @@
 A pair asks for the same thing with two prompts. The model answers the memorization prompt from memory
 and the reasoning prompt from what the prompt says. Both answers are written as they follow the prompt
 (leading space included). `group` is what the pair is about: splits never share a group.
+
+An answer may be accepted in other words, too: `memorized_also`, `reasoned_also` (aliases, or every member
+of a set such as "any year above 1732"). They count where whole answers are read.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from typing import Any
 from neurotrace.core.errors import InputError
 from neurotrace.core.records import (
     Source,
+    is_nan,
     listed,
     read_records,
     read_rows,
@@ -27,7 +31,7 @@ from neurotrace.core.records import (
 
 @dataclass(frozen=True)
 class PromptPair:
-    """One item asked with two prompts. All fields are text; see the module's docstring."""
+    """One item asked with two prompts. See the module's docstring."""
 
     id: str
     family: str
@@ -37,6 +41,8 @@ class PromptPair:
     reasoning: str
     memorized_answer: str
     reasoned_answer: str
+    memorized_also: tuple[str, ...] = ()
+    reasoned_also: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,8 @@ class Fold:
     test: tuple[PromptPair, ...]
 
 
-PAIR_FIELDS = tuple(field.name for field in fields(PromptPair))
+ALSO_FIELDS = ("memorized_also", "reasoned_also")
+PAIR_FIELDS = tuple(field.name for field in fields(PromptPair) if field.name not in ALSO_FIELDS)
 
 
 def load_pairs(
@@ -99,6 +106,7 @@ def _renamed(
     if not isinstance(row, Mapping):
         raise InputError(f"{where}: expected an object with named columns, got {short(row)}")
     record: dict[str, Any] = {"id": f"row-{number}", "group": f"row-{number}"}
+    record |= {name: row[name] for name in ALSO_FIELDS if name in row}
     for field in PAIR_FIELDS:
         column = columns.get(field, field)
         if field in constants:
@@ -229,9 +237,20 @@ def sample_pairs(pairs: Sequence[PromptPair], count: int, *, seed: int = 0) -> l
     return [pairs[place] for place in sorted(drawn)]
 
 
-def pair_record(pair: PromptPair) -> dict[str, str]:
-    """The pair as a plain dict, its JSON line."""
-    return asdict(pair)
+def pair_record(pair: PromptPair, *, also: bool = False) -> dict[str, Any]:
+    """The pair as a plain dict, its JSON line; further accepted answers if it has some (or `also`)."""
+    record = asdict(pair)
+    for name in ALSO_FIELDS:
+        accepted = record.pop(name)
+        if accepted or also:
+            record[name] = list(accepted)
+    return record
+
+
+def pair_records(pairs: Sequence[PromptPair]) -> list[dict[str, Any]]:
+    """The pairs as rows of one table: all with the same keys."""
+    also = any(pair.memorized_also or pair.reasoned_also for pair in pairs)
+    return [pair_record(pair, also=also) for pair in pairs]
 
 
 def _deal(keys: Iterable[tuple[str, str]], folds: int, seed: int) -> dict[tuple[str, str], int]:
@@ -247,6 +266,22 @@ def _deal(keys: Iterable[tuple[str, str]], folds: int, seed: int) -> dict[tuple[
 
 def pair_from(record: Any, where: str) -> PromptPair:
     """The pair of one row that stands at `where`."""
-    pair = PromptPair(**text_fields(record, where, PAIR_FIELDS))
-    refuse_same_answers(pair.memorized_answer, pair.reasoned_answer, where)
+    given = dict(record) if isinstance(record, Mapping) else record
+    accepted = [given.pop(name, None) if isinstance(given, dict) else None for name in ALSO_FIELDS]
+    memorized, reasoned = map(_accepted, accepted, ALSO_FIELDS, (where, where))
+    texts = text_fields(given, where, PAIR_FIELDS)
+    pair = PromptPair(**texts, memorized_also=memorized, reasoned_also=reasoned)
+    for each in (pair.memorized_answer, *memorized):
+        refuse_same_answers(each, each if each in (pair.reasoned_answer, *reasoned) else "", where)
     return pair
+
+
+def _accepted(value: Any, name: str, where: str) -> tuple[str, ...]:
+    """Further accepted answers: a list of texts, or nothing."""
+    if value is None or is_nan(value):
+        return ()
+    if type(value).__name__ == "ndarray":
+        value = value.tolist()
+    if not isinstance(value, list | tuple):
+        raise InputError(f"{where}: field {name!r} is {short(value)}; expected a list of texts")
+    return tuple(text_fields({name: each}, where, (name,))[name] for each in value)

@@ -31,7 +31,8 @@ class Run:
         start: the first recomputed position; the prefix is what lies before it.
         path: the engine's method for this run.
         inputs: for each block, Float[Tensor, "prompt position neuron"] at `positions`.
-        hidden: Float[Tensor, "prompt d_model"], the unembedding's input at the last position.
+        hidden: Float[Tensor, "prompt d_model"], the unembedding's input at the last position;
+            "prompt read d_model" at the last `read` positions, if `read` is above 1.
     """
 
     ids: Tensor
@@ -44,9 +45,8 @@ class Run:
     outputs: tuple[Any, ...] = field(default=(), repr=False)  # each block's own, clean
     calls: tuple[Any, ...] = field(default=(), repr=False)  # each block's (args, kwargs)
     linears: dict[nn.Module, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
-    places: Tensor | None = field(
-        default=None, repr=False
-    )  # "prompt": of the last token, where they differ
+    places: Tensor | None = field(default=None, repr=False)  # "prompt": of the last token, if they differ
+    read: int = 1
 
     @property
     def activations(self) -> Tensor:

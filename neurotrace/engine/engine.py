@@ -29,8 +29,9 @@ Usage::
     engine.logits(hidden)                                # Float["row vocabulary"]; or tokens=[...]
     engine.logits(run.hidden)                            # the clean run's
 
-`hidden` is the input of the unembedding at the last position, behind the final norm. Rows are in
-prompt order: prompt 0's rows, then prompt 1's. Prompts of one run have one length (no padding).
+`hidden` is the input of the unembedding behind the final norm, at the last position or, "row read d_model",
+at the last `read` ones. Rows are in prompt order: prompt 0's, then prompt 1's. Prompts of one run have one
+length (no padding).
 Edits act at the last position, or at `clean(ids, positions=[...])`, or at `positions="all"`.
 """
 
@@ -91,36 +92,41 @@ class Engine:
         return "exact" if self.delta is None else "fast"
 
     @torch.no_grad()
-    def clean(self, ids: Tensor, positions: Sequence[int] | Literal["all"] | None = None) -> Run:
+    def clean(
+        self, ids: Tensor, positions: Sequence[int] | Literal["all"] | None = None, *, read: int = 1
+    ) -> Run:
         """Run prompts unchanged and keep the values that changed rows need.
 
         Args:
             ids: Int[Tensor, "pos"] or Int[Tensor, "prompt pos"].
-            positions: where edits act; None: the last position; "all"; or a list (negative: from
-                the end).
+            positions: where edits act; None: the last; "all"; or a list (negative: from the end).
+            read: number of positions at the end whose `hidden` is returned.
 
         Raises:
-            ValueError: empty ids, a position outside the prompt, or a run with NaN in it.
+            ValueError: empty ids, positions outside the prompt, one read before the first edit, NaN.
         """
         ids = torch.as_tensor(ids, device=self.parts.device)
         ids = ids[None] if ids.dim() == 1 else ids
         if not ids.numel():
             raise ValueError("a run needs at least one prompt of at least one token")
         length = ids.shape[-1]
-        if positions is None:
-            positions = (length - 1,)
-        elif positions == "all":
-            positions = range(length)
+        if positions is None or positions == "all":
+            positions = range(length) if positions else (length - 1,)
         if not len(positions) or any(not -length <= p < length for p in positions):
             raise ValueError(f"positions {tuple(positions)} of a prompt of {length} tokens")
         positions = tuple(sorted({p % length for p in positions}))
+        if not 1 <= read <= length - positions[0]:
+            raise ValueError(f"read={read} of {length} positions, and edits from {positions[0]} on")
         path = self.path
         if positions != (length - 1,):
             path = self._early()
-        run = None
-        if self.kept is not None and positions == (length - 1,) and path != "naive" and not self.delta:
-            run = self.kept.run(ids)
-        run = run or self._record(ids, positions, path)
+        run, prefix, at_read = None, None, positions[0] == length - read
+        if self.kept is not None and at_read and path != "naive" and not self.delta:
+            if read == 1:
+                run = self.kept.run(ids)
+            else:  # tokens behind a prompt that is kept
+                prefix = self.kept.prefix(ids[:, : 1 - read], shared=path == "shared")
+        run = run or self._record(ids, positions, path, prefix, read)
         if not torch.isfinite(run.hidden).all():
             raise ValueError("the clean run is not finite: the model's activations hold NaN or inf")
         return run
@@ -134,7 +140,7 @@ class Engine:
         return self.early
 
     def _record(
-        self, ids: Tensor, positions: tuple[int, ...], path: Path, prefix: Prefix | None = None
+        self, ids: Tensor, positions: tuple[int, ...], path: Path, prefix: Any = None, read: int = 1
     ) -> Run:
         start = 0 if path == "naive" else positions[0]
         if start and prefix is None:
@@ -158,12 +164,12 @@ class Engine:
             hooks += [(b, "input", lambda _, a, k: calls.append((a, k))) for b in self.parts.blocks]
             hooks += [(b, "output", lambda _, a, y: outputs.append(y)) for b in self.parts.blocks]
             hooks += [(m, "output", see_both) for m in (self.delta.weights if self.delta else ())]
-        hidden = self._forward(ids[:, start:], prefix, hooks, shared=path == "shared")
+        hidden = self._forward(ids[:, start:], prefix, hooks, shared=path == "shared", read=read)
         if len(inputs) != len(self.parts.blocks):
             raise PrefixError(f"{len(inputs)} of {len(self.parts.blocks)} projections were called")
         once = {module: seen[0] for module, seen in both.items() if len(seen) == 1}
         kept = (prefix, tuple(outputs), tuple(calls), once)
-        return Run(ids, positions, start, path, tuple(inputs), hidden, *kept)
+        return Run(ids, positions, start, path, tuple(inputs), hidden, *kept, read=read)
 
     @torch.no_grad()
     def single(self, run: Run, layer: int, index: Tensor, values: Tensor, *, exact: bool = False) -> Tensor:
@@ -247,7 +253,9 @@ class Engine:
         ids = spread(run.ids[:, run.start :], rows)
         places = None if run.places is None else spread(run.places[:, None], rows)
         with overridden([*self._lighter(run, exact), *self._constants(run, first, rows)]):
-            return self._forward(ids, run.prefix, hooks, shared=run.path == "shared", places=places)
+            return self._forward(
+                ids, run.prefix, hooks, shared=run.path == "shared", read=run.read, places=places
+            )
 
     def _widened(self, run: Run, layer: int, written: Tensor, exact: bool) -> Tensor:
         """Rows in which the MLP of `layer` wrote `written` [row, position, d_model] more."""
@@ -267,7 +275,7 @@ class Engine:
         ids = spread(run.ids[:, run.start :], rows)
         constants = self._constants(run, layer, rows)
         with overridden([*self._lighter(run, exact), *constants, (block, enter)]):
-            return self._forward(ids, run.prefix, (), shared=run.path == "shared")
+            return self._forward(ids, run.prefix, (), shared=run.path == "shared", read=run.read)
 
     def _lighter(self, run: Run, exact: bool) -> list[Forward]:
         """The lighter modules for changed rows; the clean run uses the model's own."""
@@ -286,19 +294,13 @@ class Engine:
             yield block, _always(constant)
 
     def _forward(
-        self,
-        ids: Tensor,
-        prefix: Prefix | None,
-        hooks: Iterable,
-        *,
-        shared: bool,
-        places: Tensor | None = None,
+        self, ids: Tensor, prefix: Any, hooks: Iterable, *, shared: bool, read: int = 1, places: Any = None
     ) -> Tensor:
-        """Call the model and return the unembedding's input at the last position, [row, d_model]."""
+        """The unembedding's input at the last position, [row, d_model]; or [row, read, d_model]."""
         seen: list[Tensor] = []
 
         def see(x: Tensor) -> Tensor:  # in place of the unembedding: these logits are not used
-            seen.append(x[:, -1])
+            seen.append(x[:, -1] if read == 1 else x[:, -read:])
             return x[..., :1]
 
         with ExitStack() as stack:
@@ -334,7 +336,7 @@ class Engine:
                     raise
                 self.batch_size = size * tokens // 2
                 continue
-            parts.append(got.view(prompts, -1, got.shape[-1]))
+            parts.append(got.reshape(prompts, -1, *got.shape[1:]))
             at += size
         return torch.cat(parts, dim=1).flatten(0, 1)
 
@@ -347,13 +349,15 @@ class Engine:
         """The model's logits for `hidden`.
 
         Args:
-            hidden: Float[Tensor, "row d_model"].
+            hidden: Float[Tensor, "row d_model"] or "row read d_model".
             tokens: None: the whole vocabulary; Int "k": these for every row; Int "row k": each
-                row's own.
+                row's own (of one position).
 
         Returns:
-            Float[Tensor, "row vocabulary"] or "row k", soft cap and scale included.
+            Float[Tensor, "row vocabulary"], "row k" or "row read ...", soft cap and scale included.
         """
+        if hidden.dim() == 3:
+            return self.logits(hidden.flatten(0, 1), tokens).unflatten(0, hidden.shape[:2])
         unembedding = self.parts.unembedding
         if tokens is None:
             raw = unembedding(hidden)

@@ -145,10 +145,10 @@ class Kept:
         bound = 64 * torch.finfo(got.dtype).eps * expected.abs().max()
         return bool(((got - expected).abs() <= bound).all())
 
-    def prefix(self, ids: Tensor) -> Prefix | None:
-        """The keys and values before the last position, for any attention; None as `run`."""
+    def prefix(self, ids: Tensor, shared: bool = False) -> Prefix | None:
+        """The keys and values before the last position, for any attention or `shared`; None as `run`."""
         own = self._kept(ids)
-        return None if own is None else self._prefix(own, ids.shape[1] - 1, shared=False)
+        return None if own is None else self._prefix(own, ids.shape[1] - 1, shared)
 
     def last_logits(self, ids: Tensor) -> Tensor:
         """Float["prompt vocabulary"] of kept prompts."""

@@ -6,9 +6,34 @@ means that the memorized answer is ahead.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number for each prompt, made of its logits.
+
+    Attributes:
+        of: (logits) -> Float[Tensor, "prompt"].
+        tokens: each prompt's tokens, whose logits alone are wanted; None: the whole vocabulary's.
+    """
+
+    of: Callable[[Tensor], Tensor]
+    tokens: Int[Tensor, "prompt token"] | None = None
+
+    def __call__(self, logits: Float[Tensor, "prompt vocab"]) -> Float[Tensor, " prompt"]:
+        """From the whole vocabulary's logits."""
+        return self.of(logits if self.tokens is None else logits.gather(-1, self.tokens.to(logits.device)))
+
+
+def first_tokens(memorized: Int[Tensor, " prompt"], reasoned: Int[Tensor, " prompt"]) -> Metric:
+    """L of these two tokens."""
+    return Metric(lambda two: two[:, 0] - two[:, 1], torch.stack([memorized, reasoned], dim=1))
 
 
 def logit_difference(

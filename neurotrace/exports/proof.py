@@ -12,6 +12,7 @@ from torch import Tensor
 
 from neurotrace.core.display import percent
 from neurotrace.core.pairs import PromptPair
+from neurotrace.decoding.tokens import refuse_whole
 from neurotrace.interventions.damage import neutral_ids, neutral_texts
 from neurotrace.interventions.donors import donor_values
 from neurotrace.interventions.intervention import Intervention
@@ -98,6 +99,7 @@ def prove(
             compare(next(changed), exported(ids, None))
         return Proof(len(prompts), where, apart, apart / size, tolerance)
     encoded = encode(model, pairs)
+    refuse_whole(encoded, "an export's proof")
     same, flips, read = True, 0, 0
     wanted = encoded.reasoned if intervention.donor == "reasoning" else encoded.memorized
     for rows, ids in by_length(encoded.ids(intervention.recipient), 8):

@@ -9,9 +9,9 @@ logits        the model's logits under interventions
 effects       `measure`: pair by pair
 damage        KL divergence on neutral text
 benchmark     accuracy on multiple-choice items, before and after
-continuing    log-likelihoods of continuations, and greedy ones
-generation    `generate`: write on under an intervention
+continuing    log-likelihoods of continuations, and greedy ones: `generate`
+whole         whole answers under interventions
 
 May import: models and below.
-To add a kind: a row of `KINDS` in intervention.py.
+To add a kind: a row of `KINDS` in kinds.py.
 """

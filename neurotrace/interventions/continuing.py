@@ -1,4 +1,4 @@
-"""Continuations of a context under an intervention: their log-likelihoods, and greedy ones.
+"""Continuations of a context under an intervention: their log-likelihoods, and greedy ones (`generate`).
 
     log p(continuation | context) = sum over its tokens of log p(token | all tokens before it)
 
@@ -9,7 +9,7 @@ mean stands in for it (`Intervention.without_donor`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -25,8 +25,9 @@ from neurotrace.engine.engine import Engine
 from neurotrace.engine.parts import hooked
 from neurotrace.engine.turns import takes_turns
 from neurotrace.interventions.intervention import Intervention
+from neurotrace.models.activations import read_activations
 from neurotrace.models.encoding import by_length
-from neurotrace.models.hooks import Point, run_hooked
+from neurotrace.models.hooks import Point, inspect_model, run_hooked
 from neurotrace.models.origins import context_length, engine_of, tokenizer_of
 from neurotrace.models.protocol import HookedModel
 
@@ -155,6 +156,44 @@ def continuations(
                 step.keep(kept)
             ids, going = ids[kept], [going[place] for place in kept]
     return written
+
+
+@takes_turns
+def generate(
+    model: HookedModel,
+    prompt: str,
+    intervention: Intervention | None = None,
+    *,
+    donor_prompt: str | None = None,
+    max_new_tokens: int = 16,
+    positions: Positions = "onward",
+) -> str:
+    """The model's greedy continuation of `prompt`, as text.
+
+    Args:
+        intervention: applied at the prompt's last token (``positions="read"``), there and at every token
+            written after it (``"onward"``), or at every token. None: the unchanged model.
+        donor_prompt: the prompt from whose last token a patch takes its values.
+
+    Raises:
+        InputError: an empty prompt, one as long as the context, a patch without a donor prompt.
+
+    Example::
+
+        nt.generate(model, "recall 31+28=", nt.patch(scores.top(8)), donor_prompt="think 31+28=")
+    """
+    info = inspect_model(model)
+    tokenizer = tokenizer_of(model)
+    change = intervention
+    if intervention is not None and intervention.needs_donor:
+        if donor_prompt is None:
+            raise InputError("a patch takes its values from a donor run: pass donor_prompt=")
+        given = torch.tensor(tokenizer(donor_prompt).input_ids, dtype=torch.long)[None]
+        values = read_activations(model, given, info.n_layers, info.d_mlp)[0]
+        donor = torch.stack([values[n.layer, n.index] for n in intervention.neurons])
+        change = replace(intervention, donor_mean=donor.float().cpu()).without_donor()
+    ids = tokenizer(prompt).input_ids
+    return continuations(model, [ids], change, max_new_tokens=max_new_tokens, positions=positions)[0]
 
 
 def _longest(rows: Sequence[Row]) -> tuple[list[Row], dict[Row, int]]:

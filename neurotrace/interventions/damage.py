@@ -14,8 +14,9 @@ from neurotrace.engine import metrics
 from neurotrace.engine.turns import takes_turns
 from neurotrace.interventions.intervention import Intervention
 from neurotrace.interventions.kinds import values_at
-from neurotrace.interventions.logits import logits_under
-from neurotrace.models.encoding import by_length
+from neurotrace.interventions.logits import Donors, Positions, logits_under
+from neurotrace.interventions.whole import Named, Reader
+from neurotrace.models.encoding import EncodedPairs, by_length
 from neurotrace.models.hooks import Site
 from neurotrace.models.origins import context_length, keep_runs, tokenizer_of
 from neurotrace.models.protocol import HookedModel
@@ -109,3 +110,31 @@ def standing_in(
         else None
         for place, each in enumerate(interventions)
     ]
+
+
+def still_answered(
+    model: HookedModel,
+    others: EncodedPairs,
+    applied: Sequence[Intervention],
+    donor_means: Sequence[Tensor],
+    *,
+    positions: Positions = "read",
+) -> float | None:
+    """Share of other families' prompts, on the side flipped *to*, that are answered as before.
+
+    They have no donor run: as on neutral text, the donor class's mean is used.
+    """
+    if not len(others):
+        return None
+    donor = applied[0].donor
+    named: Named = "reasoned" if donor == "reasoning" else "memorized"
+    reader, hits = Reader(model, others), 0
+    for rows, ids in by_length(others.ids(donor), 64):
+        given = standing_in(applied, donor_means, len(rows))
+        hits += int(reader.writes(rows, ids, applied, _always(given), named, positions=positions).sum())
+    return hits / (len(others) * len(applied))
+
+
+def _always(given: Sequence[Tensor | None]) -> Donors:
+    """The same values at every place of every prompt."""
+    return lambda rows, tokens: [None if each is None else each[list(rows)] for each in given]

@@ -1,15 +1,22 @@
-"""Donor values of a patch: from the donor run of the same pair or, as a control, of another pair."""
+"""Donor values of a patch: from the donor run of the same pair or, as a control, of another pair.
+
+Where an answer is written behind the prompt and changed there as well, the donor's values are those of its
+run with the same tokens behind its prompt.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from neurotrace.core.errors import InputError
 from neurotrace.core.pairs import PromptPair
 from neurotrace.interventions.intervention import Intervention
-from neurotrace.interventions.logits import Positions
+from neurotrace.interventions.logits import Donors, Positions
 from neurotrace.models.activations import Activations, clean_activations
 from neurotrace.models.encoding import EncodedPairs
 from neurotrace.models.protocol import HookedModel
@@ -22,8 +29,13 @@ def donor_values(
     places: Sequence[int],
     positions: Positions,
     activations: Activations | None,
+    tokens: Int[Tensor, "row token"] | None = None,
 ) -> list[Tensor | None]:
-    """Donor values of each intervention's neurons for the pairs at `places`."""
+    """Donor values of each intervention's neurons for the pairs at `places`.
+
+    Args:
+        tokens: what stands behind each prompt, if it is changed there.
+    """
     found: list[Tensor | None] = []
     cached: dict[bool, Tensor] = {}
     for intervention in interventions:
@@ -33,15 +45,40 @@ def donor_values(
         foreign = intervention.role == "other_donor"
         if foreign not in cached:
             origin = [next_of_other_group(encoded, place) for place in places] if foreign else places
-            if activations is not None and positions == "read":
+            at: Any = "read" if positions == "onward" else positions
+            if tokens is not None:
+                at = tuple(range(-1 - tokens.shape[1], 0))
+            if activations is not None and at == "read":
                 cached[foreign] = activations.side(intervention.donor)[list(origin)]
             else:
                 prompts = [encoded.ids(intervention.donor)[place] for place in origin]
-                cached[foreign] = clean_activations(model, prompts, positions)
+                if tokens is not None:
+                    prompts = [torch.cat(both) for both in zip(prompts, tokens, strict=True)]
+                cached[foreign] = clean_activations(model, prompts, at)
         layers = [neuron.layer for neuron in intervention.neurons]
         units = [neuron.index for neuron in intervention.neurons]
         found.append(cached[foreign][..., layers, units])
     return found
+
+
+def donors_of(
+    model: HookedModel,
+    encoded: EncodedPairs,
+    interventions: Sequence[Intervention],
+    places: Sequence[int],
+    positions: Positions,
+    activations: Activations | None,
+) -> Donors:
+    """`donor_values` of some of the pairs at `places`, with these tokens behind their prompts."""
+    own = donor_values(model, encoded, interventions, places, positions, activations)
+
+    def of(rows: Sequence[int], tokens: Int[Tensor, "row token"]) -> list[Tensor | None]:
+        if positions != "onward" or not tokens.shape[1]:
+            return [None if each is None else each[list(rows)] for each in own]
+        some = [places[row] for row in rows]
+        return donor_values(model, encoded, interventions, some, positions, None, tokens)
+
+    return of
 
 
 def next_of_other_group(encoded: EncodedPairs, place: int) -> int:

@@ -15,12 +15,14 @@ from neurotrace.core.display import Shown, Table, View, rate
 from neurotrace.core.errors import InputError
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress, over
-from neurotrace.core.sides import Direction, spoken
+from neurotrace.core.sides import SIDES, Direction, spoken
+from neurotrace.decoding.sequences import Judged
 from neurotrace.engine import metrics
 from neurotrace.engine.turns import takes_turns
-from neurotrace.interventions.donors import donor_values
+from neurotrace.interventions.donors import donor_values, donors_of
 from neurotrace.interventions.intervention import Intervention
 from neurotrace.interventions.logits import Positions, check_finite, logits_under, tops_under
+from neurotrace.interventions.whole import Named, Reader
 from neurotrace.models.activations import Activations
 from neurotrace.models.encoding import EncodedPairs, by_length, encode
 from neurotrace.models.hooks import Site, inspect_model
@@ -46,6 +48,9 @@ class Effects(Shown):
     `top_before, top_after` (the model's top-1 token, as text); `prefers` (L changed sides),
     `answers` (the *other* named answer is the top-1 token), `kl` (KL(before || after) of the next
     token on this prompt, nats).
+
+    Of pairs whose answers are read whole, L and the probabilities are of whole answers, and `answers` says
+    that greedy decoding writes the other one; `first_before|after` is L of the first tokens.
     """
 
     table: pa.Table
@@ -148,8 +153,9 @@ def measure(
         interventions: any mixture of kinds, sizes and directions. With role ``"other_donor"`` a
             patch takes its values from the next pair of another group (other answers, same
             behaviour).
-        positions: ``"read"``, or ``"all"`` positions of the prompt; patching them all needs pairs
-            whose two prompts have equally many tokens.
+        positions: ``"read"``: the prompt's last token; ``"onward"``: there and at each token of a whole
+            answer behind it; ``"all"`` positions of the prompt; or places counted from its end,
+            ``(-3, -2, -1)``. Patching them all needs pairs whose two prompts have equally many tokens.
         site: ``"residual"`` and ``"attention"``: the interventions' neurons are then dimensions of the
             output of each block, or of its attention (by full passes; patches need `activations`).
         activations: the activations of exactly these pairs, if you have collected them. Patches at the
@@ -180,8 +186,7 @@ def measure(
         raise InputError(f"{outside[0]} is not in this model of {info.n_layers} layers × {width} {units}")
     if site != "neurons" and activations is None and any(i.needs_donor for i in interventions):
         raise InputError(f"a patch at site={site!r} wants activations= to take its values from")
-    if positions not in ("read", "all"):
-        raise InputError(f"positions={positions!r}: expected 'read' or 'all'")
+    positions = _checked(positions, encoded)
     if positions == "all" and not encoded.aligned and any(i.needs_donor for i in interventions):
         raise InputError(
             "a patch at all positions needs prompts of equal length on both sides; "
@@ -191,13 +196,19 @@ def measure(
         raise InputError("activations= are of other pairs than the ones to measure")
     parts: list[pa.Table] = []
     words = _Words(tokenizer_of(model))
+    reader = Reader(model, encoded)
     for direction in dict.fromkeys(each.direction for each in interventions):
         own = [each for each in interventions if each.direction == direction]
+        likely = 1 if direction is Direction.TO_REASONING else 0
         for places, ids in _batches(encoded, own, info.d_vocab, progress):
-            donors = donor_values(model, encoded, own, places, positions, activations)
-            clean, changed = logits_under(
-                model, ids, own, donors, positions=positions, site=site, cleans=cleans
-            )
+            donors = donors_of(model, encoded, own, places, positions, activations)
+            where: dict[str, Any] = {"positions": positions, "site": site, "cleans": cleans}
+            if encoded.answers is not None:
+                judged = reader.judged(places, ids, own, donors, likely, **where)
+                parts += _whole_rows(words, encoded.at(places), own, judged)
+                continue
+            given = donors(range(len(ids)), ids[:, :0])
+            clean, changed = logits_under(model, ids, own, given, **where)
             parts += _rows(words, encoded.at(places), own, clean, changed)
     import pyarrow as pa
 
@@ -210,29 +221,49 @@ def flipped(
     interventions: Sequence[Intervention],
     *,
     activations: Activations,
+    positions: Positions = "read",
     progress: Progress = None,
 ) -> Bool[Tensor, "intervention pair"]:
-    """Whether each intervention makes the other named answer the top-1 token; `measure`'s `answers`.
+    """Whether each intervention makes the model give the other named answer; `measure`'s `answers`.
 
     Nothing else is read from the logits, which for large vocabularies costs as much as several layers.
 
     Args:
         interventions: of one direction.
         activations: those of exactly these pairs, from which patches take their values.
+        positions: see `measure`.
     """
     found = torch.zeros(len(interventions), len(encoded), dtype=torch.bool)
-    to_reasoning = interventions[0].direction is Direction.TO_REASONING
-    wanted = encoded.reasoned if to_reasoning else encoded.memorized
+    named: Named = "reasoned" if interventions[0].direction is Direction.TO_REASONING else "memorized"
     prompts = encoded.ids(interventions[0].recipient)
-    size = max(1, min(32, _ROWS_AT_ONCE // len(interventions)))
-    starts = range(0, len(encoded), size)
-    for start in over(progress, starts, f"intervening ({spoken(interventions[0].direction)})"):
-        places = list(range(start, min(start + size, len(encoded))))
-        donors = donor_values(model, encoded, interventions, places, "read", activations)
-        found[:, places] = tops_under(
-            model, [prompts[place] for place in places], interventions, donors, wanted[places]
-        )
+    if encoded.answers is None:  # prompts of several lengths go together
+        wanted = encoded.memorized if named == "memorized" else encoded.reasoned
+        size = max(1, min(32, _ROWS_AT_ONCE // len(interventions)))
+        starts = range(0, len(encoded), size)
+        for start in over(progress, starts, f"intervening ({spoken(interventions[0].direction)})"):
+            places = list(range(start, min(start + size, len(encoded))))
+            donors = donor_values(model, encoded, interventions, places, "read", activations)
+            some = [prompts[place] for place in places]
+            found[:, places] = tops_under(model, some, interventions, donors, wanted[places])
+        return found
+    reader = Reader(model, encoded)
+    for places, ids in _batches(encoded, interventions, inspect_model(model).d_vocab, progress):
+        own = donors_of(model, encoded, interventions, places, positions, activations)
+        found[:, places] = reader.writes(places, ids, interventions, own, named, positions=positions)
     return found
+
+
+def _checked(positions: Positions, encoded: EncodedPairs) -> Positions:
+    if positions in ("read", "onward", "all"):
+        return positions
+    shortest = min(len(ids) for side in SIDES for ids in encoded.ids(side))
+    given = tuple(positions) if isinstance(positions, list | tuple | range) else ()
+    if not given or not all(isinstance(each, int) and -shortest <= each < 0 for each in given):
+        raise InputError(
+            f"positions={positions!r}: expected 'read', 'onward', 'all' or places from the prompt's end, "
+            f"{-shortest} to -1"
+        )
+    return given
 
 
 def _batches(
@@ -240,7 +271,8 @@ def _batches(
 ) -> Iterable[tuple[list[int], Int[Tensor, "prompt pos"]]]:
     """Batches of the recipient prompts, small enough for every intervention's logits at once."""
     first = interventions[0]
-    rows = max(64, _LOGITS_AT_ONCE // d_vocab)
+    longest = max((len(s) for each in encoded.answers or () for a in each for s in a), default=0)
+    rows = max(64, _LOGITS_AT_ONCE // (d_vocab * (1 + longest)))
     size = max(1, min(32, rows // len(interventions)))
     batches = list(by_length(encoded.ids(first.recipient), size))
     return over(progress, batches, f"intervening ({spoken(first.direction)})")
@@ -272,15 +304,7 @@ def _rows(
     """For each intervention a table with a row for each pair."""
     import pyarrow as pa
 
-    named = {
-        name: [getattr(pair, own) for pair in part.pairs]
-        for name, own in (
-            ("pair", "id"),
-            ("family", "family"),
-            ("template", "template"),
-            ("group", "group"),
-        )
-    }
+    named = _named(part)
     # a softmax over the vocabulary costs as much as several layers: one a row
     clean_log_p = clean.log_softmax(dim=-1)
     before = _readout(words, clean, clean_log_p, part, "before")
@@ -292,17 +316,9 @@ def _rows(
         to_reasoning = intervention.direction is Direction.TO_REASONING
         wanted = part.reasoned if to_reasoning else part.memorized
         moved = after["L_after"] < 0 if to_reasoning else after["L_after"] > 0
-        made = {
-            "direction": intervention.direction,
-            "intervention": intervention.kind,
-            "role": intervention.role,
-            "label": intervention.label,
-            "k": len(intervention),
-            "draw": intervention.draw,
-        }
         columns = {
             **named,
-            **{name: [value] * len(part) for name, value in made.items()},
+            **_made(intervention, len(part)),
             **before,
             **after,
             "prefers": moved,
@@ -311,6 +327,58 @@ def _rows(
         }
         tables.append(pa.table(columns))
     return tables
+
+
+def _whole_rows(
+    words: _Words, part: EncodedPairs, interventions: Sequence[Intervention], judged: Judged
+) -> list[pa.Table]:
+    """The same of whole answers; run 0 is the unchanged model."""
+    import pyarrow as pa
+
+    difference, first = judged.log_p[0] - judged.log_p[1], judged.first[0] - judged.first[1]
+    p_memorized, p_reasoned = judged.log_p.exp()
+    assert judged.kl is not None
+
+    def readout(run: int, when: str) -> dict[str, Any]:
+        return {
+            f"L_{when}": difference[run].numpy(),
+            f"p_memorized_{when}": p_memorized[run].numpy(),
+            f"p_reasoned_{when}": p_reasoned[run].numpy(),
+            f"top_{when}": words(judged.top[run]),
+            f"first_{when}": first[run].numpy(),
+        }
+
+    tables = []
+    for run, intervention in enumerate(interventions, 1):
+        to_reasoning = intervention.direction is Direction.TO_REASONING
+        columns = {
+            **_named(part),
+            **_made(intervention, len(part)),
+            **readout(0, "before"),
+            **readout(run, "after"),
+            "prefers": (difference[run] < 0 if to_reasoning else difference[run] > 0).numpy(),
+            "answers": judged.wrote[1 if to_reasoning else 0, run].numpy(),
+            "kl": judged.kl[run].numpy(),
+        }
+        tables.append(pa.table(columns))
+    return tables
+
+
+def _named(part: EncodedPairs) -> dict[str, list[str]]:
+    fields = {"pair": "id", "family": "family", "template": "template", "group": "group"}
+    return {name: [getattr(pair, own) for pair in part.pairs] for name, own in fields.items()}
+
+
+def _made(intervention: Intervention, rows: int) -> dict[str, list[Any]]:
+    made = {
+        "direction": intervention.direction,
+        "intervention": intervention.kind,
+        "role": intervention.role,
+        "label": intervention.label,
+        "k": len(intervention),
+        "draw": intervention.draw,
+    }
+    return {name: [value] * rows for name, value in made.items()}
 
 
 def _readout(

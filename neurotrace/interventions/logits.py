@@ -1,13 +1,14 @@
-"""The model's logits at the last position under interventions.
+"""The model's logits at the end of a prompt, and on an answer behind it, under interventions.
 
-Interventions at the final token position run on the suffix engine, if the model has one; otherwise, and
-at all positions, they run as full forward passes with hooks. Both give the same numbers within
-rounding; `tests/interventions/test_effects.py` compares them.
+Interventions on neurons run on the suffix engine, if the model has one; otherwise they run as full
+forward passes with hooks. Both give the same numbers within rounding;
+`tests/interventions/test_effects.py` compares them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -20,12 +21,30 @@ from neurotrace.core.neurons import by_layer
 from neurotrace.engine.edits import Edit, Run
 from neurotrace.engine.top import is_top
 from neurotrace.interventions.intervention import Intervention
-from neurotrace.models.encoding import by_length, last_logits
-from neurotrace.models.hooks import Site, forward
+from neurotrace.models.encoding import by_length
+from neurotrace.models.hooks import Point, Site, run_hooked, site_name
 from neurotrace.models.origins import engine_of
 from neurotrace.models.protocol import HookedModel
+from neurotrace.models.sites import end_logits
 
-Positions = Literal["read", "all"]
+# the prompt's last token; there and at each token of the answer behind it; every token of the prompt; or
+# places counted from the prompt's end, -1 the last token
+Positions = Literal["read", "onward", "all"] | tuple[int, ...]
+WithinRun = Literal["read", "onward"]  # where a study changes neurons
+# (places of the prompts, the tokens behind them) -> for each intervention the donor's values
+Donors = Callable[[Sequence[int], Int[Tensor, "row token"]], list[Tensor | None]]
+
+
+def places_in(positions: Positions, length: int, behind: int = 0) -> tuple[int, ...]:
+    """The changed places, ascending, in a row of `length` tokens of which `behind` follow the prompt."""
+    end = length - behind
+    if positions == "read":
+        return (end - 1,)
+    if positions == "onward":
+        return tuple(range(end - 1, length))
+    if positions == "all":
+        return tuple(range(end))
+    return tuple(sorted({end + place for place in positions}))
 
 
 def logits_under(
@@ -36,21 +55,30 @@ def logits_under(
     *,
     positions: Positions = "read",
     site: Site = "neurons",
+    behind: int = 0,
     cleans: dict[bytes, Any] | None = None,
-) -> tuple[Float[Tensor, "prompt vocab"], Iterator[Float[Tensor, "prompt vocab"]]]:
-    """Logits at the last position: of the unchanged model, and under each intervention in turn.
+) -> tuple[Float[Tensor, "prompt *read vocab"], Iterator[Float[Tensor, "prompt *read vocab"]]]:
+    """Logits at the prompt's last position: of the unchanged model, and under each intervention in turn.
 
     Args:
-        donors: for each intervention the donor values of its neurons, Float[Tensor, "prompt neuron"]
-            (or "prompt pos neuron" at all positions), None where it needs none.
+        donors: for each intervention the donor values of its neurons, Float[Tensor, "prompt neuron"],
+            or "prompt place neuron" with a value for each changed place; None where it needs none.
+        behind: number of tokens at the end of `ids` that stand behind the prompt, tokens of an answer.
+            With `behind` above 0 the logits are those at the prompt's last token and at each token
+            behind it, "prompt 1+behind vocab".
     """
-    engine = engine_of(model) if positions == "read" and site == "neurons" else None
+    engine = engine_of(model) if site == "neurons" else None
+    places = places_in(positions, ids.shape[1], behind)
     if engine is None:
         together = zip(interventions, donors, strict=True)
-        changed = (_hooked_logits(model, ids, each, own, positions, site) for each, own in together)
-        return last_logits(model, ids).float().cpu(), changed
+        changed = (_hooked_logits(model, ids, each, own, places, site, behind) for each, own in together)
+        return _squeezed(end_logits(model, ids, 1 + behind)), changed
     key = ids.numpy().tobytes()
-    run = (cleans or {}).get(key) or engine.clean(ids)
+    if places != (ids.shape[1] - 1,):
+        key += f"{places} {behind}".encode()
+    run = (cleans or {}).get(key)
+    if run is None:
+        run = engine.clean(ids, places, read=1 + behind)
     if cleans is not None:
         cleans[key] = run
     logits = (engine.logits(each).float().cpu() for each in _hidden(engine, run, interventions, donors))
@@ -63,6 +91,8 @@ def tops_under(
     interventions: Sequence[Intervention],
     donors: Sequence[Tensor | None],
     wanted: Int[Tensor, " prompt"],
+    *,
+    positions: Positions = "read",
 ) -> Bool[Tensor, "intervention prompt"]:
     """Whether each prompt's `wanted` is the top-1 token under each intervention (`engine/top.py`).
 
@@ -98,7 +128,7 @@ def check_finite(intervention: Intervention, values: Tensor) -> Tensor:
 
 def _hidden(
     engine: Any, run: Run, interventions: Sequence[Intervention], donors: Sequence[Tensor | None]
-) -> Float[Tensor, "intervention prompt d_model"]:
+) -> Float[Tensor, "intervention prompt *read d_model"]:
     """The unembedding's input under each intervention."""
     edits: list[list[Edit]] = []
     for intervention, values in zip(interventions, donors, strict=True):
@@ -106,10 +136,12 @@ def _hidden(
         units = torch.tensor([neuron.index for neuron in intervention.neurons])
         given = torch.zeros(len(run.ids), len(intervention)) if values is None else values
         offsets = intervention.gain * given + intervention.offset
+        if offsets.ndim == 3:
+            offsets = offsets.transpose(1, 2)  # a row a neuron
         edits.append([Edit(layers, units, intervention.keep, offset) for offset in offsets])
     # the engine needs rows in prompt order
     flat = [of_one[row] for row in range(len(run.ids)) for of_one in edits]
-    return rearrange(engine.sets(run, flat), "(prompt each) d -> each prompt d", prompt=len(run.ids))
+    return rearrange(engine.sets(run, flat), "(prompt each) ... -> each prompt ...", prompt=len(run.ids))
 
 
 def _hooked_logits(
@@ -117,22 +149,33 @@ def _hooked_logits(
     ids: Tensor,
     intervention: Intervention,
     donor: Tensor | None,
-    positions: Positions,
-    site: Site = "neurons",
-) -> Float[Tensor, "prompt vocab"]:
+    where: tuple[int, ...],
+    site: Site,
+    behind: int,
+) -> Float[Tensor, "prompt *read vocab"]:
     """A full forward pass with hooks that apply the map."""
-    where = slice(-1, None) if positions == "read" else slice(None)
-    places = by_layer(intervention.neurons)
+    layers = by_layer(intervention.neurons)
+    rows = torch.tensor(where)[:, None]
 
     def edit(layer: int, post: Tensor) -> Tensor:
-        chosen = places[layer]
-        units = [intervention.neurons[place].index for place in chosen]
+        chosen = layers[layer]
+        units = torch.tensor([intervention.neurons[place].index for place in chosen])
         given = None if donor is None else donor[..., chosen]
-        if given is not None and given.ndim == 2:  # one value a prompt, at every position
+        if given is not None and given.ndim == 2:  # one value a prompt, at every place
             given = given[:, None]
         changed = post.clone()
-        changed[:, where, units] = intervention.apply(chosen, post[:, where][..., units], given)
+        changed[:, rows, units] = intervention.apply(chosen, post[:, rows, units], given)
         return changed
 
+    edits: dict[Point, Any] = {(site, layer): partial(edit, layer) for layer in layers}
     with torch.no_grad():
-        return forward(model, ids, edit=edit, layers=places, site=site).float().cpu()
+        logits, fired = run_hooked(model, ids, edits)
+    for point, count in fired.items():
+        if count != 1:
+            raise RuntimeError(f"{site_name(*point)} fired {count} times; expected once")
+    return _squeezed(logits[:, -1 - behind :])
+
+
+def _squeezed(logits: Float[Tensor, "prompt read vocab"]) -> Float[Tensor, "prompt *read vocab"]:
+    """On the CPU, in float32; without its axis where one position is read."""
+    return (logits[:, 0] if logits.shape[1] == 1 else logits).float().cpu()

@@ -2,12 +2,12 @@
 
 protocol     `HookedModel`: what this package requires of a TransformerLens model
 hooks        TransformerLens' classes and hook names; a model's hooks checked once
-sites        other sites than neurons: read, changed, differentiated
+sites        other sites than neurons: read, changed, differentiated; logits; a model's hash
 loading      `load_model`, `hook`
-identity     a model's name and the hash of its weights
-origins      where a loaded model came from; whether it was changed since; the engine that serves it
+origins      where a loaded model came from; whether it was changed since; its engine
 sameness     everything that a forward pass depends on, recorded and compared
 checks       of weights and causality, at load
+tokens       prompts and answers as token ids
 encoding     pairs as token ids, with the model's answers
 activations  `collect`, `moments`
 gradients    slopes of L

@@ -221,12 +221,15 @@ def read_activations(
 
 
 def clean_activations(
-    model: HookedModel, prompts: Sequence[Int[Tensor, " pos"]], positions: str = "read"
+    model: HookedModel,
+    prompts: Sequence[Int[Tensor, " pos"]],
+    positions: str | tuple[int, ...] = "read",
 ) -> Float[Tensor, "prompt layer neuron"] | Float[Tensor, "prompt pos layer neuron"]:
     """Activations of unchanged runs.
 
     Args:
-        positions: ``"read"``, the last one; ``"all"``, for prompts of one length.
+        positions: ``"read"``, the last one; ``"all"``, for prompts of one length; or places counted from
+            the end.
     """
     info = inspect_model(model)
     found: list[Tensor] = [torch.empty(0)] * len(prompts)
@@ -234,10 +237,11 @@ def clean_activations(
         if positions == "read":
             values = read_activations(model, ids, info.n_layers, info.d_mlp)
         else:
-            values = torch.empty(*ids.shape, info.n_layers, info.d_mlp)
+            at = list(range(ids.shape[1])) if isinstance(positions, str) else list(positions)
+            values = torch.empty(len(ids), len(at), info.n_layers, info.d_mlp)
 
-            def keep(layer: int, post: Tensor, into: Tensor = values) -> None:
-                into[:, :, layer] = post.float().cpu()
+            def keep(layer: int, post: Tensor, into: Tensor = values, at: list[int] = at) -> None:
+                into[:, :, layer] = post[:, at].float().cpu()
 
             with torch.no_grad():
                 forward(model, ids, edit=keep, layers=range(info.n_layers))

@@ -1,16 +1,18 @@
 """Pairs as token ids, with the model's answers; dropped pairs with the reason.
 
-A pair is kept if the model answers both prompts as the pair says: its top-1 token after the
-memorization prompt begins the memorized answer, after the reasoning prompt the reasoned one. Every
-dropped pair is returned with its reason, because a silent drop would change the experiment.
+A pair is kept if the model answers both prompts as the pair says: the memorized answer after the
+memorization prompt, the reasoned one after the reasoning prompt. Answers are read by their first token
+(`"first"`: it must be the model's top-1 token) or `"whole"` (greedy decoding must write one of the
+accepted forms, and the word must end there; see `decoding/sequences.py`). Every dropped pair is returned
+with its reason, because a silent drop would change the experiment.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -18,44 +20,39 @@ from torch import Tensor
 
 from neurotrace.core.display import Shown, Table, View, clip
 from neurotrace.core.errors import InputError
-from neurotrace.core.pairs import PromptPair
+from neurotrace.core.pairs import PromptPair, pair_records
 from neurotrace.core.process import Progress, over
 from neurotrace.core.sides import SIDES, Side
+from neurotrace.decoding.endings import WordEnds
+from neurotrace.decoding.sequences import Answer, judge
+from neurotrace.decoding.tokens import Dropped, Tokens, tokens_of
 from neurotrace.engine import metrics
-from neurotrace.engine.turns import takes_turns, turn
-from neurotrace.models.hooks import forward, inspect_model
-from neurotrace.models.origins import (
-    changed,
-    context_length,
-    keep_runs,
-    tokenizer_of,
-    twin,
-    unknown_token,
-    unknown_word,
-)
+from neurotrace.engine.turns import takes_turns
+from neurotrace.models.hooks import inspect_model
+from neurotrace.models.origins import changed, context_length, keep_runs, tokenizer_of
 from neurotrace.models.protocol import HookedModel
+from neurotrace.models.sites import end_logits, last_logits
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(frozen=True)
-class Dropped:
-    """A pair that cannot be studied on the model, and the reason."""
-
-    pair: PromptPair
-    reason: str  # "same first token" | "too long" | "no memorized answer" | ...
-    detail: str
+Reading = Literal["first", "whole"]  # answers by their first token, or whole
 
 
 @dataclass(frozen=True)
 class Behaviour:
-    """What the unchanged model does on one side of every pair, at the final token position."""
+    """What the unchanged model answers on one side of every pair.
+
+    `logit_difference` is L in nats: of the first tokens' logits or, of whole answers, of their
+    log-probabilities. (Of two one-token answers these are the same number.)
+    """
 
     logit_difference: Float[Tensor, " pair"]  # nats
     p_memorized: Float[Tensor, " pair"]
     p_reasoned: Float[Tensor, " pair"]
-    top: Int[Tensor, " pair"]  # id of the top-1 token
+    top: Int[Tensor, " pair"]  # id of the top-1 token behind the prompt
+    answer: Int[Tensor, " pair"]  # 0: the memorized one, 1: the reasoned one, -1: another
 
     def __getitem__(self, rows: Sequence[int]) -> Behaviour:
         index = torch.as_tensor(list(rows), dtype=torch.long)
@@ -75,6 +72,8 @@ class EncodedPairs(Shown):
     on_reasoning: Behaviour
     dropped: tuple[Dropped, ...] = ()
     changed: str = ""  # how the model that was asked differed from the one that was loaded
+    # for each pair the accepted token sequences of the memorized and the reasoned answer, if read whole
+    answers: tuple[tuple[Answer, Answer], ...] | None = None
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -84,6 +83,11 @@ class EncodedPairs(Shown):
 
     def behaviour(self, side: Side) -> Behaviour:
         return self.on_memorization if side == "memorization" else self.on_reasoning
+
+    @property
+    def reading(self) -> Reading:
+        """How answers are read."""
+        return "first" if self.answers is None else "whole"
 
     @property
     def aligned(self) -> bool:
@@ -103,6 +107,7 @@ class EncodedPairs(Shown):
             on_memorization=self.on_memorization[rows],
             on_reasoning=self.on_reasoning[rows],
             dropped=(),
+            answers=None if self.answers is None else tuple(self.answers[row] for row in rows),
         )
 
     def of(self, pairs: Sequence[PromptPair]) -> EncodedPairs:
@@ -118,7 +123,7 @@ class EncodedPairs(Shown):
         """One row per kept pair: its texts, L (nats) and both answers' probabilities on each side."""
         import pandas as pd
 
-        table = pd.DataFrame([pair.__dict__ for pair in self.pairs]).rename(columns={"id": "pair"})
+        table = pd.DataFrame(pair_records(self.pairs)).rename(columns={"id": "pair"})
         for side in SIDES:
             seen = self.behaviour(side)
             table[f"L_on_{side}"] = seen.logit_difference.numpy()
@@ -175,6 +180,7 @@ def encode(
     model: HookedModel,
     pairs: Sequence[PromptPair] | EncodedPairs,
     *,
+    answers: Reading = "first",
     check: bool = True,
     batch_size: int = 32,
     progress: Progress = None,
@@ -182,6 +188,8 @@ def encode(
     """Token ids, answer ids and behaviour of every pair that can be studied on this model.
 
     Args:
+        answers: ``"first"``: by their first token, which must differ. ``"whole"``: all tokens, of every
+            accepted form; pairs that are already encoded stay as they are.
         check: drop pairs that the model doesn't answer as named on both sides.
         batch_size: prompts of equal length that run together; changes no result.
 
@@ -193,9 +201,11 @@ def encode(
         encoded = nt.encode(model, nt.load_pairs("arithmetic"))
         encoded.dropped  # pairs left out, each with the reason
     """
+    if answers not in ("first", "whole"):
+        raise InputError(f"answers={answers!r}: expected 'first' or 'whole'")
     if isinstance(pairs, EncodedPairs):
         return _asked_again(model, pairs, batch_size, progress)
-    encoded = ask(model, pairs, check=check, batch_size=batch_size, progress=progress)
+    encoded = ask(model, pairs, answers=answers, check=check, batch_size=batch_size, progress=progress)
     if not len(encoded):
         raise nothing_left(inspect_model(model).name, encoded)
     return encoded
@@ -205,6 +215,7 @@ def ask(
     model: HookedModel,
     pairs: Sequence[PromptPair],
     *,
+    answers: Reading = "first",
     check: bool = True,
     batch_size: int = 32,
     progress: Progress = None,
@@ -213,58 +224,50 @@ def ask(
     inspect_model(model)
     limit = context_length(model)
     kept: list[PromptPair] = []
-    ids: dict[Side, list[Tensor]] = {"memorization": [], "reasoning": []}
-    firsts: tuple[list[int], list[int]] = ([], [])
+    found: list[Tokens] = []
     dropped: list[Dropped] = []
     tokenizer = tokenizer_of(model)
     for pair in pairs:
-        found = _tokens(tokenizer, pair, limit)
-        if isinstance(found, Dropped):
-            dropped.append(found)
+        tokens = tokens_of(tokenizer, pair, limit, whole=answers == "whole")
+        if isinstance(tokens, Dropped):
+            dropped.append(tokens)
             continue
         kept.append(pair)
-        for side, row in zip(SIDES, found.prompts, strict=True):
-            ids[side].append(torch.tensor(row))
-        for place, first in enumerate(found.firsts):
-            firsts[place].append(first)
-    memorized, reasoned = (torch.tensor(each, dtype=torch.long) for each in firsts)
-    keep_runs(model, [*ids["memorization"], *ids["reasoning"]])
-    behaviour = [
-        _behaviour(model, ids[side], memorized, reasoned, batch_size, progress, side) for side in SIDES
-    ]
+        found.append(tokens)
+    memorized, reasoned = (
+        torch.tensor([each.answers[place][0][0] for each in found], dtype=torch.long) for place in (0, 1)
+    )
+    nothing = torch.zeros(len(kept))
+    unknown = Behaviour(nothing, nothing, nothing, nothing.long(), nothing.long())
     encoded = EncodedPairs(
         tuple(kept),
-        tuple(ids["memorization"]),
-        tuple(ids["reasoning"]),
+        tuple(torch.tensor(each.prompts[0]) for each in found),
+        tuple(torch.tensor(each.prompts[1]) for each in found),
         memorized,
         reasoned,
-        behaviour[0],
-        behaviour[1],
+        unknown,
+        unknown,
         tuple(dropped),
-        changed(model),
+        answers=tuple(each.answers for each in found) if answers == "whole" else None,
     )
-    return _drop_unbehaved(tokenizer, encoded) if check else encoded
+    keep_runs(model, [*encoded.memorization, *encoded.reasoning])
+    encoded = _asked(model, encoded, batch_size, progress)
+    return _drop_unbehaved(model, encoded, batch_size) if check else encoded
 
 
 def _asked_again(
     model: HookedModel, encoded: EncodedPairs, batch_size: int, progress: Progress
 ) -> EncodedPairs:
     """The same pairs, with the behaviour of the model as it is now, if it was changed since."""
-    if encoded.changed == (now := changed(model)):
+    if encoded.changed == changed(model):
         return encoded
-    behaviour = [
-        _behaviour(
-            model,
-            encoded.ids(side),
-            encoded.memorized,
-            encoded.reasoned,
-            batch_size,
-            progress,
-            side,
-        )
-        for side in SIDES
-    ]
-    return replace(encoded, on_memorization=behaviour[0], on_reasoning=behaviour[1], changed=now)
+    return _asked(model, encoded, batch_size, progress)
+
+
+def _asked(model: HookedModel, encoded: EncodedPairs, batch_size: int, progress: Progress) -> EncodedPairs:
+    own = _whole_behaviour if encoded.answers is not None else _behaviour
+    behaviour = [own(model, encoded, side, batch_size, progress) for side in SIDES]
+    return replace(encoded, on_memorization=behaviour[0], on_reasoning=behaviour[1], changed=changed(model))
 
 
 def join(parts: Sequence[EncodedPairs]) -> EncodedPairs:
@@ -283,6 +286,7 @@ def join(parts: Sequence[EncodedPairs]) -> EncodedPairs:
         behaviour([part.on_reasoning for part in parts]),
         tuple(each for part in parts for each in part.dropped),
         parts[0].changed,
+        None if parts[0].answers is None else tuple(each for p in parts for each in p.answers or ()),
     )
 
 
@@ -299,95 +303,88 @@ def by_length(
             yield batch, torch.stack([ids[row] for row in batch])
 
 
-def last_logits(model: HookedModel, ids: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch vocab"]:
-    """Logits at the last position; by the twin if there is one, which need not unembed the rest."""
-    with turn(model), torch.no_grad():
-        if (kept := keep_runs(model, ids)) is not None:
-            return kept.last_logits(ids)
-        other = twin(model)
-        if other is None:
-            return forward(model, ids)
-        ids = ids.to(next(other.parameters()).device)
-        return other(ids, use_cache=False, logits_to_keep=1).logits[:, -1]
-
-
-@dataclass(frozen=True)
-class _Tokens:
-    prompts: tuple[list[int], list[int]]
-    firsts: tuple[int, int]
-
-
-def _tokens(tokenizer: Any, pair: PromptPair, limit: int) -> Dropped | _Tokens:
-    prompts = [tokenizer(getattr(pair, side)).input_ids for side in SIDES]
-    firsts: list[int] = []
-    unknown = unknown_token(tokenizer)
-    for side, prompt, answer in zip(
-        SIDES, prompts, (pair.memorized_answer, pair.reasoned_answer), strict=True
-    ):
-        if limit and len(prompt) > limit:
-            return Dropped(pair, "too long", f"{side}: {len(prompt)} tokens, the model takes {limit}")
-        joined = tokenizer(getattr(pair, side) + answer).input_ids
-        if joined[: len(prompt)] != prompt or len(joined) == len(prompt):
-            return Dropped(
-                pair,
-                "answer merges with the prompt",
-                f"{side}: {answer!r} changes the tokens of the prompt before it",
-            )
-        if unknown is not None and unknown in joined:
-            text = getattr(pair, side) if unknown in prompt else answer
-            return Dropped(pair, "unknown word", f"{side}: {unknown_word(tokenizer, text)}")
-        firsts.append(joined[len(prompt)])
-    if firsts[0] == firsts[1]:
-        return Dropped(
-            pair,
-            "same first token",
-            f"{pair.memorized_answer!r} and {pair.reasoned_answer!r} begin with the same token",
+def _finite(logits: Tensor) -> Tensor:
+    if not torch.isfinite(logits).all():
+        raise InputError(
+            "the model's logits are not finite on these prompts: try dtype=float32, and check its weights"
         )
-    return _Tokens((prompts[0], prompts[1]), (firsts[0], firsts[1]))
+    return logits
 
 
 def _behaviour(
-    model: HookedModel,
-    ids: Sequence[Tensor],
-    memorized: Tensor,
-    reasoned: Tensor,
-    batch_size: int,
-    progress: Progress,
-    side: Side,
+    model: HookedModel, encoded: EncodedPairs, side: Side, batch_size: int, progress: Progress
 ) -> Behaviour:
+    ids, memorized, reasoned = encoded.ids(side), encoded.memorized, encoded.reasoned
     found = torch.zeros(3, len(ids))
     top = torch.zeros(len(ids), dtype=torch.long)
     batches = list(by_length(ids, batch_size))
-    for rows, batch in over(progress, batches, f"asking the model ({side} prompts)"):
-        logits = last_logits(model, batch).float().cpu()
-        if not torch.isfinite(logits).all():
-            raise InputError(
-                "the model's logits are not finite on these prompts: try dtype=float32, check its weights"
-            )
+    label = f"asking the model ({side} prompts)"
+    for rows, batch in over(progress, batches, label):
+        logits = _finite(last_logits(model, batch).float().cpu())
         found[0, rows] = metrics.logit_difference(logits, memorized[rows], reasoned[rows])
         found[1, rows] = metrics.log_probability(logits, memorized[rows]).exp()
         found[2, rows] = metrics.log_probability(logits, reasoned[rows]).exp()
         top[rows] = logits.argmax(-1)
-    return Behaviour(found[0], found[1], found[2], top)
+    return Behaviour(found[0], found[1], found[2], top, _named(top == memorized, top == reasoned))
 
 
-def _drop_unbehaved(tokenizer: Any, encoded: EncodedPairs) -> EncodedPairs:
+def _whole_behaviour(
+    model: HookedModel, encoded: EncodedPairs, side: Side, batch_size: int, progress: Progress
+) -> Behaviour:
+    assert encoded.answers is not None
+    ends = WordEnds(tokenizer_of(model))
+    found = torch.zeros(3, len(encoded))
+    top = torch.zeros(len(encoded), dtype=torch.long)
+    answer = torch.zeros(len(encoded), dtype=torch.long)
+    label = f"asking the model ({side} prompts)"
+    for rows, batch in over(progress, list(by_length(encoded.ids(side), batch_size)), label):
+
+        def run(places: list[int], tokens: Tensor, batch: Tensor = batch) -> list[tuple[int, Tensor]]:
+            ids = torch.cat([batch[places], tokens], dim=1)
+            return [(0, _finite(end_logits(model, ids, 1 + tokens.shape[1]).float().cpu()))]
+
+        judged = judge([encoded.answers[row] for row in rows], run, 1, ends, likely=SIDES.index(side))
+        memorized, reasoned = judged.log_p[:, 0]
+        found[0, rows] = memorized - reasoned
+        found[1, rows], found[2, rows] = memorized.exp(), reasoned.exp()
+        top[rows] = judged.top[0]
+        answer[rows] = _named(*judged.wrote[:, 0])
+    return Behaviour(found[0], found[1], found[2], top, answer)
+
+
+def _named(memorized: Tensor, reasoned: Tensor) -> Int[Tensor, " pair"]:
+    """0 where the memorized answer is given, 1 where the reasoned one is, -1 elsewhere."""
+    return torch.where(memorized, 0, torch.where(reasoned, 1, -1))
+
+
+def _drop_unbehaved(model: HookedModel, encoded: EncodedPairs, batch_size: int) -> EncodedPairs:
     kept: list[int] = []
     dropped = list(encoded.dropped)
-    recalls = encoded.on_memorization.top == encoded.memorized
-    reasons = encoded.on_reasoning.top == encoded.reasoned
+    recalls, reasons = encoded.on_memorization.answer == 0, encoded.on_reasoning.answer == 1
+    left_out = [row for row in range(len(encoded)) if not (recalls[row] and reasons[row])]
+    said = _said(model, encoded, {row: "reasoning" if recalls[row] else "memorization" for row in left_out})
     for row, pair in enumerate(encoded.pairs):
         if recalls[row] and reasons[row]:
             kept.append(row)
             continue
         side: Side = "reasoning" if recalls[row] else "memorization"
-        said = tokenizer.decode([int(encoded.behaviour(side).top[row])])
         wanted = pair.memorized_answer if side == "memorization" else pair.reasoned_answer
         reason = "no memorized answer" if side == "memorization" else "no reasoned answer"
         if not recalls[row] and not reasons[row]:
             reason = "neither answer"
-        dropped.append(Dropped(pair, reason, f"{side}: says {said!r}, expected {wanted!r}"))
+        dropped.append(Dropped(pair, reason, f"{side}: says {said[row]!r}, expected {wanted!r}"))
     return replace(encoded.at(kept), dropped=tuple(dropped))
+
+
+def _said(model: HookedModel, encoded: EncodedPairs, sides: Mapping[int, Side]) -> dict[int, str]:
+    """The model's text on this side of these pairs; of whole answers up to the first wrong token."""
+    written = {row: [int(encoded.behaviour(side).top[row])] for row, side in sides.items()}
+    for row, side in sides.items() if encoded.answers is not None else ():
+        forms = (encoded.answers or ())[row][SIDES.index(side)]
+        while any(form[: len(written[row])] == tuple(written[row]) for form in forms):
+            ids = torch.cat([encoded.ids(side)[row], torch.tensor(written[row])])
+            written[row].append(int(last_logits(model, ids[None]).argmax()))
+    return {row: tokenizer_of(model).decode(tokens) for row, tokens in written.items()}
 
 
 def nothing_left(name: str, encoded: EncodedPairs) -> InputError:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
+from neurotrace.core.pairs import pair_record
 from neurotrace.models.protocol import HookedModel
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def pairs_hash(encoded: EncodedPairs) -> str:
     """SHA-256 of all about the pairs that a row depends on: texts, token ids, ids of the answers."""
     return json_hash(
         [
-            [pair.__dict__, memorization.tolist(), reasoning.tolist(), int(memorized), int(reasoned)]
+            [pair_record(pair), memorization.tolist(), reasoning.tolist(), int(memorized), int(reasoned)]
             for pair, memorization, reasoning, memorized, reasoned in zip(
                 encoded.pairs,
                 encoded.memorization,
@@ -73,6 +74,7 @@ def pairs_hash(encoded: EncodedPairs) -> str:
                 strict=True,
             )
         ]
+        + ([] if encoded.answers is None else [encoded.answers])
     )
 
 

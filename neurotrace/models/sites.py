@@ -1,4 +1,4 @@
-"""Sites other than neurons: read, changed and differentiated; logits from the residual stream."""
+"""Sites other than neurons: read, changed and differentiated; logits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from neurotrace.core.errors import InputError
 from neurotrace.engine.parts import hooked, overridden
-from neurotrace.engine.turns import passing
+from neurotrace.engine.turns import passing, turn
 from neurotrace.models.hooks import (
     Point,
     forward,
@@ -22,9 +22,30 @@ from neurotrace.models.hooks import (
     unembedding,
     unembedding_bias,
 )
+from neurotrace.models.origins import keep_runs, twin
 from neurotrace.models.protocol import HookedModel
 
 _ROWS = 2048  # residual streams that are read out together
+
+
+def last_logits(model: HookedModel, ids: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch vocab"]:
+    """Logits at the last position; by the twin if there is one, which need not unembed the rest."""
+    return end_logits(model, ids, 1)[:, -1]
+
+
+def end_logits(
+    model: HookedModel, ids: Int[Tensor, "batch pos"], read: int
+) -> Float[Tensor, "batch read vocab"]:
+    """Logits at the last `read` positions."""
+    with turn(model), torch.no_grad():
+        if read == 1 and (kept := keep_runs(model, ids)) is not None:
+            return kept.last_logits(ids)[:, None]
+        other = twin(model)
+        if other is None:
+            return run_hooked(model, ids, {})[0][:, -read:]
+        place = next(other.parameters()).device
+        logits: Tensor = other(ids.to(place), use_cache=False, logits_to_keep=read).logits
+        return logits[:, -read:]
 
 
 def read_sites(

@@ -217,7 +217,8 @@ def plot_pairs(
                 hovertemplate="%{text}<br>p = %{x:.3f}<extra></extra>",
             )
     figure.update_yaxes(tickvals=list(range(len(table))), ticktext=[clip(name) for name in table["pair"]])
-    figure.update_xaxes(title="probability of the answer's first token", range=[-0.03, 1.03])
+    read = "answer" if "first_before" in table else "answer's first token"
+    figure.update_xaxes(title=f"probability of the {read}", range=[-0.03, 1.03])
     one = kinds.iloc[0]
     what = f"{_TITLES[one['direction']]}, {one['intervention']} of {one['k']} neurons"
     figure.update_layout(legend={"orientation": "h", "y": -0.18})

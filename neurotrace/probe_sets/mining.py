@@ -20,8 +20,9 @@ from neurotrace.core.errors import InputError, renamed
 from neurotrace.core.pairs import PromptPair, load_pairs
 from neurotrace.core.process import Progress
 from neurotrace.core.records import Source
+from neurotrace.decoding.tokens import Dropped
 from neurotrace.engine.turns import takes_turns
-from neurotrace.models.encoding import Dropped, EncodedPairs, ask, join
+from neurotrace.models.encoding import EncodedPairs, Reading, ask, join
 from neurotrace.models.protocol import HookedModel
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ def mine_pairs(
     candidates: Source | Sequence[PromptPair],
     *,
     max_pairs: int | None = None,
+    answers: Reading = "first",
     seed: int = 0,
     batch_size: int = 32,
     progress: Progress = None,
@@ -91,6 +93,7 @@ def mine_pairs(
         candidates: pairs, or anything that `load_pairs` reads.
         max_pairs: stop asking a family when this many of its pairs are kept; candidates are then asked in
             an order drawn with `seed`, so that the pairs found are a random part. Default: ask all.
+        answers: ``"first"`` or ``"whole"``, as in `encode`.
         batch_size: prompts of equal length that run together; changes no result.
 
     Example::
@@ -112,8 +115,8 @@ def mine_pairs(
             waiting = [pair for pair in waiting if counts[pair.family] < max_pairs]
         chunk, waiting = waiting[:_CHUNK], waiting[_CHUNK:]
         if chunk:
-            parts.append(ask(model, chunk, batch_size=batch_size, progress=progress))
-    found = join(parts or [ask(model, [])])
+            parts.append(ask(model, chunk, answers=answers, batch_size=batch_size, progress=progress))
+    found = join(parts or [ask(model, [], answers=answers)])
     kept = found.pairs if max_pairs is None else _first_of_each_family(found.pairs, max_pairs)
     return Mined(
         replace(

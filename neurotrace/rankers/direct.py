@@ -21,6 +21,7 @@ from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress, over
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import Direction, Side
+from neurotrace.decoding.tokens import refuse_whole
 from neurotrace.engine.metrics import logit_difference
 from neurotrace.engine.turns import takes_turns
 from neurotrace.interventions.kinds import Kind
@@ -51,6 +52,7 @@ def direct(
         nt.direct(model, pairs, donor="reasoning").top(8)
     """
     encoded = encode(model, pairs)
+    refuse_whole(encoded, "direct")
     info = inspect_model(model)
     targets = targets_for(model, encoded, donor, kind, reference, progress)
     total = torch.zeros(info.n_layers, info.d_mlp)

@@ -29,6 +29,7 @@ from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress, over
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import Direction, Side
+from neurotrace.decoding.tokens import refuse_whole
 from neurotrace.engine.metrics import logit_difference
 from neurotrace.engine.parts import Parts, overridden, write_rows
 from neurotrace.engine.turns import takes_turns
@@ -60,17 +61,16 @@ def imprint(
         InputError: a model that was not loaded by `nt.load_model`.
     """
     encoded = encode(model, pairs)
+    refuse_whole(encoded, "imprint")
     engine = engine_of(model)
     if engine is None:
         raise no_twin(model, "imprint reads the rows of a transformers model")
     parts: Parts = engine.parts
     side = Direction.from_donor(donor).recipient
-    prompts = list(encoded.ids(side))
-    order = over(progress, prompts, "imprint")
     with torch.no_grad():
         backgrounds = [_background(write_rows(p).float()) for p in parts.projections]
     total: Tensor | None = None
-    for row, ids in enumerate(order):
+    for row, ids in enumerate(over(progress, list(encoded.ids(side)), "imprint")):
         answers = encoded.memorized[[row]], encoded.reasoned[[row]]
         leans = []
         for slope, (centred, inverse) in zip(_row_slopes(parts, ids, answers), backgrounds, strict=True):

@@ -24,7 +24,7 @@ from neurotrace.interventions.kinds import Kind
 from neurotrace.interventions.targets import finite, provenance, targets_for
 from neurotrace.models.activations import Moments, read_activations
 from neurotrace.models.encoding import EncodedPairs, by_length, encode
-from neurotrace.models.gradients import slopes_of
+from neurotrace.models.gradients import pair_slopes
 from neurotrace.models.hooks import inspect_model
 from neurotrace.models.protocol import HookedModel
 
@@ -61,12 +61,11 @@ def integrated(
     for rows, ids in over(progress, batches, "integrating"):
         values = read_activations(model, ids, info.n_layers, info.d_mlp)
         changes = targets.changes(rows, values)
-        answers = encoded.memorized[rows], encoded.reasoned[rows]
         for layer in chosen:
             slope = torch.zeros(len(rows), info.d_mlp)
             for step in range(steps):
                 added = changes * ((step + 0.5) / steps)
-                slope += slopes_of(model, ids, *answers, added=added, layers=[layer])[1][:, layer]
+                slope += pair_slopes(model, encoded, rows, ids, added, [layer])[1][:, layer]
             total[layer] += (changes[:, layer] * slope / steps).sum(dim=0)
     return Scores(
         "integrated",

@@ -25,6 +25,7 @@ from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress, over
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import Direction, Side
+from neurotrace.decoding.tokens import refuse_whole
 from neurotrace.engine.turns import takes_turns
 from neurotrace.interventions.kinds import Kind
 from neurotrace.interventions.targets import finite, provenance, targets_for
@@ -55,6 +56,7 @@ def log_increase(
         nt.log_increase(model, pairs).top(8)
     """
     encoded = encode(model, pairs)
+    refuse_whole(encoded, "log_increase")
     info = inspect_model(model)
     targets = targets_for(model, encoded, donor, kind, reference, progress)
     total = torch.zeros(info.n_layers, info.d_mlp)

@@ -30,6 +30,7 @@ from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress, over
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import Direction, Side
+from neurotrace.decoding.tokens import refuse_whole
 from neurotrace.engine.slopes import logits_through, prefix_of
 from neurotrace.interventions.kinds import Kind
 from neurotrace.interventions.targets import finite, provenance, targets_for
@@ -78,6 +79,7 @@ def learn(
     if steps < 1 or not price > 0:
         raise InputError(f"steps={steps}, price={price}: expected at least 1, and more than 0")
     encoded = encode(model, pairs)
+    refuse_whole(encoded, method)
     targets = targets_for(model, encoded, donor, kind, reference, progress)
     info = inspect_model(model)
     recipient = Direction.from_donor(donor).recipient

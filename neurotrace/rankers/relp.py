@@ -19,6 +19,7 @@ from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import Direction, Side
+from neurotrace.engine.metrics import Metric
 from neurotrace.engine.turns import takes_turns
 from neurotrace.interventions.kinds import Kind
 from neurotrace.interventions.targets import finite, provenance, targets_for
@@ -66,7 +67,14 @@ def relp(
     )
 
 
-def _slopes(model: HookedModel, ids: Tensor, memorized: Tensor, reasoned: Tensor) -> tuple[Tensor, Tensor]:
+def _slopes(
+    model: HookedModel,
+    ids: Tensor,
+    metric: Metric,
+    added: Tensor | None,
+    layers: Sequence[int] | None,
+    behind: int = 0,
+) -> tuple[Tensor, Tensor]:
     from neurotrace.engine.relp import half, is_gated, linearised
     from neurotrace.engine.slopes import slopes
 
@@ -76,7 +84,9 @@ def _slopes(model: HookedModel, ids: Tensor, memorized: Tensor, reasoned: Tensor
     try:
         before = half if is_gated(engine.parts) else None
         with linearised(engine.parts):
-            values, found = slopes(engine, ids, memorized, reasoned, before=before)
+            values, found = slopes(
+                engine, ids, metric, behind=behind, added=added, layers=layers, before=before
+            )
     except ValueError as error:
         raise InputError(str(error)) from None
     return values.float().cpu(), found.float().cpu()

@@ -26,7 +26,7 @@ from neurotrace.interventions.kinds import Kind
 from neurotrace.interventions.targets import finite, provenance, targets_for
 from neurotrace.models.activations import Moments
 from neurotrace.models.encoding import EncodedPairs, by_length, encode
-from neurotrace.models.gradients import slopes_of
+from neurotrace.models.gradients import pair_slopes
 from neurotrace.models.hooks import inspect_model
 from neurotrace.models.protocol import HookedModel
 from neurotrace.rankers.gradient import from_slopes
@@ -58,11 +58,10 @@ def two_ended(
     recipient = Direction.from_donor(donor).recipient
     batches = list(by_length(encoded.ids(recipient), batch_size))
     for rows, ids in over(progress, batches, "two-ended"):
-        answers = encoded.memorized[rows], encoded.reasoned[rows]
-        values, slopes = slopes_of(model, ids, *answers)
+        values, slopes = pair_slopes(model, encoded, rows, ids)
         part = encoded.at(rows)
         for places, others in by_length(part.ids(donor), batch_size):
-            far = slopes_of(model, others, part.memorized[places], part.reasoned[places])[1]
+            far = pair_slopes(model, part, places, others)[1]
             slopes[places] = (slopes[places] + far) / 2
         total += (targets.changes(rows, values) * slopes).sum(dim=0)
     return Scores(

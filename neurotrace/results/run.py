@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from neurotrace.core.files import parse_json
 from neurotrace.core.neurons import NEURON_DEFINITION
+from neurotrace.core.pairs import pair_record, pair_records
 from neurotrace.core.process import package_versions
 from neurotrace.core.writing import (
     json_bytes,
@@ -103,7 +104,7 @@ def save_run(
             ("scores.parquet", _scores(study)),
             (
                 "pairs.parquet",
-                pa.Table.from_pylist([pair.__dict__ for pair in study.encoded.pairs]),
+                pa.Table.from_pylist(pair_records(study.encoded.pairs)),
             ),
             ("effects.parquet", study.effects.table),
             ("estimates.parquet", _estimates(study)),
@@ -176,7 +177,7 @@ def manifest(
     real = twin(model) or model
     config = getattr(real, "config", None)
     lines = "\n".join(
-        json.dumps(pair.__dict__, sort_keys=True, ensure_ascii=True) for pair in study.encoded.pairs
+        json.dumps(pair_record(pair), sort_keys=True, ensure_ascii=True) for pair in study.encoded.pairs
     )
     return {
         "format": FORMAT,

@@ -24,17 +24,14 @@ import torch
 from neurotrace.core import statistics
 from neurotrace.core.process import Progress
 from neurotrace.core.sides import Direction
+from neurotrace.interventions.continuing import generate
 from neurotrace.interventions.controls import CONTROLS, controls_for, random_controls
-from neurotrace.interventions.damage import damage, standing_in
+from neurotrace.interventions.damage import damage, still_answered
 from neurotrace.interventions.effects import flipped, measure
-from neurotrace.interventions.generation import generate
 from neurotrace.interventions.intervention import Intervention
 from neurotrace.interventions.kinds import values_at
-from neurotrace.interventions.logits import tops_under
 from neurotrace.interventions.reference import Reference
-from neurotrace.models.encoding import EncodedPairs
 from neurotrace.models.hooks import inspect_model
-from neurotrace.models.protocol import HookedModel
 from neurotrace.studies.selection import (
     Candidate,
     Chosen,
@@ -210,6 +207,7 @@ class _Proof:
             self.ground.model,
             self.ground.own.at(rows),
             interventions,
+            positions=self.ground.positions,
             activations=activations_at(self.ground, rows),
             progress=self.progress,
         ).to_frame()
@@ -226,7 +224,14 @@ class _Proof:
         seeds = range(_DRAWS, RANDOM_DRAWS)
         own, activations = self.ground.own.at(fold.test), activations_at(self.ground, fold.test)
         drawn = random_controls(best, reference, seeds=seeds)
-        found = flipped(self.ground.model, own, drawn, activations=activations, progress=self.progress)
+        found = flipped(
+            self.ground.model,
+            own,
+            drawn,
+            activations=activations,
+            positions=self.ground.positions,
+            progress=self.progress,
+        )
         rows = [
             {"role": "random", "draw": seed, "pair": pair.id, "group": pair.group, "answers": bool(hit)}
             for seed, answers in zip(seeds, found, strict=True)
@@ -246,7 +251,7 @@ class _Proof:
                 best,
                 donor_prompt=donor,
                 max_new_tokens=_WRITTEN,
-                positions="read",
+                positions=self.ground.positions,
             )
             what = f"{best.kind} of {len(best)} neurons"
             self.examples.append(Example(pair.family, self.ground.direction, what, prompt, before, after))
@@ -305,7 +310,9 @@ class _Proof:
             control_answers=max(v for n, v in controls.items() if n in CONTROLS and v is not None),
             damage_kl=None if harm is None else float(harm.mean()),
             damage_ci=None if harm is None else statistics.mean_interval(harm.numpy(), range(len(harm))),
-            other_families_kept=_kept(self.ground.model, self.ground.others, best, means),
+            other_families_kept=still_answered(
+                self.ground.model, self.ground.others, best, means, positions=self.ground.positions
+            ),
             per_fold=tuple(map(str, candidates)),
             chosen_on=min(each.choice.pairs for each in self.chosen),
             tied=max(each.choice.tied for each in self.chosen),
@@ -367,28 +374,6 @@ def _rates(part: Any) -> dict[str, Any]:
         "n": int(part["pair"].nunique()),
         "groups": len(set(groups)),
     }
-
-
-def _kept(
-    model: HookedModel,
-    others: EncodedPairs,
-    applied: Sequence[Intervention],
-    donor_means: Sequence[torch.Tensor],
-) -> float | None:
-    """Share of other families' prompts, on the side flipped *to*, that are answered as before.
-
-    They have no donor run: as on neutral text, the donor class's mean is used.
-    """
-    if not len(others):
-        return None
-    donor = applied[0].donor
-    wanted = others.reasoned if donor == "reasoning" else others.memorized
-    hits = 0
-    for start in range(0, len(others), 32):
-        prompts = others.ids(donor)[start : start + 32]
-        given = standing_in(applied, donor_means, len(prompts))
-        hits += int(tops_under(model, prompts, applied, given, wanted[start : start + 32]).sum())
-    return hits / (len(others) * len(applied))
 
 
 def flip_record(flip: Flip) -> dict[str, Any]:

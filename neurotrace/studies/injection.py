@@ -26,11 +26,12 @@ from neurotrace.core.errors import InputError
 from neurotrace.core.neurons import Neuron
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.records import read_records, text_fields
+from neurotrace.decoding.tokens import unknown_token, unknown_word
 from neurotrace.engine.parts import Parts, overridden, write_rows
 from neurotrace.engine.turns import alone, plain, turn
 from neurotrace.models.encoding import EncodedPairs, encode
 from neurotrace.models.hooks import inspect_model
-from neurotrace.models.origins import engine_of, no_twin, tokenizer_of, unknown_token, unknown_word
+from neurotrace.models.origins import engine_of, no_twin, tokenizer_of
 from neurotrace.models.protocol import HookedModel
 
 _LOOK = 50  # steps between two checks of the loss

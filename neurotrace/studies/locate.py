@@ -27,6 +27,7 @@ from neurotrace.core.errors import InputError
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress, over
 from neurotrace.core.sides import Direction, Side
+from neurotrace.decoding.tokens import refuse_whole
 from neurotrace.engine.metrics import logit_difference
 from neurotrace.engine.turns import takes_turns
 from neurotrace.models.encoding import EncodedPairs, by_length, encode
@@ -119,6 +120,8 @@ def locate(
 
     info = inspect_model(model)
     work = _Work(model, encode(model, train), encode(model, test), donor, batch_size)
+    refuse_whole(work.train, "locate")
+    refuse_whole(work.test, "locate")
     if not len(work.train) or not len(work.test):
         raise InputError("locate needs pairs that the model answers both ways, in train and in test")
     tried = _tried(work, int(model.cfg.n_heads), heads, seed, progress)

@@ -40,6 +40,7 @@ from neurotrace.interventions.controls import (
 from neurotrace.interventions.effects import Effects, flipped
 from neurotrace.interventions.intervention import Intervention
 from neurotrace.interventions.kinds import Kind, form_of, parse_kind
+from neurotrace.interventions.logits import WithinRun
 from neurotrace.interventions.reference import Evidence, Reference
 from neurotrace.models.activations import Activations
 from neurotrace.models.encoding import EncodedPairs
@@ -79,11 +80,14 @@ class StudySettings:
     seed: int
     neutral: tuple[str, ...]
     tried_on: int
+    positions: WithinRun = "read"
 
     def check(self, info: ModelInfo) -> None:
         """`InputError` for unknown names, none at all, or more neurons than half of the model's."""
         if not self.methods or not self.kinds:
             raise InputError("expected at least one method and one intervention")
+        if self.positions not in ("read", "onward"):
+            raise InputError(f"positions={self.positions!r}: expected 'read' or 'onward'")
         for method in self.methods:
             ranker_of(method)
         for kind in self.kinds:
@@ -101,6 +105,7 @@ class StudySettings:
             "ks": list(self.ks),
             "neutral_texts": len(self.neutral),
             "tried_on": self.tried_on,
+            "positions": self.positions,
         }
 
 
@@ -174,6 +179,7 @@ class Ground:
     evidence: Evidence  # of `own`
     family: str
     direction: Direction
+    positions: WithinRun = "read"
 
 
 @dataclass(frozen=True)
@@ -272,6 +278,7 @@ def _flipped(
         ground.own.at(rows),
         interventions,
         activations=activations_at(ground, rows),
+        positions=ground.positions,
         progress=progress,
     )
 

@@ -31,6 +31,7 @@ from neurotrace.interventions.damage import neutral_ids
 from neurotrace.interventions.effects import Effects
 from neurotrace.interventions.intervention import Intervention
 from neurotrace.interventions.kinds import Kind, values_at
+from neurotrace.interventions.logits import WithinRun
 from neurotrace.interventions.reference import Evidence, gather
 from neurotrace.models.encoding import EncodedPairs, encode
 from neurotrace.models.hooks import ModelInfo, inspect_model
@@ -151,6 +152,7 @@ def study(
     seed: int = 0,
     neutral: Sequence[str] = (),
     tried_on: int = 32,
+    positions: WithinRun = "read",
     exact_neurons: int = 100,
     exact_pairs: int = 4,
     units: Units = NOTHING_KEPT,
@@ -165,6 +167,8 @@ def study(
         split: ``"group"``, or ``"group+template"`` for unseen groups *and* unseen templates.
         neutral: texts on which damage (KL) is measured.
         tried_on: maximum number of training pairs on which candidates are compared.
+        positions: where neurons are changed: ``"read"``, the prompt's last token; ``"onward"``, there and
+            at each token of the answer, for whole answers. They are ranked at the prompt's last token.
         exact_neurons: per direction, number of neurons whose exact effect is measured as well; 0: none.
         units: ``nt.Units("runs/mine")`` keeps what is finished in that folder, and the same call goes on
             from there after an interruption, to the same bits.
@@ -188,6 +192,7 @@ def study(
         seed,
         tuple(neutral),
         tried_on,
+        positions,
     )
     settings.check(info)
     read = len(pairs.pairs) + len(pairs.dropped) if isinstance(pairs, EncodedPairs) else len(pairs)
@@ -231,7 +236,7 @@ def study(
         tuple((*key, *part["estimates"]) for key, part in parts.items() if part["estimates"]),
         smallest,
         _all(parts, "examples"),
-        settings.record(),
+        settings.record() | {"answers": encoded.reading},
         _all(parts, "interventions"),
     )
 
@@ -269,7 +274,7 @@ def _part(
         rank(Training(model, own, known, range(len(own)), settings.kinds[0], direction), method)
         for method in settings.methods
     ]
-    ground = Ground(model, own, others, known, family, direction)
+    ground = Ground(model, own, others, known, family, direction, settings.positions)
     proved = prove(ground, folds, settings, progress)
     return {
         "scores": scores,
@@ -347,7 +352,7 @@ def _findings(
     about: dict[str, Any] = dict(identity) | {
         "family": ground.family,
         "site": "mlp.hook_post",
-        "positions": "read",
+        "positions": ground.positions,
     }
     for fold, intervention, frame in zip(folds, proved.applied, proved.frames, strict=True):
         own = frame[frame["chosen"] & frame["role"].eq("selected")]

@@ -153,8 +153,8 @@ def _measured(
 ) -> tuple[dict[str, Any], dict[Direction, set[int]]]:
     """(columns, the top k in each direction) of one family on one checkpoint."""
     every = encode(model, pairs, check=False)
-    recalls = every.on_memorization.top == every.memorized
-    reasons = every.on_reasoning.top == every.reasoned
+    recalls = every.on_memorization.answer == 0
+    reasons = every.on_reasoning.answer == 1
     row: dict[str, Any] = {
         "recalls": float(recalls.float().mean()),
         "reasons": float(reasons.float().mean()),

@@ -112,7 +112,7 @@ def _random_pairs(count: int, length: int, vocabulary: int):
     )
     answers = torch.arange(count) % (vocabulary - 1)
     zeros = torch.zeros(count)
-    nothing = Behaviour(zeros, zeros, zeros, answers)
+    nothing = Behaviour(zeros, zeros, zeros, answers, answers)
     pairs = [
         PromptPair(f"p{i}", "noise", "none", f"g{i % 50}", "recall", "reason", " a", " b")
         for i in range(count)

@@ -22,8 +22,9 @@ import neurotrace as nt
 from neurotrace.core.pairs import sample_pairs
 from neurotrace.core.process import bars
 from neurotrace.core.scores import Scores
-from neurotrace.models.encoding import EncodedPairs, by_length, last_logits
+from neurotrace.models.encoding import EncodedPairs, by_length
 from neurotrace.models.gradients import gradients
+from neurotrace.models.sites import last_logits
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 import neurotrace as nt
 from neurotrace.core.display import Bar, Shown, Table, View, to_html
-from neurotrace.models.encoding import Dropped
+from neurotrace.decoding.tokens import Dropped
 from neurotrace.studies.verdict import SENTENCES
 
 EVIL = "<script>alert(1)</script>\x1b[31m"

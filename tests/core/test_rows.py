@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 
 import datasets
 import pandas as pd
@@ -13,7 +12,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from neurotrace.core.errors import InputError
-from neurotrace.core.pairs import PAIR_FIELDS, PromptPair, load_pairs
+from neurotrace.core.pairs import PAIR_FIELDS, PromptPair, load_pairs, pair_record
 from neurotrace.core.prompts import load_prompts
 
 PAIRS = [
@@ -29,7 +28,7 @@ PAIRS = [
     )
     for number in range(1, 4)
 ]
-RECORDS = [asdict(pair) for pair in PAIRS]
+RECORDS = [pair_record(pair) for pair in PAIRS]
 CHANGES = {"id": "other id", "reasoning": "rule"}  # columns of other names
 
 

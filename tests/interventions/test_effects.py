@@ -37,7 +37,7 @@ def test_patching_a_run_with_itself_changes_nothing(model, encoded):
     ids = encoded.memorization[0][None]
     with torch.no_grad():
         clean = forward(model, ids)
-    same = _hooked_logits(model, ids, own, values[0].flatten()[None], "read")
+    same = _hooked_logits(model, ids, own, values[0].flatten()[None], (ids.shape[1] - 1,), "neurons", 0)
     assert torch.equal(clean, same)
 
 
@@ -180,7 +180,7 @@ def test_refusals_say_what_to_do(model, encoded, tmp_path):
         nt.patch([], donor="reasoning")
     with pytest.raises(InputError, match="each once"):
         nt.zero([PLANTED, PLANTED], direction="to_reasoning")
-    with pytest.raises(InputError, match="'read' or 'all'"):
+    with pytest.raises(InputError, match="'read', 'onward', 'all' or places"):
         nt.measure(model, encoded, [nt.patch([PLANTED], donor="reasoning")], positions="first")
     with pytest.raises(InputError, match="no column"):
         nt.measure(model, encoded, [nt.patch([PLANTED], donor="reasoning")]).where(colour=1)

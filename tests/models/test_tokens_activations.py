@@ -52,7 +52,7 @@ def test_a_word_without_a_token_is_not_studied_as_if_it_had_one(organism):
 def test_a_token_that_serves_for_more_is_not_unknown():
     from types import SimpleNamespace
 
-    from neurotrace.models.origins import unknown_token
+    from neurotrace.decoding.tokens import unknown_token
 
     ids = {"bos_token_id": 1, "eos_token_id": 2}
     assert unknown_token(SimpleNamespace(unk_token_id=0, **ids)) == 0
@@ -99,6 +99,7 @@ def test_activations_are_those_of_the_model(model, encoded):
 
 def test_the_engine_reads_what_hooks_read(model, encoded, monkeypatch):
     """Activations and slopes, both at the last position."""
+    from neurotrace.engine.metrics import first_tokens
     from neurotrace.models import activations, gradients
 
     info = nt.inspect_model(model)
@@ -106,7 +107,7 @@ def test_the_engine_reads_what_hooks_read(model, encoded, monkeypatch):
     answers = encoded.memorized[rows], encoded.reasoned[rows]
 
     def read():
-        values, slopes = gradients.slopes_of(model, ids, *answers)
+        values, slopes = gradients.slopes_of(model, ids, first_tokens(*answers))
         return activations.read_activations(model, ids, info.n_layers, info.d_mlp), values, slopes
 
     engine = read()

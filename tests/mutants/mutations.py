@@ -31,6 +31,7 @@ SCORES = ("tests/core/test_neurons_scores.py", "tests/rankers/test_registry.py")
 PAIRS = ("tests/core/test_pairs.py",)
 STATISTICS = ("tests/core/test_statistics.py", "tests/studies/test_significance.py")
 ENCODING = ("tests/models/test_tokens_activations.py",)
+SEQUENCES = ("tests/decoding/test_sequences.py",)
 HOOKS = ("tests/models/test_hooks.py",)
 SAME = ("tests/models/test_sameness.py",)
 CHECKS = ("tests/models/test_checks.py",)
@@ -189,8 +190,8 @@ MUTATIONS = (
     Mutation(
         "slopes at the position before the last",
         "models/gradients.py",
-        "changed[:, -1] = changed[:, -1] + nudges[layer]",
-        "changed[:, -2] = changed[:, -2] + nudges[layer]",
+        "changed[:, at] = changed[:, at] + nudges[layer]",
+        "changed[:, at - 1] = changed[:, at - 1] + nudges[layer]",
         ENCODING,
     ),
     Mutation(
@@ -202,10 +203,45 @@ MUTATIONS = (
     ),
     Mutation(
         "answers with the same first token are kept",
-        "models/encoding.py",
-        "if firsts[0] == firsts[1]:",
-        "if firsts[0] == firsts[1] == -1:",
+        "models/tokens.py",
+        "if set(answers[0]) & set(answers[1]):",
+        "if set(answers[0]) & set(answers[1]) & {-1}:",
         ENCODING,
+    ),
+    Mutation(
+        "a word that goes on counts as written",
+        "decoding/endings.py",
+        "not (rest[:1].isalnum() and before[-1:].isalnum())",
+        "not (rest[:1].isalnum() and before[-1:].isalnum() and False)",
+        SEQUENCES,
+    ),
+    Mutation(
+        "one right token of a whole answer is enough",
+        "decoding/sequences.py",
+        "| ~self.counts).all(-1)",
+        "| ~self.counts).any(-1)",
+        SEQUENCES,
+    ),
+    Mutation(
+        "the end is read behind another token",
+        "decoding/sequences.py",
+        "if branch[: len(sequence)] != sequence:",
+        "if len(branch) < len(sequence):",
+        SEQUENCES,
+    ),
+    Mutation(
+        "the slope of a whole L adds the two answers",
+        "models/gradients.py",
+        "for sign, side in ((1, 0), (-1, 1)):",
+        "for sign, side in ((1, 0), (1, 1)):",
+        ("tests/models/test_whole.py",),
+    ),
+    Mutation(
+        "onward ends at the prompt",
+        "interventions/logits.py",
+        "return tuple(range(end - 1, length))",
+        "return tuple(range(end - 1, end))",
+        ("tests/models/test_whole.py",),
     ),
     Mutation(
         "variance forgets the mean",

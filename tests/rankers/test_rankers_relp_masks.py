@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 import neurotrace as nt
 from neurotrace.core.errors import InputError
 from neurotrace.engine import proof
+from neurotrace.engine.metrics import first_tokens
 from neurotrace.engine.relp import linearised
 from neurotrace.engine.slopes import slopes
 from neurotrace.models.origins import twin
@@ -55,9 +56,9 @@ def test_relp_is_the_gradient_and_exact_where_the_network_is_linear():
         model.transformer.ln_f = torch.nn.Identity()
     engine = proof.engine(model)
     ids, plus, minus = torch.tensor([[1, 2, 3, 4]]), torch.tensor([20]), torch.tensor([30])
-    plain = slopes(engine, ids, plus, minus)[1]
+    plain = slopes(engine, ids, first_tokens(plus, minus))[1]
     with linearised(engine.parts):
-        held = slopes(engine, ids, plus, minus)[1]
+        held = slopes(engine, ids, first_tokens(plus, minus))[1]
     assert float(plain.abs().max()) > 0.01
     assert torch.allclose(held, plain, atol=1e-5)
     run = engine.clean(ids)

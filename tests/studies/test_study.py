@@ -17,8 +17,8 @@ from planted import PLANTED
 import neurotrace as nt
 from neurotrace.core import writing
 from neurotrace.core.errors import InputError
+from neurotrace.decoding.tokens import Dropped
 from neurotrace.interventions import intervention as interventions
-from neurotrace.models.encoding import Dropped
 from neurotrace.models.identity import model_identity
 from neurotrace.results import run as runs
 from neurotrace.results.report import figures

@@ -10,7 +10,7 @@ import re
 import sys
 import tempfile
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -69,6 +69,7 @@ def examine(name: str, folder: Path, device: str = "cpu") -> Row:
     collected_is_what_the_projections_receive(model, encoded)
     without = every_ranker_ranks(model, encoded)
     engine_equals_hooks(model, encoded)
+    whole_answers_by_engine_and_hooks(model)
     small_steps_are_predicted(model, encoded)
     outcome = "works" if path in ("shared", "frozen") else "works by the slow path"
     half = half_precision(name, folder, device, nt.gradient(model, encoded))
@@ -158,6 +159,51 @@ def engine_equals_hooks(model, encoded) -> None:
         assert torch.allclose(one, other, atol=2e-4 * size + 1e-5, equal_nan=True)
 
 
+def whole_answers_by_engine_and_hooks(model) -> None:
+    """Two-token answers, changed at three places: L against a plain pass, and the engine against hooks."""
+    pairs = [
+        replace(
+            pair,
+            memorized_answer=pair.memorized_answer + pair.reasoned_answer,
+            reasoned_answer=pair.memorized_answer + pair.memorized_answer,
+        )
+        for pair in random_pairs(3)
+    ]
+    encoded = encode(model, pairs, answers="whole", check=False)
+    row = encoded.at([0])
+    reference = nt.reference(model, encoded)
+    changes = [make(kind, SOME, reference, direction="to_reasoning") for kind in ("patch:1.5", "shift:3")]
+
+    def both() -> tuple:
+        places = ("read", "onward", (-3, -2, -1))
+        return (
+            [nt.measure(model, encoded, changes, positions=at).to_frame()["L_after"] for at in places],
+            nt.gradient(model, encoded).value,
+            nt.exact(model, row, neurons=SOME).value,
+        )
+
+    expected = 0.0
+    for sign, (sequence,) in zip((1, -1), row.answers[0], strict=True):
+        ids = torch.cat([row.memorization[0], torch.tensor(sequence)])[None]
+        with torch.no_grad():
+            log_p = (
+                twin(model)(ids.to(inspect_model(model).device), use_cache=False).logits[0].log_softmax(-1)
+            )
+        start = len(row.memorization[0]) - 1
+        expected += sign * sum(float(log_p[start + at, token]) for at, token in enumerate(sequence))
+    assert abs(float(row.on_memorization.logit_difference[0]) - expected) < 1e-3
+    fast = both()
+    with model.hooks(fwd_hooks=[("blocks.0.mlp.hook_post", lambda value, hook: None)]):
+        slow = both()
+    for one, other in zip(fast[0], slow[0], strict=True):
+        assert (one - other).abs().max() < 1e-4 * max(1.0, float(other.abs().max()))
+    assert not torch.allclose(torch.tensor(fast[0][0]), torch.tensor(fast[0][2]), atol=1e-3)
+    for one, other in zip(fast[1:], slow[1:], strict=True):
+        size = float(other.nan_to_num().abs().max())
+        assert size > 1e-3
+        assert torch.allclose(one, other, atol=2e-4 * size + 1e-5, equal_nan=True)
+
+
 def small_steps_are_predicted(model, encoded) -> None:
     """A small part of the way to the donor: first order must agree with doing it."""
     kind = "patch:0.002"
@@ -197,6 +243,7 @@ The table tests one tiny random model of each family, built from transformers' c
   `gradient`, `integrated` adds up to the effect on its layer, `exact` equals the measured effect, what
   a neuron writes is what transformers' own model does when the neuron changes a little, and so on;
 - the gradient predicts the effect of a small patch;
+- answers of two tokens, changed at three places of the prompt and the answer, have the same L by both ways;
 - every intervention, slope and exact effect is the same by the suffix engine and by full passes
   with hooks.
 
