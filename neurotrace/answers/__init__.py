@@ -7,6 +7,7 @@ calibration  the margin as a probability
 trust        the trust score of each prompt
 monitor      the same for each generated token
 baselines    signals that need no intervention
+reasking     the outside view: the model asked again with less of the prompt
 judging      evaluation: the score found, calibrated and tested on different prompts
 tables       a trust study's tables
 views        features of a prompt for detectors

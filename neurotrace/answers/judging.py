@@ -10,8 +10,9 @@
    items), those without one template (unseen templates), those without one family (unseen families).
    AUROC for "the answer is the memorized one", within each family, with intervals from resampled
    groups.
-5. *Compare*, on the same prompts, with signals without training (log-probability, entropy, position of
-   the answer in the prompt), with signals trained on the same first half (the prompt's words; logistic
+5. *Compare*, on the same prompts, with the outside view (the model asked again with less context:
+   `reasking.py`), with signals without training (log-probability, entropy, position of the answer in
+   the prompt), with signals trained on the same first half (the prompt's words; logistic
    regressions on all neurons at the final token position, on the residual stream at four depths, on
    what each layer writes for the answer), and with `DRAWS` circuits of random neurons.
 6. *Calibrate* on one half of the second half, score the other, and the other way round: ECE, the
@@ -34,6 +35,7 @@ from neurotrace.answers.answered import Answered, answer
 from neurotrace.answers.baselines import inside_features, plain_signals
 from neurotrace.answers.circuit import OFFS, Circuit, Slopes, circuit_from, norms_of, slopes
 from neurotrace.answers.margin import Margins, causal_margins
+from neurotrace.answers.reasking import asked_again
 from neurotrace.answers.trust import consistencies, limem, parts_of
 from neurotrace.core.display import Shown, Table, View, frame_table
 from neurotrace.core.errors import InputError
@@ -60,7 +62,7 @@ class TrustStudy(Shown):
     circuit: Circuit  # of the first half, calibrated on all of the second
     outcomes: pd.DataFrame  # family, template, memory, reasoning, other
     choices: pd.DataFrame  # k, off, auroc (first half, by circuits of the other families), chosen
-    signals: pd.DataFrame  # unseen, of, signal, auroc, auroc_lo, auroc_hi, n, memory
+    signals: pd.DataFrame  # unseen, of, signal, auroc, auroc_lo, auroc_hi, n, memory, behind (the margin)
     scores: pd.DataFrame  # a row for each prompt of the second half
     failures: pd.DataFrame  # signal, auroc, auroc_lo, auroc_hi for "fails on a changed version"
     coverage: pd.DataFrame  # signal, coverage, risk, risk_lo, risk_hi
@@ -129,7 +131,8 @@ def trust_study(
     assert circuit is not None  # a subset of these prompts gave a circuit
     falls, random_margins = _falls(model, data, make, circuit, values, seed, progress)
     frame = tables.frame_of(data.asked, data.train, falls, consistencies(asked))
-    for name, signal in plain_signals(model, data.asked).items():
+    outside = asked_again(model, data.asked, progress=progress) | plain_signals(model, data.asked)
+    for name, signal in outside.items():
         frame[name] = signal
     features = {"all neurons": values} | inside_features(model, data.asked, progress=progress)
     frame = tables.calibrated(frame, seed)

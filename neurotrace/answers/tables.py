@@ -18,8 +18,9 @@ import pandas as pd
 from neurotrace.answers.answered import Answered
 from neurotrace.answers.baselines import PLAIN, by_features, by_words
 from neurotrace.answers.calibration import FEATURES, Calibration, fit_calibration
+from neurotrace.answers.reasking import ASKED_AGAIN
 from neurotrace.core.display import Cell, share
-from neurotrace.detectors.judging import auroc, auroc_interval, ece
+from neurotrace.detectors.judging import auroc, auroc_difference, auroc_interval, ece
 
 UNSEEN = {
     "items": "family",
@@ -95,6 +96,7 @@ def signals(
     """AUROC of every signal on the second half, for unseen items, templates and families.
 
     One detector is trained on each of the `features`; "mean" is the mean over families or templates.
+    `behind` of a mean is the causal margin's AUROC minus the signal's, with its paired interval.
     `auroc_lo` and `auroc_hi` are a 95 % interval, groups resampled; where `draws` is not 1 (random
     neurons) `auroc` is the mean of the draws, and they are the lowest and the highest draw's.
 
@@ -102,7 +104,7 @@ def signals(
         random_margins: [draw, prompt], NaN on the first half.
     """
     y, train = frame["memory"].to_numpy(), frame["train"].to_numpy()
-    plain = {name: _oriented(frame[name].to_numpy(), train, y) for name in PLAIN}
+    plain = {name: _oriented(frame[name].to_numpy(), train, y) for name in (*ASKED_AGAIN, *PLAIN)}
     rows: list[dict[str, Any]] = []
     for unseen, column in UNSEEN.items():
         strata = frame[column].to_numpy()
@@ -124,7 +126,8 @@ def signals(
                 at = ~train & (strata == stratum)
                 rows.append(about | {"of": stratum} | _judged(score[..., at], frame[at]))
             within = strata[~train]
-            rows.append(about | {"of": "mean"} | _judged(score[..., ~train], frame[~train], within))
+            mean = about | {"of": "mean"} | _judged(score[..., ~train], frame[~train], within)
+            rows.append(mean | _behind(memory - reasoning, score, frame, ~train, strata))
     return pd.DataFrame(rows)
 
 
@@ -247,6 +250,19 @@ def _judged(score: Array, part: pd.DataFrame, strata: Array | None = None) -> di
     }
 
 
+def _behind(
+    margin: Array, score: Array, frame: pd.DataFrame, held: Array, strata: Array
+) -> dict[str, float]:
+    """How far a signal is behind the causal margin in mean AUROC, on the prompts that have both."""
+    if score.ndim > 1:
+        return {}
+    known = held & ~np.isnan(score) & ~np.isnan(margin)
+    y, groups, within = frame["memory"].to_numpy()[known], frame["group"].to_numpy()[known], strata[known]
+    both = [mean_auroc(each[known], y, within) for each in (margin, score)]
+    low, high = auroc_difference(margin[known], score[known], y, groups, strata=within)
+    return {"behind": both[0] - both[1], "behind_lo": low, "behind_hi": high}
+
+
 def _learned(learn: Any, X: Any, strata: Array, unseen: str, train: Array, y: Array) -> Array:
     """Trained on the first half; for unseen templates and families without the tested one."""
     if unseen == "items":
@@ -262,6 +278,8 @@ def _learned(learn: Any, X: Any, strata: Array, unseen: str, train: Array, y: Ar
 def _risks(changed: pd.DataFrame) -> dict[str, Array]:
     return {
         "trust score": changed["p_memory"].to_numpy(),
+        "log p without context": changed["log p without context"].to_numpy(),
+        "largest drop": -changed["largest drop"].to_numpy(),
         "log-probability": -changed["log-probability"].to_numpy(),
         "entropy": changed["entropy"].to_numpy(),
     }

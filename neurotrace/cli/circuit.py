@@ -55,13 +55,16 @@ def _show(study: TrustStudy, folder: Path) -> None:
 
     terminal = console()
     table = Table(title="AUROC for “the answer comes from memory”, held-out prompts")
-    for name in ("unseen", "signal", "mean", "95 % *", "least"):
+    for name in ("unseen", "signal", "mean", "95 % *", "least", "margin minus it"):
         table.add_column(name, justify="left" if name in ("unseen", "signal") else "right")
     for (unseen, signal), part in study.signals.groupby(["unseen", "signal"], sort=False):
         mean = part[part["of"] == "mean"].iloc[0]
         interval = f"{mean['auroc_lo']:.3f}–{mean['auroc_hi']:.3f}"
         least = part[part["of"] != "mean"]["auroc"].min()
-        table.add_row(unseen, signal, f"{mean['auroc']:.3f}", interval, f"{least:.3f}")
+        ahead = ""
+        if signal != "causal margin" and mean["behind"] == mean["behind"]:
+            ahead = f"{mean['behind']:+.3f} [{mean['behind_lo']:+.3f}, {mean['behind_hi']:+.3f}]"
+        table.add_row(unseen, signal, f"{mean['auroc']:.3f}", interval, f"{least:.3f}", ahead)
     terminal.print(table)
     drawn = int(study.signals["draws"].max())
     terminal.print(f"* of random neurons the lowest and the highest of {drawn} draws")

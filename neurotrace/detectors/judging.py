@@ -67,19 +67,51 @@ def auroc_interval(
     With `strata`: of the mean of the AUROCs within each. (NaN, NaN) with fewer than two groups or one
     class.
     """
+    values = _resampled(score, y, groups, strata, resamples, seed)
+    low, high = np.nanquantile(values, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def auroc_difference(
+    score: Float[Array, " row"],
+    other: Float[Array, " row"],
+    y: Array,
+    groups: Sequence[Hashable] | Array,
+    *,
+    strata: Array | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """95 % interval of AUROC(score) - AUROC(other) on the same rows: paired, groups resampled.
+
+    With `strata`: of the difference of the means of the AUROCs within each.
+    """
+    both = [_resampled(each, y, groups, strata, resamples, seed) for each in (score, other)]
+    low, high = np.nanquantile(both[0] - both[1], [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _resampled(
+    score: Float[Array, " row"],
+    y: Array,
+    groups: Sequence[Hashable] | Array,
+    strata: Array | None,
+    resamples: int,
+    seed: int,
+) -> Float[Array, " resample"]:
+    """The AUROC, or the mean of those within strata, of each resample of groups; one NaN: undefined."""
     _, member = np.unique(np.asarray(groups), return_inverse=True)
     count = member.max(initial=-1) + 1
     if count < 2 or len(np.unique(y)) < 2:
-        return float("nan"), float("nan")
+        return np.full(1, np.nan)
     rng = np.random.default_rng(seed)
     weight = rng.multinomial(count, np.full(count, 1 / count), size=resamples)[:, member]
     parts = [slice(None)] if strata is None else [strata == name for name in np.unique(strata)]
     found = np.array([_weighted_aurocs(score[own], y[own], weight[:, own]) for own in parts])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a resample in which no stratum has both classes
-        values = np.nanmean(found, axis=0)
-    low, high = np.nanquantile(values, [0.025, 0.975])
-    return float(low), float(high)
+        values: Array = np.nanmean(found, axis=0)
+    return values
 
 
 def _weighted_aurocs(score: Array, y: Array, weight: Float[Array, "resample row"]) -> Array:

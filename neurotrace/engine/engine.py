@@ -357,7 +357,7 @@ class Engine:
             Float[Tensor, "row vocabulary"], "row k" or "row read ...", soft cap and scale included.
         """
         if hidden.dim() == 3:
-            return self.logits(hidden.flatten(0, 1), tokens).unflatten(0, hidden.shape[:2])
+            return self.logits_of(hidden.flatten(0, 1), tokens).unflatten(0, hidden.shape[:2])
         unembedding = self.parts.unembedding
         if tokens is None:
             raw = unembedding(hidden)

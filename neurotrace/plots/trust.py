@@ -17,7 +17,13 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-_SIGNALS = {"trust score": "#0072B2", "log-probability": "#D55E00", "entropy": "#E69F00"}
+_SIGNALS = {
+    "trust score": "#0072B2",
+    "log p without context": "#009E73",
+    "largest drop": "#CC79A7",
+    "log-probability": "#D55E00",
+    "entropy": "#E69F00",
+}
 
 
 def plot_coverage(coverage: pd.DataFrame, *, title: str | None = None) -> go.Figure:

@@ -16,6 +16,7 @@ import neurotrace as nt
 from neurotrace.answers import judging
 from neurotrace.answers.answered import Answered
 from neurotrace.answers.calibration import Calibration, fit_calibration
+from neurotrace.answers.reasking import ASKED_AGAIN, asked_again, sentences
 from neurotrace.answers.trust import limem
 from neurotrace.core.errors import InputError
 from neurotrace.core.prompts import originals
@@ -187,6 +188,49 @@ def test_random_circuits_are_drawn_often_and_their_range_is_told(trust_study):
     assert mean["auroc_lo"] < 0.45 < mean["auroc"] < 0.55 < mean["auroc_hi"] < 0.95
     own = signals[(signals["signal"] == "causal margin") & (signals["of"] == "mean")]
     assert float(own["auroc"].min()) > 0.99
+
+
+def test_sentences_are_split_at_their_ends():
+    assert sentences("The capital is Rome. Then, in real life, it is") == [
+        "The capital is Rome. ",
+        "Then, in real life, it is",
+    ]
+    assert sentences('Tom said: "It is so." Then') == ['Tom said: "It is so." ', "Then"]
+    assert sentences("recall 31+28=") == ["recall 31+28="]
+    assert sentences("It costs 3.5 pounds. ") == ["It costs 3.5 pounds. "]
+
+
+def test_asking_again_is_what_shorter_prompts_say(organism):
+    """Each signal against the model asked by hand; a prompt of one sentence has nothing to leave out."""
+    first = nt.load_prompts("letters")[0]
+    two = replace(first, id="two", prompt=f"recall shift 2 , b c . {first.prompt}")
+    one = replace(first, id="one")
+    asked = nt.answer(organism, [two, one])
+    found = asked_again(organism, asked)
+    own = organism.tokenizer.decode([int(asked.top[0])])
+    text = [f"{first.prompt}", two.prompt]
+    log_p = []
+    for each in text:
+        with torch.no_grad():
+            logits = organism(organism.tokenizer(each, return_tensors="pt").input_ids)[0, -1]
+        log_p.append(float(logits.log_softmax(-1)[asked.top[0]]))
+    assert own
+    assert found["log p without context"][0] == pytest.approx(log_p[0], abs=1e-4)
+    assert found["gap to no context"][0] == pytest.approx(log_p[1] - log_p[0], abs=1e-4)
+    assert found["largest drop"][0] == pytest.approx(log_p[1] - log_p[0], abs=1e-4)
+    assert found["largest drop"][1] == 0
+    assert found["gap to no context"][1] == pytest.approx(0, abs=1e-6)
+
+
+def test_each_signal_is_set_beside_the_margin(trust_study):
+    """Paired: the margin minus itself is nothing; minus a worse signal more, with an interval around it."""
+    mean = trust_study.signals[trust_study.signals["of"] == "mean"].set_index(["unseen", "signal"])
+    own = mean.loc[("items", "causal margin")]
+    assert own["behind"] == own["behind_lo"] == own["behind_hi"] == 0
+    entropy = mean.loc[("items", "entropy")]
+    assert entropy["behind"] == pytest.approx(own["auroc"] - entropy["auroc"])
+    assert entropy["behind_lo"] < entropy["behind"] < entropy["behind_hi"]
+    assert set(ASKED_AGAIN) <= set(trust_study.signals["signal"])
 
 
 @pytest.mark.parametrize(("peak", "chosen", "largest"), [(384, 384, False), (10**6, 768, True)])

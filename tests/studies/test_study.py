@@ -19,10 +19,11 @@ from neurotrace.core import writing
 from neurotrace.core.errors import InputError
 from neurotrace.decoding.tokens import Dropped
 from neurotrace.interventions import intervention as interventions
+from neurotrace.interventions.damage import still_answered
 from neurotrace.models.identity import model_identity
 from neurotrace.results import run as runs
 from neurotrace.results.report import figures
-from neurotrace.studies.held_out import _kept, flip_record
+from neurotrace.studies.held_out import flip_record
 from neurotrace.studies.selection import default_ks
 from neurotrace.studies.verdict import Rule, verdicts_of
 
@@ -86,7 +87,7 @@ def test_what_other_families_keep_is_under_the_intervention_as_it_was_done(model
 
     def kept(strength):
         done = interventions.patch([PLANTED], donor="reasoning", strength=strength)
-        return _kept(model, encoded, [done], [means])
+        return still_answered(model, encoded, [done], [means])
 
     assert kept(1.0) == 0.0
     assert kept(0.1) == 1.0
