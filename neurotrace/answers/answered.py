@@ -20,7 +20,7 @@ from neurotrace.core.errors import InputError
 from neurotrace.core.process import Progress, over
 from neurotrace.core.prompts import Prompt
 from neurotrace.core.records import short
-from neurotrace.decoding.tokens import unknown_token, unknown_word
+from neurotrace.decoding.unknown import unknown_token, unknown_word
 from neurotrace.engine import metrics
 from neurotrace.engine.turns import takes_turns
 from neurotrace.models.encoding import by_length

@@ -9,6 +9,7 @@ from neurotrace.core.errors import InputError
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.sides import SIDES
 from neurotrace.decoding.sequences import Answer
+from neurotrace.decoding.unknown import unknown_token, unknown_word
 
 
 @dataclass(frozen=True)
@@ -74,17 +75,3 @@ def refuse_whole(encoded: Any, what: str) -> None:
     """InputError for encoded pairs whose answers are read whole."""
     if encoded.answers is not None:
         raise InputError(f"{what} reads an answer's first token alone: encode pairs with answers='first'")
-
-
-def unknown_token(tokenizer: Any) -> int | None:
-    """The id of the unknown token, if the tokenizer has one that serves for nothing else."""
-    found = getattr(tokenizer, "unk_token_id", None)
-    ends = (getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos"))
-    return None if found in ends else found
-
-
-def unknown_word(tokenizer: Any, text: str) -> str:
-    """A sentence that names the first word of the text that the tokenizer has no token for."""
-    unknown = unknown_token(tokenizer)
-    strange = (word for word in text.split() if unknown in tokenizer(word).input_ids)
-    return f"the tokenizer has no token for {next(strange, text)!r}"

@@ -210,7 +210,7 @@ class Engine:
         """One `Edit` a row, in prompt order, equally many for each of the run's prompts.
 
         Returns:
-            Float[Tensor, "row d_model"].
+            Float[Tensor, "row d_model"], or "row read d_model".
 
         Raises:
             ValueError: the number of edits is not a multiple of the number of prompts.
@@ -230,9 +230,9 @@ class Engine:
                 own = [edits[p * count + at] for p in range(prompts) for at in group[part]]
                 return self._edited(run, len(own), affine_by_layer(own, run.where), exact)
 
-            hidden = self._chunks(run, len(group), perform).view(prompts, len(group), -1)
+            hidden = self._chunks(run, len(group), perform).unflatten(0, (prompts, len(group)))
             if found is None:
-                found = hidden.new_empty(prompts, count, hidden.shape[-1])
+                found = hidden.new_empty(prompts, count, *hidden.shape[2:])
             found[:, list(group)] = hidden
         assert found is not None
         return found.flatten(0, 1)

@@ -26,7 +26,7 @@ from neurotrace.core.errors import InputError
 from neurotrace.core.neurons import Neuron
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.records import read_records, text_fields
-from neurotrace.decoding.tokens import unknown_token, unknown_word
+from neurotrace.decoding.unknown import unknown_token, unknown_word
 from neurotrace.engine.parts import Parts, overridden, write_rows
 from neurotrace.engine.turns import alone, plain, turn
 from neurotrace.models.encoding import EncodedPairs, encode

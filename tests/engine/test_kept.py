@@ -9,6 +9,7 @@ from families import FAMILIES, VOCABULARY, build
 from neurotrace.engine import proof
 from neurotrace.engine.edits import Edit, together
 from neurotrace.engine.kept import _tree, keeping
+from neurotrace.engine.metrics import first_tokens
 from neurotrace.engine.slopes import slopes
 from neurotrace.engine.top import is_top
 
@@ -34,13 +35,13 @@ def test_a_kept_run_is_the_run(name):
     edits = [Edit(*map(torch.tensor, ([0, 1], [3, 2], [0.0, 0.5], [1.0, 2.0])))] * len(batch)
     answers = torch.full((len(batch),), 5), torch.full((len(batch),), 6)
     plain = engine.clean(batch)
-    hidden, (values, found) = engine.sets(plain, edits), slopes(engine, batch, *answers)
+    hidden, (values, found) = engine.sets(plain, edits), slopes(engine, batch, first_tokens(*answers))
     with keeping(engine):
         engine.kept.add(every)
         assert set(engine.kept._of) == {tuple(ids.tolist()) for ids in every[:-1]}
         passed = engine.kept.passed
         own = engine.clean(batch)
-        again = slopes(engine, batch, *answers)
+        again = slopes(engine, batch, first_tokens(*answers))
         assert engine.kept.passed == passed  # nothing is run a second time
         scale = plain.hidden.abs().max()
         assert (own.hidden - plain.hidden).abs().max() < 1e-4 * scale

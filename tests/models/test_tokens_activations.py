@@ -52,7 +52,7 @@ def test_a_word_without_a_token_is_not_studied_as_if_it_had_one(organism):
 def test_a_token_that_serves_for_more_is_not_unknown():
     from types import SimpleNamespace
 
-    from neurotrace.decoding.tokens import unknown_token
+    from neurotrace.decoding.unknown import unknown_token
 
     ids = {"bos_token_id": 1, "eos_token_id": 2}
     assert unknown_token(SimpleNamespace(unk_token_id=0, **ids)) == 0

@@ -203,7 +203,7 @@ MUTATIONS = (
     ),
     Mutation(
         "answers with the same first token are kept",
-        "models/tokens.py",
+        "decoding/tokens.py",
         "if set(answers[0]) & set(answers[1]):",
         "if set(answers[0]) & set(answers[1]) & {-1}:",
         ENCODING,
