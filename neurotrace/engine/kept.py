@@ -258,7 +258,7 @@ class Kept:
 
 
 @contextmanager
-def keeping(engine: Any | None, memory_gb: float = 2.0) -> Iterator[None]:
+def keeping(engine: Any | None, memory_gb: float = 4.0) -> Iterator[None]:
     """Inside the `with`, clean runs at the last position are kept. The weights must not change there."""
     if engine is None or engine.kept is not None:
         yield
