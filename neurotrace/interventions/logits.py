@@ -81,8 +81,9 @@ def logits_under(
         run = engine.clean(ids, places, read=1 + behind)
     if cleans is not None:
         cleans[key] = run
-    logits = (engine.logits(each).float().cpu() for each in _hidden(engine, run, interventions, donors))
-    return engine.logits(run.hidden).float().cpu(), logits
+    hidden = _hidden(engine, run, interventions, donors)
+    logits = engine.logits(hidden.flatten(0, 1)).float().cpu().view(*hidden.shape[:2], -1)
+    return engine.logits(run.hidden).float().cpu(), iter(logits)
 
 
 def tops_under(
