@@ -35,8 +35,8 @@ from neurotrace.interventions.reference import Reference
 
 CONTROLS = ("random", "norm", "sign", "low_rho")
 QUIET = 0.04  # maximum share of training answers that a chosen candidate's controls may flip
-_SCREENED = 8  # candidates whose loudest control is drawn in one call, after the first
-_TOGETHER = 2  # candidates whose other controls are
+_SCREENED = 12  # candidates whose loudest control is drawn in one call, after the first
+_TOGETHER = 4  # candidates whose other controls are
 _FEWEST = 3  # draws of each random control in one call: 0 flips of 96 put the interval below `QUIET`
 _DRAWS = 6  # maximum number of draws
 
@@ -252,8 +252,7 @@ class QuietSearch:
             self._draw(wave, self._loudest_first()[:1], times)
             while wave := [each for each in wave if not self._too_loud(each)]:
                 group, wave = wave[:_TOGETHER], wave[_TOGETHER:]
-                for role in self._loudest_first():
-                    self._draw([each for each in group if not self._too_loud(each)], [role], times)
+                self._draw(group, CONTROLS, times)
                 for each in group:
                     while doubtful := self._doubtful(each):
                         most = max(self.drawn[each, role] for role in doubtful)
