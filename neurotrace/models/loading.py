@@ -16,13 +16,9 @@ import torch
 from neurotrace import organism
 from neurotrace.core.errors import InputError, first_line
 from neurotrace.engine.turns import passing, plain
-from neurotrace.models.checks import (
-    check_differentiable,
-    check_weights,
-    refuse_pickle,
-)
+from neurotrace.models.checks import SOURCES, check_differentiable, check_weights, refuse_folder
 from neurotrace.models.hooks import inspect_model
-from neurotrace.models.origins import remember_origin
+from neurotrace.models.origins import adapter_of, from_memory, merged, remember_origin
 
 if TYPE_CHECKING:
     from gguf import GGUFReader
@@ -31,6 +27,7 @@ if TYPE_CHECKING:
 @plain()
 def load_model(
     source: Any,
+    tokenizer: Any = None,
     *,
     device: str | torch.device | Mapping[str, Any] | None = None,
     dtype: torch.dtype | str | None = None,
@@ -41,8 +38,11 @@ def load_model(
     Args:
         source: ``"organism"`` or another built-in model, a hub name (``name@revision`` for one of its
             branches, tags or commits), a local folder with safetensors weights, a ``.gguf`` file
-            (needs the package ``gguf``), or a model that is already hooked (`TransformerBridge`,
-            `HookedTransformer`): that one is checked and returned as it is.
+            (needs the package ``gguf``), a folder of an adapter (needs ``peft``, which merges it), a
+            transformers or PEFT model in memory, which stays as it is (its weights are shared, adapters
+            are merged into a copy), or a model that is already hooked (`TransformerBridge`,
+            `HookedTransformer`), which is checked and returned.
+        tokenizer: of a transformers model in memory; of a folder without one.
         device: where to put it; default: CUDA if there is one, else the CPU. ``"auto"`` spreads the
             blocks of a folder or a hub model over all accelerators, then the CPU, then the disk; a
             mapping from module names to devices (accelerate's device map) assigns each. Such a model
@@ -61,28 +61,31 @@ def load_model(
 
         model = nt.load_model("organism")
         model = nt.load_model("gpt2", device="cpu", dtype="float32")
+        model = nt.load_model(transformers_model, tokenizer)
     """
     if not isinstance(source, (str, Path)):
         if device is not None or dtype is not None:
             raise InputError("device= and dtype= go with a name; move a loaded model yourself")
+        if (own := from_memory(source, tokenizer)) is not None:
+            return hook(own[1], tokenizer, name=own[0])
         inspect_model(source)
         return source
     wanted = parse_dtype(dtype)
     if device == "auto" or isinstance(device, Mapping):
-        return _load_spread(str(source), wanted, device, trust_remote_code)
+        return _load_spread(str(source), wanted, device, trust_remote_code, tokenizer)
     place = parse_device(device)
-    name, found, tokenizer = _read(str(source), wanted, trust_remote_code)
+    name, found, tokenizer = _read(str(source), wanted, trust_remote_code, tokenizer)
     found = found.to(place).eval().requires_grad_(False)
     return hook(found, tokenizer, name=name)
 
 
-def _load_spread(source: str, dtype: torch.dtype, device_map: Any, trust: bool) -> Any:
+def _load_spread(source: str, dtype: torch.dtype, device_map: Any, trust: bool, given: Any) -> Any:
     if source.endswith(".gguf"):
         raise InputError(
             f"device={device_map!r} with {source!r}: a GGUF file is dequantized in memory; spread a "
             "folder with safetensors weights, or name one device"
         )
-    name, found, tokenizer = _read(source, dtype, trust, device_map=device_map)
+    name, found, tokenizer = _read(source, dtype, trust, given, device_map)
     places = getattr(found, "hf_device_map", {})
     return hook(
         found.eval().requires_grad_(False),
@@ -169,7 +172,7 @@ def _adapt(bridge: Any, tokenizer: Any) -> None:
 
 
 def _read(
-    source: str, dtype: torch.dtype, trust: bool, device_map: Any = None
+    source: str, dtype: torch.dtype, trust: bool, given: Any = None, device_map: Any = None
 ) -> tuple[str, torch.nn.Module, Any]:
     """(name, transformers model, tokenizer); errors become one line."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -184,29 +187,31 @@ def _read(
     if source.endswith(".gguf"):
         return _read_gguf(Path(source), dtype)
     if os.path.isdir(path):
-        refuse_pickle(Path(path))
+        if (base := adapter_of(Path(path))) is not None:
+            _, model, tokenizer = _read(base, dtype, trust, given, device_map)
+            return source, merged(Path(path), model), tokenizer
+        refuse_folder(Path(path), given)
     elif os.sep in path and not _looks_like_hub_name(path):
         raise InputError(f"no model at {path!r}: expected a folder with config.json and safetensors")
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust)
+        tokenizer = given
+        if given is None:
+            tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust)
         model, found = cast(Any, AutoModelForCausalLM).from_pretrained(
             path,
             revision=revision,
-            dtype=dtype,
             trust_remote_code=trust,
+            dtype=dtype,
             use_safetensors=True,
             device_map=device_map,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
         )
     except Exception as error:  # a truncated or foreign file can raise anything
-        raise InputError(
-            f"can't load {source!r}: {first_line(error)} Wanted one of the built-in models "
-            f"({', '.join(organism.NAMES)}), a model folder with safetensors weights, a .gguf file, "
-            "or a hub name (in the local cache where the hub can't be reached)"
-        ) from error
+        what = "" if os.path.isdir(path) else f" {SOURCES} ({', '.join(organism.NAMES)} are built in)"
+        raise InputError(f"can't load {source!r}: {first_line(error)}{what}") from error
     finally:
         if bars:
             logging.enable_progress_bar()

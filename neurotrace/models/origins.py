@@ -6,21 +6,26 @@ modules, over the same weights. It is what the suffix engine runs, as long as `c
 
 from __future__ import annotations
 
+import copy
 import threading
 import warnings
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import wraps
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from neurotrace.core.errors import InputError
+from neurotrace.core.errors import InputError, first_line
+from neurotrace.core.files import read_json
 from neurotrace.engine import proof
 from neurotrace.engine.kept import Kept, keeping
 from neurotrace.engine.turns import Function, turn
+from neurotrace.models.checks import refuse_kind
 from neurotrace.models.protocol import HookedModel
 from neurotrace.models.sameness import Snapshot
 
@@ -176,3 +181,94 @@ def tokenizer_of(model: HookedModel) -> Any:
 def context_length(model: HookedModel) -> int:
     """The most tokens that the model takes; 0: it names no such number."""
     return int(getattr(model.cfg, "n_ctx", 0) or 0)
+
+
+def from_memory(source: Any, tokenizer: Any) -> tuple[str, torch.nn.Module] | None:
+    """(name, copy over the same weights) of a user's transformers model; None: it is none.
+
+    The user's modules stay as they are. An adapter of PEFT is merged into a copy with its own weights.
+
+    Raises:
+        InputError: no tokenizer; a quantized model; one that is no causal language model.
+    """
+    from transformers import PreTrainedModel
+
+    adapted = hasattr(source, "peft_config") and hasattr(source, "merge_and_unload")
+    if not adapted and not isinstance(source, PreTrainedModel):
+        return None
+    config: Any = source.config
+    name = str(getattr(config, "_name_or_path", "") or type(source).__name__)
+    settings = config.to_dict()
+    if not adapted:
+        settings["architectures"] = [type(source).__name__]
+    refuse_kind(name, settings)
+    if source.get_output_embeddings() is None:
+        raise InputError(
+            f"{name}: {type(source).__name__} has no head that predicts the next token: use …ForCausalLM"
+        )
+    for key, weight in source.named_parameters():
+        if type(weight.data) is not torch.Tensor or not weight.is_floating_point():
+            raise InputError(
+                f"{name}: {key} is quantized ({type(weight.data).__name__}, {weight.dtype}): load the "
+                "model without quantization"
+            )
+    if tokenizer is None:
+        raise InputError(f"{name}: a model in memory needs its tokenizer: nt.load_model(model, tokenizer)")
+    if adapted:
+        warnings.warn(f"{name}: its adapter was merged into a copy of the model", stacklevel=4)
+        model = copy.deepcopy(source).merge_and_unload()
+    elif getattr(source, "_hf_peft_config_loaded", False):
+        raise InputError(
+            f"{name}: it holds an adapter that was loaded into it: pass a peft.PeftModel, or merge it first"
+        )
+    else:
+        own = {id(p): torch.nn.Parameter(p.detach(), requires_grad=False) for p in source.parameters()}
+        model = copy.deepcopy(source, memo={**own, **{id(b): b for b in source.buffers()}})
+    hooked = [
+        key or "the model"
+        for key, module in source.named_modules()
+        if module._forward_hooks or module._forward_pre_hooks
+    ]
+    if hooked:
+        more = f" and {len(hooked) - 1} more" if len(hooked) > 1 else ""
+        warnings.warn(
+            f"{name}: it has hooks of yours (on {hooked[0]}{more}), which stay in every pass: what is "
+            "found is of the model with them",
+            stacklevel=4,
+        )
+    return name, model.eval().requires_grad_(False)
+
+
+def adapter_of(folder: Path) -> str | None:
+    """The base model of an adapter's folder; None: it holds a whole model or something else.
+
+    Raises:
+        InputError: its weights are a pickle, or it does not name its base.
+    """
+    path = folder / "adapter_config.json"
+    if not path.is_file() or (folder / "config.json").is_file():
+        return None
+    settings = read_json(path)
+    base = settings.get("base_model_name_or_path") if isinstance(settings, dict) else None
+    if not isinstance(base, str) or not base:
+        raise InputError(f"{path}: an adapter without the name of its base model: merge it into its model")
+    if find_spec("peft") is None:
+        raise InputError(
+            f"{folder}: an adapter of {base}, not a model: pip install peft, which merges it, or save "
+            "PeftModel.merge_and_unload() and load that folder"
+        )
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise InputError(f"{folder}: an adapter without adapter_model.safetensors; pickles are not read")
+    return base
+
+
+def merged(folder: Path, model: torch.nn.Module) -> torch.nn.Module:
+    """The model with the folder's adapter merged into its weights, with a word."""
+    from peft import PeftModel
+
+    try:
+        whole = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+    except Exception as error:  # an adapter of another model: many kinds
+        raise InputError(f"{folder}: the adapter does not fit its base: {first_line(error)}") from None
+    warnings.warn(f"{folder}: an adapter, merged into {type(whole).__name__}", stacklevel=4)
+    return cast(torch.nn.Module, whole)
