@@ -81,10 +81,7 @@ def main() -> None:
         signals.append(number)
         raise _Interrupt
 
-    for stream in (
-        sys.stdout,
-        sys.stderr,
-    ):  # a path need not be text: its last words cost no result
+    for stream in (sys.stdout, sys.stderr):  # a path need not be text: its last words cost no result
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     for number in ENDING:
@@ -104,14 +101,8 @@ def main() -> None:
             sys.exit(say(_INTERRUPTED, 130))
         if debug:
             raise
-        kind = type(error).__name__
-        sys.exit(
-            say(
-                f"internal error, please report it: {kind}: {error} "
-                "(NEUROTRACE_DEBUG=1 shows the traceback)",
-                1,
-            )
-        )
+        what = f"{type(error).__name__}: {error} (NEUROTRACE_DEBUG=1 shows the traceback)"
+        sys.exit(say(f"internal error, please report it: {what}", 1))
     finally:
         remove_empty()
     if code == 130:  # typer's exit after an interrupt that it caught itself
