@@ -16,9 +16,9 @@ import torch
 from neurotrace import organism
 from neurotrace.core.errors import InputError, first_line
 from neurotrace.engine.turns import passing, plain
-from neurotrace.models.checks import SOURCES, check_differentiable, check_weights, refuse_folder
+from neurotrace.models.checks import check_differentiable, check_weights
 from neurotrace.models.hooks import inspect_model
-from neurotrace.models.origins import adapter_of, from_memory, merged, remember_origin
+from neurotrace.models.origins import SOURCES, adapter_of, from_memory, merged, refuse_path, remember_origin
 
 if TYPE_CHECKING:
     from gguf import GGUFReader
@@ -60,7 +60,6 @@ def load_model(
     Example::
 
         model = nt.load_model("organism")
-        model = nt.load_model("gpt2", device="cpu", dtype="float32")
         model = nt.load_model(transformers_model, tokenizer)
     """
     if not isinstance(source, (str, Path)):
@@ -190,7 +189,7 @@ def _read(
         if (base := adapter_of(Path(path))) is not None:
             _, model, tokenizer = _read(base, dtype, trust, given, device_map)
             return source, merged(Path(path), model), tokenizer
-        refuse_folder(Path(path), given)
+        refuse_path(Path(path), given)
     elif os.sep in path and not _looks_like_hub_name(path):
         raise InputError(f"no model at {path!r}: expected a folder with config.json and safetensors")
     bars = logging.is_progress_bar_enabled()

@@ -10,7 +10,7 @@ import copy
 import threading
 import warnings
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import wraps
 from importlib.util import find_spec
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from neurotrace.core.errors import InputError, first_line
@@ -25,7 +26,7 @@ from neurotrace.core.files import read_json
 from neurotrace.engine import proof
 from neurotrace.engine.kept import Kept, keeping
 from neurotrace.engine.turns import Function, turn
-from neurotrace.models.checks import refuse_kind
+from neurotrace.models.checks import refuse_pickle
 from neurotrace.models.protocol import HookedModel
 from neurotrace.models.sameness import Snapshot
 
@@ -272,3 +273,86 @@ def merged(folder: Path, model: torch.nn.Module) -> torch.nn.Module:
         raise InputError(f"{folder}: the adapter does not fit its base: {first_line(error)}") from None
     warnings.warn(f"{folder}: an adapter, merged into {type(whole).__name__}", stacklevel=4)
     return cast(torch.nn.Module, whole)
+
+
+SOURCES = (
+    "Wanted one of the built-in models, a model folder with safetensors weights, a .gguf file, or a hub "
+    "name (in the local cache where the hub can't be reached)"
+)
+_TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "*.model", "vocab.*", "*.tiktoken")
+_QUANTIZED = "load the model that it was made from, which has plain weights"
+
+
+def refuse_path(folder: Path, tokenizer: Any) -> None:
+    """Raise for a folder that can't be studied, each with its own reason and one way out.
+
+    Args:
+        tokenizer: that of the user; None: the folder must have one.
+    """
+    refuse_pickle(folder)
+    settings = read_json(folder / "config.json")
+    settings = settings if isinstance(settings, dict) else {}
+    refuse_kind(str(folder), settings)
+    for name in sorted(set((_index(folder).get("weight_map") or {}).values())):
+        if not (folder / str(name)).is_file():
+            raise InputError(f"{folder}: {name} is missing, which its index names: copy it there")
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt"):
+                pass
+        except (OSError, SafetensorError) as error:
+            raise InputError(
+                f"{path}: cut off or damaged ({first_line(error)}): copy or download it again"
+            ) from None
+    if tokenizer is None and not any(any(folder.glob(name)) for name in _TOKENIZERS):
+        raise InputError(
+            f"{folder}: no tokenizer in it: copy tokenizer.json and tokenizer_config.json there, or pass "
+            "one: nt.load_model(folder, tokenizer)"
+        )
+
+
+def refuse_kind(name: str, settings: Mapping[str, Any]) -> None:
+    """Raise for a configuration of a model that is quantized, or that is no decoder.
+
+    Args:
+        settings: config.json, or a config's `to_dict()`.
+    """
+    kind = settings.get("model_type", "model")
+    quantized = settings.get("quantization_config")
+    method = quantized.get("quant_method") if isinstance(quantized, Mapping) else None
+    if method is not None and str(getattr(method, "value", method)) in _PACKED:
+        raise InputError(
+            f"{name}: quantized with {getattr(method, 'value', method)}, whose packed weights hold no rows "
+            f"to read or change: {_QUANTIZED}"
+        )
+    if settings.get("is_encoder_decoder"):
+        raise InputError(
+            f"{name}: a sequence-to-sequence model ({kind}), which writes with another stack than it "
+            "reads with: use a causal language model"
+        )
+    made = [str(each) for each in settings.get("architectures") or ()]
+    if made and all(each.endswith(("MaskedLM", "Classification", "Answering")) for each in made):
+        raise InputError(
+            f"{name}: {made[0]} does not predict the next token: use a causal language model (…ForCausalLM)"
+        )
+
+
+_PACKED = (
+    "bitsandbytes_4bit",
+    "bitsandbytes_8bit",
+    "bitsandbytes",
+    "torchao",
+    "gptq",
+    "awq",
+    "aqlm",
+    "hqq",
+    "quanto",
+    "eetq",
+    "vptq",
+)
+
+
+def _index(folder: Path) -> dict[str, Any]:
+    path = folder / "model.safetensors.index.json"
+    found = read_json(path) if path.is_file() else {}
+    return found if isinstance(found, dict) else {}
