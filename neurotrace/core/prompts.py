@@ -1,9 +1,8 @@
 """Single prompts whose outcome, memory or reasoning, varies from item to item. No torch here.
 
-The words of a pair name the behaviour; the words of these prompts do not, and the outcome is measured
-for each model. A prompt may be the changed version of another one (`perturbs` names it). A reasoned
-answer stays right after the change. An answer from memory does not, because nothing is memorized about
-the changed version.
+The words of a pair name the behaviour; the words of these prompts do not, and the outcome is measured for
+each model. A prompt may be the changed version of another one (`perturbs` names it). A reasoned answer
+stays right after the change. An answer from memory does not: nothing is memorized about the new version.
 """
 
 from __future__ import annotations
@@ -71,11 +70,10 @@ def prompts_of(pairs: Iterable[PromptPair | Prompt]) -> list[Prompt]:
         if isinstance(pair, Prompt):
             found.append(pair)
             continue
+        shared = pair.family, pair.template, pair.group
         answers = pair.memorized_answer, pair.reasoned_answer
-        found += [
-            Prompt(f"{pair.id}/{side}", pair.family, pair.template, pair.group, text, *answers)
-            for side, text in (("memorization", pair.memorization), ("reasoning", pair.reasoning))
-        ]
+        for side, text in (("memorization", pair.memorization), ("reasoning", pair.reasoning)):
+            found.append(Prompt(f"{pair.id}/{side}", *shared, text, *answers))
     return found
 
 
@@ -86,8 +84,7 @@ def originals(prompts: Sequence[Prompt]) -> list[Prompt]:
 
 def prompt_from(record: Any, where: str) -> Prompt:
     """The prompt of the JSON line at `where`."""
-    optional = ("perturbs", "perturbation")
-    prompt = Prompt(**text_fields(record, where, PROMPT_FIELDS, optional))
+    prompt = Prompt(**text_fields(record, where, PROMPT_FIELDS, ("perturbs", "perturbation")))
     refuse_same_answers(prompt.memorized_answer, prompt.reasoned_answer, where)
     return prompt
 
@@ -112,9 +109,8 @@ def load_items(source: Source) -> list[Item]:
         InputError: naming file, line, field and remedy.
     """
     name, rows = read_rows(source, "items")
-    wanted = "the fields question, choices, answer"
     made = ((where, _item(row, where, number)) for number, (where, row) in enumerate(rows, 1))
-    return unique(name, "items", wanted, made)
+    return unique(name, "items", "the fields question, choices, answer", made)
 
 
 def _item(row: Any, where: str, number: int) -> Item:
