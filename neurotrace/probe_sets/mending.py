@@ -165,6 +165,8 @@ def _space(pair: PromptPair, before: str, after: str) -> PromptPair:
         _both(pair, lambda text: text.rstrip(" ") + before),
         memorized_answer=after + pair.memorized_answer.lstrip(" "),
         reasoned_answer=after + pair.reasoned_answer.lstrip(" "),
+        memorized_also=tuple(after + each.lstrip(" ") for each in pair.memorized_also),
+        reasoned_also=tuple(after + each.lstrip(" ") for each in pair.reasoned_also),
     )
 
 
@@ -181,6 +183,8 @@ def _shared(model: HookedModel, pair: PromptPair) -> PromptPair:
         _both(pair, lambda prompt: prompt + text),
         memorized_answer=answers[0][len(text) :],
         reasoned_answer=answers[1][len(text) :],
+        memorized_also=tuple(a[len(text) :] for a in pair.memorized_also if a.startswith(text)),
+        reasoned_also=tuple(a[len(text) :] for a in pair.reasoned_also if a.startswith(text)),
     )
 
 
