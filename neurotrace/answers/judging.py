@@ -23,7 +23,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,9 +44,11 @@ from neurotrace.core.process import Progress
 from neurotrace.core.prompts import Prompt
 from neurotrace.core.scores import Scores
 from neurotrace.engine.turns import takes_turns
+from neurotrace.folders.units import ARRAYS, JSON, NOTHING_KEPT, Form, Units
 from neurotrace.models.activations import clean_activations
 from neurotrace.models.encoding import by_length
 from neurotrace.models.hooks import inspect_model
+from neurotrace.models.identity import json_hash, model_record, surroundings
 from neurotrace.models.protocol import HookedModel
 
 SHARES = (0.0005, 0.001, 0.002, 0.004, 0.008)  # of all neurons: the sizes to choose from
@@ -104,6 +107,7 @@ def trust_study(
     k: int | None = None,
     off: str | None = None,
     seed: int = 0,
+    units: Units = NOTHING_KEPT,
     progress: Progress = None,
 ) -> TrustStudy:
     """Find, calibrate and evaluate; see the module's docstring.
@@ -111,9 +115,10 @@ def trust_study(
     Args:
         prompts: of one or several sets, changed versions among them.
         k, off: default: chosen on the first half.
+        units: ``nt.Units("runs/trust")`` keeps what is finished in that folder; the same call goes on.
 
     Raises:
-        InputError: too few groups, or one outcome only.
+        InputError: too few groups, or one outcome only; `units` of another call.
 
     Example::
 
@@ -123,13 +128,21 @@ def trust_study(
     asked = answer(model, prompts, progress=progress)
     everything = asked.where(lambda prompt: prompt.perturbs is None)
     data = _Data.of(everything.decided(), seed)
-    found = slopes(model, data.first, progress=progress)
-    choices, values = _choose(model, data, found, k, off, progress)
+    name = {"name": inspect_model(model).name}
+    units.begin(
+        {"command": "trust_study", "model": name | model_record(model), "k": k, "off": off, "seed": seed}
+        | {"prompts_sha256": json_hash([each.__dict__ for each in prompts])}
+        | {"surroundings": surroundings(model)}
+    )
+    asking = _Asking(model, data.asked, units, progress)
+    found = units.once("slopes", _SLOPES, lambda: slopes(model, data.first, progress=progress))
+    choices = _choose(asking, data, found, k, off)
+    values = asking.values
     best = choices[choices["chosen"]].iloc[0]
     make = _maker(model, found, int(best["k"]), best["off"])
     circuit = make(lambda family, template: True)
     assert circuit is not None  # a subset of these prompts gave a circuit
-    falls, random_margins = _falls(model, data, make, circuit, values, seed, progress)
+    falls, random_margins = _falls(asking, data, make, circuit, seed)
     frame = tables.frame_of(data.asked, data.train, falls, consistencies(asked))
     outside = asked_again(model, data.asked, progress=progress) | plain_signals(model, data.asked)
     for name, signal in outside.items():
@@ -208,34 +221,24 @@ def _maker(model: HookedModel, found: Slopes, k: int, off: str) -> Callable[[Kee
     return make
 
 
-def _choose(
-    model: HookedModel,
-    data: _Data,
-    found: Slopes,
-    k: int | None,
-    off: str | None,
-    progress: Progress,
-) -> tuple[pd.DataFrame, np.ndarray]:
-    """Candidates with their AUROC on the first half, and every prompt's activations (first half)."""
-    total = inspect_model(model).n_neurons
+def _choose(asking: _Asking, data: _Data, found: Slopes, k: int | None, off: str | None) -> pd.DataFrame:
+    """Candidates with their AUROC on the first half."""
+    total = inspect_model(asking.model).n_neurons
     sizes = [k] if k else sorted({max(4, round(share * total)) for share in SHARES})
     middle = sizes[len(sizes) // 2]
     pairs = [(size, off or OFFS[0]) for size in sizes]
     pairs += [] if off else [(middle, other) for other in OFFS[1:]]
-    values = np.zeros((len(data.asked), total), dtype=np.float32)
-    table = _compared(model, data, found, pairs, values, progress)
+    table = _compared(asking, data, found, pairs)
     while k is None and (best := _best(table))["k"] == table["k"].max() <= _LARGEST / 2 * total:
         larger = [(2 * int(best["k"]), str(best["off"]))]
-        table = pd.concat(
-            [table, _compared(model, data, found, larger, values, progress)], ignore_index=True
-        )
+        table = pd.concat([table, _compared(asking, data, found, larger)], ignore_index=True)
     if table["auroc"].isna().all():
         raise InputError(
             "no circuit can be found on the first half of these prompts: the model answers nearly "
             "all of them in one way; add prompts that it answers the other way"
         )
     table["chosen"] = table.index == _best(table).name
-    return table, values
+    return table
 
 
 def _best(table: pd.DataFrame) -> pd.Series:
@@ -245,15 +248,10 @@ def _best(table: pd.DataFrame) -> pd.Series:
 
 
 def _compared(
-    model: HookedModel,
-    data: _Data,
-    found: Slopes,
-    pairs: Sequence[tuple[int, str]],
-    values: np.ndarray,
-    progress: Progress,
+    asking: _Asking, data: _Data, found: Slopes, pairs: Sequence[tuple[int, str]]
 ) -> pd.DataFrame:
     """For each k and *off* the AUROC on the first half, by circuits of the other families."""
-    makers = [_maker(model, found, *pair) for pair in pairs]
+    makers = [_maker(asking.model, found, *pair) for pair in pairs]
     margin = np.full((len(pairs), len(data.asked)), np.nan)
     place = 0 if len(set(data.family)) > 1 else 1 if len(set(data.template)) > 1 else None
     for key, rows in data.cells(train=True).items():
@@ -262,7 +260,7 @@ def _compared(
             return place is None or cell[place] != own[place]
 
         circuits = [make(others) for make in makers]
-        got = _ask(model, data.asked, rows, [c for c in circuits if c], values, progress)
+        got = asking(f"{list(pairs)}: {key}", rows, [c for c in circuits if c])
         for row, circuit in enumerate(circuits):
             if circuit:
                 margin[row, rows] = next(got).margin.numpy()
@@ -275,18 +273,16 @@ def _compared(
 
 
 def _falls(
-    model: HookedModel,
+    asking: _Asking,
     data: _Data,
     make: Callable[[Keep], Circuit | None],
     circuit: Circuit,
-    values: np.ndarray,
     seed: int,
-    progress: Progress,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Memory and reasoning falls on the second half, [prompt, 2], by the circuit of all prompts and by
     those without the prompt's template and family; NaN if there is none. Margins by random circuits,
     [draw, prompt]."""
-    controls = [_random_like(model, circuit, seed + draw) for draw in range(DRAWS)]
+    controls = [_random_like(asking.model, circuit, seed + draw) for draw in range(DRAWS)]
     found = {name: np.full((len(data.asked), 2), np.nan) for name in ("items", "templates", "families")}
     drawn = np.full((DRAWS, len(data.asked)), np.nan)
     for (family, template), rows in data.cells(train=False).items():
@@ -296,7 +292,7 @@ def _falls(
             "families": make(lambda f, _, own=family: f != own),  # type: ignore[misc]
         }
         every = [*(c for c in circuits.values() if c), *controls]
-        got = _ask(model, data.asked, rows, every, values, progress)
+        got = asking(f"held out: {(family, template)}", rows, every)
         for name, own in circuits.items():
             if own:
                 found[name][rows] = parts_of(next(got))
@@ -317,23 +313,54 @@ def _random_like(model: HookedModel, circuit: Circuit, seed: int) -> Circuit:
     return Circuit(mixed[:size], mixed[size:], zeros[:size], zeros[size:], norms_of(model, mixed))
 
 
-def _ask(
-    model: HookedModel,
-    asked: Answered,
-    rows: np.ndarray,
-    circuits: Sequence[Circuit],
-    values: np.ndarray,
-    progress: Progress,
-) -> Iterator[Margins]:
-    """Margins by each circuit; the prompts' activations go into `values`."""
-    own = asked.at(rows.tolist())
-    cleans: dict[bytes, Any] = {}
-    margins: list[Margins] = []
-    for start in range(0, len(circuits), _TOGETHER):
-        some = circuits[start : start + _TOGETHER]
-        margins += causal_margins(model, own, some, cleans=cleans, progress=progress)
-    for places, ids in by_length(own.ids, 32):
-        run = cleans.get(ids.numpy().tobytes())
-        read = run.activations.float().cpu() if run else clean_activations(model, list(ids))
-        values[rows[places]] = read.flatten(1).numpy()
-    return iter(margins)
+class _Asking:
+    """Margins by circuits, cell by cell; the prompts' activations go into `values` on the way."""
+
+    def __init__(self, model: HookedModel, asked: Answered, units: Units, progress: Progress) -> None:
+        self.model, self.asked, self.units, self.progress = model, asked, units, progress
+        self.values = np.zeros((len(asked), inspect_model(model).n_neurons), dtype=np.float32)
+
+    def __call__(self, name: str, rows: np.ndarray, circuits: Sequence[Circuit]) -> Iterator[Margins]:
+        """Margins by each circuit of the prompts at `rows`."""
+        found = self.units.once(name, ARRAYS, lambda: self._measured(rows, circuits))
+        self.values[rows] = found.pop("values")
+        columns = {each: torch.from_numpy(array.copy()) for each, array in found.items()}
+        return (
+            Margins(**{each: column[place] for each, column in columns.items()})
+            for place in range(len(circuits))
+        )
+
+    def _measured(self, rows: np.ndarray, circuits: Sequence[Circuit]) -> dict[str, np.ndarray]:
+        own = self.asked.at(rows.tolist())
+        cleans: dict[bytes, Any] = {}
+        margins: list[Margins] = []
+        for start in range(0, len(circuits), _TOGETHER):
+            some = circuits[start : start + _TOGETHER]
+            margins += causal_margins(self.model, own, some, cleans=cleans, progress=self.progress)
+        values = np.zeros((len(rows), self.values.shape[1]), dtype=np.float32)
+        for places, ids in by_length(own.ids, 32):
+            run = cleans.get(ids.numpy().tobytes())
+            read = run.activations.float().cpu() if run else clean_activations(self.model, list(ids))
+            values[places] = read.flatten(1).numpy()
+        names = [each.name for each in fields(Margins)]
+        columns = {each: [getattr(own, each).cpu().numpy() for own in margins] for each in names}
+        return {"values": values} | {each: np.array(column) for each, column in columns.items()}
+
+
+def _save_slopes(found: Slopes, folder: Path) -> None:
+    sums = {each: np.stack(list(getattr(found, each).values())) for each in _SUMS}
+    ARRAYS.save(sums, folder)
+    JSON.save(list(found.counts.items()), folder)
+
+
+def _load_slopes(folder: Path) -> Slopes:
+    counts = {tuple(cell): count for cell, count in JSON.load(folder)}
+    sums = ARRAYS.load(folder)
+    return Slopes(  # type: ignore[arg-type]
+        counts,
+        *(dict(zip(counts, torch.from_numpy(sums[each].copy()), strict=True)) for each in _SUMS),
+    )
+
+
+_SUMS = ("effect", "slope", "value")
+_SLOPES = Form(_save_slopes, _load_slopes)

@@ -29,6 +29,9 @@ def circuit(
     device: Device = None,
     dtype: Dtype = None,
     trust_remote_code: TrustRemoteCode = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Throw away what another call has left unfinished.")
+    ] = False,
 ) -> None:
     """Find, calibrate and evaluate the memory and reasoning neurons of a model."""
     from neurotrace.core.process import command_line
@@ -43,9 +46,12 @@ def circuit(
     quiet()
     from neurotrace.answers.judging import trust_study
     from neurotrace.core.process import bars
+    from neurotrace.folders.units import Units
 
     loaded = Source(model, device, dtype, trust_remote_code).load()
-    study = trust_study(loaded, prompts, k=k or None, seed=seed, progress=bars)
+    study = trust_study(
+        loaded, prompts, k=k or None, seed=seed, units=Units(folder, overwrite=overwrite), progress=bars
+    )
     save_trust(study, folder, model=loaded, probes=names, command=command_line())
     _show(study, folder)
 

@@ -255,7 +255,8 @@ def _study(asked: Asked) -> None:
         tell("warning: memory ran out for the neuron explorer; the report is without it", error=True)
     if inside:
         prompts = [prompt for name in asked.probes for prompt in load_prompts(name)]
-        trusted = trust_study(loaded, prompts, seed=asked.seed, progress=bars)
+        kept = Units(inside, overwrite=asked.overwrite)
+        trusted = trust_study(loaded, prompts, seed=asked.seed, units=kept, progress=bars)
         save_trust(trusted, inside, model=loaded, probes=asked.probes, command=command_line())
     summary = save_run(
         found,
