@@ -26,7 +26,9 @@ from neurotrace.detectors.table import DETECTORS
 from neurotrace.detectors.transfer import BASELINES, OTHERS, Task, stack, transfer
 from neurotrace.detectors.weights import DRAWS
 from neurotrace.engine.turns import takes_turns
+from neurotrace.folders.units import JSON, NOTHING_KEPT, Units
 from neurotrace.models.hooks import SITES, inspect_model
+from neurotrace.models.identity import json_hash, model_record, surroundings
 from neurotrace.models.protocol import HookedModel
 
 if TYPE_CHECKING:
@@ -98,6 +100,7 @@ def detect(
     max_prompts: int = 0,
     margin: bool = True,
     draws: int = DRAWS,
+    units: Units = NOTHING_KEPT,
     progress: Progress = None,
 ) -> Detection:
     """Every detector, trained and tested on every pair of tasks; see the module's docstring.
@@ -111,9 +114,10 @@ def detect(
         max_prompts: maximum number of prompts of each unit, balanced over both outcomes if possible.
         margin: also find circuits and evaluate the causal margin; this takes most of the time.
         draws: from the posterior of the fused views' weights; up to four times as many if not converged.
+        units: ``nt.Units("runs/detect")`` keeps each training set's detectors; the same call goes on.
 
     Raises:
-        InputError: an outcome is missing, or such a posterior has not converged.
+        InputError: an outcome is missing, such a posterior has not converged, or `units` of another call.
 
     Example::
 
@@ -122,13 +126,20 @@ def detect(
     """
     if by not in ("family", "template"):
         raise InputError(f"by={by!r}: expected 'family' or 'template'")
+    settings = {"by": by, "depths": depths, "k": k, "folds": folds, "seed": seed, "margin": margin}
+    units.begin(
+        {"command": "detect", "model": {"name": inspect_model(model).name} | model_record(model)}
+        | {"settings": settings | {"max_prompts": max_prompts, "draws": draws}}
+        | {"prompts_sha256": json_hash([each.__dict__ for each in prompts])}
+        | {"surroundings": surroundings(model)}
+    )
     asked = originals(prompts)
     if max_prompts:
         asked = _some(asked, by, ASK_MORE * max_prompts, seed)
     answered = answer(model, asked, progress=progress).decided()
     if max_prompts:
         answered = answered.at(_sample(answered, by, max_prompts, seed))
-    units = _units(answered.prompts, by)
+    of_unit = _units(answered.prompts, by)
     y = np.array([outcome == "memory" for outcome in answered.outcome]).astype(int)
     if len(set(y)) < 2:
         raise InputError(
@@ -149,7 +160,7 @@ def detect(
     task = Task(
         read_views(model, answered, [*names, *BASELINES], progress=progress),
         y,
-        units,
+        of_unit,
         np.array([f"{p.family}/{p.template}" for p in answered.prompts]),
         np.array([p.group for p in answered.prompts]),
         [p.prompt for p in answered.prompts],
@@ -157,7 +168,13 @@ def detect(
         _fused(names),
         draws,
     )
-    table, weights = transfer(task, folds=folds, seed=seed, progress=progress)
+    table, weights = transfer(
+        task,
+        folds=folds,
+        seed=seed,
+        once=lambda name, make: units.once(name, JSON, make),
+        progress=progress,
+    )
     name, view = choose(table)
     circuit = circuit_of(np.arange(len(y))) if margin else None
     parts = _parts(model, answered, circuit) if circuit else None
@@ -167,13 +184,13 @@ def detect(
         "detector": name,
         "views": views,
         "by": by,
-        "trained_on": sorted(set(units.tolist())),
+        "trained_on": sorted(set(of_unit.tolist())),
         "prompts": len(y),
         "circuit_k": size if margin else None,
     }
     outcomes = {
-        u: {"memory": int(y[units == u].sum()), "reasoning": int((1 - y[units == u]).sum())}
-        for u in sorted(set(units.tolist()))
+        u: {"memory": int(y[of_unit == u].sum()), "reasoning": int((1 - y[of_unit == u]).sum())}
+        for u in sorted(set(of_unit.tolist()))
     }
     return Detection(table, weights, chosen, about, circuit, outcomes)
 

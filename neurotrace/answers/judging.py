@@ -128,9 +128,9 @@ def trust_study(
     asked = answer(model, prompts, progress=progress)
     everything = asked.where(lambda prompt: prompt.perturbs is None)
     data = _Data.of(everything.decided(), seed)
-    name = {"name": inspect_model(model).name}
+    named = {"name": inspect_model(model).name}
     units.begin(
-        {"command": "trust_study", "model": name | model_record(model), "k": k, "off": off, "seed": seed}
+        {"command": "trust_study", "model": named | model_record(model), "k": k, "off": off, "seed": seed}
         | {"prompts_sha256": json_hash([each.__dict__ for each in prompts])}
         | {"surroundings": surroundings(model)}
     )

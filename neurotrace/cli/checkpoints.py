@@ -55,6 +55,7 @@ def checkpoints(
     pairs = pairs_of(probes)
     from neurotrace.core.writing import hold_folder, prepare_folder, save_file
     from neurotrace.folders.sealing import sealing
+    from neurotrace.folders.units import Units
 
     if len(models) > 1 and which != "all":
         raise InputError(f"--which {which} of {len(models)} models: expected one model to look in")
@@ -74,6 +75,7 @@ def checkpoints(
         device=device,
         dtype=dtype,
         trust_remote_code=trust_remote_code,
+        units=Units(out, overwrite=overwrite),
         progress=bars,
     )
     with sealing(out, FILES, {"format": FORMAT, "command": command_line(), "seed": seed}):

@@ -73,6 +73,7 @@ def detect(
     quiet()
     from neurotrace.answers.detection import detect as run
     from neurotrace.core.process import bars
+    from neurotrace.folders.units import Units
 
     loaded = Source(model, device, dtype, trust_remote_code).load()
     found = run(
@@ -86,6 +87,7 @@ def detect(
         max_prompts=max_prompts,
         margin=margin,
         draws=draws,
+        units=Units(out, overwrite=overwrite),
         progress=bars,
     )
     save_detection(found, out, model=loaded, command=command_line())

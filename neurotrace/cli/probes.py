@@ -125,11 +125,15 @@ def mine(
     seed: Annotated[int, typer.Option(help="Seed of the order of asking, with --at-most.")] = 0,
     device: Device = None,
     dtype: Dtype = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Throw away what another call has left unfinished.")
+    ] = False,
     as_json: _Json = False,
 ) -> None:
     """Write the pairs that this model answers both ways; `run --probes FILE` takes them."""
     from neurotrace.core.pairs import load_pairs, pair_record
-    from neurotrace.core.writing import prepare_file
+    from neurotrace.core.writing import prepare_file, remove
+    from neurotrace.folders.units import Units
     from neurotrace.probe_sets.making import write_rows
 
     candidates = [pair for name in _wanted(names, every) for pair in load_pairs(name)]
@@ -140,13 +144,21 @@ def mine(
     from neurotrace.core.process import bars
     from neurotrace.probe_sets.mining import mine_pairs
 
+    kept = out.with_name(f"{out.name}.unfinished")
     mined = mine_pairs(
-        loaded, candidates, max_pairs=at_most or None, seed=seed, progress=None if as_json else bars
+        loaded,
+        candidates,
+        max_pairs=at_most or None,
+        seed=seed,
+        units=Units(kept, overwrite=overwrite),
+        progress=None if as_json else bars,
     )
     if not mined.pairs:
+        remove(kept)
         reasons = ", ".join(f"{count} {reason}" for reason, count in mined.reasons().items())
         raise InputError(f"none of {len(candidates)} candidates is answered correctly ({reasons})")
     write_rows(out, [pair_record(pair) for pair in mined.pairs])
+    remove(kept)
     _print_rows(_shares(mined), as_json)
     if not as_json:
         tell(f"{out}: {len(mined.pairs)} pairs")

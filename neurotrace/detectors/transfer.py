@@ -11,6 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -86,8 +87,16 @@ class Fitted:
     p: Callable[[Array], Float[Array, " row"]]
 
 
+Once = Callable[[str, Callable[[], Any]], Any]  # name, what makes JSON data -> that data, made or kept
+
+
 def transfer(
-    task: Task, *, folds: int = 3, seed: int = 0, progress: Any = None
+    task: Task,
+    *,
+    folds: int = 3,
+    seed: int = 0,
+    once: Once = lambda _, make: make(),
+    progress: Any = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(COLUMNS of every detector for every pair of units, posterior weights of the fused views)."""
     import pandas as pd
@@ -107,18 +116,15 @@ def transfer(
         if min(np.bincount(task.y[own], minlength=2)) < LEAST or not len(asked):
             continue
         source = OTHERS if others else unit
-        for fitted in fit_all(task, own, asked, seed):
-            p = fitted.p(asked)
+        name = f"fold {fold}, {source} {unit}"
+        for each in once(name, partial(_told, task, own, asked, seed)):
+            p = np.array(each["p"])
             for target in sorted(set(task.units[asked])):
                 here = task.units[asked] == target
-                key = (fitted.detector, fitted.view, source, target)
+                key = (each["detector"], each["view"], source, target)
                 found.setdefault(key, []).append((asked[here], p[here]))
-            if isinstance(fitted.model, FusedDetector):
-                source_of = f"{OTHERS} than {unit}" if others else unit
-                weights += [
-                    (fitted.detector, source_of, fold, *row)
-                    for row in fitted.model.to_frame()[_WEIGHTS].itertuples(index=False)
-                ]
+            source_of = f"{OTHERS} than {unit}" if others else unit
+            weights += [(each["detector"], source_of, fold, *row) for row in each["weights"]]
     rows = [_judged(task, key, parts) for key, parts in found.items()]
     if not rows:
         raise InputError(
@@ -129,6 +135,21 @@ def transfer(
         pd.DataFrame(rows, columns=list(COLUMNS)),
         pd.DataFrame(weights, columns=["detector", "train_family", "fold", *_WEIGHTS]),
     )
+
+
+def _told(task: Task, train: Array, asked: Array, seed: int) -> list[dict[str, Any]]:
+    """What every detector says of the prompts, and the fused ones' weights, as JSON data."""
+    return [
+        {
+            "detector": fitted.detector,
+            "view": fitted.view,
+            "p": fitted.p(asked).astype("float64").tolist(),
+            "weights": fitted.model.to_frame()[_WEIGHTS].to_dict("split")["data"]
+            if isinstance(fitted.model, FusedDetector)
+            else [],
+        }
+        for fitted in fit_all(task, train, asked, seed)
+    ]
 
 
 def fit_all(task: Task, train: Array, asked: Array, seed: int) -> Iterator[Fitted]:

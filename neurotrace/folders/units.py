@@ -82,7 +82,7 @@ def records(kind: Any) -> Form[Any]:
 
     def load(folder: Path) -> tuple[Any, ...]:
         enums = {name: hint for name, hint in get_type_hints(kind).items() if isinstance(hint, EnumMeta)}
-        found = [{name: _tuples(value) for name, value in each.items()} for each in JSON.load(folder)]
+        found = [{name: tuples(value) for name, value in each.items()} for each in JSON.load(folder)]
         return tuple(
             kind(**each | {name: enum(each[name]) for name, enum in enums.items()}) for each in found
         )
@@ -90,11 +90,11 @@ def records(kind: Any) -> Form[Any]:
     return Form(lambda values, folder: JSON.save([asdict(each) for each in values], folder), load)
 
 
-def _tuples(value: Any) -> Any:
+def tuples(value: Any) -> Any:
     """Tuples for lists, as the frozen dataclasses have them."""
     if isinstance(value, dict):
-        return {name: _tuples(each) for name, each in value.items()}
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+        return {name: tuples(each) for name, each in value.items()}
+    return tuple(map(tuples, value)) if isinstance(value, list) else value
 
 
 def several(**forms: Form[Any]) -> Form[dict[str, Any]]:

@@ -44,8 +44,8 @@ def model_record(model: HookedModel) -> dict[str, Any]:
     }
 
 
-def surroundings(model: HookedModel) -> dict[str, Any]:
-    """What else the last bits depend on: device, threads, versions."""
+def surroundings(model: HookedModel | None = None) -> dict[str, Any]:
+    """What else the last bits depend on: the model's device, threads, versions."""
     import torch
 
     from neurotrace import __version__
@@ -54,7 +54,7 @@ def surroundings(model: HookedModel) -> dict[str, Any]:
 
     versions = {name: found for name, found in package_versions().items() if name in _PACKAGES}
     return {
-        "device": inspect_model(model).device.type,
+        "device": None if model is None else inspect_model(model).device.type,
         "threads": torch.get_num_threads(),
         "versions": {"neurotrace": __version__} | versions,
     }

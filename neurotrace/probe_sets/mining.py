@@ -11,18 +11,26 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
 
 from neurotrace.core import statistics
 from neurotrace.core.errors import InputError, renamed
 from neurotrace.core.pairs import PromptPair, load_pairs
 from neurotrace.core.process import Progress
 from neurotrace.core.records import Source
+from neurotrace.core.sides import SIDES
 from neurotrace.decoding.tokens import Dropped
 from neurotrace.engine.turns import takes_turns
-from neurotrace.models.encoding import EncodedPairs, Reading, ask, join
+from neurotrace.folders.units import ARRAYS, JSON, NOTHING_KEPT, Form, Units, tuples
+from neurotrace.models.encoding import Behaviour, EncodedPairs, Reading, ask, join
+from neurotrace.models.hooks import inspect_model
+from neurotrace.models.identity import json_hash, model_record, surroundings
 from neurotrace.models.protocol import HookedModel
 
 if TYPE_CHECKING:
@@ -85,6 +93,7 @@ def mine_pairs(
     answers: Reading = "first",
     seed: int = 0,
     batch_size: int = 32,
+    units: Units = NOTHING_KEPT,
     progress: Progress = None,
 ) -> Mined:
     """The candidates that this model answers both ways, in their original order.
@@ -95,6 +104,7 @@ def mine_pairs(
             an order drawn with `seed`, so that the pairs found are a random part. Default: ask all.
         answers: ``"first"`` or ``"whole"``, as in `encode`.
         batch_size: prompts of equal length that run together; changes no result.
+        units: ``nt.Units("runs/mine")`` keeps each 256 candidates that were asked; the same call goes on.
 
     Example::
 
@@ -108,6 +118,12 @@ def mine_pairs(
     waiting = list(pairs)
     if max_pairs is not None:
         random.Random(seed).shuffle(waiting)
+    units.begin(
+        {"command": "mine", "model": {"name": inspect_model(model).name} | model_record(model)}
+        | {"candidates_sha256": json_hash([pair.__dict__ for pair in pairs]), "max_pairs": max_pairs}
+        | {"answers": answers}
+        | {"seed": seed, "batch_size": batch_size, "surroundings": surroundings(model)}
+    )
     parts: list[EncodedPairs] = []
     while waiting:
         counts = Counter(pair.family for part in parts for pair in part.pairs)
@@ -115,7 +131,10 @@ def mine_pairs(
             waiting = [pair for pair in waiting if counts[pair.family] < max_pairs]
         chunk, waiting = waiting[:_CHUNK], waiting[_CHUNK:]
         if chunk:
-            parts.append(ask(model, chunk, answers=answers, batch_size=batch_size, progress=progress))
+            asking = partial(
+                ask, model, chunk, answers=answers, batch_size=batch_size, progress=progress
+            )
+            parts.append(units.once(f"candidates {len(parts)}", _ENCODED, asking))
     found = join(parts or [ask(model, [], answers=answers)])
     kept = found.pairs if max_pairs is None else _first_of_each_family(found.pairs, max_pairs)
     return Mined(
@@ -124,6 +143,40 @@ def mine_pairs(
             dropped=tuple(sorted(found.dropped, key=lambda each: place[each.pair.id])),
         )
     )
+
+
+def _save_encoded(found: EncodedPairs, folder: Path) -> None:
+    told = [(each.pair.__dict__, each.reason, each.detail) for each in found.dropped]
+    pairs = [pair.__dict__ for pair in found.pairs]
+    record = {"pairs": pairs, "dropped": told, "changed": found.changed, "answers": found.answers}
+    JSON.save(record, folder)
+    arrays = {name: getattr(found, name).numpy() for name in _ANSWERS}
+    for side in SIDES:
+        ids = found.ids(side)
+        arrays[f"{side} ids"] = np.array([token for row in ids for token in row.tolist()], dtype="int64")
+        arrays[f"{side} lengths"] = np.array([len(row) for row in ids], dtype="int64")
+        for each in fields(Behaviour):
+            arrays[f"{side} {each.name}"] = getattr(found.behaviour(side), each.name).numpy()
+    ARRAYS.save(arrays, folder)
+
+
+def _load_encoded(folder: Path) -> EncodedPairs:
+    told = JSON.load(folder)
+    arrays = {name: torch.from_numpy(array.copy()) for name, array in ARRAYS.load(folder).items()}
+    made: dict[str, Any] = {name: arrays[name] for name in _ANSWERS}
+    for side in SIDES:
+        lengths = arrays[f"{side} lengths"].tolist()
+        made[side] = arrays[f"{side} ids"].split(lengths) if lengths else ()
+        numbers = (arrays[f"{side} {each.name}"] for each in fields(Behaviour))
+        made[f"on_{side}"] = Behaviour(*numbers)
+    dropped = tuple(Dropped(PromptPair(**pair), *why) for pair, *why in told["dropped"])
+    pairs = tuple(PromptPair(**each) for each in told["pairs"])
+    made["answers"] = None if told["answers"] is None else tuples(told["answers"])
+    return EncodedPairs(pairs, dropped=dropped, changed=told["changed"], **made)
+
+
+_ANSWERS = ("memorized", "reasoned")
+_ENCODED = Form(_save_encoded, _load_encoded)
 
 
 def _as_pairs(candidates: Any) -> list[PromptPair]:

@@ -19,15 +19,18 @@ import numpy as np
 
 from neurotrace import __version__
 from neurotrace.core.errors import InputError
+from neurotrace.core.files import check_inside, read_json
 from neurotrace.core.process import Progress, over
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import Direction
 from neurotrace.core.statistics import mean_interval
-from neurotrace.core.writing import prepare_folder, write_atomically
+from neurotrace.core.writing import hold_folder, json_bytes, prepare_folder, sweep_up, write_atomically
 from neurotrace.engine.turns import takes_turns
+from neurotrace.folders.content import first_differences
 from neurotrace.folders.sealing import sealing
 from neurotrace.models.encoding import EncodedPairs
 from neurotrace.models.hooks import ModelInfo, inspect_model
+from neurotrace.models.identity import model_identity
 from neurotrace.models.protocol import HookedModel
 from neurotrace.rankers.registry import RANKERS, compared_by, passes, ranker_of
 from neurotrace.studies.faithfulness import recall
@@ -82,13 +85,15 @@ def injection_study(
         ranker_of(name)
     _refuse_unwritten(model, facts)
     folder = prepare_folder(out, ())
+    hold_folder(folder)
     (folder / "parts").mkdir(exist_ok=True)
-    _same_settings(folder, {"model": inspect_model(model).name, "methods": list(methods), "seed": seed})
+    sweep_up(folder / "parts")
+    _same_settings(folder, {**model_identity(model), "methods": list(methods), "seed": seed})
     work = [(place, fact, fraction) for place, fact in enumerate(facts) for fraction in fractions]
     rows: list[dict[str, Any]] = []
     for place, fact, fraction in over(progress, work, "injecting"):
         path = folder / "parts" / f"{fact.id}-{fraction:g}.json"
-        part = json.loads(path.read_text("utf-8")) if path.is_file() else []
+        part = read_json(check_inside(path)) if path.exists() else []
         if not part or part[0].get("skipped_after", steps) < steps:
             part = _part(model, fact, fraction, methods, seed + place, steps)
             write_atomically(path, (json.dumps(part, indent=1) + "\n"))
@@ -198,7 +203,7 @@ def _rank(name: str, model: HookedModel, pairs: EncodedPairs, seed: int) -> Scor
 
 def _same_settings(folder: Path, settings: dict[str, Any]) -> None:
     path = folder / "settings.json"
-    text = json.dumps(settings, indent=1) + "\n"
-    if path.is_file() and path.read_text("utf-8") != text:
-        raise InputError(f"{folder} holds a study with other settings ({path.name}): name another folder")
-    write_atomically(path, text)
+    known = read_json(check_inside(path)) if path.exists() else settings
+    if found := first_differences(known, settings):
+        raise InputError(f"{folder} holds a study with other settings: {found}; name another folder")
+    write_atomically(path, json_bytes(settings))

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,11 +27,14 @@ from neurotrace.core.errors import InputError
 from neurotrace.core.pairs import PromptPair, split_pairs
 from neurotrace.core.process import Progress, over
 from neurotrace.core.sides import DIRECTIONS, Direction
+from neurotrace.folders.units import JSON, NOTHING_KEPT, Units
 from neurotrace.interventions.effects import measure
 from neurotrace.interventions.intervention import patch
 from neurotrace.models.encoding import encode
 from neurotrace.models.hooks import inspect_model
+from neurotrace.models.identity import json_hash, surroundings, weights_hash
 from neurotrace.models.loading import load_model, split_revision
+from neurotrace.models.origins import twin
 from neurotrace.models.protocol import HookedModel
 from neurotrace.rankers.registry import RANKERS, ranker_of
 from neurotrace.studies.faithfulness import area, curves
@@ -87,6 +91,7 @@ def timeline(
     device: str | None = None,
     dtype: str | None = None,
     trust_remote_code: bool = False,
+    units: Units = NOTHING_KEPT,
     progress: Progress = None,
 ) -> pd.DataFrame:
     """One row for each (checkpoint, family); see the module's docstring.
@@ -95,9 +100,11 @@ def timeline(
         checkpoints: of one model, in the order of training: folders, ``name@revision`` of a model on
             the hub, or anything else that `load_model` takes; `checkpoints_of` lists a model's.
         method: a ranker that is a mean over pairs.
+        units: ``nt.Units("runs/growth")`` keeps each checkpoint and family; the same call goes on.
 
     Raises:
-        InputError: fewer than two checkpoints; models of different shapes; an unknown method.
+        InputError: fewer than two checkpoints; models of different shapes; an unknown method; `units` of
+            another call.
 
     Example::
 
@@ -119,9 +126,14 @@ def timeline(
         labels = names
     shapes: dict[tuple[int, int], str] = {}
     work = list(zip(names, labels, strict=True))
+    units.begin(
+        {"command": "timeline", "checkpoints": names, "method": method, "k": k, "seed": seed}
+        | {"pairs_sha256": json_hash([pair.__dict__ for pair in pairs])}
+        | {"surroundings": surroundings() | {"device": device, "dtype": dtype}}
+    )
     for name, label in over(progress, work, "checkpoints"):
         model = load_model(name, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
-        info = inspect_model(model)
+        info, weights = inspect_model(model), weights_hash(twin(model) or model)
         shapes.setdefault((info.n_layers, info.d_mlp), name)
         if len(shapes) > 1:
             raise InputError(
@@ -129,9 +141,14 @@ def timeline(
             )
         for family in dict.fromkeys(pair.family for pair in pairs):
             own = [pair for pair in pairs if pair.family == family]
-            row, top = _measured(model, own, method, k, seed)
-            rows.append({"checkpoint": label, "family": family, "k": k} | row)
-            tops.append(top)
+            # by the weights: a checkpoint may have been written again
+            done = units.once(
+                f"{name}: {family}, {weights}",
+                JSON,
+                partial(_measured, model, own, method, k, seed),
+            )
+            rows.append({"checkpoint": label, "family": family, "k": k} | done["row"])
+            tops.append({Direction(way): set(own) for way, own in done["top"].items()})
     families = len(rows) // len(names)
     for place, (row, top) in enumerate(zip(rows, tops, strict=True)):
         last = tops[len(tops) - families + place % families]
@@ -150,8 +167,8 @@ def _label(source: str) -> str:
 
 def _measured(
     model: HookedModel, pairs: Sequence[PromptPair], method: str, k: int, seed: int
-) -> tuple[dict[str, Any], dict[Direction, set[int]]]:
-    """(columns, the top k in each direction) of one family on one checkpoint."""
+) -> dict[str, Any]:
+    """`row`, the columns, and `top`, the top k in each direction, of one family on one checkpoint."""
     every = encode(model, pairs, check=False)
     recalls = every.on_memorization.answer == 0
     reasons = every.on_reasoning.answer == 1
@@ -165,23 +182,23 @@ def _measured(
     first, second = split_pairs(pairs, seed=seed)
     train, test = behaves.of(first), behaves.of(second)
     row["pairs"] = len(test)
-    top: dict[Direction, set[int]] = {}
+    top: dict[Direction, list[int]] = {}
     if min(len(train), len(test)) < FEWEST:
-        return row, top
+        return {"row": row, "top": top}
     for way in DIRECTIONS:
         grouped = group_scores(ranker_of(method).function, model, train, donor=way.donor)
         scores = grouped.scores
         neurons = scores.top(k, direction=way)
         width = scores.value.shape[1]
-        top[way] = {neuron.layer * width + neuron.index for neuron in neurons}
+        top[way] = [neuron.layer * width + neuron.index for neuron in neurons]
         others = scores.random_like(neurons, seed=seed)
         done = [patch(neurons), patch(others, role="random")]
         rates = measure(model, test, done).rates().set_index("role")
-        row[f"flips_{way}"], row[f"random_{way}"] = rates.loc[["selected", "random"], "answers"]
+        row[f"flips_{way}"], row[f"random_{way}"] = map(float, rates.loc[["selected", "random"], "answers"])
         for end in ENDS:
-            row[f"flips_{way}_{end}"] = rates.loc["selected", f"answers_{end}"]
-        row[f"stable_{way}"] = stability(grouped, k=k, resamples=200)[1]
+            row[f"flips_{way}_{end}"] = float(rates.loc["selected", f"answers_{end}"])
+        row[f"stable_{way}"] = float(stability(grouped, k=k, resamples=200)[1])
         few = train.at(range(min(_CURVE_PAIRS, len(train))))
         curve = curves(model, few, scores, donor=way.donor)
-        row[f"concentrated_{way}"] = area(curve["k"], curve["necessity"])
-    return row, top
+        row[f"concentrated_{way}"] = float(area(curve["k"], curve["necessity"]))
+    return {"row": row, "top": top}

@@ -503,8 +503,8 @@ MUTATIONS = (
     Mutation(
         "the circuit is found on what is judged",
         "answers/judging.py",
-        "found = slopes(model, data.first, progress=progress)",
-        "found = slopes(model, data.asked, progress=progress)",
+        "slopes(model, data.first, progress=progress))",
+        "slopes(model, data.asked, progress=progress))",
         TRUST,
     ),
     Mutation(

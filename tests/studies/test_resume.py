@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -55,16 +56,20 @@ def bits(folder):
 SMALL = {"kinds": ["patch", "zero"], "folds": 2, "ks": [1, 2], "exact_neurons": 2}
 
 
-@pytest.fixture(scope="module")
-def study(model, pairs):
-    return nt.study(model, pairs, **SMALL)
+def two_families(pairs):
+    half = len(pairs) // 2
+    return [*pairs[:half], *(replace(pair, family="other") for pair in pairs[half:])]
 
 
-def test_a_study_goes_on_to_the_same_bits(study, model, pairs, tmp_path):
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_study_goes_on_to_the_same_bits(asked, model, pairs, tmp_path):
+    both = two_families(pairs)
+    given = nt.encode(model, both) if asked else both
+    study = nt.study(model, given, **SMALL)
     found, units = cut_and_resumed(
-        lambda kept: nt.study(model, pairs, units=kept, **SMALL), tmp_path / "cut"
+        lambda kept: nt.study(model, given, units=kept, **SMALL), tmp_path / "cut"
     )
-    assert units >= 2  # directions
+    assert units == 4  # families × directions
     assert (repr(found.flips), repr(found.examples)) == (repr(study.flips), repr(study.examples))
     nt.save_run(study, tmp_path / "whole", model=model, probes=["planted"])
     nt.save_run(found, tmp_path / "cut", model=model, probes=["planted"])
@@ -173,3 +178,97 @@ def test_a_failed_call_leaves_no_empty_folder(tmp_path):
     out.mkdir(parents=True)
     refused(neurotrace("run", "--model", str(tmp_path / "no"), *words))
     assert out.exists()  # it was there
+
+
+def test_a_trust_study_goes_on_to_the_same_tables(organism, tmp_path):
+    prompts = [p for name in ("arithmetic", "inference") for p in nt.load_prompts(name)[:120]]
+    whole = nt.trust_study(organism, prompts, k=4, off="zero")
+    found, units = cut_and_resumed(
+        lambda kept: nt.trust_study(organism, prompts, k=4, off="zero", units=kept), tmp_path
+    )
+    assert units > 4  # slopes, and cells of either half
+    for name in ("outcomes", "choices", "signals", "scores", "failures", "coverage"):
+        one, other = (getattr(each, name) for each in (whole, found))
+        pd.testing.assert_frame_equal(one, other, check_exact=True)
+    assert repr(found.summary) == repr(whole.summary)
+    found.circuit.save(tmp_path / "a.safetensors")
+    whole.circuit.save(tmp_path / "b.safetensors")
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+    with pytest.raises(InputError, match="k: was 4, is 5"):
+        nt.trust_study(organism, prompts, k=5, off="zero", units=Units(tmp_path))
+
+
+@pytest.mark.parametrize("most", [None, 60])
+def test_mining_goes_on_to_the_same_pairs(most, organism, tmp_path):
+    from neurotrace.probe_sets.mining import _ENCODED
+
+    candidates = [pair for name in ("arithmetic", "letters") for pair in nt.load_pairs(name)][:700]
+    whole = nt.mine_pairs(organism, candidates, max_pairs=most)
+    found, units = cut_and_resumed(
+        lambda kept: nt.mine_pairs(organism, candidates, max_pairs=most, units=kept), tmp_path
+    )
+    assert units == (-(-len(candidates) // 256) if most is None else 1)
+    assert (found.pairs, found.dropped) == (whole.pairs, whole.dropped)
+    for each, name in ((whole, "a"), (found, "b")):
+        (tmp_path / name).mkdir()
+        _ENCODED.save(each.encoded, tmp_path / name)
+    assert bits(tmp_path / "a") == bits(tmp_path / "b")
+
+
+def test_checkpoints_go_on_to_the_same_table(tmp_path):
+    import shutil
+
+    from neurotrace import organism
+
+    checkpoints = [shutil.copytree(organism.folder("organism"), tmp_path / name) for name in ("a", "b")]
+    pairs = nt.load_pairs("letters")[:40]
+    whole = nt.timeline(checkpoints, pairs, k=4)
+    found, units = cut_and_resumed(
+        lambda kept: nt.timeline(checkpoints, pairs, k=4, units=kept), tmp_path / "out"
+    )
+    assert units == 2
+    pd.testing.assert_frame_equal(found, whole, check_exact=True)
+
+
+def test_detectors_go_on_to_the_same_table(tmp_path):
+    import numpy as np
+
+    from neurotrace.detectors.transfer import Task, transfer
+    from neurotrace.folders.units import JSON
+
+    rng = np.random.default_rng(0)
+    y = np.arange(80) % 2
+    unit = np.repeat(["a", "b"], 40)
+    view = rng.normal(size=(80, 3)) + y[:, None]
+    groups = np.array([f"g{number // 2}" for number in range(80)])
+    texts = [f"word{number % 7} {label}" for number, label in enumerate(y)]
+    views = {"neurons": view, "length": view[:, :1]}
+    task = Task(views, y, unit, unit, groups, texts, None, (), 64)
+    whole = transfer(task, folds=2)
+
+    def call(kept):
+        kept.begin({})
+        return transfer(task, folds=2, once=lambda name, make: kept.once(name, JSON, make))
+
+    found, units = cut_and_resumed(call, tmp_path)
+    assert units == 8  # folds × tasks × (alone, all others)
+    for one, other in zip(whole, found, strict=True):
+        pd.testing.assert_frame_equal(one, other, check_exact=True)
+
+
+def test_mine_goes_on_and_leaves_nothing(tmp_path, monkeypatch):
+    call = ["probes", "mine", "arithmetic", "--model", "organism", "--out", str(tmp_path / "p.jsonl")]
+    once = Units.once
+    with monkeypatch.context() as patch:
+
+        def and_stop(self, name, form, make):
+            once(self, name, form, make)
+            raise KeyboardInterrupt
+
+        patch.setattr(Units, "once", and_stop)
+        assert neurotrace(*call).returncode == 130
+    assert [path.name for path in tmp_path.iterdir()] == ["p.jsonl.unfinished"]
+    done = neurotrace(*call, "--at-most", "5")
+    refused(done, "max_pairs: was None, is 5")
+    assert neurotrace(*call).returncode == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["p.jsonl"]
