@@ -412,6 +412,20 @@ def test_absurd_configurations_are_refused(name, planted_folder, tmp_path):
             read(str(folder))
 
 
+@pytest.mark.parametrize("name", ["block_count", "embedding_length", "head_count", "feed_forward_length"])
+def test_absurd_headers_are_refused(name, tmp_path):
+    import gguf
+    from tiny_gguf import write_tiny_gguf
+
+    path = write_tiny_gguf(tmp_path / "tiny.gguf")
+    place = f"attention.{name}" if "head" in name else name
+    field = gguf.GGUFReader(path, "r+").fields[f"llama.{place}"]
+    field.parts[field.data[0]][0] = 10**9
+
+    with pytest.raises(InputError, match=f"{name} is 1000000000, expected 1 to"):
+        nt.load_model(path)
+
+
 def test_offline_means_no_url(monkeypatch):
     from neurotrace.sweeps.folders import open_folder
 

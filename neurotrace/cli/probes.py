@@ -132,7 +132,7 @@ def mine(
 ) -> None:
     """Write the pairs that this model answers both ways; `run --probes FILE` takes them."""
     from neurotrace.core.pairs import load_pairs, pair_record
-    from neurotrace.core.writing import prepare_file, remove
+    from neurotrace.core.writing import prepare_file, remove, sweep_up
     from neurotrace.folders.units import Units
     from neurotrace.probe_sets.making import write_rows
 
@@ -157,6 +157,7 @@ def mine(
         remove(kept)
         reasons = ", ".join(f"{count} {reason}" for reason, count in mined.reasons().items())
         raise InputError(f"none of {len(candidates)} candidates is answered correctly ({reasons})")
+    sweep_up(out.parent, [out.name])
     write_rows(out, [pair_record(pair) for pair in mined.pairs])
     remove(kept)
     _print_rows(_shares(mined), as_json)

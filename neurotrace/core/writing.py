@@ -339,6 +339,14 @@ def _sync(path: Path) -> None:
 
 
 def _probe(folder: Path) -> None:
+    nameless = getattr(os, "O_TMPFILE", 0)
+    if nameless:  # a file that no kill can leave behind
+        try:
+            os.close(os.open(folder, nameless | os.O_WRONLY, 0o666))
+            return
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT):
+                raise
     write_atomically(probe := folder / f".writable-{uuid.uuid4().hex[:8]}", b"")
     probe.unlink()
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from neurotrace.core.errors import InputError
 from neurotrace.core.files import MANIFEST, listed, read_seal
-from neurotrace.core.writing import UNFINISHED, filling, json_bytes, remove, write_atomically
+from neurotrace.core.writing import UNFINISHED, filling, json_bytes, remove, sweep_up, write_atomically
 
 
 @contextmanager
@@ -34,6 +34,7 @@ def sealing(
         InputError: the disk is full or read-only.
     """
     with filling(folder):
+        sweep_up(folder, [*files, MANIFEST])
         known = _known(folder)
         kept = known if beside and known and known["format"] != record["format"] else record
         if kept is record:

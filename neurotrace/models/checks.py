@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from neurotrace.core.errors import InputError
 from neurotrace.core.files import read_json
+
+if TYPE_CHECKING:
+    from gguf import GGUFReader
 
 _LENGTH = 12  # tokens
 _SHARE = 1e-4  # of the change that a token makes at its own place
@@ -88,6 +91,8 @@ def _refuse(name: str, what: str, keys: Iterable[str]) -> None:
 
 _MOST = (
     ("layer", 1000),
+    ("block_count", 1000),  # layers, in GGUF
+    ("_length", 10**8),
     ("vocab", 10**8),
     ("size", 10**7),
     ("dim", 10**7),
@@ -109,6 +114,16 @@ def refuse_absurd(settings: Any, where: str) -> None:
         most = next((most for word, most in _MOST if word in str(name).lower()), 2**63)
         if isinstance(value, int) and abs(value) > most:
             raise InputError(f"{where}: {name} is {value}, expected 1 to {most}")
+
+
+def refuse_header(reader: GGUFReader, where: str) -> None:
+    """`refuse_absurd` for the single numbers among the fields of a GGUF file."""
+    numbers = {
+        name: int(field.parts[field.data[0]][0])
+        for name, field in reader.fields.items()
+        if len(field.types) == 1 and field.types[0].name in ("UINT32", "INT32", "UINT64", "INT64")
+    }
+    refuse_absurd(numbers, where)
 
 
 def refuse_pickle(folder: Path) -> None:

@@ -16,7 +16,7 @@ import torch
 from neurotrace import organism
 from neurotrace.core.errors import InputError, first_line
 from neurotrace.engine.turns import passing, plain
-from neurotrace.models.checks import check_differentiable, check_weights
+from neurotrace.models.checks import check_differentiable, check_weights, refuse_header
 from neurotrace.models.hooks import inspect_model
 from neurotrace.models.origins import SOURCES, adapter_of, from_memory, merged, refuse_path, remember_origin
 
@@ -275,6 +275,7 @@ def _read_gguf(path: Path, dtype: torch.dtype) -> tuple[str, torch.nn.Module, An
     try:
         folder = str(path.parent)
         with _parsed_once(path) as reader:
+            refuse_header(reader, str(path))
             tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=path.name, trust_remote_code=False)
             quantized, found = cast(Any, AutoModelForCausalLM).from_pretrained(
                 folder,

@@ -16,7 +16,7 @@ def test_circuit_and_choice_see_no_group_that_is_judged(organism, monkeypatch):
     prompts = originals(nt.load_prompts("inference"))[:72]
     seen: dict[str, set[str]] = {"slopes": set(), "choice": set()}
     choosing = []
-    slopes, compared, ask = judging.slopes, judging._compared, judging._ask
+    slopes, compared, ask = judging.slopes, judging._compared, judging._Asking.__call__
 
     def watched_slopes(model, asked, **options):
         seen["slopes"] |= {prompt.group for prompt in asked.prompts}
@@ -29,14 +29,14 @@ def test_circuit_and_choice_see_no_group_that_is_judged(organism, monkeypatch):
         finally:
             choosing.pop()
 
-    def watched_asking(model, asked, rows, *more):
+    def watched_asking(self, name, rows, circuits):
         if choosing:
-            seen["choice"] |= {asked.prompts[row].group for row in rows}
-        return ask(model, asked, rows, *more)
+            seen["choice"] |= {self.asked.prompts[row].group for row in rows}
+        return ask(self, name, rows, circuits)
 
     monkeypatch.setattr(judging, "slopes", watched_slopes)
     monkeypatch.setattr(judging, "_compared", watched_choice)
-    monkeypatch.setattr(judging, "_ask", watched_asking)
+    monkeypatch.setattr(judging._Asking, "__call__", watched_asking)
     monkeypatch.setattr(judging, "DRAWS", 1)
     found = nt.trust_study(organism, prompts, k=16)
     judged = set(found.scores["group"])

@@ -238,19 +238,19 @@ def test_each_signal_is_set_beside_the_margin(trust_study):
 def test_the_grid_goes_on_while_its_largest_k_is_the_best(monkeypatch, peak, chosen, largest):
     """Sizes are doubled up to a twentieth of the neurons, here 1,000 of 20,000."""
 
-    def rising(model, data, found, pairs, values, progress):
+    def rising(asking, data, found, pairs):
         table = pd.DataFrame(pairs, columns=["k", "off"])
         return table.assign(auroc=[0.5 + min(k, peak) / 4000 for k, _ in pairs])
 
     monkeypatch.setattr(judging, "_compared", rising)
     monkeypatch.setattr(judging, "SHARES", (0.0006, 0.0012, 0.0024, 0.0048))
     monkeypatch.setattr(judging, "inspect_model", lambda model: SimpleNamespace(n_neurons=20_000))
-    data = SimpleNamespace(asked=())
-    choices, _ = judging._choose(None, data, None, None, None, None)
+    data, asking = SimpleNamespace(asked=()), SimpleNamespace(model=None)
+    choices = judging._choose(asking, data, None, None, None)
     best = choices[choices["chosen"]].iloc[0]
     assert int(best["k"]) == chosen
     assert (best["k"] == choices["k"].max()) == largest
-    given, _ = judging._choose(None, data, None, 96, "zero", None)
+    given = judging._choose(asking, data, None, 96, "zero")
     assert given["k"].tolist() == [96]  # what is asked for is all that is tried
 
 

@@ -25,15 +25,15 @@ import neurotrace as nt
 from neurotrace.core.errors import InputError
 from neurotrace.results.verify import verify
 
-FEW = ["--max-pairs", "24"]
+FEW = ["--max-pairs", "16"]
 WORDS = {
     "run": [
-        *["run", "--model", "organism", "--probes", "arithmetic", "letters", *FEW, "--folds", "2"],
+        *["run", "--model", "organism", "--probes", "arithmetic", *FEW, "--folds", "2"],
         *["--intervention", "patch", "--method", "gradient", "--k", "8"],
     ],
     "rank": [
-        *["rank", "--model", "organism", "--probes", "arithmetic", *FEW, "--exact-neurons", "64"],
-        *["--methods", "gradient,contrast,slope,random", "--curve-pairs", "2", "--k", "8"],
+        *["rank", "--model", "organism", "--probes", "arithmetic", *FEW, "--exact-neurons", "16"],
+        *["--methods", "gradient,contrast,random", "--curve-pairs", "0", "--k", "8"],
     ],
     "circuit": ["circuit", "--model", "organism", "--probes", "arithmetic", "inference", "--k", "8"],
     "mine": ["probes", "mine", "arithmetic", "letters", "--model", "organism"],
