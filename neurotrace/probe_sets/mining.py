@@ -131,9 +131,7 @@ def mine_pairs(
             waiting = [pair for pair in waiting if counts[pair.family] < max_pairs]
         chunk, waiting = waiting[:_CHUNK], waiting[_CHUNK:]
         if chunk:
-            asking = partial(
-                ask, model, chunk, answers=answers, batch_size=batch_size, progress=progress
-            )
+            asking = partial(ask, model, chunk, answers=answers, batch_size=batch_size, progress=progress)
             parts.append(units.once(f"candidates {len(parts)}", _ENCODED, asking))
     found = join(parts or [ask(model, [], answers=answers)])
     kept = found.pairs if max_pairs is None else _first_of_each_family(found.pairs, max_pairs)

@@ -198,17 +198,20 @@ def test_a_trust_study_goes_on_to_the_same_tables(organism, tmp_path):
         nt.trust_study(organism, prompts, k=5, off="zero", units=Units(tmp_path))
 
 
-@pytest.mark.parametrize("most", [None, 60])
-def test_mining_goes_on_to_the_same_pairs(most, organism, tmp_path):
+@pytest.mark.parametrize(("most", "answers"), [(None, "first"), (None, "whole"), (60, "first")])
+def test_mining_goes_on_to_the_same_pairs(most, answers, organism, tmp_path):
     from neurotrace.probe_sets.mining import _ENCODED
 
     candidates = [pair for name in ("arithmetic", "letters") for pair in nt.load_pairs(name)][:700]
-    whole = nt.mine_pairs(organism, candidates, max_pairs=most)
+    options = {"max_pairs": most, "answers": answers}
+    whole = nt.mine_pairs(organism, candidates, **options)
     found, units = cut_and_resumed(
-        lambda kept: nt.mine_pairs(organism, candidates, max_pairs=most, units=kept), tmp_path
+        lambda kept: nt.mine_pairs(organism, candidates, units=kept, **options), tmp_path
     )
     assert units == (-(-len(candidates) // 256) if most is None else 1)
     assert (found.pairs, found.dropped) == (whole.pairs, whole.dropped)
+    assert found.encoded.answers == whole.encoded.answers
+    assert (found.encoded.answers is None) == (answers == "first")
     for each, name in ((whole, "a"), (found, "b")):
         (tmp_path / name).mkdir()
         _ENCODED.save(each.encoded, tmp_path / name)
