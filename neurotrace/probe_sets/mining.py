@@ -167,8 +167,8 @@ def _load_encoded(folder: Path) -> EncodedPairs:
         made[side] = arrays[f"{side} ids"].split(lengths) if lengths else ()
         numbers = (arrays[f"{side} {each.name}"] for each in fields(Behaviour))
         made[f"on_{side}"] = Behaviour(*numbers)
-    dropped = tuple(Dropped(PromptPair(**pair), *why) for pair, *why in told["dropped"])
-    pairs = tuple(PromptPair(**each) for each in told["pairs"])
+    dropped = tuple(Dropped(PromptPair(**tuples(pair)), *why) for pair, *why in told["dropped"])
+    pairs = tuple(PromptPair(**tuples(each)) for each in told["pairs"])
     made["answers"] = None if told["answers"] is None else tuples(told["answers"])
     return EncodedPairs(pairs, dropped=dropped, changed=told["changed"], **made)
 
