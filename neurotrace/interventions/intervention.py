@@ -214,7 +214,7 @@ class Intervention:
 
 
 def patch(
-    neurons: Sequence[Neuron],
+    neurons: Sequence[Neuron | str],
     *,
     donor: Side | None = None,
     role: str = "selected",
@@ -223,6 +223,7 @@ def patch(
     """Set neurons to the value that they have in the pair's other run (activation patching).
 
     Args:
+        neurons: each a `Neuron` or its name, ``"L2.N12"``; every kind takes both.
         donor: the side that the values come from; default: that of `scores.top(k)`'s direction.
         strength: a' = a + strength * (d - a); below 1 part of the way, above 1 beyond.
 
@@ -236,7 +237,7 @@ def patch(
 
 
 def set_to_mean(
-    neurons: Sequence[Neuron],
+    neurons: Sequence[Neuron | str],
     reference: ClassMeans,
     *,
     donor: Side | None = None,
@@ -253,7 +254,7 @@ def set_to_mean(
 
 
 def zero(
-    neurons: Sequence[Neuron], *, direction: Direction | str | None = None, role: str = "selected"
+    neurons: Sequence[Neuron | str], *, direction: Direction | str | None = None, role: str = "selected"
 ) -> Intervention:
     """Set neurons to 0 (zero ablation).
 
@@ -265,7 +266,7 @@ def zero(
 
 
 def mean(
-    neurons: Sequence[Neuron],
+    neurons: Sequence[Neuron | str],
     reference: ClassMeans,
     *,
     direction: Direction | str | None = None,
@@ -281,7 +282,7 @@ def mean(
 
 
 def shift(
-    neurons: Sequence[Neuron],
+    neurons: Sequence[Neuron | str],
     reference: ClassMeans,
     *,
     direction: Direction | str | None = None,
@@ -299,7 +300,7 @@ def shift(
 
 
 def scale(
-    neurons: Sequence[Neuron],
+    neurons: Sequence[Neuron | str],
     *,
     factor: float,
     direction: Direction | str | None = None,
@@ -315,7 +316,7 @@ def scale(
 
 
 def steer(
-    neurons: Sequence[Neuron],
+    neurons: Sequence[Neuron | str],
     reference: ClassMeans,
     *,
     direction: Direction | str | None = None,
@@ -338,7 +339,7 @@ def steer(
 
 def make(
     kind: Kind,
-    neurons: Sequence[Neuron],
+    neurons: Sequence[Neuron | str],
     reference: ClassMeans | None = None,
     *,
     direction: Direction | str | None = None,
@@ -358,21 +359,22 @@ def make(
     to = _direction(direction, neurons, name)
     given = form.reference(reference, name)
     rows = form.rows(given, to, strength)
-    count = len(neurons)
+    named = tuple(Neuron.parse(each) if isinstance(each, str) else each for each in neurons)
+    count = len(named)
 
     def column(value: float | Tensor) -> Tensor:
         if isinstance(value, Tensor):
-            return values_at(value, neurons)
+            return values_at(value, named)
         return torch.full((count,), float(value))
 
     if form.together is None:
         offset = column(rows.offset)
     else:
         assert isinstance(given, Reference)
-        offset = form.together(given, neurons, to, strength)
+        offset = form.together(given, named, to, strength)
     return Intervention(
         written(name, strength),
-        tuple(neurons),
+        named,
         to,
         column(rows.keep),
         column(rows.gain),
@@ -381,7 +383,7 @@ def make(
     )
 
 
-def _direction(direction: Direction | str | None, neurons: Sequence[Neuron], name: str) -> Direction:
+def _direction(direction: Direction | str | None, neurons: Sequence[Neuron | str], name: str) -> Direction:
     if direction is not None:
         return Direction(direction)
     if isinstance(neurons, NeuronSet) and neurons.direction is not None:

@@ -98,3 +98,11 @@ def test_what_a_kind_needs_is_asked_for():
         make("shift", TWO, direction="to_reasoning")
     with pytest.raises(InputError, match="one finite number for each neuron"):
         Intervention("zero", TWO, "to_reasoning", *(torch.full((2,), torch.nan) for _ in range(3)))
+
+
+def test_names_stand_for_neurons():
+    by_name = nt.patch(["L2.N12", nt.Neuron(0, 3)], donor="reasoning")
+    assert by_name.neurons == (nt.Neuron(2, 12), nt.Neuron(0, 3))
+    assert nt.zero(["L1.N5"], direction="to_reasoning").neurons == (nt.Neuron(1, 5),)
+    with pytest.raises(InputError, match="L2"):
+        nt.patch(["L2"], donor="reasoning")
