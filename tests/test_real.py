@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import neurotrace as nt
+from neurotrace.core.errors import InputError
 from neurotrace.core.pairs import sample_pairs
 from neurotrace.interventions.intervention import make
 
@@ -33,6 +34,31 @@ def test_gguf_loads_and_knows_a_capital(smol):
     info = nt.inspect_model(smol)
     assert (info.n_layers, info.d_mlp, info.n_neurons) == (30, 1536, 46080)
     assert nt.generate(smol, "The capital of France is", max_new_tokens=1) == " Paris"
+
+
+def test_numbers_behind_a_bare_space_are_read_whole(smol):
+    """The tokenizer splits " 7" into a space and a digit: the first tokens are the same."""
+    about = {"family": "sums", "template": "school"}
+    pairs = [
+        {
+            **about,
+            "id": sum_,
+            "group": sum_,
+            "memorization": f"In school, one plus one is 2, two plus two is 4, {sum_} is",
+            "reasoning": f"In the puzzle book, one plus one is 3, two plus two is 5, {sum_} is",
+            "memorized_answer": right,
+            "reasoned_answer": wrong,
+        }
+        for sum_, right, wrong in (("two plus five", " 7", " 8"), ("six plus two", " 8", " 7"))
+    ]
+    with pytest.raises(InputError, match="2 same first token"):
+        nt.encode(smol, nt.load_pairs(pairs))
+    whole = nt.encode(smol, nt.load_pairs(pairs), answers="whole", check=False)
+    assert [len(sequence) for both in whole.answers for (sequence,) in both] == [2] * 4
+    assert whole.on_memorization.answer.tolist() == [0, 0]
+    assert (whole.on_memorization.logit_difference > 0).all()
+    for pair in whole.pairs:
+        assert nt.generate(smol, pair.memorization, max_new_tokens=2) == pair.memorized_answer
 
 
 def test_engine_equals_hooks_on_the_real_model(smol):
