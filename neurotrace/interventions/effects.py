@@ -242,9 +242,11 @@ def flipped(
         starts = range(0, len(encoded), size)
         for start in over(progress, starts, f"intervening ({spoken(interventions[0].direction)})"):
             places = list(range(start, min(start + size, len(encoded))))
-            donors = donor_values(model, encoded, interventions, places, "read", activations)
+            donors = donor_values(model, encoded, interventions, places, positions, activations)
             some = [prompts[place] for place in places]
-            found[:, places] = tops_under(model, some, interventions, donors, wanted[places])
+            found[:, places] = tops_under(
+                model, some, interventions, donors, wanted[places], positions=positions
+            )
         return found
     reader = Reader(model, encoded)
     for places, ids in _batches(encoded, interventions, inspect_model(model).d_vocab, progress):

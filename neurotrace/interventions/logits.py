@@ -82,7 +82,7 @@ def logits_under(
     if cleans is not None:
         cleans[key] = run
     hidden = _hidden(engine, run, interventions, donors)
-    logits = engine.logits(hidden.flatten(0, 1)).float().cpu().view(*hidden.shape[:2], -1)
+    logits = engine.logits(hidden.flatten(0, 1)).float().cpu().unflatten(0, hidden.shape[:2])
     return engine.logits(run.hidden).float().cpu(), iter(logits)
 
 
@@ -100,16 +100,20 @@ def tops_under(
     Raises:
         InputError: an intervention leaves logits that are not finite.
     """
-    engine = engine_of(model)
+    # with no token behind the prompts, both are their last tokens
+    engine = engine_of(model) if positions in ("read", "onward") else None
     mixed = None if engine is None or engine.kept is None else engine.kept.mixed(prompts)
     if mixed is None and len({len(ids) for ids in prompts}) > 1:
         found = torch.zeros(len(interventions), len(prompts), dtype=torch.bool)
         for rows, ids in by_length(prompts, len(prompts)):
             own = [None if each is None else each[rows] for each in donors]
-            found[:, rows] = tops_under(model, list(ids), interventions, own, wanted[rows])
+            found[:, rows] = tops_under(
+                model, list(ids), interventions, own, wanted[rows], positions=positions
+            )
         return found
     if engine is None:
-        _, changed = logits_under(model, torch.stack(list(prompts)), interventions, donors)
+        ids = torch.stack(list(prompts))
+        _, changed = logits_under(model, ids, interventions, donors, positions=positions)
         together = zip(interventions, changed, strict=True)
         return torch.stack([check_finite(each, logits).argmax(-1) == wanted for each, logits in together])
     hidden = _hidden(engine, mixed or engine.clean(torch.stack(list(prompts))), interventions, donors)
