@@ -100,7 +100,8 @@ def test_interrupted_run_leaves_no_file(tmp_path):
     assert process.returncode == 130
     assert "interrupted" in said
     assert "Traceback" not in said
-    assert os.listdir(tmp_path / "o") == []
+    # at most what the same command goes on from
+    assert set(os.listdir(tmp_path / "o")) <= {"unfinished"}
 
 
 def test_report_wants_a_run(tmp_path):
