@@ -91,7 +91,11 @@ def test_bands_hold_the_risk_and_widen_where_few_are_kept(study):
 def test_figures_of_a_study(prompts, study):
     risk = nt.plot_coverage(study.coverage)
     assert [line.name for line in risk.data if line.name] == [
-        *(f"kept by {name}" for name in ("trust score", "log-probability", "entropy")),
+        "kept by trust score",
+        "kept by log p without context",
+        "kept by largest drop",
+        "kept by log-probability",
+        "kept by entropy",
         "all answers",
     ]
     own = nt.plot_reliability(study.scores).data[1]
