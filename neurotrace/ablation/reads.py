@@ -12,7 +12,7 @@ from torch import Tensor
 
 from neurotrace.ablation.task import Task
 from neurotrace.engine.edits import Run
-from neurotrace.engine.metrics import logit_difference
+from neurotrace.engine.metrics import logit_difference, sequence_log_probability
 
 _TOGETHER = 512  # rows whose logits over the vocabulary are made at once
 
@@ -36,9 +36,7 @@ class Pass:
         """L of the two first tokens, or log p of these."""
         if not self.whole:
             return logit_difference(logits, *self.tokens[:, None].expand(-1, len(logits)))
-        each = logits.reshape(len(logits), len(self.tokens), -1).float().log_softmax(-1)
-        tokens = self.tokens.to(each.device).expand(len(logits), -1)
-        return each.gather(-1, tokens[..., None])[..., 0].sum(-1)
+        return sequence_log_probability(logits, self.tokens.expand(len(logits), -1))
 
     def of(self, engine: Any, hidden: Tensor) -> Float[Tensor, " row"]:
         """The same from the engine's `hidden`."""

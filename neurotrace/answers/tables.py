@@ -259,7 +259,7 @@ def _behind(
     known = held & ~np.isnan(score) & ~np.isnan(margin)
     y, groups, within = frame["memory"].to_numpy()[known], frame["group"].to_numpy()[known], strata[known]
     both = [mean_auroc(each[known], y, within) for each in (margin, score)]
-    low, high = auroc_difference(margin[known], score[known], y, groups, strata=within)
+    low, high = auroc_difference(margin[known], score[known], y, groups, within)
     return {"behind": both[0] - both[1], "behind_lo": low, "behind_hi": high}
 
 

@@ -61,15 +61,13 @@ def check(
     from neurotrace.probe_sets.diagnosing import diagnose
     from neurotrace.probe_sets.making import write_rows
     from neurotrace.probe_sets.mending import mend_pairs
+    from neurotrace.probe_sets.mining import first_of_each_family
 
     if chat and fix is None:
         raise InputError("--chat goes with --fix: it is one of the mends")
     pairs = load_pairs(name)
     if max_pairs:
-        seen: dict[str, int] = {}
-        for pair in pairs:
-            seen[pair.family] = seen.get(pair.family, 0) + 1
-        pairs = [p for f in seen for p in [q for q in pairs if q.family == f][:max_pairs]]
+        pairs = first_of_each_family(pairs, max_pairs)
     if fix is not None:
         prepare_file(fix, source=name)
     from neurotrace.models.loading import load_model

@@ -29,8 +29,6 @@ Branch = tuple[int, tuple[int, ...]]  # place of the prompt, the tokens behind i
 Run = Callable[
     [list[int], Int[Tensor, "row token"]], Iterable[tuple[int, Float[Tensor, "row position vocab"]]]
 ]
-
-
 Distance = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -40,8 +38,7 @@ class Judged:
 
     Attributes:
         log_p: log-probability of each answer, nats.
-        first: logit of the answer's first token (the largest of them) minus log-sum-exp: its
-            log-probability, nats.
+        first: log-probability of the answer's first token, the largest of its forms', nats.
         wrote: whether greedy decoding writes the answer, and the word ends there.
         top: the top-1 token behind the prompt.
         kl: KL(run 0 || this run) of the next token behind the prompt, nats; None unless asked for.

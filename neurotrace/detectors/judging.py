@@ -67,9 +67,7 @@ def auroc_interval(
     With `strata`: of the mean of the AUROCs within each. (NaN, NaN) with fewer than two groups or one
     class.
     """
-    values = _resampled(score, y, groups, strata, resamples, seed)
-    low, high = np.nanquantile(values, [0.025, 0.975])
-    return float(low), float(high)
+    return _middle(_resampled(score, y, groups, strata, resamples, seed))
 
 
 def auroc_difference(
@@ -77,17 +75,14 @@ def auroc_difference(
     other: Float[Array, " row"],
     y: Array,
     groups: Sequence[Hashable] | Array,
-    *,
-    strata: Array | None = None,
-    resamples: int = 1000,
-    seed: int = 0,
+    strata: Array,
 ) -> tuple[float, float]:
-    """95 % interval of AUROC(score) - AUROC(other) on the same rows: paired, groups resampled.
+    """95 % interval of AUROC(score) - AUROC(other), means within strata; paired, groups resampled."""
+    return _middle(_resampled(score, y, groups, strata) - _resampled(other, y, groups, strata))
 
-    With `strata`: of the difference of the means of the AUROCs within each.
-    """
-    both = [_resampled(each, y, groups, strata, resamples, seed) for each in (score, other)]
-    low, high = np.nanquantile(both[0] - both[1], [0.025, 0.975])
+
+def _middle(values: Float[Array, " resample"]) -> tuple[float, float]:
+    low, high = np.nanquantile(values, [0.025, 0.975])
     return float(low), float(high)
 
 
@@ -96,8 +91,8 @@ def _resampled(
     y: Array,
     groups: Sequence[Hashable] | Array,
     strata: Array | None,
-    resamples: int,
-    seed: int,
+    resamples: int = 1000,
+    seed: int = 0,
 ) -> Float[Array, " resample"]:
     """The AUROC, or the mean of those within strata, of each resample of groups; one NaN: undefined."""
     _, member = np.unique(np.asarray(groups), return_inverse=True)

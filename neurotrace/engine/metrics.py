@@ -52,6 +52,14 @@ def log_probability(
     return _pick(torch.log_softmax(logits.float(), dim=-1), token)
 
 
+def sequence_log_probability(
+    logits: Float[Tensor, "row *token vocab"], tokens: Int[Tensor, "row token"]
+) -> Float[Tensor, " row"]:
+    """log p of each row's tokens, teacher-forced: logits behind what comes before each; in nats."""
+    log_p = logits.reshape(*tokens.shape, -1).float().log_softmax(-1)
+    return log_p.gather(-1, tokens.to(log_p.device)[..., None])[..., 0].sum(-1)
+
+
 def answers(logits: Float[Tensor, "row vocab"], token: Int[Tensor, " row"]) -> Bool[Tensor, " row"]:
     """Whether `token` is the model's top-1 answer."""
     return logits.argmax(dim=-1) == token

@@ -13,7 +13,7 @@ from torch import Tensor
 from neurotrace.core.process import Progress, over
 from neurotrace.core.sides import Side
 from neurotrace.decoding.sequences import Answer
-from neurotrace.engine.metrics import Metric, first_tokens
+from neurotrace.engine.metrics import Metric, first_tokens, sequence_log_probability
 from neurotrace.models.encoding import EncodedPairs, by_length
 from neurotrace.models.hooks import Point, inspect_model, run_hooked
 from neurotrace.models.origins import engine_of
@@ -104,8 +104,7 @@ class _LogProbability:
         self.value = torch.zeros(len(tokens))
 
     def __call__(self, logits: Float[Tensor, "row *token vocab"]) -> Float[Tensor, " row"]:
-        each = logits.reshape(*self.tokens.shape, -1).float().log_softmax(-1)
-        found = each.gather(-1, self.tokens.to(each.device)[..., None])[..., 0].sum(-1)
+        found = sequence_log_probability(logits, self.tokens)
         self.value = found.detach().cpu()
         return found
 

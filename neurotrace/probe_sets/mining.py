@@ -134,7 +134,7 @@ def mine_pairs(
             asking = partial(ask, model, chunk, answers=answers, batch_size=batch_size, progress=progress)
             parts.append(units.once(f"candidates {len(parts)}", _ENCODED, asking))
     found = join(parts or [ask(model, [], answers=answers)])
-    kept = found.pairs if max_pairs is None else _first_of_each_family(found.pairs, max_pairs)
+    kept = found.pairs if max_pairs is None else first_of_each_family(found.pairs, max_pairs)
     return Mined(
         replace(
             found.of(sorted(kept, key=lambda pair: place[pair.id])),
@@ -186,9 +186,10 @@ def _as_pairs(candidates: Any) -> list[PromptPair]:
     return load_pairs(given)
 
 
-def _first_of_each_family(pairs: Sequence[PromptPair], max_pairs: int) -> Sequence[PromptPair]:
+def first_of_each_family(pairs: Sequence[PromptPair], max_pairs: int) -> list[PromptPair]:
+    """At most this many pairs of each family, in their order."""
     counts: Counter[str] = Counter()
-    kept = []
+    kept: list[PromptPair] = []
     for pair in pairs:
         counts[pair.family] += 1
         if counts[pair.family] <= max_pairs:
