@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -25,7 +24,7 @@ from neurotrace.core.process import Progress, over
 from neurotrace.engine.edits import Edit, Run, affine_by_layer
 from neurotrace.interventions.intervention import Intervention, make
 from neurotrace.interventions.targets import Targets
-from neurotrace.models.hooks import Point, run_hooked
+from neurotrace.models.hooks import forward
 
 _MERGE = 128  # with fewer rows, neighbouring layers share a pass: few rows cost as much as many
 _HOOKED = 64  # rows of one hooked pass
@@ -257,11 +256,8 @@ def _hooked(
     behind: int,
 ) -> Float[Tensor, "row *token vocab"]:
     """Logits of a full pass at the prompt's end and at each token behind it."""
-    edits: dict[Point, Any] = {("neurons", layer): partial(edit, layer) for layer in layers}
     with torch.no_grad():
-        logits, fired = run_hooked(task.model, ids, edits)
-    if set(fired.values()) - {1}:
-        raise RuntimeError(f"neuron hooks fired {fired} times; expected once each")
+        logits = forward(task.model, ids, edit=edit, layers=layers, every=True)
     return logits[:, -1 - behind :] if behind else logits[:, -1]
 
 

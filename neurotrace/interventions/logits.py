@@ -8,7 +8,6 @@ forward passes with hooks. Both give the same numbers within rounding;
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -22,7 +21,7 @@ from neurotrace.engine.edits import Edit, Run
 from neurotrace.engine.top import is_top
 from neurotrace.interventions.intervention import Intervention
 from neurotrace.models.encoding import by_length
-from neurotrace.models.hooks import Point, Site, run_hooked, site_name
+from neurotrace.models.hooks import Site, forward
 from neurotrace.models.origins import engine_of
 from neurotrace.models.protocol import HookedModel
 from neurotrace.models.sites import end_logits
@@ -172,12 +171,8 @@ def _hooked_logits(
         changed[:, rows, units] = intervention.apply(chosen, post[:, rows, units], given)
         return changed
 
-    edits: dict[Point, Any] = {(site, layer): partial(edit, layer) for layer in layers}
     with torch.no_grad():
-        logits, fired = run_hooked(model, ids, edits)
-    for point, count in fired.items():
-        if count != 1:
-            raise RuntimeError(f"{site_name(*point)} fired {count} times; expected once")
+        logits = forward(model, ids, edit=edit, layers=layers, site=site, every=True)
     return _squeezed(logits[:, -1 - behind :])
 
 

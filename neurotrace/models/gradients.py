@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -15,7 +13,7 @@ from neurotrace.core.sides import Side
 from neurotrace.decoding.sequences import Answer
 from neurotrace.engine.metrics import Metric, first_tokens, sequence_log_probability
 from neurotrace.models.encoding import EncodedPairs, by_length
-from neurotrace.models.hooks import Point, inspect_model, run_hooked
+from neurotrace.models.hooks import forward, inspect_model
 from neurotrace.models.origins import engine_of
 from neurotrace.models.protocol import HookedModel
 
@@ -153,11 +151,8 @@ def slopes_of(
             changed[:, at] = changed[:, at] + added[:, layer].to(post)
         return changed
 
-    edits: dict[Point, Any] = {("neurons", layer): partial(edit, layer) for layer in chosen}
     with torch.enable_grad():
-        logits, fired = run_hooked(model, ids, edits)
-        if set(fired.values()) - {1}:
-            raise RuntimeError(f"neuron hooks fired {fired} times; expected once each")
+        logits = forward(model, ids, edit=edit, layers=chosen, every=True)
         total = metric(logits[:, at] if not behind else logits[:, at:]).sum()
         # a layer that reaches no logit (the user's hook cuts it off) has slope 0
         parts = torch.autograd.grad(

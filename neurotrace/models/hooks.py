@@ -226,21 +226,18 @@ def forward(
     edit: Edit | None = None,
     layers: Iterable[int] = (),
     site: Site = "neurons",
-) -> Float[Tensor, "batch vocab"]:
+    every: bool = False,
+) -> Float[Tensor, "batch *pos vocab"]:
     """Logits at the last position, with `edit(layer, activations)` called in each of `layers`.
 
-    A hook that doesn't fire exactly once raises RuntimeError.
+    `every`: at every position. A hook that doesn't fire exactly once raises RuntimeError.
     """
-    edits = {(site, layer): partial(edit or _leave, layer) for layer in layers}
+    edits = {(site, layer): partial(edit or (lambda layer, value: None), layer) for layer in layers}
     logits, fired = run_hooked(model, ids, edits)
     for point, count in fired.items():
         if count != 1:
             raise RuntimeError(f"{site_name(*point)} fired {count} times; expected once")
-    return logits[:, -1]
-
-
-def _leave(layer: int, value: Tensor) -> None:
-    return None
+    return logits if every else logits[:, -1]
 
 
 def run_hooked(
