@@ -40,7 +40,7 @@ from neurotrace.answers.reasking import asked_again
 from neurotrace.answers.trust import consistencies, limem, parts_of
 from neurotrace.core.display import Shown, Table, View, frame_table
 from neurotrace.core.errors import InputError
-from neurotrace.core.process import Progress
+from neurotrace.core.process import Progress, over
 from neurotrace.core.prompts import Prompt
 from neurotrace.core.scores import Scores
 from neurotrace.engine.turns import takes_turns
@@ -254,7 +254,8 @@ def _compared(
     makers = [_maker(asking.model, found, *pair) for pair in pairs]
     margin = np.full((len(pairs), len(data.asked)), np.nan)
     place = 0 if len(set(data.family)) > 1 else 1 if len(set(data.template)) > 1 else None
-    for key, rows in data.cells(train=True).items():
+    cells = list(data.cells(train=True).items())
+    for key, rows in over(asking.progress, cells, "family and template, to choose by"):
 
         def others(*cell: str, own: tuple[str, str] = key) -> bool:
             return place is None or cell[place] != own[place]
@@ -285,7 +286,8 @@ def _falls(
     controls = [_random_like(asking.model, circuit, seed + draw) for draw in range(DRAWS)]
     found = {name: np.full((len(data.asked), 2), np.nan) for name in ("items", "templates", "families")}
     drawn = np.full((DRAWS, len(data.asked)), np.nan)
-    for (family, template), rows in data.cells(train=False).items():
+    cells = list(data.cells(train=False).items())
+    for (family, template), rows in over(asking.progress, cells, "family and template, held out"):
         circuits = {
             "items": circuit,
             "templates": make(lambda _, t, own=template: t != own),  # type: ignore[misc]

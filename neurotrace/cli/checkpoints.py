@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from neurotrace.cli.console import tell
-from neurotrace.cli.options import Device, Dtype, TrustRemoteCode, pairs_of
+from neurotrace.cli.options import Device, Dtype, Quiet, TrustRemoteCode, pairs_of
 from neurotrace.core.errors import InputError
 from neurotrace.core.process import quiet
 
@@ -45,6 +45,7 @@ def checkpoints(
     device: Device = None,
     dtype: Dtype = None,
     trust_remote_code: TrustRemoteCode = False,
+    silent: Quiet = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the table.")] = False,
 ) -> None:
     """When do a behaviour and its neurons appear? Accuracy, flips and stability per checkpoint."""

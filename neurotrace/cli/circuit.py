@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from neurotrace.cli.console import console
-from neurotrace.cli.options import Device, Dtype, Model, MoreProbes, Source, TrustRemoteCode
+from neurotrace.cli.options import Device, Dtype, Model, MoreProbes, Quiet, Source, TrustRemoteCode
 from neurotrace.core.process import quiet
 from neurotrace.core.writing import hold_folder
 
@@ -29,6 +29,7 @@ def circuit(
     device: Device = None,
     dtype: Dtype = None,
     trust_remote_code: TrustRemoteCode = False,
+    silent: Quiet = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Throw away what another call has left unfinished.")
     ] = False,

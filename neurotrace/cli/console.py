@@ -10,7 +10,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
-from neurotrace.core.display import json_line, line, plain_lines
+from neurotrace.core.display import duration, json_line, line, plain_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -75,13 +75,6 @@ def show(found: list[tuple[str, Cost]]) -> None:
             size(each.output),
         )
     console().print(table)
-
-
-def duration(seconds: float) -> str:
-    for unit, length in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.3g} {unit}"
-    return f"{seconds:.3g} s"
 
 
 def size(count: float) -> str:

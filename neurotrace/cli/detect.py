@@ -13,6 +13,7 @@ from neurotrace.cli.options import (
     Dtype,
     Model,
     MoreProbes,
+    Quiet,
     Source,
     TrustRemoteCode,
     named,
@@ -50,6 +51,7 @@ def detect(
     device: Device = None,
     dtype: Dtype = None,
     trust_remote_code: TrustRemoteCode = False,
+    silent: Quiet = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the tables.")] = False,
 ) -> None:
     """Train detectors on each task, test them on every other; write detectors.parquet."""

@@ -9,7 +9,7 @@ import typer
 
 from neurotrace import organism
 from neurotrace.cli.console import tell
-from neurotrace.cli.options import Device, Model, TrustRemoteCode
+from neurotrace.cli.options import Device, Model, Quiet, TrustRemoteCode
 from neurotrace.core.errors import InputError
 from neurotrace.core.process import quiet
 
@@ -41,6 +41,7 @@ def inject(
     seed: Annotated[int, typer.Option(help="Seed of the trained neurons.")] = 0,
     device: Device = None,
     trust_remote_code: TrustRemoteCode = False,
+    silent: Quiet = False,
 ) -> None:
     """Recall@k of every ranker over injected facts; writes recall.csv. Resumes."""
     quiet()

@@ -14,6 +14,7 @@ from neurotrace.cli.options import (
     Model,
     MoreProbes,
     Probes,
+    Quiet,
     Source,
     TrustRemoteCode,
     named,
@@ -39,6 +40,7 @@ def locate(
     device: Device = None,
     dtype: Dtype = None,
     trust_remote_code: TrustRemoteCode = False,
+    silent: Quiet = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder.")] = False,
 ) -> None:
     """Patch attention, MLPs, heads, the residual stream and a direction of it on held-out pairs."""

@@ -33,6 +33,7 @@ from neurotrace.cli import (
 )
 from neurotrace.cli.console import ENDING, say, tell
 from neurotrace.core.errors import InputError
+from neurotrace.core.process import bars
 from neurotrace.core.writing import remove_empty
 
 app = typer.Typer(
@@ -88,7 +89,8 @@ def main() -> None:
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup's
             signal.signal(number, interrupt)
     try:
-        code = app(standalone_mode=False)
+        with bars:
+            code = app(standalone_mode=False)
     except InputError as error:
         sys.exit(say(str(error), 2))
     except (KeyboardInterrupt, typer.Abort):

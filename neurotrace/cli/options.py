@@ -9,11 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from neurotrace.core.process import bars
 from neurotrace.organism import NAMES
 
 if TYPE_CHECKING:
     from neurotrace.core.pairs import PromptPair
     from neurotrace.models.protocol import HookedModel
+
+
+def _silence(asked: bool) -> bool:
+    bars.silent = asked
+    return asked
+
 
 Model = Annotated[str, typer.Option(help="Built-in model, hub name, local folder or .gguf file.")]
 Probes = Annotated[
@@ -29,6 +36,7 @@ Device = Annotated[
     ),
 ]
 Dtype = Annotated[str | None, typer.Option(help="float32 (default), bfloat16, float16.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.", callback=_silence)]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
 ]

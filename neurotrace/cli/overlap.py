@@ -14,6 +14,7 @@ from neurotrace.cli.options import (
     Model,
     MoreProbes,
     Probes,
+    Quiet,
     Source,
     TrustRemoteCode,
     named,
@@ -40,6 +41,7 @@ def overlap(
     device: Device = None,
     dtype: Dtype = None,
     trust_remote_code: TrustRemoteCode = False,
+    silent: Quiet = False,
 ) -> None:
     """Jaccard's index of the tops, within and across families, against chance, with an interval."""
     from neurotrace.core.pairs import sample_pairs

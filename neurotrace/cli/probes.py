@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from neurotrace.cli.console import console, plain, tell, tell_json
-from neurotrace.cli.options import Device, Dtype, Model
+from neurotrace.cli.options import Device, Dtype, Model, Quiet
 from neurotrace.core.display import line
 from neurotrace.core.errors import InputError
 from neurotrace.core.process import quiet
@@ -128,6 +128,7 @@ def mine(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Throw away what another call has left unfinished.")
     ] = False,
+    silent: Quiet = False,
     as_json: _Json = False,
 ) -> None:
     """Write the pairs that this model answers both ways; `run --probes FILE` takes them."""
@@ -151,7 +152,7 @@ def mine(
         max_pairs=at_most or None,
         seed=seed,
         units=Units(kept, overwrite=overwrite),
-        progress=None if as_json else bars,
+        progress=bars,
     )
     if not mined.pairs:
         remove(kept)
@@ -294,7 +295,7 @@ def _measure(
     info = inspect_model(loaded)
     found = []
     for name, pairs in candidates.items():
-        mined = mine_pairs(loaded, pairs, progress=None if as_json else bars)
+        mined = mine_pairs(loaded, pairs, progress=bars)
         found += _shares(mined)
         if write:
             kind = str(info.dtype).removeprefix("torch.")

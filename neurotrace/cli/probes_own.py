@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from neurotrace.cli.console import console, tell, tell_json
-from neurotrace.cli.options import Device, Dtype, Model
+from neurotrace.cli.options import Device, Dtype, Model, Quiet
 from neurotrace.core.errors import InputError
 from neurotrace.core.process import bars, quiet
 
@@ -51,6 +51,7 @@ def check(
     max_pairs: Annotated[int, typer.Option(help="Ask only the first pairs of each family; 0: all.")] = 0,
     device: Device = None,
     dtype: Dtype = None,
+    silent: Quiet = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON line a failing prompt.")] = False,
 ) -> None:
     """What a model says instead of each pair's answers, by cause, and what to try."""
@@ -73,11 +74,10 @@ def check(
     from neurotrace.models.loading import load_model
 
     loaded = load_model(model, device=device, dtype=dtype)
-    progress = None if as_json else bars
     if fix is None:
-        found = diagnose(loaded, pairs, progress=progress)
+        found = diagnose(loaded, pairs, progress=bars)
     else:
-        mended = mend_pairs(loaded, pairs, items=items, chat=chat, seed=seed, progress=progress)
+        mended = mend_pairs(loaded, pairs, items=items, chat=chat, seed=seed, progress=bars)
         found = mended.before
     if as_json:
         for row in found.to_frame().to_dict("records"):

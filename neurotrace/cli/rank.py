@@ -14,6 +14,7 @@ from neurotrace.cli.options import (
     Model,
     MoreProbes,
     Probes,
+    Quiet,
     Source,
     TrustRemoteCode,
     named,
@@ -60,6 +61,7 @@ def rank(
     device: Device = None,
     dtype: Dtype = None,
     trust_remote_code: TrustRemoteCode = False,
+    silent: Quiet = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the tables.")] = False,
 ) -> None:
     """Compare rankers by exact effects, known neurons and held-out flips; write rankers.parquet."""

@@ -17,6 +17,7 @@ from neurotrace.cli.options import (
     Model,
     MoreProbes,
     Probes,
+    Quiet,
     Source,
     TrustRemoteCode,
     named,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the run.")] = Path("runs/demo"),
     as_json: Annotated[bool, typer.Option("--json", help="Print summary.json.")] = False,
+    silent: Quiet = False,
 ) -> None:
     """The main study on the built-in organism, and its trust score: about a minute, no network."""
     _study(
@@ -99,6 +101,7 @@ def run(
     device: Device = None,
     dtype: Dtype = None,
     trust_remote_code: TrustRemoteCode = False,
+    silent: Quiet = False,
     chat: Annotated[
         str | None,
         typer.Option(

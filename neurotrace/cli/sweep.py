@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from neurotrace.cli.console import ENDING, console, plain, say, tell, tell_json
-from neurotrace.cli.options import Device, Dtype, MoreProbes, TrustRemoteCode
+from neurotrace.cli.options import Device, Dtype, MoreProbes, Quiet, TrustRemoteCode
 from neurotrace.core.errors import InputError
 from neurotrace.core.process import quiet
 
@@ -72,6 +72,7 @@ def sweep(
         bool, typer.Option("--dry-run", help="Print the estimated cost; load no weights.")
     ] = False,
     trust_remote_code: TrustRemoteCode = False,
+    silent: Quiet = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
 ) -> None:
     """Measure the exact effect of every neuron on every pair. Run it again to resume."""

@@ -11,7 +11,7 @@ writing     files and folders written whole
 scores      `Scores`: a number for each neuron, and its top k
 statistics  intervals and p-values clustered by group
 display     tables of results in a notebook and a terminal
-process     progress bars, versions, the command line
+process     its progress, versions, the command line
 
 May import: nothing of ours.
 To add: only what other packages need and what needs no model.

@@ -272,3 +272,11 @@ def _rich(cell: Cell) -> Text:
     drawn.append("█" * filled, style=cell.colour)
     drawn.append("·" * (_WIDTH - filled), style="dim")
     return drawn
+
+
+def duration(seconds: float) -> str:
+    """Three digits in the largest unit of which there are two: `"90 s"`, `"2.5 min"`."""
+    for unit, length in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.3g} {unit}"
+    return f"{seconds:.3g} s"

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ import torch
 from neurotrace.core import statistics
 from neurotrace.core.errors import InputError, renamed
 from neurotrace.core.pairs import PromptPair, load_pairs
-from neurotrace.core.process import Progress
+from neurotrace.core.process import Progress, over
 from neurotrace.core.records import Source
 from neurotrace.core.sides import SIDES
 from neurotrace.decoding.tokens import Dropped
@@ -125,7 +126,7 @@ def mine_pairs(
         | {"seed": seed, "batch_size": batch_size, "surroundings": surroundings(model)}
     )
     parts: list[EncodedPairs] = []
-    while waiting:
+    for _ in over(progress, range(ceil(len(pairs) / _CHUNK)), "part of the candidates"):
         counts = Counter(pair.family for part in parts for pair in part.pairs)
         if max_pairs is not None:
             waiting = [pair for pair in waiting if counts[pair.family] < max_pairs]

@@ -18,7 +18,7 @@ from neurotrace.ablation.neurons import ablate
 from neurotrace.core.errors import InputError
 from neurotrace.core.neurons import Neuron
 from neurotrace.core.pairs import PromptPair, sample_pairs, split_pairs
-from neurotrace.core.process import Progress
+from neurotrace.core.process import Progress, over
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import DIRECTIONS, Direction, Side
 from neurotrace.engine.turns import takes_turns
@@ -136,7 +136,8 @@ def compare(
     flips, drawn = [], []
     kept: dict[tuple[str, str, Direction], Scores] = {}
     counts: dict[str, tuple[int, int]] = {}
-    for family in dict.fromkeys(pair.family for pair in encoded.pairs):
+    families = list(dict.fromkeys(pair.family for pair in encoded.pairs))
+    for family in over(progress, families, "family"):
         own = [pair for pair in encoded.pairs if pair.family == family]
         first, second = split_pairs(own, seed=seed)
         train = encoded.of(sample_pairs(first, train_pairs, seed=seed))
@@ -152,7 +153,7 @@ def compare(
             for way in DIRECTIONS
         }
         rows = []
-        for name, kind in asked:
+        for name, kind in over(progress, asked, "ranker"):
             label = name if kind == "patch" else f"{name}:{kind}"
             found = units.once(
                 f"{family}: {label}",

@@ -17,12 +17,13 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 
 from neurotrace.core import statistics
-from neurotrace.core.process import Progress
+from neurotrace.core.process import Progress, over
 from neurotrace.core.sides import Direction
 from neurotrace.interventions.continuing import generate
 from neurotrace.interventions.controls import CONTROLS, controls_for, random_controls
@@ -121,11 +122,10 @@ def prove(
 ) -> Proved:
     """Choose on each fold's training pairs and measure on its held-out pairs."""
     proof = _Proof(ground, settings, progress)
-    for fold in folds:
-        proof.chosen.append(choose_within(ground, fold, settings, progress))
-    everywhere = proof.best_on_training()
-    for chosen in proof.chosen:
-        proof.measure_held_out(chosen, everywhere)
+    steps = [partial(proof.choose, fold) for fold in folds]
+    steps += [partial(proof.measure_held_out, place) for place in range(len(folds))]
+    for step in over(progress, steps, "step"):
+        step()
     applied = [replace(each, donor_mean=values_at(means, each.neurons)) for each, means in proof.applied]
     return Proved(tuple(proof.frames), tuple(proof.flips()), tuple(proof.examples), tuple(applied))
 
@@ -141,10 +141,14 @@ class _Proof:
         self.draws: list[Any] = []  # further draws of the random control, whether they flip
         self.examples: list[Example] = []
 
+    def choose(self, fold: RowFold) -> None:
+        self.chosen.append(choose_within(self.ground, fold, self.settings, self.progress))
+
     def _loud(self) -> set[Candidate]:
         return {each for chosen in self.chosen for each in chosen.choice.loud}
 
-    def best_on_training(self) -> list[Candidate]:
+    @cached_property
+    def _everywhere(self) -> list[Candidate]:
         """The folds' choices, then the candidates that flip the most training answers.
 
         Candidates whose controls flip too many in any fold are left out.
@@ -161,9 +165,11 @@ class _Proof:
         picked = [each.candidate for each in self.chosen if each.candidate in every]
         return list(dict.fromkeys([*picked, *every]))[:_REGRET_OF]
 
-    def measure_held_out(self, done: Chosen, everywhere: Sequence[Candidate]) -> None:
+    def measure_held_out(self, place: int) -> None:
+        """The fold at this place, when all folds have chosen."""
         import pandas as pd
 
+        done, everywhere = self.chosen[place], self._everywhere
         fold, made, chosen, ref = done.fold, done.made, done.candidate, done.reference
         best = made[chosen]
         controls = controls_for(best, reference=ref, seeds=range(_DRAWS))

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from neurotrace.core.display import Shown, Table, View, rate
 from neurotrace.core.errors import renamed
 from neurotrace.core.pairs import PromptPair, fold_pairs
-from neurotrace.core.process import Progress
+from neurotrace.core.process import Progress, over
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import DIRECTIONS, Direction, spoken
 from neurotrace.engine.turns import takes_turns
@@ -212,10 +212,10 @@ def study(
         | {"pairs_sha256": pairs_hash(encoded), "settings": asdict(settings)}
         | {"surroundings": surroundings(model)}
     )
-    for family, (own, row_folds) in split_up.items():
+    for family, (own, row_folds) in over(progress, list(split_up.items()), "family"):
         others = encoded.at(_elsewhere(encoded, family, seed))
         evidence = cache(partial(gather, model, own, progress=progress))  # only for what isn't finished
-        for direction in DIRECTIONS:
+        for direction in over(progress, DIRECTIONS, "direction"):
             asked = (model, own, others, evidence, family, direction, row_folds, settings, exactly)
             make = partial(_part, *asked, progress)
             parts[family, direction] = units.once(f"{family} {direction}", _PART, make)
