@@ -13,7 +13,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory):
-    """The planted model, loaded through `nt.hook`: it has a twin, so the suffix engine serves it."""
+    """The planted model, loaded through `nt.load_model`: it has a twin, so the suffix engine serves it."""
     from planted import planted_model
 
     return planted_model(tmp_path_factory.mktemp("planted"))

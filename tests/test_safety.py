@@ -23,7 +23,7 @@ from planted import planted_pairs
 import neurotrace as nt
 from neurotrace.core.display import json_line, plain_lines
 from neurotrace.core.errors import InputError
-from neurotrace.models.loading import load_tokenizer
+from neurotrace.decoding.tokenizers import load_tokenizer
 from neurotrace.sweeps.cost import config_from_file, shape_of
 from neurotrace.sweeps.estimate import estimate
 from neurotrace.sweeps.layout import Shard

@@ -26,7 +26,7 @@ from torch import Tensor
 from neurotrace.answers.answered import Answered, Outcome, answer
 from neurotrace.answers.calibration import Calibration
 from neurotrace.core.display import Shown, Table, View
-from neurotrace.core.errors import InputError
+from neurotrace.core.errors import InputError, one_of
 from neurotrace.core.files import read_tensors
 from neurotrace.core.neurons import NEURON_DEFINITION, Neuron
 from neurotrace.core.pairs import PromptPair
@@ -272,7 +272,7 @@ def slopes(
 def circuit_from(model: HookedModel, found: Slopes, *, k: int | None = None, off: Off = "zero") -> Circuit:
     """The two ends of the ranking by the predicted effect of switching off."""
     if off not in OFFS:
-        raise InputError(f"off={off!r}: expected one of {', '.join(OFFS)}")
+        raise InputError(f"off={off!r}: {one_of(off, OFFS)}")
     outcomes = {outcome for _, _, outcome in found.counts}
     if outcomes != {"memory", "reasoning"}:
         raise InputError(

@@ -314,7 +314,7 @@ def _load(model: str, device: str | None, dtype: str | None) -> Any:
 
 
 def _tokenizer(source: str) -> Any:
-    from neurotrace.models.loading import load_tokenizer
+    from neurotrace.decoding.tokenizers import load_tokenizer
 
     return load_tokenizer(source)
 

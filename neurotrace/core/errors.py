@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 from typing import Any, TypeVar
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -24,6 +25,19 @@ def first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     first = (lines or [type(error).__name__])[0]
     return first if len(first) <= 200 else first[:199] + "…"
+
+
+def one_of(given: object, known: Iterable[str]) -> str:
+    """The end of a message about a name that is not known: what was meant, perhaps, and all names.
+
+    Example::
+
+        raise InputError(f"method {name!r}: {one_of(name, RANKERS)}")
+    """
+    names = list(known)
+    close = get_close_matches(str(given), names, 1, 0.6)
+    meant = f"did you mean {close[0]!r}? " if close else ""
+    return f"{meant}expected one of {', '.join(names)}"
 
 
 def renamed(**new: str) -> Callable[[Function], Function]:

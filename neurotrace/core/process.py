@@ -133,7 +133,7 @@ class _Meter:
         if self.begun is None or share <= self.begun[1]:
             return f"{where}: {share:.0%}"
         left = (time.monotonic() - self.begun[0]) * (1 - share) / (share - self.begun[1])
-        return f"{where}: {share:.0%}, {duration(left)} left"
+        return f"{where}: {share:.0%}, {duration(float(f'{left:.2g}'))} left"
 
     def _drawn(self) -> Table:
         from rich.progress_bar import ProgressBar

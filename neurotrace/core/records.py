@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -286,8 +287,10 @@ def _file(source: str | Path, what: str) -> Path | None:
         if _HUB_NAME.fullmatch(source) and path.suffix.lower() not in DATA_FILES:
             return None
     names = probe_names(what)
+    close = get_close_matches(str(source), names, 1, 0.6)
+    meant = f"did you mean the set {close[0]!r}? " if close else ""
     packaged_too = f", or one of the packaged sets {', '.join(names)}" if names else ""
     raise InputError(
-        f"no {what} at {short(str(source), 200)}: expected a file (JSON, JSON lines, CSV, TSV or Parquet), "
-        f"a folder with {what}.jsonl or other data, a data set's name on the hub{packaged_too}"
+        f"no {what} at {short(str(source), 200)}: {meant}expected a file (JSON, JSON lines, CSV, "
+        f"TSV, Parquet), a folder with {what}.jsonl or other data, a set's name on the hub{packaged_too}"
     )

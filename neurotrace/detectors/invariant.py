@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from neurotrace.core.display import Cell
-from neurotrace.core.errors import InputError
+from neurotrace.core.errors import InputError, one_of
 from neurotrace.detectors.base import Array, Basis, Detector, weights_frame, weights_rows
 from neurotrace.detectors.environments import EnvironmentHeads
 from neurotrace.detectors.risks import PENALTIES, Penalty, dro_weights, irm, risks, shares, vrex
@@ -86,7 +86,7 @@ class InvariantDetector(Detector):
         After it `environments_` holds the number of each row's environment, -1 for plain ERM.
         """
         if self.penalty not in PENALTIES:
-            raise InputError(f"penalty={self.penalty!r}: expected one of {', '.join(PENALTIES)}")
+            raise InputError(f"penalty={self.penalty!r}: {one_of(self.penalty, PENALTIES)}")
         X, outcome = self._read(X, y)
         basis = Basis(X)
         # unit variance per feature, which suits Adam's step size

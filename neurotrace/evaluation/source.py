@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from neurotrace.core.errors import InputError
+from neurotrace.core.errors import InputError, one_of
 from neurotrace.interventions.continuing import POSITIONS, Positions
 from neurotrace.interventions.intervention import Intervention
 from neurotrace.models.identity import model_identity
@@ -54,7 +54,7 @@ class Source:
             InputError: no such model or intervention, another model's, a value that is not expected.
         """
         if positions not in POSITIONS:
-            raise InputError(f"positions={positions}: expected {', '.join(POSITIONS)}")
+            raise InputError(f"positions={positions}: {one_of(positions, POSITIONS)}")
         size = str(32 if batch_size in (None, "auto") else batch_size)
         if not size.isdigit() or not int(size):
             raise InputError(f"batch_size={batch_size}: expected auto or a number from 1 on")

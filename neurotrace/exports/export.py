@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from neurotrace.core.errors import InputError
+from neurotrace.core.errors import InputError, one_of
 from neurotrace.core.neurons import by_layer
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.writing import prepare_folder, remove, save_file
@@ -115,7 +115,7 @@ def export(
         nt.export(model, change.without_donor(), "checkpoint", "letters-to-reasoning", pairs=run.pairs)
     """
     if to not in FORMS:
-        raise InputError(f"to={to!r}: expected one of {', '.join(FORMS)}")
+        raise InputError(f"to={to!r}: {one_of(to, FORMS)}")
     intervention.check(model)
     if intervention.needs_donor and not len(pairs) and to != "json":
         raise InputError(f"{intervention.kind} takes its values from a donor run: pass pairs=")

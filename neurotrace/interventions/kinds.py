@@ -28,7 +28,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from neurotrace.core.errors import InputError
+from neurotrace.core.errors import InputError, one_of
 from neurotrace.core.neurons import Neuron
 from neurotrace.core.sides import Direction
 from neurotrace.interventions.reference import Reference
@@ -163,7 +163,7 @@ def parse_kind(kind: Kind) -> tuple[str, float]:
     if form is None or not math.isfinite(strength) or (number and default is None):
         strong = [name for name, each in KINDS.items() if each.strength is not None]
         raise InputError(
-            f"intervention {kind!r}: expected one of {', '.join(KINDS)}; "
+            f"intervention {kind!r}: {one_of(kind, KINDS)}; "
             f"{', '.join(strong)} may be followed by a strength, shift:2 say"
         )
     return name, strength

@@ -3,7 +3,7 @@
 protocol     `HookedModel`: what this package requires of a TransformerLens model
 hooks        TransformerLens' classes and hook names; a model's hooks checked once
 sites        other sites than neurons: read, changed, differentiated; logits; a model's hash
-loading      `load_model`, `hook`
+loading      `load_model`
 origins      where a loaded model came from; whether it was changed since; its engine
 sameness     everything that a forward pass depends on, recorded and compared
 checks       of weights and causality, at load

@@ -15,6 +15,7 @@ import torch
 
 from neurotrace import organism
 from neurotrace.core.errors import InputError, first_line
+from neurotrace.decoding.tokenizers import split_revision, with_bos
 from neurotrace.engine.turns import passing, plain
 from neurotrace.models.checks import check_differentiable, check_weights, refuse_header
 from neurotrace.models.hooks import inspect_model
@@ -29,6 +30,8 @@ def load_model(
     source: Any,
     tokenizer: Any = None,
     *,
+    name: str | None = None,
+    bos: bool | None = None,
     device: str | torch.device | Mapping[str, Any] | None = None,
     dtype: torch.dtype | str | None = None,
     trust_remote_code: bool = False,
@@ -43,6 +46,9 @@ def load_model(
             are merged into a copy), or a model that is already hooked (`TransformerBridge`,
             `HookedTransformer`), which is checked and returned.
         tokenizer: of a transformers model in memory; of a folder without one.
+        name: of a transformers model in memory, for tables and messages; default: as its config says.
+        bos: whether a prompt begins with the tokenizer's BOS token; default: as the tokenizer has it.
+            (TransformerLens' `to_tokens` prepends one unless told otherwise.)
         device: where to put it; default: CUDA if there is one, else the CPU. ``"auto"`` spreads the
             blocks of a folder or a hub model over all accelerators, then the CPU, then the disk; a
             mapping from module names to devices (accelerate's device map) assigns each. Such a model
@@ -66,19 +72,25 @@ def load_model(
         if device is not None or dtype is not None:
             raise InputError("device= and dtype= go with a name; move a loaded model yourself")
         if (own := from_memory(source, tokenizer)) is not None:
-            return hook(own[1], tokenizer, name=own[0])
+            return boot(own[1], with_bos(tokenizer, bos), name=name or own[0])
+        if bos is not None:
+            raise InputError("bos= goes with a model that is loaded; set the tokenizer of a hooked one")
         inspect_model(source)
         return source
+    if name is not None:
+        raise InputError("name= goes with a transformers model in memory")
     wanted = parse_dtype(dtype)
     if device == "auto" or isinstance(device, Mapping):
-        return _load_spread(str(source), wanted, device, trust_remote_code, tokenizer)
+        return _load_spread(str(source), wanted, device, trust_remote_code, tokenizer, bos)
     place = parse_device(device)
     name, found, tokenizer = _read(str(source), wanted, trust_remote_code, tokenizer)
     found = found.to(place).eval().requires_grad_(False)
-    return hook(found, tokenizer, name=name)
+    return boot(found, with_bos(tokenizer, bos), name=name)
 
 
-def _load_spread(source: str, dtype: torch.dtype, device_map: Any, trust: bool, given: Any) -> Any:
+def _load_spread(
+    source: str, dtype: torch.dtype, device_map: Any, trust: bool, given: Any, bos: bool | None
+) -> Any:
     if source.endswith(".gguf"):
         raise InputError(
             f"device={device_map!r} with {source!r}: a GGUF file is dequantized in memory; spread a "
@@ -86,16 +98,15 @@ def _load_spread(source: str, dtype: torch.dtype, device_map: Any, trust: bool, 
         )
     name, found, tokenizer = _read(source, dtype, trust, given, device_map)
     places = getattr(found, "hf_device_map", {})
-    return hook(
+    return boot(
         found.eval().requires_grad_(False),
-        tokenizer,
+        with_bos(tokenizer, bos),
         name=name,
         spread=len(set(map(str, places.values()))) > 1,
     )
 
 
-@plain()
-def hook(model: torch.nn.Module, tokenizer: Any, *, name: str, spread: bool = False) -> Any:
+def boot(model: torch.nn.Module, tokenizer: Any, *, name: str, spread: bool = False) -> Any:
     """Boot a transformers model into a checked `TransformerBridge`.
 
     TransformerLens replaces the modules of the model that it is given. A twin made before shares the
@@ -104,16 +115,6 @@ def hook(model: torch.nn.Module, tokenizer: Any, *, name: str, spread: bool = Fa
 
     The bridge holds a copy of `tokenizer` without the BOS that TransformerLens would add. Whatever is
     set on `bridge.tokenizer` later (a chat template, BOS, another tokenizer) is used.
-
-    Example::
-
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        model = nt.hook(
-            AutoModelForCausalLM.from_pretrained("gpt2"),
-            AutoTokenizer.from_pretrained("gpt2"),
-            name="gpt2",
-        )
     """
     from transformer_lens.model_bridge import TransformerBridge
 
@@ -216,47 +217,6 @@ def _read(
             logging.enable_progress_bar()
     check_weights(source, model, found)
     return source, model, tokenizer
-
-
-def split_revision(source: str) -> tuple[str, str]:
-    """Split a hub model's ``name@revision``; default revision: main. An existing path is not split."""
-    name, at, revision = source.rpartition("@")
-    if not at or os.path.exists(source):
-        return source, "main"
-    if os.path.exists(name) or name in organism.NAMES or not revision:
-        raise InputError(
-            f"{source!r}: only a model on the hub has revisions; of a folder name the sub-folder"
-        )
-    return name, revision
-
-
-def load_tokenizer(source: str) -> Any:
-    """The tokenizer of a built-in model, a folder, a hub name or a ``.gguf`` file. Its code never runs.
-
-    Raises:
-        InputError: nothing there, or no tokenizer that can be read.
-    """
-    from transformers import AutoTokenizer
-    from transformers.utils import logging
-
-    path, revision = split_revision(source)
-    options: dict[str, Any] = {"revision": revision}
-    if path in organism.NAMES:
-        path = str(organism.folder(path))
-    elif source.endswith(".gguf"):
-        if not os.path.isfile(source):
-            raise InputError(f"no file at {source!r}: expected a .gguf file")
-        path, options = str(Path(source).parent), {"gguf_file": Path(source).name}
-    elif os.path.isfile(path):
-        raise InputError(f"tokenizer {source}: expected its folder, a hub name or a .gguf file")
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        return AutoTokenizer.from_pretrained(path, trust_remote_code=False, **options)
-    except Exception as error:  # files that don't fit, a hub out of reach: many kinds
-        raise InputError(f"tokenizer {source}: can't be loaded: {first_line(error)}") from None
-    finally:
-        logging.set_verbosity(level)
 
 
 def _read_gguf(path: Path, dtype: torch.dtype) -> tuple[str, torch.nn.Module, Any]:

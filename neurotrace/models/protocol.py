@@ -12,7 +12,7 @@ from torch import Tensor, nn
 class HookedModel(Protocol):
     """A TransformerLens model: a `TransformerBridge`, or a `HookedTransformer` of 3.9.
 
-    `nt.load_model` and `nt.hook` return one; a model that you hooked yourself works, too.
+    `nt.load_model` returns one; a model that you hooked yourself works, too.
     `nt.inspect_model` checks what a Protocol cannot: that the hooks return what they name.
     """
 

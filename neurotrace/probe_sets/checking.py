@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from neurotrace.core.errors import InputError
+from neurotrace.core.errors import InputError, one_of
 from neurotrace.core.pairs import PromptPair, load_pairs
 from neurotrace.core.records import probe_names, probes_folder
 from neurotrace.probe_sets.cards import digest, measured_digest
@@ -24,7 +24,7 @@ _SAID = ("Licence", "Source", "memorized", "Known shortcuts", "Regenerate")
 def set_folder(name: str) -> Path:
     """The folder of a set that ships."""
     if name not in probe_names():
-        raise InputError(f"no set {name!r}: expected one of {', '.join(probe_names())}")
+        raise InputError(f"no set {name!r}: {one_of(name, probe_names())}")
     return probes_folder() / name
 
 

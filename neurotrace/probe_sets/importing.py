@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from neurotrace.core.errors import InputError
+from neurotrace.core.errors import InputError, one_of
 from neurotrace.core.pairs import PAIR_FIELDS, PromptPair, load_pairs, pair_from
 from neurotrace.core.records import Source, read_rows, short, unique
 from neurotrace.probe_sets import fact_formats, table_formats
@@ -49,7 +49,7 @@ def import_pairs(
         pairs = nt.import_pairs("ioi.csv", clean="reasoning", tokenizer="gpt2")
     """
     if format is not None and format not in FORMAT_NAMES:
-        raise InputError(f"format {format!r} is unknown; expected one of {', '.join(FORMAT_NAMES)}")
+        raise InputError(f"format {format!r} is unknown: {one_of(format, FORMAT_NAMES)}")
     name, found = read_rows(source, "records", split=split)
     rows = [_row(where, record) for where, record in found]
     if not rows:

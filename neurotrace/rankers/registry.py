@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from neurotrace.core.errors import InputError
+from neurotrace.core.errors import InputError, one_of
 from neurotrace.core.scores import Scores
 from neurotrace.models.hooks import ModelInfo
 from neurotrace.rankers import exact as exactly, gradient as gradients, two_ended as ends
@@ -117,7 +117,7 @@ def register_ranker(name: str, ranker: Ranker) -> None:
 def ranker_of(name: str) -> Ranker:
     """The ranker of this name; `InputError` for an unknown one."""
     if name not in RANKERS:
-        raise InputError(f"method {name!r}: expected one of {', '.join(RANKERS)}")
+        raise InputError(f"method {name!r}: {one_of(name, RANKERS)}")
     return RANKERS[name]
 
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from neurotrace.answers.circuit import Circuit
 from neurotrace.core.display import clip, line, percent
-from neurotrace.core.errors import InputError, first_line
+from neurotrace.core.errors import InputError, first_line, one_of
 from neurotrace.core.files import check_inside
 from neurotrace.core.pairs import PromptPair, load_pairs, pair_record
 from neurotrace.core.writing import write_atomically
@@ -122,7 +122,7 @@ def from_hub(
         circuit = nt.from_hub("me/capitals-circuit", "circuit", revision="main")
     """
     if kind not in _FILES:
-        raise InputError(f"kind={kind!r}: expected one of {', '.join(_FILES)}")
+        raise InputError(f"kind={kind!r}: {one_of(kind, _FILES)}")
     name, repo_type = _FILES[kind]
     _check_name(repo)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from neurotrace.ablation.neurons import ablate
-from neurotrace.core.errors import InputError
+from neurotrace.core.errors import InputError, one_of
 from neurotrace.core.neurons import Neuron
 from neurotrace.core.pairs import PromptPair, sample_pairs, split_pairs
 from neurotrace.core.process import Progress, over
@@ -189,7 +189,7 @@ def compare(
 def _parse(method: str) -> tuple[str, str]:
     name, _, kind = method.partition(":")
     if name not in RANKERS:
-        raise InputError(f"method {method!r}: expected {', '.join(RANKERS)}, or ranker:intervention")
+        raise InputError(f"method {method!r}: {one_of(method, RANKERS)}, or ranker:intervention")
     parse_kind(kind or "patch")
     return name, kind or "patch"
 

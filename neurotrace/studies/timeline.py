@@ -27,13 +27,14 @@ from neurotrace.core.errors import InputError
 from neurotrace.core.pairs import PromptPair, split_pairs
 from neurotrace.core.process import Progress, over
 from neurotrace.core.sides import DIRECTIONS, Direction
+from neurotrace.decoding.tokenizers import split_revision
 from neurotrace.folders.units import JSON, NOTHING_KEPT, Units
 from neurotrace.interventions.effects import measure
 from neurotrace.interventions.intervention import patch
 from neurotrace.models.encoding import encode
 from neurotrace.models.hooks import inspect_model
 from neurotrace.models.identity import json_hash, surroundings, weights_hash
-from neurotrace.models.loading import load_model, split_revision
+from neurotrace.models.loading import load_model
 from neurotrace.models.origins import twin
 from neurotrace.models.protocol import HookedModel
 from neurotrace.rankers.registry import RANKERS, ranker_of

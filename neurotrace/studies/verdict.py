@@ -44,6 +44,7 @@ class Rule:
 
 
 RULE = Rule()
+FEW = 10  # held-out pairs below which nothing is said
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Verdict:
     word: Word
     why: tuple[str, ...] = ()  # what fails, or isn't settled
     pairs: int | None = None  # undecided: how many would settle it at these rates; None: no number
+    few: bool = False  # too few pairs to say anything
 
     @property
     def sentence(self) -> str:
@@ -63,7 +65,7 @@ class Verdict:
     @property
     def settles(self) -> str:
         """How many pairs would settle it; empty unless undecided."""
-        if self.word != "undecided":
+        if self.word != "undecided" or self.few:
             return ""
         if self.pairs is None:
             return "an estimate is on its bar: no number of pairs settles it at these rates"
@@ -135,6 +137,11 @@ def verdicts_of(flips: Iterable[Mapping[str, Any]], rule: Rule = RULE) -> dict[s
 
 
 def _verdict(family: str, flips: list[Mapping[str, Any]], rule: Rule) -> Verdict:
+    pairs = min(flip["n"] for flip in flips)
+    if pairs < FEW:
+        return Verdict(
+            family, "undecided", (f"too few to say: {pairs} pairs, expected at least {FEW}",), few=True
+        )
     checks = [check for flip in flips for check in _checks(flip, rule)]
     fails = [str(check) for check in checks if check.fails]
     fails += [
@@ -159,8 +166,8 @@ def _verdict(family: str, flips: list[Mapping[str, Any]], rule: Rule) -> Verdict
     against = [check.needed() for check in unsettled if not check.leans]
     groups = min(against) if against else max(check.needed() for check in unsettled)
     each = sum(flip["n"] for flip in flips) / sum(flip["groups"] for flip in flips)
-    pairs = None if math.isinf(groups) else _rounded(groups * each)
-    return Verdict(family, "undecided", tuple(map(str, unsettled)), pairs)
+    needed = None if math.isinf(groups) else _rounded(groups * each)
+    return Verdict(family, "undecided", tuple(map(str, unsettled)), needed)
 
 
 def _checks(flip: Mapping[str, Any], rule: Rule) -> list[_Check]:

@@ -127,7 +127,7 @@ def random_model(vocabulary: int) -> Any:
     folder = Path(nt.__file__).parent / "organism"
     weights = next(path.parent for path in sorted(folder.rglob("tokenizer.json")))
     module = LlamaForCausalLM(config).eval().requires_grad_(False)
-    return nt.hook(module, AutoTokenizer.from_pretrained(weights), name="random")
+    return nt.load_model(module, AutoTokenizer.from_pretrained(weights), name="random")
 
 
 def as_answered(model: Any, pairs: list[Any]) -> list[Any]:

@@ -259,10 +259,10 @@ def test_a_decoder_that_reads_both_ways_is_refused(tmp_path, dtype):
         config = AutoConfig.for_model("gemma3_text", **options)
         model = AutoModelForCausalLM.from_config(config).eval().to(dtype)
         if not both_ways:
-            nt.hook(model, tokenizer, name="decoder")
+            nt.load_model(model, tokenizer, name="decoder")
             continue
         with pytest.raises(InputError, match=r"decoder: changing a token .* reads both ways"):
-            nt.hook(model, tokenizer, name="decoder")
+            nt.load_model(model, tokenizer, name="decoder")
 
 
 def test_a_leak_of_one_later_token_is_found():

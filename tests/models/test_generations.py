@@ -39,7 +39,7 @@ def both(request, tmp_path_factory):
         return older, bridge, encode(bridge, nt.load_pairs("arithmetic")[:6])
     tokenizer = word_tokenizer(tmp_path_factory.mktemp("words"), WORDS)
     older = hooked_transformer(build(request.param), tokenizer)
-    bridge = nt.hook(build(request.param), tokenizer, name=request.param)
+    bridge = nt.load_model(build(request.param), tokenizer, name=request.param)
     return older, bridge, encode(bridge, random_pairs(4), check=False)
 
 

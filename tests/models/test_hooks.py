@@ -11,7 +11,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 import neurotrace as nt
 from neurotrace.core.errors import InputError
 from neurotrace.models.hooks import forward, inspect_model, post_name
-from neurotrace.models.loading import hook
+from neurotrace.models.loading import boot
 from neurotrace.models.origins import twin
 
 IDS = torch.tensor([[1, 7, 9, 2], [3, 8, 4, 1]])
@@ -99,9 +99,9 @@ def test_training_mode_and_foreign_objects_are_refused(tmp_path):
     with pytest.raises(InputError, match="load_model"):
         nt.load_model(torch.nn.Linear(2, 2))
     config = GPT2Config(vocab_size=len(WORDS), n_positions=16, n_embd=32, n_layer=1, n_head=2)
-    bridge = hook(GPT2LMHeadModel(config).eval(), word_tokenizer(tmp_path, WORDS), name="tiny")
+    bridge = boot(GPT2LMHeadModel(config).eval(), word_tokenizer(tmp_path, WORDS), name="tiny")
     fresh = GPT2LMHeadModel(config).eval()
-    other = hook(fresh, word_tokenizer(tmp_path, WORDS), name="tiny2")
+    other = boot(fresh, word_tokenizer(tmp_path, WORDS), name="tiny2")
     from neurotrace.models import hooks
 
     hooks._checked.pop(other)

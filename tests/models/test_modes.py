@@ -154,4 +154,4 @@ def test_weights_made_in_inference_mode_are_refused_by_name(tmp_path):
     with torch.inference_mode():
         model = AutoModelForCausalLM.from_config(CONFIGS["llama"]()).eval()
     with pytest.raises(InputError, match=r"embed_tokens\.weight was made in torch\.inference_mode"):
-        nt.hook(model, tokenizer, name="tiny")
+        nt.load_model(model, tokenizer, name="tiny")

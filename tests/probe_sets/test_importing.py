@@ -13,7 +13,7 @@ import neurotrace as nt
 from neurotrace.cli import main as cli
 from neurotrace.core.errors import InputError
 from neurotrace.core.pairs import load_pairs
-from neurotrace.models.loading import load_tokenizer
+from neurotrace.decoding.tokenizers import load_tokenizer
 from neurotrace.probe_sets.checking import check_pairs
 from neurotrace.probe_sets.importing import FORMAT_NAMES, format_of, import_pairs
 

@@ -141,7 +141,7 @@ def test_relevance_is_conserved(name, tmp_path):
                 block.mlp.down_proj.weight[:16] = 0
                 for inner in (block.mlp.gate_proj, block.mlp.up_proj):
                     inner.weight[:, : 16 * place] = 0
-    hooked = nt.hook(model, word_tokenizer(tmp_path, WORDS), name=name)
+    hooked = nt.load_model(model, word_tokenizer(tmp_path, WORDS), name=name)
     encoded = nt.encode(hooked, random_pairs(4), check=False)
     there = float(encoded.behaviour("memorization").logit_difference.mean())
     assert abs(there) > 0.02
@@ -268,7 +268,7 @@ def test_log_increase_is_exact_where_nothing_else_writes(tmp_path):
         last.attn.c_proj.bias.zero_()
         last.mlp.c_proj.weight[torch.arange(64) != 7] = 0
         last.mlp.c_proj.bias.zero_()
-    hooked = nt.hook(model, word_tokenizer(tmp_path, WORDS), name="one")
+    hooked = nt.load_model(model, word_tokenizer(tmp_path, WORDS), name="one")
     encoded = nt.encode(hooked, random_pairs(4), check=False)
     neuron = [nt.Neuron(2, 7)]
     for kind in ("patch", "zero"):

@@ -112,3 +112,10 @@ def test_words_and_rule_come_from_one_place():
 def test_every_word_has_a_sentence_that_tells_it_apart(word):
     others = {text for name, text in SENTENCES.items() if name != word}
     assert all(not other.startswith(SENTENCES[word]) for other in others)
+
+
+def test_few_pairs_say_nothing_whatever_their_rates():
+    few = said(groups=9)
+    assert (few.word, few.few, few.settles) == ("undecided", True, "")
+    assert str(few) == f"f: {SENTENCES['undecided']} (too few to say: 9 pairs, expected at least 10)"
+    assert said(groups=10).word == "decides"

@@ -50,7 +50,7 @@ class Row:
 
 
 def boot(name: str, folder: Path, device: str, dtype: torch.dtype = torch.float32):
-    return nt.hook(build(name).to(device, dtype), word_tokenizer(folder, WORDS), name=name)
+    return nt.load_model(build(name).to(device, dtype), word_tokenizer(folder, WORDS), name=name)
 
 
 def examine(name: str, folder: Path, device: str = "cpu") -> Row:

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from neurotrace.models import loading
 from neurotrace.models.hooks import inspect_model
-from neurotrace.models.loading import hook
 
 KIND = os.environ.get("NEUROTRACE_MODELS", "TransformerBridge")
 LOADABLE = ("gpt2", "neox", "llama", "qwen2", "opt", "planted")  # by HookedTransformer's loader
@@ -23,7 +23,7 @@ LOADABLE = ("gpt2", "neox", "llama", "qwen2", "opt", "planted")  # by HookedTran
 def boot(model: nn.Module, tokenizer: Any, *, name: str) -> Any:
     """A checked model of the class that the tests run on."""
     if KIND == "TransformerBridge" or name not in LOADABLE:
-        return hook(model, tokenizer, name=name)
+        return loading.boot(model, tokenizer, name=name)
     return hooked_transformer(model, tokenizer)
 
 

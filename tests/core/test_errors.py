@@ -1,0 +1,18 @@
+"""Messages about names that are not known."""
+
+import pytest
+
+import neurotrace as nt
+from neurotrace.core.errors import one_of
+
+
+def test_a_near_name_is_offered_first():
+    assert one_of("gradiant", ["exact", "gradient"]) == (
+        "did you mean 'gradient'? expected one of exact, gradient"
+    )
+    assert one_of("frog", ["exact", "gradient"]) == "expected one of exact, gradient"
+
+
+def test_a_set_with_a_typo_is_offered():
+    with pytest.raises(nt.InputError, match="did you mean the set 'capitals'\\?"):
+        nt.load_pairs("capitls")
