@@ -510,8 +510,8 @@ MUTATIONS = (
     Mutation(
         "k is chosen on what is judged",
         "answers/judging.py",
-        "for key, rows in data.cells(train=True).items():",
-        "for key, rows in data.cells(train=False).items():",
+        "cells = list(data.cells(train=True).items())",
+        "cells = list(data.cells(train=False).items())",
         TRUST,
     ),
     Mutation(
