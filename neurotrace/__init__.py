@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     )
     from neurotrace.exports.export import Export as Export, export as export
     from neurotrace.folders.units import Units as Units
+    from neurotrace.fusion import DeepFusion as DeepFusion
     from neurotrace.interventions.continuing import generate as generate
     from neurotrace.interventions.controls import random_signs as random_signs
     from neurotrace.interventions.damage import damage as damage, neutral_texts as neutral_texts
@@ -91,6 +92,7 @@ if TYPE_CHECKING:
         plot_flips as plot_flips,
         plot_pairs as plot_pairs,
     )
+    from neurotrace.plots.fusion import plot_fusion as plot_fusion
     from neurotrace.plots.monitor import plot_monitor as plot_monitor
     from neurotrace.plots.scores import (
         plot_estimates as plot_estimates,
@@ -240,6 +242,7 @@ _HOME = {
     "answers.trust": ("Trust", "calibrate", "trust"),
     "answers.monitor": ("Token", "monitor"),
     "plots.trust": ("plot_coverage", "plot_margins", "plot_reliability", "plot_signals"),
+    "plots.fusion": ("plot_fusion",),
     "plots.monitor": ("plot_monitor",),
     "answers.judging": ("TrustStudy", "trust_study"),
     "detectors": (
@@ -251,6 +254,7 @@ _HOME = {
         "load_detector",
         "save_detector",
     ),
+    "fusion": ("DeepFusion",),
     "studies.study": ("Study", "study"),
     "studies.verdict": ("Verdict",),
     "plots.effects": ("plot_curves", "plot_flips", "plot_pairs"),

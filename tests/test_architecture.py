@@ -16,6 +16,7 @@ FLOORS = {
     "models": 3,
     "detectors": 3,
     "folders": 3,
+    "fusion": 4,
     "interventions": 4,
     "probe_sets": 4,
     "ablation": 5,
@@ -36,6 +37,7 @@ WALLS = {
     "engine": set(),
     "organism": set(),
     "detectors": {"core"},
+    "fusion": {"core", "detectors"},
     "sweeps": set(FLOORS) - {"detectors", "answers"},
 }
 MANY = {

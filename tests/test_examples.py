@@ -42,6 +42,7 @@ NOT_RUN = {
     "overlap_of_tops",
     "plot_coverage",
     "plot_estimates",
+    "plot_fusion",
     "plot_located",
     "plot_reliability",
     "plot_signals",
