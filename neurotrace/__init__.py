@@ -87,13 +87,10 @@ if TYPE_CHECKING:
         plot_transfer as plot_transfer,
         plot_weights as plot_weights,
     )
-    from neurotrace.plots.effects import (
-        plot_curves as plot_curves,
-        plot_flips as plot_flips,
-        plot_pairs as plot_pairs,
-    )
+    from neurotrace.plots.effects import plot_curves as plot_curves, plot_flips as plot_flips
     from neurotrace.plots.fusion import plot_fusion as plot_fusion
     from neurotrace.plots.monitor import plot_monitor as plot_monitor
+    from neurotrace.plots.pairs import plot_pairs as plot_pairs
     from neurotrace.plots.scores import (
         plot_estimates as plot_estimates,
         plot_scores as plot_scores,
@@ -257,7 +254,8 @@ _HOME = {
     "fusion": ("DeepFusion",),
     "studies.study": ("Study", "study"),
     "studies.verdict": ("Verdict",),
-    "plots.effects": ("plot_curves", "plot_flips", "plot_pairs"),
+    "plots.effects": ("plot_curves", "plot_flips"),
+    "plots.pairs": ("plot_pairs",),
     "plots.scores": ("plot_estimates", "plot_scores", "plot_volcano"),
     "studies.faithfulness": ("area", "curves", "overlap_of_tops", "recall", "spearman"),
     "studies.timeline": ("checkpoints_of", "timeline"),

@@ -28,7 +28,7 @@ POLICY = (
     "'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; "
     "form-action 'none'\">"
 )
-TOWARDS_MEMORY, TOWARDS_REASONING, NEUTRAL = "#2166ac", "#b2182b", "#5f7a76"
+TOWARDS_MEMORY, TOWARDS_REASONING, NEUTRAL = "#0072B2", "#D55E00", "#5f7a76"
 _WIDTH = 6  # characters of a bar in a terminal
 
 

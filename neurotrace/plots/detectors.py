@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from neurotrace.core.errors import InputError
-from neurotrace.plots.style import clip, finish
+from neurotrace.plots.style import CHANCE, CONTROL, FAINT, OTHERS, clip, finish
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-_SITE_COLOURS = {"neurons": "#0072B2", "residual": "#D55E00", "attention": "#009E73"}
-_SHOWN = (
+_SITE_COLOURS = {"neurons": OTHERS[0], "residual": OTHERS[4], "attention": OTHERS[1]}
+SHOWN = (
     ("causal margin", "margin"),
     ("fused product", "fused"),
     ("fused mixture", "fused"),
@@ -29,7 +29,7 @@ _SHOWN = (
 
 
 def plot_transfer(
-    table: pd.DataFrame, *, shown: Sequence[tuple[str, str]] = _SHOWN, title: str | None = None
+    table: pd.DataFrame, *, shown: Sequence[tuple[str, str]] = SHOWN, title: str | None = None
 ) -> go.Figure:
     """AUROC, one panel per (detector, view): trained on the row, tested on the column; white is chance.
 
@@ -70,7 +70,7 @@ def plot_transfer(
                 z=values,
                 zmin=0,
                 zmax=1,
-                colorscale="RdBu",
+                colorscale=CHANCE,
                 showscale=False,
                 text=[["" if v != v else f"{v:.2f}" for v in row] for row in values],
                 texttemplate="%{text}",
@@ -92,8 +92,10 @@ def plot_transfer(
     figure.update_yaxes(title="trained on", col=1)
     return finish(
         figure,
-        title or "AUROC for “from memory”, on groups not seen in training",
-        height=height,
+        title or _transfer_told(table, there),
+        subtitle="AUROC for “from memory” on groups not seen in training; trained on the row, tested "
+        "on the column; white: chance",
+        height=height - 60,
     )
 
 
@@ -122,13 +124,23 @@ def plot_sites(table: pd.DataFrame, *, title: str | None = None) -> go.Figure:
             y=mean.values,
             mode="lines+markers",
             name=f"{site}, {'own task' if own else 'other tasks'}",
-            line={"color": _SITE_COLOURS.get(site, "#7f7f7f"), "dash": "solid" if own else "dash"},
-            hovertemplate=f"{site}, block %{{x}}: %{{y:.3f}}<extra></extra>",
+            line={"color": _SITE_COLOURS.get(site, CONTROL), "dash": "solid" if own else "dash"},
+            hovertemplate=f"{site}, layer %{{x}}: %{{y:.3f}}<extra></extra>",
         )
-    figure.add_hline(y=0.5, line={"color": "#999999", "dash": "dot"})
-    figure.update_xaxes(title="block", dtick=1 if part["layer"].max() < 12 else None)
+    figure.add_hline(y=0.5, line={"color": FAINT, "dash": "dot"})
+    figure.update_xaxes(title="layer", dtick=1 if part["layer"].max() < 12 else None)
     figure.update_yaxes(title="AUROC", range=[0, 1.03])
-    return finish(figure, title or "Linear detectors by site and depth, mean over tasks")
+    means = part[~part["own"]] if (~part["own"]).any() else part
+    means = means.groupby(["site", "layer"])["auroc"].mean()
+    site, layer = means.idxmax()
+    return finish(
+        figure,
+        title
+        or f"A linear detector transfers best from the {site} of layer {layer}: AUROC {means.max():.2f}"
+        if (~part["own"]).any()
+        else title or f"A linear detector is best on the {site} of layer {layer}: AUROC {means.max():.2f}",
+        subtitle="Mean AUROC over tasks, on groups not seen in training; dotted: chance",
+    )
 
 
 def plot_weights(weights: pd.DataFrame, *, title: str | None = None) -> go.Figure:
@@ -156,7 +168,27 @@ def plot_weights(weights: pd.DataFrame, *, title: str | None = None) -> go.Figur
             },
         )
     figure.update_yaxes(title="share of all weight", rangemode="tozero")
-    return finish(figure, title or "Weight of each view in the fused detectors, ± posterior sd")
+    mean = weights.groupby("view", sort=False)["weight"].mean()
+    return finish(
+        figure,
+        title or f"The fused detectors rest most on {mean.idxmax()}: {mean.max():.0%} of the weight",
+        subtitle="Posterior weight of each view ± standard deviation, mean over folds and training tasks",
+    )
+
+
+def _transfer_told(table: pd.DataFrame, there: list[tuple[str, str]]) -> str:
+    """The worst AUROC of each detector on a task that it was not trained on, the best of them."""
+    worst = {}
+    for own in there:
+        rows = _rows(table, *own)
+        away = rows[rows["train_family"] != rows["test_family"]]["auroc"].dropna()
+        if len(away):
+            worst[own] = float(away.min())
+    if not worst:
+        return "AUROC of each detector on its own task"
+    detector, view = best = max(worst, key=lambda own: worst[own])
+    name = detector if view in detector else f"{detector} on {view}"
+    return f"On a task not seen in training, “{name}” has an AUROC of at least {worst[best]:.2f}"
 
 
 def _title(detector: str, view: str) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from neurotrace.answers.monitor import Token
 from neurotrace.core.errors import InputError
-from neurotrace.plots.style import clip, finish
+from neurotrace.plots.style import SIGNED, clip, finish
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -23,7 +23,7 @@ def plot_monitor(
 ) -> go.Figure:
     """The generated text, coloured; the prompt before it is white.
 
-    Blue: memory, red: reasoning, by P(from memory), or by the margin if the circuit is not calibrated.
+    Blue: memory, orange: reasoning, by P(from memory), or by the margin if the circuit is not calibrated.
     Dotted frame: outside the calibration's range.
 
     Args:
@@ -49,7 +49,7 @@ def plot_monitor(
     places = _laid([*words, *(token.text for token in written)], width)
     figure = go.Figure()
     for token, own, (text, column, line) in zip(written, value, places[len(words) :], strict=True):
-        colour = sample_colorscale("RdBu", [(own - low) / (high - low)])[0]
+        colour = sample_colorscale([list(each) for each in SIGNED], [(own - low) / (high - low)])[0]
         figure.add_shape(
             type="rect",
             x0=column,
@@ -80,11 +80,13 @@ def plot_monitor(
         hoverinfo="skip",
         marker={
             "color": [low],
-            "colorscale": "RdBu",
+            "colorscale": SIGNED,
             "cmin": low,
             "cmax": high,
             "showscale": True,
-            "colorbar": {"title": "P(from memory)" if calibrated else "margin, nats"},
+            "colorbar": {
+                "title": {"text": "P(from memory)" if calibrated else "margin, nats", "side": "right"}
+            },
         },
     )
     lines = places[-1][2] + 1
@@ -92,10 +94,17 @@ def plot_monitor(
     figure.update_yaxes(visible=False, range=[max(lines, 4) - 0.4, -0.6])
     finish(
         figure,
-        title or "Generated tokens: from memory or reasoning",
-        height=130 + _LINE * max(lines, 4),
+        title or _told(value, calibrated),
+        subtitle="Blue: from memory, orange: by reasoning, white: the prompt; dotted frame: outside the "
+        "calibration's range",
+        height=60 + _LINE * max(lines, 4),
     )
     return figure.update_layout(width=int(_CHAR * width) + 230)
+
+
+def _told(value: list[float], calibrated: bool) -> str:
+    memory = sum(own > (0.5 if calibrated else 0.0) for own in value)
+    return f"{memory} of {len(value)} generated tokens are likelier from memory"
 
 
 def _laid(pieces: Iterable[str], width: int) -> list[tuple[str, int, int]]:

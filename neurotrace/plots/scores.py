@@ -9,14 +9,18 @@ import numpy as np
 from neurotrace.core.errors import InputError
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import spoken
-from neurotrace.plots.style import MEMORIZED, REASONED, finish
+from neurotrace.plots.style import CONTROL, FAINT, INK, OTHERS, SIGNED, finish
+from neurotrace.plots.words import ranker_words
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+_FOUND, _SURE = OTHERS[0], INK
+_AGREES = 0.9  # Spearman from which an estimate is said to order neurons like the exact effect
+
 
 def plot_scores(scores: Scores, *, title: str | None = None) -> go.Figure:
-    """Layer × neuron heat map of one ranking; white is zero, blank is not measured.
+    """Layer × neuron heat map of one ranking, layer 0 on top; white is zero, blank is not measured.
 
     Example::
 
@@ -32,15 +36,24 @@ def plot_scores(scores: Scores, *, title: str | None = None) -> go.Figure:
             z=values,
             zmin=-bound,
             zmax=bound,
-            colorscale="RdBu",
-            colorbar={"title": "score"},
+            colorscale=SIGNED,
+            colorbar={"title": {"text": scores.unit, "side": "right"}, "thickness": 14},
             hovertemplate="L%{y}.N%{x}<br>%{z:.4f}<extra></extra>",
         )
     )
     figure.update_xaxes(title="neuron")
-    figure.update_yaxes(title="layer", dtick=max(1, values.shape[0] // 10))
+    figure.update_yaxes(title="layer", dtick=max(1, values.shape[0] // 10), autorange="reversed")
     direction = spoken(str(scores.provenance.get("direction", "")))
-    return finish(figure, title or f"{scores.method} {direction}: {scores.unit}", height=380)
+    method = f"{ranker_words(scores.method)}, {direction}" if direction else ranker_words(scores.method)
+    layers = np.nansum(np.abs(values) > bound / 2, axis=1)
+    told = f"Layer {layers.argmax()} holds {layers.max():.0f} of the {layers.sum():.0f} strongest neurons"
+    signs = "; blue: towards memory, orange: towards reasoning" if scores.signed else ""
+    return finish(
+        figure,
+        title or told,
+        subtitle=f"Score of every neuron by {method}{signs}. Full colour at ±{bound:.3g}",
+        height=320,
+    )
 
 
 def plot_estimates(estimate: Scores, truth: Scores, *, title: str | None = None) -> go.Figure:
@@ -63,7 +76,7 @@ def plot_estimates(estimate: Scores, truth: Scores, *, title: str | None = None)
     bar = {"title": "layer", "dtick": max(1, len(truth.value) // 10)}
     figure = go.Figure()
     ends = [float(min(x.min(), y.min())), float(max(x.max(), y.max()))]
-    dotted = {"color": "#999999", "dash": "dot"}
+    dotted = {"color": FAINT, "dash": "dot"}
     figure.add_scatter(x=ends, y=ends, mode="lines", name="equal", line=dotted, hoverinfo="skip")
     figure.add_scatter(
         x=x,
@@ -74,11 +87,19 @@ def plot_estimates(estimate: Scores, truth: Scores, *, title: str | None = None)
         marker={"color": layers, "colorscale": "Viridis", "size": 7, "colorbar": bar},
         hovertemplate="%{text}<br>exact %{x:.3f}<br>estimate %{y:.3f}<extra></extra>",
     )
-    rho = f", Spearman {spearmanr(x, y).statistic:.3f}" if len(x) > 2 else ""
-    figure.update_xaxes(title="exact effect on L, nats")
-    figure.update_yaxes(title=f"{estimate.method}'s estimate, nats")
+    rho = f": Spearman {spearmanr(x, y).statistic:.2f}" if len(x) > 2 else ""
+    method = ranker_words(estimate.method)
+    figure.update_xaxes(title="exact effect, nats")
+    figure.update_yaxes(title="estimate, nats")
     figure.update_layout(showlegend=False)
-    return finish(figure, title or f"{estimate.method} against exact, {len(x)} neurons{rho}")
+    return finish(
+        figure,
+        title or f"The {method} orders {len(x)} neurons like their exact effects{rho}"
+        if rho and spearmanr(x, y).statistic > _AGREES
+        else title or f"The {method}'s estimates beside exact effects of {len(x)} neurons{rho}",
+        subtitle="Effect of one neuron on the logit difference L of the two answers; dotted: equal",
+        height=340,
+    )
 
 
 def plot_volcano(scores: Scores, *, level: float = 0.05, title: str | None = None) -> go.Figure:
@@ -104,9 +125,9 @@ def plot_volcano(scores: Scores, *, level: float = 0.05, title: str | None = Non
     sure, found = table["p_family"] <= level, table["q"] <= level
     figure = go.Figure()
     for name, rows, colour, mark in (
-        ("could be chance", table[~found & ~sure], "#999999", "circle"),
-        (f"q ≤ {level:g}", table[found & ~sure], REASONED, "circle"),
-        (f"p_family ≤ {level:g}", table[sure], MEMORIZED, "diamond"),
+        ("could be chance", table[~found & ~sure], CONTROL, "circle"),
+        (f"false discovery rate at most {level:g}", table[found & ~sure], _FOUND, "circle"),
+        (f"p corrected for all neurons at most {level:g}", table[sure], _SURE, "diamond"),
     ):
         figure.add_scattergl(
             x=rows["score"],
@@ -116,13 +137,16 @@ def plot_volcano(scores: Scores, *, level: float = 0.05, title: str | None = Non
             marker={"color": colour, "size": 6, "opacity": 0.7, "symbol": mark},
             text=[f"L{row.layer}.N{row.neuron}" for row in rows.itertuples()],
             customdata=rows[["q", "kept", "p_family"]],
-            hovertemplate="%{text}<br>score %{x:.4f}<br>q %{customdata[0]:.2g}, p_family "
+            hovertemplate="%{text}<br>score %{x:.4f}<br>q %{customdata[0]:.2g}, corrected p "
             "%{customdata[2]:.2g}, in the top k of %{customdata[1]:.0%} of resamples<extra></extra>",
         )
     figure.update_xaxes(title=scores.unit, zeroline=True)
     figure.update_yaxes(title="−log₁₀ p (sign-flip over groups)")
     figure.update_layout(legend={"orientation": "h", "y": -0.18})
-    told = f"{scores.method}: {int((found | sure).sum())} of {len(table)} neurons"
-    finish(figure, title or told)
-    figure.update_layout(title={"subtitle": {"text": str(scores.provenance.get("resolution", ""))}})
-    return figure
+    told = f"{int((found | sure).sum())} of {len(table):,} neurons differ from chance"
+    resolution = str(scores.provenance.get("resolution", "")).replace("p_family", "corrected p")
+    return finish(
+        figure,
+        title or told,
+        subtitle=f"Score by {ranker_words(scores.method)} against p, neuron by neuron. {resolution}",
+    )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from neurotrace.plots.style import COLOURS, fade, finish
+from neurotrace.core.display import percent
+from neurotrace.plots.style import CONTROL, INK, OTHERS, fade, finish
 from neurotrace.studies.locate import Located
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def plot_located(located: Located, *, title: str | None = None) -> go.Figure:
 
     table = located.table
     figure = go.Figure()
-    for colour, (unit, name) in zip(COLOURS.values(), _SHOWN.items(), strict=False):
+    for colour, (unit, name) in zip((OTHERS[0], OTHERS[4], INK, OTHERS[1]), _SHOWN.items(), strict=True):
         own = table[table["unit"] == unit].sort_values("layer")
         layers = own["layer"].tolist()
         figure.add_scatter(
@@ -51,7 +52,7 @@ def plot_located(located: Located, *, title: str | None = None) -> go.Figure:
             legendgroup=unit,
             line={"color": colour},
             customdata=own[["effect"]],
-            hovertemplate="block %{x}<br>%{y:.1%} flip<br>%{customdata[0]:.2f} nats<extra></extra>",
+            hovertemplate="layer %{x}<br>%{y:.1%} flip<br>%{customdata[0]:.2f} nats<extra></extra>",
         )
         if own["control"].notna().any():
             figure.add_scatter(
@@ -59,10 +60,18 @@ def plot_located(located: Located, *, title: str | None = None) -> go.Figure:
                 y=own["control"],
                 mode="lines",
                 name="equal move, random direction",
-                line={"color": colour, "dash": "dot"},
-                hovertemplate="block %{x}<br>%{y:.1%} flip<extra>random direction</extra>",
+                line={"color": CONTROL, "dash": "dot"},
+                hovertemplate="layer %{x}<br>%{y:.1%} flip<extra>random direction</extra>",
             )
-    figure.update_xaxes(title="block", dtick=max(1, int(located.table["layer"].max() + 1) // 10))
+    figure.update_xaxes(title="layer", dtick=max(1, int(located.table["layer"].max() + 1) // 10))
     figure.update_yaxes(title="held-out answers flipped", tickformat=".0%", range=[-0.02, 1.02])
     to = "reasoning" if located.donor == "reasoning" else "memory"
-    return finish(figure, title or f"{located.model}: flips to {to}, block by block")
+    best = table.loc[table["answers"].idxmax()]
+    what = _SHOWN.get(str(best["unit"]), str(best["unit"]))
+    return finish(
+        figure,
+        title
+        or f"The {what} of layer {int(best['layer'])} flips {percent(float(best['answers']))} to {to}",
+        subtitle=f"{located.model}: held-out answers that flip when one unit of a layer takes the donor's "
+        "value; bands: 95 %",
+    )

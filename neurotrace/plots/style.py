@@ -1,13 +1,16 @@
 """Style shared by all figures: template, palette, writing to a file.
 
-The template is set on each figure; plotly's global one is not changed. RdBu centred at zero for signed
-numbers (blue supports memory, red reasoning); Okabe and Ito's palette, suited to colour-blind readers,
-for lines.
+The template is set on each figure; plotly's global one is not changed. One colour each for memory,
+reasoning and controls, everywhere; all are of Okabe and Ito's palette, or as far apart
+for colour-blind readers.
+A title states the finding, a subtitle what is measured. Layer 0 is on top.
 """
 
 from __future__ import annotations
 
 import html
+import re
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,18 +21,28 @@ from neurotrace.core.writing import save_file, save_whole
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-COLOURS = {
-    "patch": "#0072B2",
-    "set": "#009E73",
-    "zero": "#D55E00",
-    "mean": "#CC79A7",
-    "shift": "#E69F00",
-    "scale": "#56B4E9",
-    "steer": "#6A51A3",
-    "random": "#7f7f7f",
-}
-MEMORIZED, REASONED = "#0072B2", "#D55E00"
+MEMORIZED, REASONED, CONTROL = display.TOWARDS_MEMORY, display.TOWARDS_REASONING, "#7f7f7f"
+INK, FAINT = "#1d2430", "#999999"
+# for what is neither memory nor reasoning nor a control
+OTHERS = ("#009E73", "#CC79A7", "#8A6D00", "#56B4E9", "#6A51A3")
+# signed numbers: towards reasoning below zero, towards memory above
+SIGNED = ((0.0, REASONED), (0.5, "#f4f4f4"), (1.0, MEMORIZED))
+# a rate beside chance, which is neither memory's nor reasoning's
+CHANCE = ((0.0, "#6A51A3"), (0.5, "#f4f4f4"), (1.0, "#00795a"))
+_WRAP, _WRAP_SUB, _LINE, _LINE_SUB = 78, 104, 21, 17  # characters and pixels of a line
 _FONT = "system-ui, -apple-system, Segoe UI, Roboto, sans-serif"
+_SHOWN = {
+    "text",
+    "name",
+    "ticktext",
+    "hovertemplate",
+    "hovertext",
+    "customdata",
+    "label",
+    "title",
+    "x",
+    "y",
+}
 _IMAGES = (".png", ".svg", ".pdf", ".jpg", ".webp")
 
 
@@ -55,8 +68,8 @@ def template() -> go.layout.Template:
         layout={
             "font": {"family": _FONT, "size": 13, "color": "#1d2430"},
             "title": {"x": 0.01, "xanchor": "left", "font": {"size": 15}},
-            "colorway": list(COLOURS.values()),
-            "colorscale": {"diverging": "RdBu", "sequential": "Viridis"},
+            "colorway": [MEMORIZED, REASONED, *OTHERS],
+            "colorscale": {"diverging": [list(each) for each in SIGNED], "sequential": "Viridis"},
             "paper_bgcolor": "white",
             "plot_bgcolor": "white",
             "xaxis": axis,
@@ -68,10 +81,62 @@ def template() -> go.layout.Template:
     )
 
 
-def finish(figure: Any, title: str, *, height: int = 440) -> Any:
-    """The figure with the template, its title and its height."""
-    figure.update_layout(template=template(), title={"text": clip(title, 110)}, height=height)
+def finish(figure: Any, title: str, *, subtitle: str = "", height: int = 440) -> Any:
+    """The figure with template, title and subtitle, whose lines are broken; `height` is without them."""
+    head, below = _lines(title, _WRAP), _lines(subtitle, _WRAP_SUB)
+    top = 34 + _LINE * len(head) + _LINE_SUB * len(below)
+    figure.update_layout(
+        template=template(),
+        title={
+            "text": "<br>".join(head),
+            "subtitle": {"text": "<br>".join(below), "font": {"size": 12}},
+            "y": 1 - 10 / (height + top),
+            "yref": "container",
+            "yanchor": "top",
+        },
+        height=height + top,
+        margin={"t": top + 10},
+    )
     return figure
+
+
+def said(figure: Any) -> tuple[str, str]:
+    """A finished figure's title and subtitle as plain text."""
+    found = figure.layout.title
+    return tuple(
+        html.unescape((each or "").replace("<br>", " ")) for each in (found.text, found.subtitle.text)
+    )  # type: ignore[return-value]
+
+
+def bare(figure: Any) -> Any:
+    """A copy without title and subtitle, for a page that sets them as text."""
+    import plotly.graph_objects as go
+
+    copy = go.Figure(figure)
+    above = int(figure.layout.margin.t or 0)
+    top = 40 if len(list(figure.select_xaxes())) > 1 else 12
+    copy.update_layout(title={"text": "", "subtitle": {"text": ""}}, margin={"t": top})
+    copy.update_layout(height=int(figure.layout.height) - above + top)
+    return copy
+
+
+def strings(figure: Any) -> list[str]:
+    """Every text that a reader of the figure can see: titles, names, ticks, marks, hover, buttons."""
+    found: list[str] = []
+
+    def walk(node: Any, key: str = "") -> None:
+        if isinstance(node, dict):
+            for name, each in node.items():
+                if name != "template":
+                    walk(each, name)
+        elif isinstance(node, (list, tuple)):
+            for each in node:
+                walk(each, key)
+        elif isinstance(node, str) and key in _SHOWN:
+            found.append(html.unescape(re.sub(r"%\{[^}]*\}|<[^>]*>", " ", node)))
+
+    walk(figure.to_plotly_json())
+    return [text for text in found if text.strip()]
 
 
 def save_figure(figure: go.Figure, path: str | Path, *, scale: float = 2.0) -> Path:
@@ -128,3 +193,8 @@ def fade(colour: str, alpha: float = 0.15) -> str:
 
 def clip(text: str, limit: int = 40) -> str:
     return html.escape(display.clip(text, limit))  # plotly interprets tags in labels
+
+
+def _lines(text: str, width: int) -> list[str]:
+    """Broken and escaped, at most three lines."""
+    return [html.escape(each) for each in textwrap.wrap(text, width, max_lines=3, placeholder=" …")]

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from neurotrace.plots.style import MEMORIZED, REASONED, clip, fade, finish
+from neurotrace.plots.style import CONTROL, MEMORIZED, OTHERS, REASONED, clip, fade, finish
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
 _PANELS = ("prompts answered correctly", "held-out answers flipped", "the top neurons")
-_GREY = "#7f7f7f"
 # panel, column, name, colour, dash
 _LINES = (
     (1, "recalls", "recalls", MEMORIZED, "solid"),
     (1, "reasons", "reasons", REASONED, "solid"),
     (2, "flips_to_reasoning", "flips to reasoning", REASONED, "solid"),
     (2, "flips_to_memorization", "flips to memory", MEMORIZED, "solid"),
-    (2, "random_to_reasoning", "random neurons, to reasoning", _GREY, "solid"),
-    (2, "random_to_memorization", "random neurons, to memory", _GREY, "dot"),
-    (3, "settled_to_reasoning", "shared with the last checkpoint", "#009E73", "solid"),
-    (3, "kept_to_reasoning", "shared with the previous one", "#E69F00", "solid"),
-    (3, "stable_to_reasoning", "shared with a resample's", _GREY, "dash"),
-    (3, "concentrated_to_reasoning", "effect concentrated in few", "#CC79A7", "dot"),
+    (2, "random_to_reasoning", "random neurons, to reasoning", CONTROL, "solid"),
+    (2, "random_to_memorization", "random neurons, to memory", CONTROL, "dot"),
+    (3, "settled_to_reasoning", "shared with the last checkpoint", OTHERS[0], "solid"),
+    (3, "kept_to_reasoning", "shared with the previous one", OTHERS[2], "solid"),
+    (3, "stable_to_reasoning", "shared with a resample's", CONTROL, "dash"),
+    (3, "concentrated_to_reasoning", "effect concentrated in few", OTHERS[1], "dot"),
 )
 
 
@@ -81,4 +80,14 @@ def plot_timeline(table: pd.DataFrame, *, title: str | None = None) -> go.Figure
     figure.update_xaxes(type="category", categoryorder="array", categoryarray=order, tickangle=-45)
     figure.update_yaxes(range=[-0.03, 1.05])
     figure.update_layout(legend={"orientation": "h", "y": -0.2 / len(families) - 0.08})
-    return finish(figure, title or "Along training", height=190 + 250 * len(families))
+    last = table[table["checkpoint"] == order[-1]]
+    flips = last[["flips_to_reasoning", "flips_to_memorization"]].min(axis=1)
+    told = ", ".join(
+        f"{family} {flip:.0%}" for family, flip in zip(last["family"], flips, strict=True) if flip == flip
+    )
+    return finish(
+        figure,
+        title or (f"At the last checkpoint both ways flip at least: {told}" if told else "Along training"),
+        subtitle="Accuracy, flips of held-out answers with 95 % bands, and how far the top neurons agree",
+        height=130 + 250 * len(families),
+    )

@@ -11,18 +11,20 @@ from neurotrace.answers.trust import Trust
 from neurotrace.core.errors import InputError
 from neurotrace.core.prompts import Prompt
 from neurotrace.core.statistics import rate_interval
-from neurotrace.plots.style import MEMORIZED, REASONED, clip, fade, finish
+from neurotrace.plots.style import CONTROL, FAINT, INK, MEMORIZED, OTHERS, REASONED, clip, fade, finish
+from neurotrace.plots.words import count
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
+_OWN = "trust score"
 _SIGNALS = {
-    "trust score": "#0072B2",
-    "log p without context": "#009E73",
-    "largest drop": "#CC79A7",
-    "log-probability": "#D55E00",
-    "entropy": "#E69F00",
+    "trust score": INK,
+    "log p without context": OTHERS[0],
+    "largest drop": OTHERS[1],
+    "log-probability": OTHERS[2],
+    "entropy": OTHERS[3],
 }
 
 
@@ -41,23 +43,25 @@ def plot_coverage(coverage: pd.DataFrame, *, title: str | None = None) -> go.Fig
         raise InputError("no prompt has a changed version: expected some that name another in `perturbs`")
     figure = go.Figure()
     for name, line in coverage.groupby("signal", sort=False):
-        colour = _SIGNALS.get(str(name), "#7f7f7f")
+        own = str(name) == _OWN
+        colour = _SIGNALS.get(str(name), CONTROL)
         x = line["coverage"]
-        figure.add_scatter(
-            x=[*x, *x[::-1]],
-            y=[*line["risk_hi"], *line["risk_lo"][::-1]],
-            fill="toself",
-            fillcolor=fade(colour),
-            mode="none",
-            hoverinfo="skip",
-            showlegend=False,
-        )
+        if own:  # bands of several lines mix to mud; the others' intervals are in their hover text
+            figure.add_scatter(
+                x=[*x, *x[::-1]],
+                y=[*line["risk_hi"], *line["risk_lo"][::-1]],
+                fill="toself",
+                fillcolor=fade(colour),
+                mode="none",
+                hoverinfo="skip",
+                showlegend=False,
+            )
         figure.add_scatter(
             x=x,
             y=line["risk"],
             mode="lines",
             name=f"kept by {name}",
-            line={"color": colour},
+            line={"color": colour, "width": 3 if own else 1.5},
             customdata=line[["risk_lo", "risk_hi"]],
             hovertemplate=f"{name}: %{{x:.0%}} kept, %{{y:.1%}} of them fail "
             "[%{customdata[0]:.1%}, %{customdata[1]:.1%}]<extra></extra>",
@@ -69,18 +73,31 @@ def plot_coverage(coverage: pd.DataFrame, *, title: str | None = None) -> go.Fig
         mode="lines",
         name="all answers",
         hoverinfo="skip",
-        line={"color": "#999999", "dash": "dot"},
+        line={"color": FAINT, "dash": "dot"},
     )
     figure.update_xaxes(title="share of answers kept, least risky first", tickformat=".0%", range=[0, 1.01])
-    figure.update_yaxes(
-        title="share of them that fail on a changed version", tickformat=".0%", range=[-0.02, 1.02]
-    )
+    figure.update_yaxes(title="fail on a changed version", tickformat=".0%", range=[-0.02, 1.02])
     figure.update_layout(legend={"orientation": "h", "y": -0.2})
-    return finish(figure, title or "Risk against coverage on held-out prompts")
+    return finish(
+        figure,
+        title or _risk_told(coverage, everything),
+        subtitle="Held-out answers kept in order of each signal, the share of them that fail; band: 95 %",
+    )
 
 
-def plot_reliability(scores: pd.DataFrame, *, bins: int = 10, title: str | None = None) -> go.Figure:
-    """Reliability of the trust score's probabilities: rates in bins of equal width, 95 % by group.
+def _risk_told(coverage: pd.DataFrame, everything: float) -> str:
+    own = coverage[coverage["signal"] == _OWN]
+    if own.empty:
+        return "Risk against coverage"
+    half = own.iloc[(own["coverage"] - 0.5).abs().argmin()]
+    return (
+        f"Of the half that the trust score trusts most {half['risk']:.0%} fail on a changed question, "
+        f"of all {everything:.0%}"
+    )
+
+
+def plot_reliability(scores: pd.DataFrame, *, bins: int = 8, title: str | None = None) -> go.Figure:
+    """Reliability of the trust score's probabilities: rates in bins of equal counts, 95 % by group.
 
     Takes the `scores` of a `TrustStudy`.
 
@@ -110,12 +127,11 @@ def plot_reliability(scores: pd.DataFrame, *, bins: int = 10, title: str | None 
         mode="lines",
         name="ideal",
         hoverinfo="skip",
-        line={"color": "#999999", "dash": "dot"},
+        line={"color": FAINT, "dash": "dot"},
     )
     for name, colour, p, happened, group in kinds:
-        bin_of = np.minimum((p.to_numpy() * bins).astype(int), bins - 1)
         rows = []
-        for own in (bin_of == each for each in np.unique(bin_of)):
+        for own in _equal_bins(p.to_numpy(), bins):
             hits = happened.to_numpy()[own]
             low, high = rate_interval(hits, group.to_numpy()[own].tolist())
             rows.append((p.to_numpy()[own].mean(), hits.mean(), low, high, len(hits)))
@@ -125,7 +141,7 @@ def plot_reliability(scores: pd.DataFrame, *, bins: int = 10, title: str | None 
             y=y,
             mode="markers",
             name=f"P({name})",
-            marker={"size": 6 + 14 * np.sqrt(n / n.max()), "color": colour},
+            marker={"size": 9, "color": colour, "symbol": "circle" if colour == MEMORIZED else "diamond"},
             error_y={"type": "data", "array": high - y, "arrayminus": y - low, "thickness": 1},
             customdata=np.stack([n, low, high], axis=1),
             hovertemplate=f"P({name}) %{{x:.3f}}: %{{y:.1%}} [%{{customdata[1]:.1%}}, "
@@ -134,7 +150,30 @@ def plot_reliability(scores: pd.DataFrame, *, bins: int = 10, title: str | None 
     figure.update_xaxes(title="predicted probability, mean of a bin", range=[-0.03, 1.03])
     figure.update_yaxes(title="observed share of prompts", tickformat=".0%", range=[-0.05, 1.05])
     figure.update_layout(legend={"orientation": "h", "y": -0.2})
-    return finish(figure, title or "Reliability on held-out prompts (size: number of prompts)")
+    misses = _ece(scores)
+    return finish(
+        figure,
+        title or f"The probability of “from memory” is {100 * misses:.0f} points off on average",
+        subtitle="Predicted and observed shares of held-out prompts, in bins of equal counts; bars: 95 %",
+    )
+
+
+def _equal_bins(p: np.ndarray, bins: int) -> list[np.ndarray]:
+    """Row numbers of each bin: about equally many, and equal probabilities never divided."""
+    order = np.argsort(p, kind="stable")
+    edges = [0]
+    for target in np.arange(1, bins) * len(p) / bins:
+        at = int(np.searchsorted(p[order], p[order][int(target)], side="left"))
+        if at > edges[-1]:
+            edges.append(at)
+    return [order[a:b] for a, b in zip(edges, [*edges[1:], len(p)], strict=True) if b > a]
+
+
+def _ece(scores: pd.DataFrame) -> float:
+    """Expected calibration error over the same bins."""
+    p, happened = scores["p_memory"].to_numpy(), scores["memory"].to_numpy(dtype=float)
+    parts = _equal_bins(p, 8)
+    return float(sum(len(own) * abs(p[own].mean() - happened[own].mean()) for own in parts) / len(p))
 
 
 def plot_signals(signals: pd.DataFrame, *, title: str | None = None) -> go.Figure:
@@ -156,7 +195,7 @@ def plot_signals(signals: pd.DataFrame, *, title: str | None = None) -> go.Figur
         cols=len(kinds),
         shared_yaxes=True,
         horizontal_spacing=0.03,
-        subplot_titles=[f"unseen {kind}" for kind in kinds],
+        subplot_titles=[f"unseen {kind}" for kind in kinds] if len(kinds) > 1 else None,
     )
     for place, kind in enumerate(kinds):
         part = signals[signals["unseen"] == kind]
@@ -167,7 +206,7 @@ def plot_signals(signals: pd.DataFrame, *, title: str | None = None) -> go.Figur
             x=own["auroc"],
             y=[names.index(row.signal) + lift[row.of] for row in own.itertuples()],
             mode="markers",
-            marker={"color": MEMORIZED, "size": 5},
+            marker={"color": CONTROL, "size": 5},
             showlegend=False,
             error_x={
                 "type": "data",
@@ -175,7 +214,7 @@ def plot_signals(signals: pd.DataFrame, *, title: str | None = None) -> go.Figur
                 "arrayminus": own["auroc"] - own["auroc_lo"],
                 "thickness": 1,
                 "width": 0,
-                "color": fade(MEMORIZED, 0.5),
+                "color": fade(CONTROL, 0.5),
             },
             text=[f"{clip(row.signal)}, {clip(row.of)}" for row in own.itertuples()],
             customdata=own[["auroc_lo", "auroc_hi", "n"]],
@@ -188,22 +227,41 @@ def plot_signals(signals: pd.DataFrame, *, title: str | None = None) -> go.Figur
             x=mean["auroc"],
             y=[names.index(signal) for signal in mean["signal"]],
             mode="markers",
-            marker={"symbol": "line-ns-open", "size": 22, "color": REASONED, "line": {"width": 3}},
+            marker={"symbol": "line-ns-open", "size": 20, "color": INK, "line": {"width": 3}},
             showlegend=False,
             text=[clip(signal) for signal in mean["signal"]],
             hovertemplate="%{text}, mean: %{x:.3f}<extra></extra>",
             row=1,
             col=place + 1,
         )
-        figure.add_vline(x=0.5, line={"color": "#999999", "dash": "dot"}, row=1, col=place + 1)
+        figure.add_vline(x=0.5, line={"color": FAINT, "dash": "dot"}, row=1, col=place + 1)
     figure.update_annotations(font_size=13)  # the panels' names, which are narrow on a phone
-    figure.update_yaxes(tickvals=list(range(len(names))), ticktext=[clip(name) for name in names])
+    figure.update_yaxes(
+        tickvals=list(range(len(names))),
+        ticktext=[clip(name) for name in names],
+        range=[-0.7, len(names) - 0.3],
+    )
     figure.update_xaxes(title="AUROC", range=[-0.03, 1.03])
     return finish(
         figure,
-        title or "AUROC of every signal for “from memory”, on held-out prompts (bar: mean)",
-        height=150 + 30 * len(names),
+        title or _best_told(signals),
+        subtitle="AUROC for “from memory” on held-out prompts: .5 is chance. Bars: mean; dots: families or "
+        "templates, with 95 %",
+        height=90 + 22 * len(names),
     )
+
+
+def _best_told(signals: pd.DataFrame) -> str:
+    mean = signals[signals["of"] == "mean"]
+    mean = mean[mean["unseen"] == mean["unseen"].iloc[0]] if len(mean) else mean
+    own = mean[mean["signal"] == "causal margin"]["auroc"]
+    if own.empty:
+        return "AUROC of every signal"
+    better = int((mean["auroc"] > own.iloc[0]).sum())
+    told = (
+        f"{better} of {len(mean) - 1} other signals are better" if better else "no other signal is better"
+    )
+    return f"The causal margin's mean AUROC on unseen {mean['unseen'].iloc[0]} is {own.iloc[0]:.2f}; {told}"
 
 
 def plot_margins(
@@ -243,7 +301,7 @@ def plot_margins(
         y=ends,
         mode="lines",
         name="equal",
-        line={"color": "#999999", "dash": "dot"},
+        line={"color": FAINT, "dash": "dot"},
         hoverinfo="skip",
     )
     for kind in sorted(set(kinds), key=lambda name: "memory" not in name):
@@ -267,4 +325,13 @@ def plot_margins(
     figure.update_xaxes(title="memory fall: drop of log p(answer) with the memory neurons off, nats")
     figure.update_yaxes(title="reasoning fall, nats")
     figure.update_layout(legend={"orientation": "h", "y": -0.2})
-    return finish(figure, title or "The causal margin's two parts (×: outside the calibration's range)")
+    own = ((x - y) > 0).to_numpy()
+    memory = np.array(["memory" in kind for kind in kinds])
+    return finish(
+        figure,
+        title
+        or f"The margin's sign agrees with how {(own == memory).mean():.0%} of {count(len(x), 'prompt')} "
+        + ("were answered" if not isinstance(scored, Trust) else "are scored"),
+        subtitle="A prompt below the diagonal rests on the memory neurons, one above it on the reasoning "
+        "neurons; ×: outside the calibration's range",
+    )

@@ -15,11 +15,13 @@ from neurotrace.core.display import POLICY, percent
 from neurotrace.core.errors import InputError
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import DIRECTIONS, spoken
-from neurotrace.plots.effects import plot_curves, plot_flips, plot_pairs
+from neurotrace.plots import words
+from neurotrace.plots.effects import plot_curves, plot_flips
+from neurotrace.plots.pairs import plot_pairs
 from neurotrace.plots.scores import plot_estimates
-from neurotrace.results.findings import read_findings, stability
-from neurotrace.results.report_sections import detectors_section, trust_section
-from neurotrace.studies.verdict import RULE, verdicts_of
+from neurotrace.plots.style import bare, said
+from neurotrace.results.report_sections import detectors_section, family_cards, trust_section
+from neurotrace.studies.verdict import RULE
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -47,16 +49,20 @@ def write_report(run: Run) -> str:
         return _template("report.html.j2").render(
             summary=run.summary,
             manifest=run.manifest,
-            selected=_selected(run),
+            cards=[
+                card | {"figures": [_embedded(name, figure) for name, figure in card["figures"]]}
+                for card in family_cards(run, figures(run))
+            ],
             chosen_on=min((flip.get("chosen_on") or 0 for flip in run.selected()), default=0),
             others=[flip for flip in run.summary["flips"] if not flip["selected"]],
             rankers=_rankers(run),
-            verdicts=verdicts_of(run.summary["flips"]).values(),
             rule=str(RULE),
             dropped=run.dropped.head(_DROPPED_SHOWN).to_dict("records"),
             dropped_total=len(run.dropped),
-            curves=_embedded("Flip curves", plot_flips(run.effects)),
-            figures=[_embedded(name, figure) for name, figure in figures(run)],
+            curves=[
+                _embedded(name, figure) | {"over": True, "subtitle": ""} for name, figure in _curves(run)
+            ],
+            columns=min(3, max(2, len({flip["family"] for flip in run.selected()}))),
             explorer=Markup(run.explorer.fragment()) if run.explorer else None,
             explorer_code=Markup(style_and_script()) if run.explorer else None,
             trust=_drawn(None if run.trust is None else trust_section(run.trust)),
@@ -85,6 +91,19 @@ def write_comparison(comparison: Comparison, record: dict[str, Any]) -> str:
     )
 
 
+def _curves(run: Run) -> list[tuple[str, go.Figure]]:
+    """(name, flip curves) of each family and direction: one panel each, which fits a phone."""
+    return [
+        (
+            f"{flip['family']}, {words.turn_words(flip['direction'])}",
+            plot_flips(run.effects.where(family=flip["family"], direction=flip["direction"])),
+        )
+        for direction in DIRECTIONS  # a row of panels each
+        for flip in run.selected()
+        if flip["direction"] == direction
+    ]
+
+
 def figures(run: Run) -> list[tuple[str, go.Figure]]:
     """(title, figure) after the flip curves, in the report's order."""
     found = []
@@ -97,38 +116,17 @@ def figures(run: Run) -> list[tuple[str, go.Figure]]:
         one = rows.where(intervention=kind, k=int(k), label=label)
         name = f"{flip['family']}, {spoken(flip['direction'])}: single pairs"
         own = [pair for pair in run.pairs if pair.family == flip["family"]]
-        found.append((name, plot_pairs(one, pairs=own, limit=12)))
+        figure = plot_pairs(one, pairs=own, limit=12)
+        if len(one) < len(rows):
+            figure.layout.title.subtitle.text = (
+                f"Pairs of the folds that chose this: {figure.layout.title.subtitle.text}"
+            )
+        found.append((name, figure))
     for (family, direction), part in run.estimates.groupby(["family", "direction"], sort=False):
         which = f"{family}, {spoken(direction)}"
         figure = plot_estimates(*(_scores(run, part, column) for column in ("estimate", "exact")))
-        figure.update_layout(title_text=f"{which}: {figure.layout.title.text}")
         found.append((f"{which}: the estimate against the exact effect", figure))
     return found
-
-
-def _selected(run: Run) -> list[dict[str, Any]]:
-    """What training pairs chose, with `ks`, the numbers of neurons that its folds chose, and how far
-    the folds agree on the neurons (None: a run of 0.1 saved none)."""
-    chosen = run.effects.where(role="selected", chosen=True).to_frame()
-    sizes = chosen.groupby(["family", "direction"])["k"].unique()
-    stable = stability(read_findings(run.folder), run.manifest["model"]["neurons_per_layer"])
-    side = run.summary.get("benchmark", {"after": []})
-    beside = {
-        (each["family"], each["direction"]): {"before": side["before"], "items": side["items"]} | each
-        for each in side["after"]
-    }
-    # runs of 0.1 have none of these
-    absent: dict[str, Any] = {"controls_worst": {}, "random_p": None, "regret": None}
-    return [
-        absent
-        | flip
-        | {
-            "ks": sorted(int(k) for k in sizes[flip["family"], flip["direction"]]),
-            "stability": stable.get((flip["family"], flip["direction"])),
-            "benchmark": beside.get((flip["family"], str(flip["direction"]))),
-        }
-        for flip in run.selected()
-    ]
 
 
 def _scores(run: Run, table: Any, column: str) -> Scores:
@@ -189,6 +187,10 @@ def environment() -> Any:
     found.filters["percent"] = percent
     found.filters["nats"] = _nats
     found.filters["words"] = spoken
+    found.filters |= {"kind": words.kind_words, "ranker": words.ranker_words, "role": words.role_words}
+    found.filters["interval"] = lambda ends: words.interval(*ends)
+    found.filters["best"] = words.candidate_words
+    found.filters["plain"] = lambda name: str(name).replace("_", " ")
     found.globals["policy"] = Markup(POLICY)
     return found
 
@@ -206,7 +208,17 @@ def _template(name: str) -> Any:
 
 
 def _embedded(name: str, figure: go.Figure) -> dict[str, Any]:
+    """For `figures.html.j2`: title and subtitle become the page's text, which breaks its own lines."""
     from markupsafe import Markup
 
-    text = figure.to_json().replace("<", "\\u003c")
-    return {"name": name, "height": int(figure.layout.height or 440), "json": Markup(text)}
+    title, subtitle = said(figure)
+    own = bare(figure)
+    text = own.to_json().replace("<", "\\u003c")
+    return {
+        "name": name,
+        "title": title,
+        "subtitle": subtitle,
+        "over": False,
+        "height": int(own.layout.height),
+        "json": Markup(text),
+    }

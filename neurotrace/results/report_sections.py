@@ -1,22 +1,30 @@
-"""The report's sections on trust and on detectors: text and figures from their tables."""
+"""The report's sections: a card for each family, trust, detectors; text and figures from their tables."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from neurotrace.answers.calibration import FEATURES
 from neurotrace.answers.tables import UNSEEN
-from neurotrace.core.display import percent
+from neurotrace.core.display import clip, percent
 from neurotrace.core.errors import InputError
-from neurotrace.plots.detectors import plot_transfer
+from neurotrace.core.sides import DIRECTIONS, spoken
+from neurotrace.interventions.controls import CONTROLS
+from neurotrace.plots.detectors import SHOWN, plot_transfer
 from neurotrace.plots.trust import plot_coverage, plot_reliability, plot_signals
+from neurotrace.plots.words import count, damage_word, kind_words, role_words, turn_words, why_words
+from neurotrace.results.findings import read_findings, stability
+from neurotrace.studies.verdict import verdicts_of
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
+    from neurotrace.results.reading import Run
     from neurotrace.results.trust import JudgedTrust
 
 MARGIN, RANDOM = "causal margin", "random neurons, same layers"
@@ -25,6 +33,124 @@ _AS_GOOD = 0.02  # AUROC: a signal this close to the margin counts as equal
 _TELLS = 0.95  # AUROC, of either sign, at which a single signal suffices
 _UNSURE = 0.1  # a probability this close to one half makes no claim
 _FEW = 30  # minimum number of prompts of the rarer outcome for a rate
+
+
+_SHORT = 90  # characters of an example in a card
+_LEAST, _DECADES = 1e-3, 4  # the scale of side effects: 0.001 to 10 nats
+
+
+def family_cards(run: Run, figures: Iterable[tuple[str, go.Figure]]) -> list[dict[str, Any]]:
+    """The data of `family.html.j2` and `evidence.html.j2`, one family each.
+
+    Args:
+        figures: single pairs and estimates; named "FAMILY, DIRECTION: WHAT".
+    """
+    flips, drawn = selected(run), list(figures)
+    found = []
+    for family, verdict in verdicts_of(run.summary["flips"]).items():
+        own = [flip for flip in flips if flip["family"] == family]
+        examples = [each for each in run.summary["examples"] if each["family"] == family]
+        first, ways = own[0], {f"{family}, {spoken(direction)}" for direction in DIRECTIONS}
+        why = [why_words(each) for each in verdict.why]
+        found.append(
+            {
+                "verdict": verdict,
+                "why": [*why, *([verdict.settles] if verdict.settles else [])],
+                "sides": [_side(flip, examples) for flip in own],
+                "examples": [each | {"what": _example_words(each["what"])} for each in examples],
+                "rests": f"{count(first['n'], 'held-out pair')} of {count(first['groups'], 'group')}, each "
+                f"held out once in {count(run.summary['folds'], 'fold')} by "
+                f"{first['split'].replace('+', ' and ')}",
+                "figures": [(name, figure) for name, figure in drawn if name.rsplit(": ", 1)[0] in ways],
+            }
+        )
+    return found
+
+
+def selected(run: Run) -> list[dict[str, Any]]:
+    """What training pairs chose, with `ks`, the numbers of neurons that its folds chose, and how far
+    the folds agree on the neurons (None: a run of 0.1 saved none)."""
+    chosen = run.effects.where(role="selected", chosen=True).to_frame()
+    sizes = chosen.groupby(["family", "direction"])["k"].unique()
+    stable = stability(read_findings(run.folder), run.manifest["model"]["neurons_per_layer"])
+    side = run.summary.get("benchmark", {"after": []})
+    beside = {
+        (each["family"], each["direction"]): {"before": side["before"], "items": side["items"]} | each
+        for each in side["after"]
+    }
+    # runs of 0.1 have none of these
+    absent: dict[str, Any] = {"controls_worst": {}, "random_p": None, "regret": None}
+    return [
+        absent
+        | flip
+        | {
+            "ks": sorted(int(k) for k in sizes[flip["family"], flip["direction"]]),
+            "stability": stable.get((flip["family"], flip["direction"])),
+            "benchmark": beside.get((flip["family"], str(flip["direction"]))),
+        }
+        for flip in run.selected()
+    ]
+
+
+def strongest_control(flip: dict[str, Any]) -> dict[str, Any] | None:
+    """Words, rate and interval of the control that flips most."""
+    rates = {name: flip["controls"].get(name) for name in CONTROLS}
+    known = {name: rate for name, rate in rates.items() if rate is not None}
+    if not known:
+        return None
+    name = max(known, key=lambda each: known[each])
+    return {"words": role_words(name), "rate": known[name], "ci": flip["controls_ci"][name]}
+
+
+def _side(flip: dict[str, Any], examples: list[dict[str, Any]]) -> dict[str, Any]:
+    control = strongest_control(flip)
+    track = [{"class": "chosen"} | _range(flip["answers"], flip["answers_ci"])]
+    if control is not None:
+        track.insert(0, {"class": "control"} | _range(control["rate"], control["ci"]))
+    example = next((each for each in examples if each["direction"] == flip["direction"]), None)
+    return {
+        "flip": flip,
+        "turn": turn_words(flip["direction"]),
+        "change": kind_words(flip["intervention"]),
+        "control": control,
+        "track": track,
+        "damage": None if flip["damage_kl"] is None else _damage(flip["damage_kl"], flip["damage_ci"]),
+        "example": example
+        and {name: clip(" ".join(example[name].split()), _SHORT) for name in ("prompt", "before", "after")},
+    }
+
+
+def _range(value: float, ends: tuple[float, float]) -> dict[str, str]:
+    """In percent of the track."""
+    low, high = ends
+    return {"at": f"{100 * value:.1f}", "low": f"{100 * low:.1f}", "width": f"{100 * (high - low):.1f}"}
+
+
+def _damage(nats: float, ends: tuple[float, float] | None) -> dict[str, Any]:
+    """On a scale of decades, with what the mean says of perplexity: on text that the unchanged model
+    writes, KL is the rise of the log loss."""
+
+    def place(value: float) -> float:
+        return min(1.0, max(0.0, math.log10(max(value, _LEAST) / _LEAST) / _DECADES))
+
+    low, high = ends or (nats, nats)
+    rise = math.expm1(min(nats, 50.0))
+    perplexity = (
+        "hardly changes"
+        if rise < 0.005
+        else f"rises by {rise:.0%}"
+        if rise < 10
+        else f"is {rise:.0f} times as high"
+    )
+    return {"word": damage_word(nats), "perplexity": perplexity} | _range(
+        place(nats), (place(low), place(high))
+    )
+
+
+def _example_words(what: str) -> str:
+    """ "steer:0.7 of 8 neurons" -> "steer ×0.7 of 8 neurons"."""
+    kind, of, rest = what.partition(" of ")
+    return f"{kind_words(kind)}{of}{rest}"
 
 
 def trust_section(trust: JudgedTrust) -> dict[str, Any]:
@@ -51,10 +177,13 @@ def detectors_section(table: pd.DataFrame, about: dict[str, Any]) -> dict[str, A
     """The data of the report's section on `neurotrace detect`."""
     from neurotrace.answers.detection import summary
 
-    try:
-        figures = [("Transfer of detectors between tasks", plot_transfer(table))]
-    except InputError:  # none of the detectors of this figure is in the table
-        figures = []
+    figures = []
+    for own in SHOWN:  # one panel each, which fits a phone
+        try:
+            name = own[0] if own[1] in own[0] else " on ".join(own)
+            figures.append((f"Transfer between tasks, {name}", plot_transfer(table, shown=[own])))
+        except InputError:  # this detector is not in the table
+            continue
     means = summary(table)
     away = "others" if means["others"].notna().any() else "own"  # only one task
     inside = means["detector"] != "baseline"
@@ -74,7 +203,10 @@ def detectors_section(table: pd.DataFrame, about: dict[str, Any]) -> dict[str, A
 
 def _figures(trust: JudgedTrust) -> list[tuple[str, go.Figure]]:
     found = [
-        ("AUROC of the signals", plot_signals(trust.signals)),
+        *(
+            (f"AUROC of the signals, unseen {kind}", plot_signals(part))
+            for kind, part in trust.signals.groupby("unseen", sort=False)
+        ),
         ("Reliability of the probabilities", plot_reliability(trust.scores)),
     ]
     if len(trust.coverage):

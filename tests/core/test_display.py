@@ -173,8 +173,11 @@ def test_a_family_with_markup_is_text_in_a_figure(model, encoded):
     pairs = tuple(replace(pair, family="<b>bold</b>") for pair in encoded.pairs)
     change = nt.patch([nt.Neuron(1, 5)], donor="reasoning")
     effects = nt.measure(model, replace(encoded, pairs=pairs), [change])
-    titles = [each.text for each in nt.plot_flips(effects).layout.annotations]
-    assert titles == ["&lt;b&gt;bold&lt;/b&gt;: memory → reasoning"]
+    subtitle = nt.plot_flips(effects).layout.title.subtitle.text
+    assert subtitle.startswith("&lt;b&gt;bold&lt;/b&gt;, memory → reasoning: ")
+    both = [change, nt.patch([nt.Neuron(1, 5)], donor="memorization")]
+    two = nt.plot_flips(nt.measure(model, replace(encoded, pairs=pairs), both)).layout.annotations
+    assert two[0].text == "&lt;b&gt;bold&lt;/b&gt;: memory → reasoning"
 
 
 def test_a_single_number_of_neurons_is_drawn_with_its_interval(model, encoded):

@@ -120,7 +120,7 @@ def test_a_monitored_text_is_coloured_and_stays_text(organism, study):
     reasoned = replace(tokens[0], p_memory=0.0, text=EVIL + "\n", abstain=True)
     figure = nt.plot_monitor([recalled, reasoned, tokens[0]], prompt=EVIL, width=40)
     blue, red, _ = (shape.fillcolor for shape in figure.layout.shapes)
-    assert (blue, red) == ("rgb(5, 48, 97)", "rgb(103, 0, 31)")
+    assert (blue, red) == ("rgb(0, 114, 178)", "rgb(213, 94, 0)")
     assert figure.layout.shapes[1].line.width == 2
     assert "<script" not in figure.to_json().replace("\\u003c", "<")
     lines = figure.data[0].y

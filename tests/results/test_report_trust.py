@@ -65,7 +65,7 @@ def test_the_report_says_what_the_study_found(made, judged):
     assert f"abstains on {said['abstains']:.1%}" in text
     assert f"tested on {said['held_out']} prompts of the other" in text
     for name in ("Reliability of the probabilities", "Risk against coverage"):
-        assert f'aria-label="{name}"' in page
+        assert f'data-name="{name}"' in page
     # the organism has few ways to differ, and inference names one answer in the prompt
     assert "“all neurons”" in text
     assert "In inference string matching suffices" in text
@@ -111,7 +111,7 @@ def test_caveats_follow_the_tables(made):
     found = trust_section(none)
     assert found["kept_half"] is None
     assert any("No prompt has a changed version" in caveat for caveat in found["caveats"])
-    assert len(found["figures"]) == 2
+    assert len(found["figures"]) == 1 + signals["unseen"].nunique()  # none of coverage
 
 
 def test_what_is_of_another_model_is_left_out_and_named(run, model, judged):

@@ -240,6 +240,7 @@ def test_the_volcano_shows_what_stands_out(model, encoded):
     chance, steady, sure = figure.data
     assert len(chance.x) + len(steady.x) + len(sure.x) == found.n_neurons
     assert str(PLANTED) in list(sure.text)
-    assert found.provenance["resolution"] in figure.layout.title.subtitle.text
+    told = figure.layout.title.subtitle.text.replace("<br>", " ")
+    assert found.provenance["resolution"].replace("p_family", "corrected p") in told
     with pytest.raises(InputError, match="no p-values"):
         nt.plot_volcano(nt.gradient(model, encoded))

@@ -280,7 +280,7 @@ def test_detectors_show_where_a_run_has_them(study, model, tmp_path):
     assert "<b>neurons" not in section
     assert "0.750" in section
     assert "neurotrace detect" in section
-    assert 'aria-label="Transfer of detectors between tasks"' in section
+    assert 'data-name="Transfer between tasks, linear on neurons"' in section
     assert "nan" not in section
     for note, reason in (
         (about | {"model": "x", "weights_sha256": "0"}, "is of x, the run is of planted"),

@@ -253,14 +253,14 @@ function neurotraceExplorer(root, data) {
     const offset = data.scores.length, at = (k) => columns[offset + k] ? columns[offset + k][place] : NaN;
     const activations = [make("h4", {}, "Activation at the final token position")];
     if (i >= 0) activations.push(histogram(details.activations[i]));
-    activations.push(make("p", { class: "nt-small" }, `${i >= 0 ? "Blue: memorization prompts, red: reasoning prompts. " : ""}Mean ± sd, ${data.sample || "all pairs"}: ` +
+    activations.push(make("p", { class: "nt-small" }, `${i >= 0 ? "Blue: memorization prompts, orange: reasoning prompts. " : ""}Mean ± sd, ${data.sample || "all pairs"}: ` +
       `${number(at(0))} ± ${shown(at(1))} recalling, ${number(at(2))} ± ${shown(at(3))} reasoning.`));
     if (i >= 0) {
       parts.push(make("h4", {}, "Exact effect on L, nats"), table(["family", "direction", "what", "effect", "low", "high", "pairs"],
         details.effects.map((e) => [e.family, spoken(e.direction), e.mode, e.mean[i], e.low[i], e.high[i], e.pairs.length])));
     }
     parts.push(make("div", { class: "nt-two" }, make("div", {}, ...activations), ...(i >= 0 ? [make("div", {}, make("h4", {}, "Writes for and against (through W_U)"),
-      table(["for", "", "against", " "], details.tokens[i].for.map((f, k) => [make("code", {}, f[0]), f[1], make("code", {}, details.tokens[i].against[k][0]), details.tokens[i].against[k][1]]))),
+      table(["for", "logit", "against", "logit "], details.tokens[i].for.map((f, k) => [make("code", {}, f[0]), f[1], make("code", {}, details.tokens[i].against[k][0]), details.tokens[i].against[k][1]]))),
       make("div", {}, make("h4", {}, "Neighbours by cosine of their write directions"), table(["neuron", "cosine"], details.neighbours[i].map(([p, c]) => [link(p), c])))] : [])));
     if (i >= 0) {
       const rows = [];
