@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from neurotrace.plots.style import COLOURS, clip, finish
+from neurotrace.plots.style import CHANCE, OTHERS, clip, finish
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,7 +39,7 @@ def plot_fusion(weights: pd.DataFrame, agreement: pd.DataFrame, *, title: str | 
             y=names,
             x=weights[value],
             orientation="h",
-            marker={"color": COLOURS["patch" if column == 1 else "set"]},
+            marker={"color": OTHERS[0 if column == 1 else 4]},
             error_x={
                 "type": "data",
                 "array": weights[high] - weights[value],
@@ -56,7 +56,7 @@ def plot_fusion(weights: pd.DataFrame, agreement: pd.DataFrame, *, title: str | 
         y=names,
         zmin=-1,
         zmax=1,
-        colorscale="RdBu",
+        colorscale=CHANCE,
         showscale=False,
         texttemplate="%{z:.2f}",
         hovertemplate="%{y}, %{x}: %{z:.2f}<extra></extra>",
@@ -64,4 +64,10 @@ def plot_fusion(weights: pd.DataFrame, agreement: pd.DataFrame, *, title: str | 
         col=3,
     )
     figure.update_yaxes(autorange="reversed")
-    return finish(figure, title or "How far each view is believed", height=150 + 40 * len(names))
+    most = weights.loc[weights["weight"].idxmax()]
+    return finish(
+        figure,
+        title or f"“{most['view']}” has the largest weight: {most['weight']:.0%}",
+        subtitle="Weight of each view and what it adds, with 95 % intervals; how far each two views agree",
+        height=110 + 40 * len(names),
+    )
