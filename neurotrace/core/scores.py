@@ -21,7 +21,7 @@ from torch import Tensor
 from neurotrace.core.display import Bar, Shown, Table, View
 from neurotrace.core.errors import InputError
 from neurotrace.core.files import read_tensors
-from neurotrace.core.neurons import NEURON_DEFINITION, Neuron, NeuronSet
+from neurotrace.core.neurons import NEURON_DEFINITION, Experts, Neuron, NeuronSet
 from neurotrace.core.sides import DIRECTIONS, Direction, spoken
 from neurotrace.core.writing import save_whole
 
@@ -44,6 +44,11 @@ class Scores(Shown):
     def __post_init__(self) -> None:
         if self.value.ndim != 2:
             raise InputError(f"scores of shape {tuple(self.value.shape)}, expected [layer, neuron]")
+        if self.experts is not None:  # shorter blocks end before the longest
+            places = torch.arange(self.value.shape[1])
+            counts = torch.tensor([number * width + more for number, width, more in self.experts.blocks])
+            value = self.value.masked_fill(places.to(self.value.device) >= counts[:, None], torch.nan)
+            object.__setattr__(self, "value", value)
         if torch.isinf(self.value).any() or torch.isnan(self.value).all():
             raise InputError(f"{self.method}: scores are infinite or all NaN; nothing to rank")
         for name, column in self.columns.items():
@@ -66,6 +71,16 @@ class Scores(Shown):
         """The direction that the ranker was asked for; None where it was asked for none."""
         asked = self.provenance.get("direction")
         return None if asked is None else Direction(asked)
+
+    @property
+    def experts(self) -> Experts | None:
+        """How a mixture's neurons are named; None: the model is no mixture."""
+        blocks = self.provenance.get("experts")
+        return None if blocks is None else Experts(tuple((int(a), int(b), int(c)) for a, b, c in blocks))
+
+    def name(self, neuron: Neuron) -> str:
+        """``L3.N771``, or ``L3.E12.N57`` in a mixture of experts."""
+        return str(neuron) if self.experts is None else self.experts.name(neuron)
 
     def _way(self, direction: Direction | str | None) -> Direction:
         if direction is not None:
@@ -94,7 +109,8 @@ class Scores(Shown):
         strength = self.strength(to).nan_to_num(nan=-torch.inf).flatten()
         order = torch.sort(strength, descending=True, stable=True).indices[:k]
         width = self.value.shape[1]
-        return NeuronSet((Neuron(int(place) // width, int(place) % width) for place in order), to)
+        found = (Neuron(int(place) // width, int(place) % width) for place in order)
+        return NeuronSet(found, to, self.experts)
 
     def random_like(self, neurons: Iterable[Neuron], *, seed: int) -> NeuronSet:
         """Random other neurons, as many in each layer, without replacement, with the same direction."""
@@ -111,7 +127,7 @@ class Scores(Shown):
                 raise InputError(f"layer {layer} has too few other neurons to draw {len(taken)}")
             order = torch.randperm(len(places), generator=generator)[: len(taken)]
             drawn += [Neuron(layer, int(places[place])) for place in order]
-        return NeuronSet(drawn, direction)
+        return NeuronSet(drawn, direction, self.experts)
 
     def rank_of(self, neuron: Neuron, *, direction: Direction | str | None = None) -> int:
         """Rank of a neuron, 1 for the strongest."""
@@ -133,6 +149,8 @@ class Scores(Shown):
             "method": self.method,
             "score": self.value[layer, neuron].numpy(),
         }
+        if self.experts is not None:
+            data["name"] = [self.name(Neuron(*each)) for each in measured.tolist()]
         data |= {name: column[layer, neuron].numpy() for name, column in self.columns.items()}
         return pd.DataFrame(data)
 
@@ -195,7 +213,7 @@ class Scores(Shown):
             for rank, neuron in enumerate(self.top(few, direction=direction), start=1):
                 at = (neuron.layer, neuron.index)
                 score = float(self.value[at])
-                row: list[Any] = [rank, str(neuron), Bar(score, bound, f"{score:+.4g}", True)]
+                row: list[Any] = [rank, self.name(neuron), Bar(score, bound, f"{score:+.4g}", True)]
                 if {"low", "high"} <= set(self.columns):
                     low, high = (float(self.columns[end][at]) for end in ("low", "high"))
                     row.append(f"{low:+.3g} to {high:+.3g}")
@@ -213,7 +231,7 @@ class Scores(Shown):
     def __repr__(self) -> str:
         ends = (
             ", ".join(
-                f"{direction}: {' '.join(str(neuron) for neuron in self.top(3, direction=direction))}"
+                f"{direction}: {' '.join(map(self.name, self.top(3, direction=direction)))}"
                 for direction in DIRECTIONS
             )
             if self.signed and self.n_neurons >= 3

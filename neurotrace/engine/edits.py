@@ -31,6 +31,7 @@ class Run:
         start: the first recomputed position; the prefix is what lies before it.
         path: the engine's method for this run.
         inputs: for each block, Float[Tensor, "prompt position neuron"] at `positions`.
+        factors: for each block of a mixture, Float[Tensor, "prompt position column"] (`experts.Neurons`).
         hidden: Float[Tensor, "prompt d_model"], the unembedding's input at the last position;
             "prompt read d_model" at the last `read` positions, if `read` is above 1.
     """
@@ -47,6 +48,7 @@ class Run:
     linears: dict[nn.Module, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
     places: Tensor | None = field(default=None, repr=False)  # "prompt": of the last token, if they differ
     read: int = 1
+    factors: tuple[Tensor, ...] = field(default=(), repr=False)
 
     @property
     def activations(self) -> Tensor:

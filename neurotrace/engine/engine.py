@@ -47,8 +47,9 @@ from torch import Tensor, nn
 
 from neurotrace.engine.attention import Prefix, PrefixError, attention_shared, spread
 from neurotrace.engine.edits import Edit, Map, Path, Run, affine, affine_by_layer, together
+from neurotrace.engine.experts import Neurons, only_routed, where_routed
 from neurotrace.engine.modules import Delta, Forward, fused
-from neurotrace.engine.parts import Parts, hooked, overridden, write_rows
+from neurotrace.engine.parts import Parts, always, hooked, overridden, rows_at
 
 BATCH = 1536  # tokens a pass: above a thousand the rate of a matmul stops rising
 
@@ -84,7 +85,7 @@ class Engine:
         self.plain_tail = False  # True: logits are the unembedding's output, nothing behind it
         self.early: Path | None = None  # the method for earlier positions, once checked
         self.prove_early = prove_early  # finds it; without one, only the last position works
-        self.rivals: dict[int, None] = {}  # tokens that were on top, for `top.is_top`
+        self.rivals: dict[int, None] = {}  # tokens that were on top, for `metrics.is_top`
         self.kept: Any = None  # clean runs, while `kept.keeping` is on
 
     @property
@@ -149,11 +150,13 @@ class Engine:
             prefix = Prefix(cache.layers, shared=path == "shared")
         shape = len(ids), ids.shape[1] - start
         where = torch.tensor(positions, device=ids.device) - start
-        inputs, outputs, calls = [], [], []
+        inputs, outputs, calls, factors = [], [], [], []
         both: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
 
-        def see_input(_: nn.Module, args: tuple, __: dict) -> None:
+        def see_input(module: nn.Module, args: tuple, _: dict) -> None:
             inputs.append(args[0].reshape(*shape, -1)[:, where])
+            if isinstance(module, Neurons):
+                factors.append(module.factors.reshape(*shape, -1)[:, where])
 
         def see_both(module: nn.Module, args: tuple, y: Tensor) -> None:
             pair = args[0].reshape(*shape, -1).clone(), y.reshape(*shape, -1).clone()
@@ -169,7 +172,9 @@ class Engine:
             raise PrefixError(f"{len(inputs)} of {len(self.parts.blocks)} projections were called")
         once = {module: seen[0] for module, seen in both.items() if len(seen) == 1}
         kept = (prefix, tuple(outputs), tuple(calls), once)
-        return Run(ids, positions, start, path, tuple(inputs), hidden, *kept, read=read)
+        return Run(
+            ids, positions, start, path, tuple(inputs), hidden, *kept, read=read, factors=tuple(factors)
+        )
 
     @torch.no_grad()
     def single(self, run: Run, layer: int, index: Tensor, values: Tensor, *, exact: bool = False) -> Tensor:
@@ -197,9 +202,15 @@ class Engine:
             change = affine(rows, units, torch.zeros_like(to[:, 0]), to, run.where)
             return self._edited(run, len(units), {layer: change}, exact)
 
+        routed = where_routed(self.parts.projections[layer], run, layer, index)
+        if routed is not None and not routed.any(dim=1).any(dim=0).all():
+            return only_routed(self, run, layer, index, values, routed, exact)
+
         def widen(part: slice) -> Tensor:
             change = values[0, part] - run.inputs[layer][0][:, index[part]].t()
-            written = write_rows(self.parts.projections[layer])[index[part]]
+            if routed is not None:
+                change = change * routed[0][:, part].t()
+            written = rows_at(self.parts.projections[layer], index[part])
             return self._widened(run, layer, change[..., None] * written[:, None], exact)
 
         one_by_one = run.path == "naive" or not self.widen or prompts > 1 or not run.calls
@@ -263,13 +274,14 @@ class Engine:
         args, kwargs = run.calls[layer]
         own = block.forward
 
-        def widen(_: nn.Module, __: tuple, y: Tensor) -> Tensor:
+        def widen(_: nn.Module, __: tuple, result: Any) -> Any:
+            y, *rest = result if isinstance(result, tuple) else (result,)
             y = y.expand(rows, *y.shape[1:]).clone()
             y[:, where] += written.to(y.dtype)
-            return y
+            return (y, *rest) if isinstance(result, tuple) else y
 
         def enter(*_: Any, **__: Any) -> Any:
-            with hooked([(self.parts.projections[layer], "output", widen)]):
+            with hooked([(self.parts.writers[layer], "output", widen)]):
                 return own(*args, **kwargs)
 
         ids = spread(run.ids[:, run.start :], rows)
@@ -291,7 +303,7 @@ class Engine:
             residual, *rest = clean if isinstance(clean, tuple) else (clean,)
             residual = spread(residual, rows)
             constant = (residual, *rest) if isinstance(clean, tuple) else residual
-            yield block, _always(constant)
+            yield block, always(constant)
 
     def _forward(
         self, ids: Tensor, prefix: Any, hooks: Iterable, *, shared: bool, read: int = 1, places: Any = None
@@ -384,12 +396,3 @@ class Engine:
         tokens = torch.stack([torch.as_tensor(memorized), torch.as_tensor(reasoned)], dim=-1)
         both = self.logits(hidden, tokens)
         return both[:, 0] - both[:, 1]
-
-
-def _always(value: Any) -> Callable[..., Any]:
-    """A `forward` that ignores its arguments and returns a constant."""
-
-    def constant(*_: Any, **__: Any) -> Any:
-        return value
-
-    return constant

@@ -43,6 +43,7 @@ class _Clean:
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
     inputs: tuple[Tensor, ...] = ()
+    factors: tuple[Tensor, ...] = ()
     outputs: tuple[Tensor, ...] = ()
     hidden: Tensor | None = None
 
@@ -106,6 +107,7 @@ class Kept:
                 for each, rest in zip(outputs, self._shapes, strict=True)
             ),
             places=places,
+            factors=_stacked([each.factors for each in own]),
         )
 
     def mixed(self, prompts: Sequence[Tensor]) -> Run | None:
@@ -187,8 +189,9 @@ class Kept:
         self._shapes = [None if isinstance(each, Tensor) else each[1:] for each in run.outputs]
         for place, (row, clean) in enumerate(zip(rows, own, strict=True)):
             inputs = tuple(x[place] for x in run.inputs)
+            factors = tuple(x[place] for x in run.factors)
             found = tuple(x[place] for x in outputs)
-            self._of[row] = _Clean(clean.keys, clean.values, inputs, found, run.hidden[place])
+            self._of[row] = _Clean(clean.keys, clean.values, inputs, factors, found, run.hidden[place])
             every = (*clean.keys, *clean.values, *inputs, *found)
             self.bytes += sum(x.numel() * x.element_size() for x in every)
 

@@ -18,12 +18,17 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from neurotrace.engine.experts import Neurons, neurons_of
+
 _ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Parts:
-    """A model's blocks, their neurons' output projections, and its unembedding."""
+    """A model's blocks, their neurons' output projections, and its unembedding.
+
+    In a mixture of experts `projections` are the `Neurons`, whose input holds a block's neurons as well.
+    """
 
     model: nn.Module
     blocks: tuple[nn.Module, ...]
@@ -37,13 +42,29 @@ class Parts:
     @property
     def widths(self) -> tuple[int, ...]:
         """Neurons in each block."""
-        return tuple(write_rows(p).shape[0] for p in self.projections)
+        return tuple(
+            p.total if isinstance(p, Neurons) else write_rows(p).shape[0] for p in self.projections
+        )
+
+    @property
+    def writers(self) -> tuple[nn.Module, ...]:
+        """The module of each block that returns what its neurons write."""
+        return tuple(p.mlp if isinstance(p, Neurons) else p for p in self.projections)
 
 
 def write_rows(projection: Any) -> Tensor:
-    """`W_out` as Float["d_mlp d_model"], a view: row i is what neuron i writes."""
+    """`W_out` as Float["d_mlp d_model"]: row i is what neuron i writes. A view, but of experts."""
+    if isinstance(projection, Neurons):
+        return projection.rows()
     weight = projection.weight
     return weight if isinstance(projection, Conv1D) else weight.t()
+
+
+def rows_at(projection: Any, index: Tensor) -> Tensor:
+    """`write_rows(projection)[index]`, without the others."""
+    if isinstance(projection, Neurons):
+        return projection.some_rows(index)
+    return write_rows(projection)[index]
 
 
 def find_parts(
@@ -69,7 +90,7 @@ def find_parts(
         raise ValueError(f"{type(model).__name__} has no config: pass a transformers causal LM")
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
     if blocks is None:
-        blocks = _find_blocks(model, config)
+        blocks = find_blocks(model)
     blocks = tuple(blocks)
     projections = tuple(
         block.get_submodule(projection) if projection else _find_projection(block, config, layer)
@@ -83,7 +104,10 @@ def find_parts(
     return Parts(model, blocks, projections, unembedding)
 
 
-def _find_blocks(model: nn.Module, config: Any) -> nn.ModuleList:
+def find_blocks(model: nn.Module) -> nn.ModuleList:
+    """The model's list of blocks; ValueError where it is ambiguous."""
+    config: Any = model.config
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
     depth = config.num_hidden_layers
     found = [
         module
@@ -107,6 +131,8 @@ def _inside(module: nn.Module, other: nn.Module) -> bool:
 
 
 def _find_projection(block: nn.Module, config: Any, layer: int) -> nn.Module:
+    if (neurons := neurons_of(block)) is not None:
+        return neurons
     candidates = {
         name: module
         for name, module in block.named_modules()
@@ -161,3 +187,12 @@ def hooked(hooks: Iterable[tuple[nn.Module, str, Callable]]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def always(value: Any) -> Callable[..., Any]:
+    """A `forward` that ignores its arguments and returns a constant."""
+
+    def constant(*_: Any, **__: Any) -> Any:
+        return value
+
+    return constant

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from neurotrace.engine.edits import PATHS, Edit, Path, Run
 from neurotrace.engine.engine import BATCH, Engine
+from neurotrace.engine.experts import where_routed
 from neurotrace.engine.modules import Delta, bf16_missing, linears
 from neurotrace.engine.parts import find_parts, hooked, write_rows
 
@@ -144,11 +145,16 @@ def _telling_neurons(
     a = run.inputs[layer][0, -1].float()
     weight = write_rows(engine.parts.projections[layer]).float()
     norms = weight.norm(dim=1)
+    routed = where_routed(
+        engine.parts.projections[layer], run, layer, torch.arange(len(a), device=a.device)
+    )
+    if routed is not None:
+        norms = norms * routed[0, -1].float()
     strength = a.abs() * norms
     if not torch.isfinite(strength).all():
         raise ValueError(f"block {layer} holds NaN or inf activations or weights")
     loud = int(strength.argmax())
-    picked = [i for i in torch.randperm(len(a), generator=generator).tolist() if i != loud]
+    picked = [i for i in torch.randperm(len(a), generator=generator).tolist() if i != loud and norms[i] > 0]
     index = torch.tensor([*picked[:3], loud], device=a.device)
     values = a[index].clone()
     values[1] = 0.0

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from transformers.pytorch_utils import Conv1D
 
+from neurotrace.engine.experts import Neurons
 from neurotrace.engine.parts import Parts, overridden, write_rows
 
 _SOFTMAX = {torch.softmax, Tensor.softmax, F.softmax}
@@ -60,6 +61,8 @@ def is_gated(parts: Parts) -> bool:
         ValueError: the MLP is neither of the two forms that are known.
     """
     projection = parts.projections[0]
+    if isinstance(projection, Neurons):
+        raise ValueError("RelP: no rule for a router and its experts: use gradient")
     neurons, width = write_rows(projection).shape
     inner = [
         write_rows(child).shape[1]

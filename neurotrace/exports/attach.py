@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from neurotrace.core.errors import InputError
 from neurotrace.core.neurons import by_layer
+from neurotrace.engine.experts import Neurons
 from neurotrace.engine.parts import Parts, find_parts, hooked
 from neurotrace.interventions.intervention import Intervention
 from neurotrace.models.hooks import inspect_model
@@ -35,9 +36,15 @@ def plain_model(model: HookedModel) -> nn.Module:
 def parts_of(module: nn.Module) -> Parts:
     """The blocks and down projections of a transformers model; InputError where they can't be told."""
     try:
-        return find_parts(module)
+        parts = find_parts(module)
     except ValueError as error:
         raise InputError(f"{type(module).__name__}: its MLPs can't be told apart ({error})") from None
+    if any(isinstance(projection, Neurons) for projection in parts.projections):
+        raise InputError(
+            f"{type(module).__name__} is a mixture of experts, whose neurons no other program can be told to "
+            "change: apply the intervention with nt.measure or nt.generate"
+        )
+    return parts
 
 
 @contextmanager

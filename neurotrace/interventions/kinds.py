@@ -113,7 +113,8 @@ def _steer_together(
     sum g_i offset_i = -+ s * gap.
     """
     slope = values_at(reference.slope.mean(dim=0), neurons)
-    weight = slope / values_at(reference.norms, neurons) ** 2
+    norms = values_at(reference.norms, neurons)
+    weight = torch.where(norms > 0, slope / norms**2, 0.0)  # 0: of an expert that no prompt was sent to
     total = float((slope * weight).sum())
     if not total > 0:
         raise InputError("steer: none of these neurons has a slope to move along")

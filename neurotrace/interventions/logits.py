@@ -18,7 +18,7 @@ from torch import Tensor
 from neurotrace.core.errors import InputError
 from neurotrace.core.neurons import by_layer
 from neurotrace.engine.edits import Edit, Run
-from neurotrace.engine.top import is_top
+from neurotrace.engine.metrics import is_top
 from neurotrace.interventions.intervention import Intervention
 from neurotrace.models.encoding import by_length
 from neurotrace.models.hooks import Site, forward
@@ -94,7 +94,7 @@ def tops_under(
     *,
     positions: Positions = "read",
 ) -> Bool[Tensor, "intervention prompt"]:
-    """Whether each prompt's `wanted` is the top-1 token under each intervention (`engine/top.py`).
+    """Whether each prompt's `wanted` is the top-1 token under each intervention (`engine/metrics.py`).
 
     Raises:
         InputError: an intervention leaves logits that are not finite.

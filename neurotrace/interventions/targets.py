@@ -83,14 +83,17 @@ def provenance(
 ) -> dict[str, Any]:
     """The record of how a ranking was made."""
     families = sorted({pair.family for pair in encoded.pairs})
+    info = inspect_model(model)
     return {
-        "model": inspect_model(model).name,
+        "model": info.name,
         "pairs": len(encoded),
         "families": families,
         "donor": donor,
         "intervention": kind,
         "direction": Direction.from_donor(donor).value,
-    } | more
+        **info.naming,
+        **more,
+    }
 
 
 def finite(scores: Tensor, method: str) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from neurotrace.core.errors import InputError
 from neurotrace.core.files import read_json
+from neurotrace.engine.experts import Neurons, install
+from neurotrace.engine.parts import find_blocks, hooked
 
 if TYPE_CHECKING:
     from gguf import GGUFReader
@@ -77,6 +79,106 @@ def check_differentiable(name: str, model: nn.Module) -> None:
             raise InputError(
                 f"{name}: {key} was made in torch.inference_mode, where nothing can be differentiated "
                 "later: make the model outside of it, or let nt.load_model load it"
+            )
+
+
+def check_logits(
+    name: str,
+    ours: Float[Tensor, "row vocab"],
+    theirs: Float[Tensor, "row vocab"],
+    dtype: torch.dtype,
+    most: bool = False,
+) -> None:
+    """Raise InputError unless log-probabilities through TransformerLens are transformers' own.
+
+    Args:
+        most: in half of the rows. (In half precision, rounding sends some tokens to other experts.)
+    """
+    errors = (ours - theirs).abs().amax(dim=-1)
+    error = errors.median() if most else errors.max()
+    # eager against fused attention: 1e-3 in float32 is what TransformerLens itself allows
+    if not error <= max(2e-3, 10 * tolerance(dtype)):
+        raise InputError(
+            f"{name}: through TransformerLens its log-probabilities differ by {error:.2g} from "
+            "transformers' own: hooks on it would describe another model; use another version"
+        )
+
+
+def drops(module: nn.Module) -> bool:
+    """Whether it is in training mode and has a dropout, as a module's rate or a number."""
+    own = vars(module).items()
+    rates = [value for key, value in own if key == "p" or "dropout" in key or "pdrop" in key]
+    return module.training and any(isinstance(rate, float) and rate > 0 for rate in rates)
+
+
+def tolerance(dtype: torch.dtype) -> float:
+    """Largest error that rounding explains, as a share."""
+    return 1e-3 if dtype == torch.float32 else 5e-2
+
+
+def prepare(name: str, model: nn.Module, spread: bool) -> None:
+    """Before TransformerLens: what no gradient could go through is refused, experts get their hooks.
+
+    Raises:
+        InputError: weights made in inference mode; experts that can't be hooked.
+    """
+    check_differentiable(name, model)
+    if not any("experts" in module._modules for module in model.modules()):
+        return
+    if spread:
+        raise InputError(
+            f"{name} is a mixture of experts spread over several devices, which is not supported: load it "
+            "on one device"
+        )
+    try:
+        install(model, list(find_blocks(model)))
+    except ValueError as error:
+        raise InputError(f"{name} is a mixture of experts that can't be hooked: {error}") from None
+
+
+def check_experts(
+    name: str, every: Sequence[Neurons], run: Callable[[], Float[Tensor, ...]], dtype: torch.dtype
+) -> None:
+    """Hooks that hand on what they see change no bit; values, rows and router make what a block returns.
+
+    Args:
+        every: the neurons of each block.
+        run: the model's logits of one prompt.
+
+    Raises:
+        InputError: they don't.
+    """
+    seen: dict[int, Tensor] = {}
+    returned: dict[int, Tensor] = {}
+
+    def see(into: dict[int, Tensor], layer: int) -> Callable[..., None]:
+        def hook(_: nn.Module, __: Any, y: Any) -> None:
+            into[layer] = (y[0] if isinstance(y, tuple) else y).detach()
+
+        return hook
+
+    hooks: list[Any] = [(neurons, "output", see(seen, layer)) for layer, neurons in enumerate(every)]
+    hooks += [(neurons.mlp, "output", see(returned, layer)) for layer, neurons in enumerate(every)]
+    with torch.no_grad():
+        plain = run()
+        with hooked(hooks):
+            through = run()
+    if not torch.equal(plain, through):
+        raise InputError(
+            f"{name}: hooks on its experts' neurons change the logits, though they hand on what they see: "
+            "use another version of transformers or another model"
+        )
+    for layer, neurons in enumerate(every):
+        if layer not in seen:
+            raise InputError(f"{name}: the neurons of block {layer} were not called: use another model")
+        expected = neurons.written(seen[layer]).detach()
+        off = float((expected - returned[layer].reshape(expected.shape).float()).abs().max())
+        off /= float(expected.abs().max().clamp(min=1e-6))
+        if not off <= tolerance(dtype):
+            raise InputError(
+                f"{name}: in block {layer} the experts' neurons, their down projections and the router's "
+                f"weights make something else than the block returns, off by {off:.2g} of its size: use "
+                "another version of transformers or another model"
             )
 
 

@@ -24,8 +24,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from neurotrace.core.errors import InputError
+from neurotrace.core.neurons import Experts
+from neurotrace.engine.experts import Neurons, neurons_of
+from neurotrace.engine.parts import hooked
 from neurotrace.engine.turns import passing, turn
-from neurotrace.models.checks import check_causal
+from neurotrace.models.checks import check_causal, check_experts, check_logits, drops, tolerance
 from neurotrace.models.origins import Origin, State, changed, origin_of, remember_origin, twin
 from neurotrace.models.protocol import HookedModel
 from neurotrace.models.sameness import Snapshot
@@ -61,12 +64,19 @@ class ModelInfo:
     d_vocab: int
     device: torch.device
     dtype: torch.dtype
+    experts: Experts | None = None  # how a mixture's neurons are named; None: no mixture
 
     @property
     def n_neurons(self) -> int:
         return self.n_layers * self.d_mlp
 
+    @property
+    def naming(self) -> dict[str, Any]:
+        """What a record of scores says of the neurons' names: nothing, but of a mixture."""
+        return {} if self.experts is None else {"experts": [list(block) for block in self.experts.blocks]}
 
+
+_mixtures: weakref.WeakKeyDictionary[Any, list[Neurons] | None] = weakref.WeakKeyDictionary()
 _checked: weakref.WeakKeyDictionary[Any, ModelInfo] = weakref.WeakKeyDictionary()
 
 
@@ -118,12 +128,13 @@ def _inspect_changed(model: HookedModel, own: Origin, what: str) -> ModelInfo:
 def _inspect(model: HookedModel, own: Origin, before: ModelInfo | None = None) -> ModelInfo:
     """What `inspect_model` does; `before`: what was found before a change."""
     cfg, name = model.cfg, own.name
-    if model.training or any(map(_drops, cast(Any, model).modules())):
+    if model.training or any(map(drops, cast(Any, model).modules())):
         raise InputError(f"{name} is in training mode, where dropout adds noise: call model.eval()")
-    if getattr(cfg, "num_experts", None):
+    every = expert_neurons(model)
+    if getattr(cfg, "num_experts", None) and every is None:
         raise InputError(
-            f"{name} has sparse mixture-of-experts blocks ({cfg.num_experts} experts): which neuron "
-            "is which changes from token to token; use a dense model"
+            f"{name} has sparse mixture-of-experts blocks ({cfg.num_experts} experts) without hooks on "
+            "their neurons: load it with nt.load_model"
         )
     if getattr(cfg, "attn_only", False) or not getattr(cfg, "d_mlp", None):
         raise InputError(f"{name} has no MLP neurons (attention only): use a model with MLPs")
@@ -136,6 +147,7 @@ def _inspect(model: HookedModel, own: Origin, before: ModelInfo | None = None) -
         d_vocab=int(cfg.d_vocab),
         device=_device(model),
         dtype=next(model.parameters()).dtype,
+        experts=None if every is None else Experts(tuple((n.experts, n.width, n.shared) for n in every)),
     )
     # of a changed model W_out needn't be what it writes; `w_out` asks
     _check_neurons(model, info, rows=before is None)
@@ -163,7 +175,9 @@ def w_out(model: HookedModel, layer: int) -> Float[Tensor, "neuron d_model"]:
     """
     if changed(model):
         _refuse_other_rows(model)
-    with _fetched(model.blocks[layer].mlp) as mlp:
+    if (every := expert_neurons(model)) is not None:
+        return every[layer].rows().detach()
+    with fetched(model.blocks[layer].mlp) as mlp:
         rows: Tensor = mlp.W_out.detach()
     return rows
 
@@ -183,30 +197,8 @@ def _refuse_other_rows(model: HookedModel) -> None:
             )
 
 
-def down_projections(model: HookedModel) -> list[torch.nn.Module]:
-    """The modules of each block that return what the neurons write, before any norm behind the MLP."""
-    # a bridge's `out` is the projection itself; a HookedTransformer's MLP ends with it
-    return [getattr(block.mlp, "out", block.mlp) for block in model.blocks]
-
-
-def unembedding(model: HookedModel) -> Float[Tensor, "d_model vocab"]:
-    """The module that maps the normed residual stream to logits."""
-    with _fetched(model.unembed) as unembed:
-        w_u: Tensor = unembed.W_U.detach()
-    return w_u
-
-
-def unembedding_bias(model: HookedModel) -> Float[Tensor, " vocab"] | None:
-    """What the unembedding adds to the logits; None where it adds nothing."""
-    with _fetched(model.unembed) as unembed:
-        bias = getattr(unembed, "b_U", None)
-        if bias is not None and bias.is_meta:  # TransformerLens kept the placeholder
-            bias = getattr(unembed.original_component, "bias", None)
-        return None if bias is None else bias.detach()
-
-
 @contextmanager
-def _fetched(module: Any) -> Iterator[Any]:
+def fetched(module: Any) -> Iterator[Any]:
     """The module with its weights in memory, also if they are on disk or on another device."""
     if not any(parameter.is_meta for parameter in module.parameters()):
         yield module
@@ -267,7 +259,8 @@ def run_hooked(
 @contextmanager
 def hooks_on(model: HookedModel, hooks: Iterable[tuple[str, Hook]]) -> Iterator[None]:
     """Each function on its hook point inside the `with`, for passes of this thread alone."""
-    thread = get_ident()
+    thread, every = get_ident(), expert_neurons(model) or []
+    own = {post_name(layer): neurons for layer, neurons in enumerate(every)}
 
     def ours(function: Hook) -> Callable[..., Tensor | None]:
         def hook(value: Tensor, hook: Any = None) -> Tensor | None:
@@ -276,19 +269,28 @@ def hooks_on(model: HookedModel, hooks: Iterable[tuple[str, Hook]]) -> Iterator[
         return hook
 
     ours_only = [(name, ours(function)) for name, function in hooks]
-    with turn(model), passing(model), model.hooks(fwd_hooks=ours_only):
+    theirs = [(name, function) for name, function in ours_only if name not in own]
+    experts = [
+        (own[name], "output", lambda _, __, value, function=function: function(value))
+        for name, function in ours_only
+        if name in own
+    ]
+    with turn(model), passing(model), model.hooks(fwd_hooks=theirs), hooked(experts):
         yield
 
 
-def _drops(module: torch.nn.Module) -> bool:
-    """Whether it is in training mode and has a dropout, as a module's rate or a number."""
-    own = vars(module).items()
-    rates = [value for key, value in own if key == "p" or "dropout" in key or "pdrop" in key]
-    return module.training and any(isinstance(rate, float) and rate > 0 for rate in rates)
+def expert_neurons(model: HookedModel) -> list[Neurons] | None:
+    """The modules that hold the neurons of each block of a mixture; None: the model is no mixture."""
+    if model not in _mixtures:
+        every = [neurons_of(block) for block in getattr(model, "blocks", ())]
+        _mixtures[model] = [each for each in every if each is not None] if every and all(every) else None
+    return _mixtures[model]
 
 
 def _width(model: HookedModel, name: str) -> int:
     """Rows of W_out, the same in every layer. (The config's d_mlp is wrong for some families.)"""
+    if (every := expert_neurons(model)) is not None:
+        return every[0].total
     try:
         widths = {w_out(model, layer).shape[0] for layer in range(int(model.cfg.n_layers))}
     except (AttributeError, TypeError):
@@ -304,6 +306,9 @@ def _width(model: HookedModel, name: str) -> int:
 def _check_neurons(model: HookedModel, info: ModelInfo, *, rows: bool = True) -> None:
     """Width, firing, and (`rows`) hook_post @ W_out + b against what the down projection returned."""
     ids = _sample_ids(info)
+    if (every := expert_neurons(model)) is not None:
+        check_experts(info.name, every, lambda: run_hooked(model, ids, {})[0], info.dtype)
+        return
     names = [post_name(layer) for layer in range(info.n_layers)]
     missing = [name for name in names if name not in model.hook_dict]
     if missing:
@@ -344,14 +349,14 @@ def _check_neurons(model: HookedModel, info: ModelInfo, *, rows: bool = True) ->
         if layer not in written or (post_norm and "HookedTransformer" in info.kind):
             continue
         expected = post.float() @ w_out(model, layer).to(post.device).float()
-        with _fetched(model.blocks[layer].mlp) as mlp:
+        with fetched(model.blocks[layer].mlp) as mlp:
             bias = getattr(mlp, "b_out", None)
             if bias is not None and bias.is_meta:  # TransformerLens kept the placeholder
                 bias = mlp.out.original_component.bias
             expected += 0 if bias is None else bias.detach().to(post.device).float()
         scale = expected.abs().max().clamp(min=1e-6)
         off = float((expected - written[layer].float()).abs().max() / scale)
-        if not off <= _tolerance(info.dtype):  # `not <=` catches NaN
+        if not off <= tolerance(info.dtype):  # `not <=` catches NaN
             raise InputError(
                 f"{info.name}: {post_name(layer)} @ W_out differs from the MLP's output by "
                 f"{off:.2g} of its size: the hook doesn't show this model's neurons; use another "
@@ -364,17 +369,13 @@ def _check_logits(model: HookedModel, info: ModelInfo) -> None:
     other = twin(model)
     if other is None:
         return
-    ids = _sample_ids(info)
+    ids, most = _sample_ids(info), info.experts is not None and info.dtype != torch.float32
+    if most:
+        ids = (ids + torch.arange(9)[:, None] * 5) % info.d_vocab
     with torch.no_grad():
         ours = forward(model, ids).float().log_softmax(-1)
         theirs = other(ids.to(info.device), use_cache=False).logits[:, -1].float().log_softmax(-1)
-    error = (ours - theirs).abs().max()
-    # eager against fused attention: 1e-3 in float32 is what TransformerLens itself allows
-    if not error <= max(2e-3, 10 * _tolerance(info.dtype)):
-        raise InputError(
-            f"{info.name}: through TransformerLens its log-probabilities differ by {error:.2g} from "
-            "transformers' own: hooks on it would describe another model; use another version"
-        )
+    check_logits(info.name, ours, theirs, info.dtype, most)
 
 
 def _device(model: HookedModel) -> torch.device:
@@ -384,10 +385,6 @@ def _device(model: HookedModel) -> torch.device:
 
 def _sample_ids(info: ModelInfo) -> Int[Tensor, "1 pos"]:
     return (torch.arange(1, 7) * 7 % info.d_vocab)[None]
-
-
-def _tolerance(dtype: torch.dtype) -> float:
-    return 1e-3 if dtype == torch.float32 else 5e-2
 
 
 def write_norms(model: HookedModel) -> Float[Tensor, "layer neuron"]:

@@ -17,7 +17,7 @@ from neurotrace import organism
 from neurotrace.core.errors import InputError, first_line
 from neurotrace.decoding.tokenizers import split_revision, with_bos
 from neurotrace.engine.turns import passing, plain
-from neurotrace.models.checks import check_differentiable, check_weights, refuse_header
+from neurotrace.models.checks import check_weights, prepare, refuse_header
 from neurotrace.models.hooks import inspect_model
 from neurotrace.models.origins import SOURCES, adapter_of, from_memory, merged, refuse_path, remember_origin
 
@@ -121,7 +121,7 @@ def boot(model: torch.nn.Module, tokenizer: Any, *, name: str, spread: bool = Fa
     config: Any = model.config
     if not getattr(config, "architectures", None):  # a checkpoint's config names its class
         config.architectures = [type(model).__name__]
-    check_differentiable(name, model)
+    prepare(name, model, spread)
     shared = [*model.parameters(), *model.buffers()]
     twin = None if spread else copy.deepcopy(model, memo={id(tensor): tensor for tensor in shared})
     try:

@@ -14,13 +14,12 @@ from neurotrace.engine.parts import hooked, overridden
 from neurotrace.engine.turns import passing, turn
 from neurotrace.models.hooks import (
     Point,
+    fetched,
     forward,
     hooks_on,
     inspect_model,
     run_hooked,
     site_name,
-    unembedding,
-    unembedding_bias,
 )
 from neurotrace.models.origins import keep_runs, twin
 from neurotrace.models.protocol import HookedModel
@@ -211,6 +210,22 @@ def answer_slope(
         own = log_p.gather(1, answer.to(log_p.device)[:, None]).sum()
         (slope,) = torch.autograd.grad(own, leaf)
     return slope.float().cpu()
+
+
+def unembedding(model: HookedModel) -> Float[Tensor, "d_model vocab"]:
+    """The module that maps the normed residual stream to logits."""
+    with fetched(model.unembed) as unembed:
+        w_u: Tensor = unembed.W_U.detach()
+    return w_u
+
+
+def unembedding_bias(model: HookedModel) -> Float[Tensor, " vocab"] | None:
+    """What the unembedding adds to the logits; None where it adds nothing."""
+    with fetched(model.unembed) as unembed:
+        bias = getattr(unembed, "b_U", None)
+        if bias is not None and bias.is_meta:  # TransformerLens kept the placeholder
+            bias = getattr(unembed.original_component, "bias", None)
+        return None if bias is None else bias.detach()
 
 
 # (residual streams, token ids or None for all) -> their logits

@@ -31,7 +31,7 @@ from neurotrace.engine.parts import hooked
 from neurotrace.engine.turns import passing, turn
 from neurotrace.models.activations import read_activations
 from neurotrace.models.encoding import EncodedPairs, by_length
-from neurotrace.models.hooks import down_projections, inspect_model, w_out, write_norms
+from neurotrace.models.hooks import expert_neurons, forward, inspect_model, w_out, write_norms
 from neurotrace.models.origins import changed, engine_of
 from neurotrace.models.protocol import HookedModel
 from neurotrace.models.sites import final_residual_slope
@@ -75,12 +75,42 @@ def written_rows(
     model: HookedModel, ids: Int[Tensor, "batch pos"]
 ) -> Iterator[Float[Tensor, "batch neuron d_model"]]:
     """What each neuron of a layer writes at the last position, layer by layer, float32 on the CPU."""
-    if is_plain(model):
-        for layer in range(inspect_model(model).n_layers):
-            yield w_out(model, layer).float().cpu().expand(len(ids), -1, -1)
-        return
-    for layer, tail in enumerate(_tails(model, ids)):
-        yield _carried(tail, w_out(model, layer)).transpose(0, 1)
+    factors = router_factors(model, ids)
+    tails = [None] * inspect_model(model).n_layers if is_plain(model) else _tails(model, ids)
+    for layer, tail in enumerate(tails):
+        rows = w_out(model, layer)
+        if tail is None:
+            written = rows.float().cpu().expand(len(ids), -1, -1)
+        else:
+            written = _carried(tail, rows).transpose(0, 1)
+        yield written if factors is None else written * factors[:, layer, :, None]
+
+
+def router_factors(
+    model: HookedModel, ids: Int[Tensor, "batch pos"]
+) -> Float[Tensor, "batch layer neuron"] | None:
+    """The router's weight of each neuron's expert at the last position; None: the model is no mixture.
+
+    0 where the token is not sent to the expert; of a shared expert its gate, 1 where it has none.
+    """
+    every = expert_neurons(model)
+    if every is None:
+        return None
+    info, engine = inspect_model(model), engine_of(model)
+    columns = [neurons.columns(torch.arange(info.d_mlp)) for neurons in every]
+    if engine is not None:
+        found = engine.clean(ids).factors
+        own = [x[:, -1, at].float().cpu() for x, at in zip(found, columns, strict=True)]
+        return torch.stack(own, dim=1)
+    factors = torch.zeros(len(ids), info.n_layers, info.d_mlp)
+
+    def keep(layer: int, post: Tensor) -> None:
+        own = every[layer].factors.reshape(*ids.shape, -1)[:, -1]
+        factors[:, layer] = own[:, columns[layer].to(own.device)].float().cpu()
+
+    with torch.no_grad():
+        forward(model, ids, edit=keep, layers=range(info.n_layers))
+    return factors
 
 
 def direct_slopes(
@@ -114,17 +144,25 @@ def pair_norms(
 ) -> Float[Tensor, "pair layer neuron"]:
     """||written_i|| of each pair: the root mean square of its two runs, at the read position.
 
-    One row for all pairs where neurons write their `W_out` rows at every run.
+    One row for all pairs where neurons write their `W_out` rows at every run. In a mixture the router's
+    weight counts: the norm is 0 where the token is not sent to the neuron's expert.
     """
-    if is_plain(model):
-        return write_norms(model)[None]
     info = inspect_model(model)
+    plain = is_plain(model)
+    if plain and info.experts is None:
+        return write_norms(model)[None]
+    lengths = write_norms(model).square() if plain else None
     squares = torch.zeros(len(encoded), info.n_layers, info.d_mlp)
     for side in SIDES:
         batches = list(by_length(encoded.ids(side), batch_size))
         for rows, ids in over(progress, batches, f"written norms ({side} prompts)"):
-            for layer, tail in enumerate(_tails(model, ids)):
-                squares[rows, layer] += _squares(tail, w_out(model, layer)) / len(SIDES)
+            factors = router_factors(model, ids)
+            weight = 1.0 if factors is None else factors.square()
+            if lengths is not None:
+                squares[rows] += lengths * weight / len(SIDES)
+                continue
+            own = [_squares(tail, w_out(model, at)) for at, tail in enumerate(_tails(model, ids))]
+            squares[rows] += torch.stack(own, dim=1) * weight / len(SIDES)
     return squares.sqrt()
 
 
@@ -142,7 +180,10 @@ def written_norms(
 
 @dataclass(frozen=True)
 class MeanWritten:
-    """What each neuron writes on the average over runs: dh/dm is averaged, the rows are the weights'."""
+    """What each neuron writes on the average over runs: dh/dm is averaged, the rows are the weights'.
+
+    The router's weight, which changes no direction, is left out.
+    """
 
     model: HookedModel
     maps: Float[Tensor, "layer d_model d_model"] | None  # None: the identity
@@ -180,7 +221,7 @@ class _Tail(NamedTuple):
 class _Modules:
     """Where hooks go, and a pass that calls them: the suffix engine's or TransformerLens' modules."""
 
-    projections: Sequence[nn.Module]
+    writers: Sequence[nn.Module]  # each returns what a block's neurons write
     blocks: Sequence[nn.Module]
     logits: Callable[[Tensor, Any], Tensor]  # (ids, hooks) -> logits at the last position
 
@@ -192,7 +233,7 @@ def _modules(model: HookedModel) -> _Modules:
 
         parts = engine.parts
         return _Modules(
-            parts.projections,
+            parts.writers,
             parts.blocks,
             lambda ids, hooks: logits_hooked(engine, ids, prefix_of(engine, ids), hooks),
         )
@@ -202,7 +243,15 @@ def _modules(model: HookedModel) -> _Modules:
         with passing(model), hooked(hooks):
             return model(ids.to(info.device))[:, -1]  # type: ignore[no-any-return]
 
-    return _Modules(down_projections(model), list(model.blocks), logits)
+    return _Modules(_writers(model), list(model.blocks), logits)
+
+
+def _writers(model: HookedModel) -> list[torch.nn.Module]:
+    """The modules of each block that return what the neurons write, before any norm behind the MLP."""
+    if (every := expert_neurons(model)) is not None:
+        return [each.mlp for each in every]
+    # a bridge's `out` is the projection itself; a HookedTransformer's MLP ends with it
+    return [getattr(block.mlp, "out", block.mlp) for block in model.blocks]
 
 
 def _nudged(y: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -219,16 +268,16 @@ def _tails(model: HookedModel, ids: Int[Tensor, "batch pos"]) -> list[_Tail]:
     streams: list[Tensor] = []
     zeros: list[Tensor] = []
 
-    def nudge(_: nn.Module, __: tuple, y: Tensor) -> Tensor:
-        changed, zero = _nudged(y, len(ids))
+    def nudge(_: nn.Module, __: tuple, y: Any) -> Any:
+        changed, zero = _nudged(y[0] if isinstance(y, tuple) else y, len(ids))
         zeros.append(zero)
-        return changed
+        return (changed, *y[1:]) if isinstance(y, tuple) else changed
 
     def see(_: nn.Module, __: tuple, y: Any) -> None:
         residual = y[0] if isinstance(y, tuple | list) else y
         streams.append(residual.reshape(len(ids), -1, residual.shape[-1])[:, -1])
 
-    hooks: list[Any] = [(module, "output", nudge) for module in modules.projections]
+    hooks: list[Any] = [(module, "output", nudge) for module in modules.writers]
     hooks += [(block, "output", see) for block in modules.blocks]
     with torch.enable_grad():
         modules.logits(ids, hooks)
@@ -270,7 +319,8 @@ class _Held(TorchFunctionMode):
     """
 
     _PRODUCTS = frozenset(
-        "linear matmul __matmul__ __rmatmul__ mm bmm addmm addbmm baddbmm einsum conv1d".split()  # noqa: SIM905
+        "linear matmul grouped_mm _grouped_mm __matmul__ __rmatmul__ mm bmm addmm addbmm baddbmm "  # noqa: SIM905
+        "einsum conv1d".split()
     )
 
     def __init__(self) -> None:

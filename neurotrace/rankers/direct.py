@@ -30,7 +30,7 @@ from neurotrace.models.activations import Moments
 from neurotrace.models.encoding import EncodedPairs, by_length, encode
 from neurotrace.models.hooks import inspect_model, w_out
 from neurotrace.models.protocol import HookedModel
-from neurotrace.models.written import direct_slopes
+from neurotrace.models.written import direct_slopes, router_factors
 
 
 @renamed(intervention="kind")
@@ -65,6 +65,8 @@ def direct(
 
         values, slopes = direct_slopes(model, ids, metric)
         changes = targets.changes(rows, values)
+        if (factors := router_factors(model, ids)) is not None:
+            changes = changes * factors
         for layer in range(info.n_layers):
             slope = slopes[:, layer].to(info.device)
             per_unit = (w_out(model, layer).float() @ slope.t()).t().cpu()

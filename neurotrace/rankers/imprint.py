@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from neurotrace.core.errors import renamed
+from neurotrace.core.errors import InputError, renamed
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress, over
 from neurotrace.core.scores import Scores
@@ -36,6 +36,7 @@ from neurotrace.engine.turns import takes_turns
 from neurotrace.interventions.kinds import Kind
 from neurotrace.interventions.targets import provenance
 from neurotrace.models.encoding import EncodedPairs, encode
+from neurotrace.models.hooks import inspect_model
 from neurotrace.models.origins import engine_of, no_twin
 from neurotrace.models.protocol import HookedModel
 
@@ -66,6 +67,8 @@ def imprint(
     if engine is None:
         raise no_twin(model, "imprint reads the rows of a transformers model")
     parts: Parts = engine.parts
+    if inspect_model(model).experts is not None:
+        raise InputError("imprint: no rule for a router and its experts: rank by nt.gradient")
     side = Direction.from_donor(donor).recipient
     with torch.no_grad():
         backgrounds = [_background(write_rows(p).float()) for p in parts.projections]

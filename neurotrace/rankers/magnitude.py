@@ -46,5 +46,6 @@ def magnitude(
             "model": inspect_model(model).name,
             "donor": donor,
             "intervention": kind,
+            **inspect_model(model).naming,
         },
     )

@@ -47,5 +47,6 @@ def random_scores(
             "donor": donor,
             "intervention": kind,
             "direction": Direction.from_donor(donor).value,
+            **info.naming,
         },
     )

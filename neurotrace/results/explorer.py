@@ -39,9 +39,10 @@ from neurotrace.engine.turns import takes_turns
 from neurotrace.interventions.kinds import Kind
 from neurotrace.models.activations import Activations, collect
 from neurotrace.models.encoding import EncodedPairs, encode
-from neurotrace.models.hooks import inspect_model, unembedding
+from neurotrace.models.hooks import inspect_model
 from neurotrace.models.origins import tokenizer_of
 from neurotrace.models.protocol import HookedModel
+from neurotrace.models.sites import unembedding
 from neurotrace.models.written import MeanWritten, mean_written
 
 if TYPE_CHECKING:

@@ -138,6 +138,8 @@ def _injected(
     engine = engine_of(model)
     if engine is None:
         raise no_twin(model, "facts are injected into a transformers model")
+    if info.experts is not None:
+        raise InputError(f"{info.name} is a mixture of experts: facts are injected into dense models")
     if not 0 < fraction <= 1 or round(fraction * info.n_neurons) < 1:
         raise InputError(f"fraction={fraction}: expected a share of {info.n_neurons} neurons")
     ids, count, said = _tokens(model, fact)

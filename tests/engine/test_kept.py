@@ -9,9 +9,8 @@ from families import FAMILIES, VOCABULARY, build
 from neurotrace.engine import proof
 from neurotrace.engine.edits import Edit, together
 from neurotrace.engine.kept import _tree, keeping
-from neurotrace.engine.metrics import first_tokens
+from neurotrace.engine.metrics import first_tokens, is_top
 from neurotrace.engine.slopes import slopes
-from neurotrace.engine.top import is_top
 
 SERVED = [name for name, each in FAMILIES.items() if each.path in ("shared", "frozen")]
 

@@ -11,8 +11,9 @@ from transformers import AutoModelForCausalLM
 import neurotrace as nt
 from neurotrace.core.errors import InputError
 from neurotrace.models.encoding import encode
-from neurotrace.models.hooks import forward, unembedding, w_out
+from neurotrace.models.hooks import forward, w_out
 from neurotrace.models.origins import twin
+from neurotrace.models.sites import unembedding
 from neurotrace.rankers.registry import RANKERS
 
 pytestmark = pytest.mark.bridge

@@ -14,9 +14,9 @@ from neurotrace.core.sides import SIDES
 from neurotrace.engine.parts import hooked
 from neurotrace.interventions.reference import gather
 from neurotrace.models.encoding import encode
-from neurotrace.models.hooks import unembedding, w_out, write_norms
+from neurotrace.models.hooks import w_out, write_norms
 from neurotrace.models.origins import twin
-from neurotrace.models.sites import answer_slope, read_out
+from neurotrace.models.sites import answer_slope, read_out, unembedding
 from neurotrace.models.written import (
     direct_slopes,
     is_plain,

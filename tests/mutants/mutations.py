@@ -133,8 +133,8 @@ MUTATIONS = (
     Mutation(
         "steering ignores the rows' norms",
         "interventions/kinds.py",
-        "weight = slope / values_at(reference.norms, neurons) ** 2",
-        "weight = slope / values_at(reference.norms, neurons) ** 0",
+        "weight = torch.where(norms > 0, slope / norms**2, 0.0)",
+        "weight = torch.where(norms > 0, slope / norms**0, 0.0)",
         KINDS,
     ),
     Mutation(

@@ -66,7 +66,9 @@ LINEAR = dict(
     linear_value_head_dim=8,
     layer_types=["linear_attention", "full_attention"] * 2,
 )
-EXPERTS = dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=48)
+EXPERTS = dict(
+    num_experts=4, num_experts_per_tok=2, moe_intermediate_size=48, shared_expert_intermediate_size=40
+)
 LOCAL_EXPERTS = dict(num_local_experts=4, num_experts_per_tok=2)
 ERNIE = EXPERTS | dict(moe_num_experts=4, moe_k=2, moe_layer_start_index=1)
 ROUTED = EXPERTS | dict(n_routed_experts=4, n_group=1, topk_group=1, first_k_dense_replace=1)
@@ -261,26 +263,23 @@ FAMILIES = {
         "no dense MLP",
     ),
     "hrm_text": Family("hrm_text", COMMON, "none", "no dense MLP"),
-    "mixtral": Family("mixtral", COMMON | LOCAL_EXPERTS, "none", "mixture-of-experts"),
-    "qwen2_moe": Family("qwen2_moe", COMMON | EXPERTS, "none", "mixture-of-experts"),
-    "qwen3_moe": Family("qwen3_moe", COMMON | EXPERTS, "none", "mixture-of-experts"),
-    "olmoe": Family("olmoe", COMMON | EXPERTS, "none", "mixture-of-experts"),
-    "gpt_oss": Family("gpt_oss", COMMON | LOCAL_EXPERTS, "none", "mixture-of-experts"),
-    "granitemoe": Family("granitemoe", COMMON | LOCAL_EXPERTS, "none", "mixture-of-experts"),
-    "deepseek_v2": Family(
-        "deepseek_v2", NO_GROUPS | LATENT | ROUTED, "none", "mixture-of-experts", "no dense MLP"
-    ),
-    "deepseek_v3": Family("deepseek_v3", NO_GROUPS | LATENT | ROUTED, "none", "mixture-of-experts"),
-    "ernie4_5_moe": Family("ernie4_5_moe", COMMON | ERNIE, "none", "mixture-of-experts", "no dense MLP"),
+    "mixtral": Family("mixtral", COMMON | LOCAL_EXPERTS),
+    "qwen2_moe": Family("qwen2_moe", COMMON | EXPERTS),
+    "qwen3_moe": Family("qwen3_moe", COMMON | EXPERTS),
+    "olmoe": Family("olmoe", COMMON | EXPERTS),
+    "gpt_oss": Family("gpt_oss", COMMON | LOCAL_EXPERTS),
+    "granitemoe": Family("granitemoe", COMMON | LOCAL_EXPERTS),
+    "deepseek_v2": Family("deepseek_v2", NO_GROUPS | LATENT | ROUTED, "frozen"),
+    "deepseek_v3": Family("deepseek_v3", NO_GROUPS | LATENT | ROUTED, "frozen"),
+    "ernie4_5_moe": Family("ernie4_5_moe", COMMON | ERNIE),
     "jamba": Family(
         "jamba",
         COMMON | EXPERTS | dict(mamba_d_state=8, attn_layer_period=2, attn_layer_offset=1),
-        "none",
-        "mixture-of-experts",
+        "naive",
     ),
-    "llama4": Family("llama4_text", COMMON | LOCAL_EXPERTS, "none", "mixture-of-experts"),
-    "minimax_m2": Family("minimax_m2", COMMON | LOCAL_EXPERTS, "none", "mixture-of-experts"),
-    "glm4_moe": Family("glm4_moe", COMMON | ROUTED, "none", "mixture-of-experts"),
+    "llama4": Family("llama4_text", COMMON | LOCAL_EXPERTS, "none", "a way of their own"),
+    "minimax_m2": Family("minimax_m2", COMMON | LOCAL_EXPERTS),
+    "glm4_moe": Family("glm4_moe", COMMON | ROUTED),
 }
 
 
@@ -291,8 +290,8 @@ def build(name: str, seed: int = 0) -> nn.Module:
     config = AutoConfig.for_model(family.model_type, **family.options)
     model = AutoModelForCausalLM.from_config(config).eval()
     with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() == 2:
+        for key, parameter in model.named_parameters():
+            if parameter.dim() == 2 or (parameter.dim() == 3 and key.endswith("_proj")):  # experts
                 parameter.normal_(0, 1.5 * parameter.shape[-1] ** -0.5)
             else:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
