@@ -41,8 +41,8 @@ def parts_of(module: nn.Module) -> Parts:
         raise InputError(f"{type(module).__name__}: its MLPs can't be told apart ({error})") from None
     if any(isinstance(projection, Neurons) for projection in parts.projections):
         raise InputError(
-            f"{type(module).__name__} is a mixture of experts, whose neurons no other program can be told to "
-            "change: apply the intervention with nt.measure or nt.generate"
+            f"{type(module).__name__} is a mixture of experts, whose neurons no other program can be told "
+            "to change: apply the intervention with nt.measure or nt.generate"
         )
     return parts
 

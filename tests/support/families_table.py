@@ -249,7 +249,10 @@ def half_precision(name: str, folder: Path, device: str, full: nt.Scores) -> str
         warnings.simplefilter("ignore")
         scores = nt.gradient(model, encode(model, random_pairs(4), check=False))
     both = torch.stack([scores.value.nan_to_num().flatten(), full.value.nan_to_num().flatten()])
-    assert torch.corrcoef(both)[0, 1] > 0.95
+    alike = float(torch.corrcoef(both)[0, 1])
+    if alike <= 0.95 and inspect_model(model).experts is not None:
+        return "loads; rounding sends tokens to other experts"
+    assert alike > 0.95
     return "yes"
 
 
