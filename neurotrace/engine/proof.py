@@ -148,13 +148,14 @@ def _telling_neurons(
     routed = where_routed(
         engine.parts.projections[layer], run, layer, torch.arange(len(a), device=a.device)
     )
+    live = every >= 0 if routed is None else routed[0, -1] > 0
     if routed is not None:
         norms = norms * routed[0, -1].float()
     strength = a.abs() * norms
     if not torch.isfinite(strength).all():
         raise ValueError(f"block {layer} holds NaN or inf activations or weights")
     loud = int(strength.argmax())
-    picked = [i for i in torch.randperm(len(a), generator=generator).tolist() if i != loud and norms[i] > 0]
+    picked = [i for i in torch.randperm(len(a), generator=generator).tolist() if i != loud and live[i]]
     index = torch.tensor([*picked[:3], loud], device=a.device)
     values = a[index].clone()
     values[1] = 0.0

@@ -23,7 +23,6 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from transformers.pytorch_utils import Conv1D
 
-from neurotrace.engine.experts import Neurons
 from neurotrace.engine.parts import Parts, overridden, write_rows
 
 _SOFTMAX = {torch.softmax, Tensor.softmax, F.softmax}
@@ -61,8 +60,6 @@ def is_gated(parts: Parts) -> bool:
         ValueError: the MLP is neither of the two forms that are known.
     """
     projection = parts.projections[0]
-    if isinstance(projection, Neurons):
-        raise ValueError("RelP: no rule for a router and its experts: use gradient")
     neurons, width = write_rows(projection).shape
     inner = [
         write_rows(child).shape[1]
@@ -112,10 +109,7 @@ def _mlp(block: nn.Module, projection: nn.Module) -> nn.Module:
 
 
 def _activation(own: Callable) -> Callable:
-    def forward(x: Tensor) -> Tensor:
-        return x * _ratio(own(x.detach()), x)
-
-    return forward
+    return lambda x: x * _ratio(own(x.detach()), x)
 
 
 def _norm(module: Any) -> Callable:

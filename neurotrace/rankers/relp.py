@@ -55,6 +55,8 @@ def relp(
     """
     encoded = encode(model, pairs)
     info = inspect_model(model)
+    if info.experts is not None:
+        raise InputError("RelP: no rule for a router and its experts: rank by nt.gradient")
     targets = targets_for(model, encoded, donor, kind, reference, progress)
     total = torch.zeros(info.n_layers, info.d_mlp)
     side = Direction.from_donor(donor).recipient

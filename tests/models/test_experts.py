@@ -17,6 +17,7 @@ from neurotrace.engine.parts import find_blocks, hooked
 from neurotrace.models.checks import check_experts
 from neurotrace.models.encoding import encode
 from neurotrace.models.hooks import expert_neurons, forward, inspect_model, w_out
+from neurotrace.models.loading import boot
 from neurotrace.models.origins import twin
 from neurotrace.models.written import router_factors
 from neurotrace.rankers.imprint import imprint
@@ -27,7 +28,7 @@ IDS = torch.tensor([[1, 7, 9, 2, 5, 6], [3, 8, 4, 1, 2, 2]])
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return nt.hook(
+    return nt.load_model(
         build("qwen2_moe"), word_tokenizer(tmp_path_factory.mktemp("tokenizer"), WORDS), name="mixture"
     )
 
@@ -174,15 +175,15 @@ def test_a_neuron_whose_expert_is_not_used_has_no_effect(model):
 def test_what_is_refused(tmp_path):
     tokenizer = word_tokenizer(tmp_path, WORDS)
     with pytest.raises(InputError, match=r"Llama4TextExperts.*way of their own"):
-        nt.hook(build("llama4"), tokenizer, name="tiny")
+        nt.load_model(build("llama4"), tokenizer, name="tiny")
     model = build("mixtral")
     model.config._experts_implementation_internal = "sonicmoe"
     with pytest.raises(InputError, match="'sonicmoe'"):
-        nt.hook(model, tokenizer, name="tiny")
+        nt.load_model(model, tokenizer, name="tiny")
     with pytest.raises(InputError, match="several devices"):
-        nt.hook(build("mixtral"), tokenizer, name="tiny", spread=True)
+        boot(build("mixtral"), tokenizer, name="tiny", spread=True)
     encoded = random_pairs(2)
-    hooked_model = nt.hook(build("mixtral"), tokenizer, name="tiny")
+    hooked_model = nt.load_model(build("mixtral"), tokenizer, name="tiny")
     for rank in (nt.relp, imprint):
         with pytest.raises(InputError, match="no rule for a router"):
             rank(hooked_model, encode(hooked_model, encoded, check=False))

@@ -480,7 +480,7 @@ MUTATIONS = (
     Mutation(
         "blocks below the change run on",
         "engine/engine.py",
-        "yield block, _always(constant)",
+        "yield block, always(constant)",
         "yield block, block.forward",
         ENGINE,
     ),
