@@ -145,9 +145,8 @@ def _telling_neurons(
     a = run.inputs[layer][0, -1].float()
     weight = write_rows(engine.parts.projections[layer]).float()
     norms = weight.norm(dim=1)
-    routed = where_routed(
-        engine.parts.projections[layer], run, layer, torch.arange(len(a), device=a.device)
-    )
+    every = torch.arange(len(a), device=a.device)
+    routed = where_routed(engine.parts.projections[layer], run, layer, every)
     live = every >= 0 if routed is None else routed[0, -1] > 0
     if routed is not None:
         norms = norms * routed[0, -1].float()
