@@ -24,9 +24,9 @@ import neurotrace as nt
 from neurotrace.core.display import json_line, plain_lines
 from neurotrace.core.errors import InputError
 from neurotrace.decoding.tokenizers import load_tokenizer
+from neurotrace.folders.shards import Shard
 from neurotrace.sweeps.cost import config_from_file, shape_of
 from neurotrace.sweeps.estimate import estimate
-from neurotrace.sweeps.layout import Shard
 
 PACKAGE = Path(nt.__file__).parent
 BANNED_MODULES = {

@@ -22,8 +22,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ from neurotrace.answers.reasking import asked_again
 from neurotrace.answers.trust import consistencies, limem, parts_of
 from neurotrace.core.display import Shown, Table, View, frame_table
 from neurotrace.core.errors import InputError
-from neurotrace.core.process import Progress, over
+from neurotrace.core.process import Progress
 from neurotrace.core.prompts import Prompt
 from neurotrace.core.scores import Scores
 from neurotrace.engine.turns import takes_turns
@@ -55,6 +56,7 @@ SHARES = (0.0005, 0.001, 0.002, 0.004, 0.008)  # of all neurons: the sizes to ch
 DRAWS = 20  # circuits of random neurons: a single one may be predictive by chance
 _LARGEST = 0.05  # of all neurons
 _TOGETHER = 4  # circuits in one call: the logits of all of them are held in memory
+Cell = tuple[str, str]  # family, template
 Keep = Callable[[str, str], bool]  # (family, template) -> whether its prompts find the circuit
 
 
@@ -254,17 +256,19 @@ def _compared(
     makers = [_maker(asking.model, found, *pair) for pair in pairs]
     margin = np.full((len(pairs), len(data.asked)), np.nan)
     place = 0 if len(set(data.family)) > 1 else 1 if len(set(data.template)) > 1 else None
-    cells = list(data.cells(train=True).items())
-    for key, rows in over(asking.progress, cells, "family and template, to choose by"):
+    circuits: dict[Cell, list[Circuit | None]] = {}
+    for key in (cells := data.cells(train=True)):
 
         def others(*cell: str, own: tuple[str, str] = key) -> bool:
             return place is None or cell[place] != own[place]
 
-        circuits = [make(others) for make in makers]
-        got = asking(f"{list(pairs)}: {key}", rows, [c for c in circuits if c])
-        for row, circuit in enumerate(circuits):
+        circuits[key] = [make(others) for make in makers]
+    asked = {key: [each for each in own if each] for key, own in circuits.items()}
+    got = asking(str(list(pairs)), cells, asked)
+    for key, rows in cells.items():
+        for row, circuit in enumerate(circuits[key]):
             if circuit:
-                margin[row, rows] = next(got).margin.numpy()
+                margin[row, rows] = next(got[key]).margin.numpy()
     table = pd.DataFrame(pairs, columns=["k", "off"])
     table["auroc"] = [
         tables.mean_auroc(own[data.train], data.memory[data.train], data.family[data.train])
@@ -286,20 +290,21 @@ def _falls(
     controls = [_random_like(asking.model, circuit, seed + draw) for draw in range(DRAWS)]
     found = {name: np.full((len(data.asked), 2), np.nan) for name in ("items", "templates", "families")}
     drawn = np.full((DRAWS, len(data.asked)), np.nan)
-    cells = list(data.cells(train=False).items())
-    for (family, template), rows in over(asking.progress, cells, "family and template, held out"):
-        circuits = {
+    circuits: dict[Cell, dict[str, Circuit | None]] = {}
+    for family, template in (cells := data.cells(train=False)):
+        circuits[family, template] = {
             "items": circuit,
             "templates": make(lambda _, t, own=template: t != own),  # type: ignore[misc]
             "families": make(lambda f, _, own=family: f != own),  # type: ignore[misc]
         }
-        every = [*(c for c in circuits.values() if c), *controls]
-        got = asking(f"held out: {(family, template)}", rows, every)
-        for name, own in circuits.items():
+    asked = {key: [*filter(None, own.values()), *controls] for key, own in circuits.items()}
+    got = asking("held out", cells, asked)
+    for key, rows in cells.items():
+        for name, own in circuits[key].items():
             if own:
-                found[name][rows] = parts_of(next(got))
+                found[name][rows] = parts_of(next(got[key]))
         for draw in range(DRAWS):
-            drawn[draw, rows] = next(got).margin.numpy()
+            drawn[draw, rows] = next(got[key]).margin.numpy()
     return found, drawn
 
 
@@ -322,15 +327,23 @@ class _Asking:
         self.model, self.asked, self.units, self.progress = model, asked, units, progress
         self.values = np.zeros((len(asked), inspect_model(model).n_neurons), dtype=np.float32)
 
-    def __call__(self, name: str, rows: np.ndarray, circuits: Sequence[Circuit]) -> Iterator[Margins]:
-        """Margins by each circuit of the prompts at `rows`."""
-        found = self.units.once(name, ARRAYS, lambda: self._measured(rows, circuits))
-        self.values[rows] = found.pop("values")
-        columns = {each: torch.from_numpy(array.copy()) for each, array in found.items()}
-        return (
-            Margins(**{each: column[place] for each, column in columns.items()})
-            for place in range(len(circuits))
-        )
+    def __call__(
+        self, stage: str, cells: Mapping[Cell, np.ndarray], circuits: Mapping[Cell, Sequence[Circuit]]
+    ) -> dict[Cell, Iterator[Margins]]:
+        """Cell -> margins of its prompts by each of its circuits."""
+        jobs: dict[Cell, tuple[str, Callable[[], dict[str, np.ndarray]]]] = {
+            key: (f"{stage}: {key}", partial(self._measured, rows, circuits[key]))
+            for key, rows in cells.items()
+        }
+        found = self.units.each(ARRAYS, jobs, self.progress, "family and template")
+        for key, rows in cells.items():
+            self.values[rows] = found[key].pop("values")
+        return {key: self._margins(columns, len(circuits[key])) for key, columns in found.items()}
+
+    def _margins(self, columns: Mapping[str, np.ndarray], circuits: int) -> Iterator[Margins]:
+        tensors = {each: torch.from_numpy(array.copy()) for each, array in columns.items()}
+        for place in range(circuits):
+            yield Margins(**{each: column[place] for each, column in tensors.items()})
 
     def _measured(self, rows: np.ndarray, circuits: Sequence[Circuit]) -> dict[str, np.ndarray]:
         own = self.asked.at(rows.tolist())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,11 +10,13 @@ import typer
 
 from neurotrace.cli.console import console
 from neurotrace.cli.options import Device, Dtype, Model, MoreProbes, Quiet, Source, TrustRemoteCode
+from neurotrace.cli.together import Ray, Shard, Together, Workers
 from neurotrace.core.process import quiet
 from neurotrace.core.writing import hold_folder
 
 if TYPE_CHECKING:
     from neurotrace.answers.judging import TrustStudy
+    from neurotrace.core.prompts import Prompt
 
 
 def circuit(
@@ -29,6 +32,9 @@ def circuit(
     device: Device = None,
     dtype: Dtype = None,
     trust_remote_code: TrustRemoteCode = False,
+    shard: Shard = "1/1",
+    ray: Ray = None,
+    workers: Workers = 0,
     silent: Quiet = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Throw away what another call has left unfinished.")
@@ -42,19 +48,25 @@ def circuit(
     # the whole call is checked before torch is loaded
     names = [*probes, *(more_probes or [])]
     prompts = [prompt for name in names for prompt in load_prompts(name)]
+    together = Together(shard, ray, workers)
     folder = prepare_trust(out)
-    hold_folder(folder)
+    hold_folder(folder, shared=together.shared)
     quiet()
-    from neurotrace.answers.judging import trust_study
-    from neurotrace.core.process import bars
-    from neurotrace.folders.units import Units
-
-    loaded = Source(model, device, dtype, trust_remote_code).load()
-    study = trust_study(
-        loaded, prompts, k=k or None, seed=seed, units=Units(folder, overwrite=overwrite), progress=bars
-    )
-    save_trust(study, folder, model=loaded, probes=names, command=command_line())
+    source = Source(model, device, dtype, trust_remote_code)
+    prepare = partial(_study_of, source, prompts, k or None, seed)
+    call = prepare()
+    study = together.result(call, folder, overwrite=overwrite, prepare=prepare)
+    if study is None:
+        return
+    save_trust(study, folder, model=call.args[0], probes=names, command=command_line())
     _show(study, folder)
+
+
+def _study_of(source: Source, prompts: list[Prompt], k: int | None, seed: int) -> partial[TrustStudy]:
+    """The study, to be called with `units`; on a Ray worker, too."""
+    from neurotrace.answers.judging import trust_study
+
+    return partial(trust_study, source.load(), prompts, k=k, seed=seed)
 
 
 def _show(study: TrustStudy, folder: Path) -> None:

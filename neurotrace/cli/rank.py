@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,11 +21,13 @@ from neurotrace.cli.options import (
     named,
     pairs_of,
 )
+from neurotrace.cli.together import Ray, Shard, Together, Workers
 from neurotrace.core.errors import InputError
 from neurotrace.core.process import quiet
 from neurotrace.core.writing import hold_folder
 
 if TYPE_CHECKING:
+    from neurotrace.core.pairs import PromptPair
     from neurotrace.studies.comparison import Comparison
 
 
@@ -61,6 +64,9 @@ def rank(
     device: Device = None,
     dtype: Dtype = None,
     trust_remote_code: TrustRemoteCode = False,
+    shard: Shard = "1/1",
+    ray: Ray = None,
+    workers: Workers = 0,
     silent: Quiet = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the tables.")] = False,
 ) -> None:
@@ -76,17 +82,14 @@ def rank(
     for name, number in (("train-pairs", train_pairs), ("exact-neurons", exact_neurons)):
         if number < 1:
             raise InputError(f"--{name} {number}: expected at least 1")
-    hold_folder(prepare_tables(out, overwrite=overwrite))
+    together = Together(shard, ray, workers)
+    hold_folder(prepare_tables(out, overwrite=overwrite), shared=together.shared)
     quiet()
-    from neurotrace.core.process import bars
-    from neurotrace.folders.units import Units
-    from neurotrace.studies.comparison import ALL, compare
-
-    loaded = Source(model, device, dtype, trust_remote_code).load()
-    found = compare(
-        loaded,
+    prepare = partial(
+        _study_of,
+        Source(model, device, dtype, trust_remote_code),
         pairs,
-        ALL if methods == "all" else [m.strip() for m in methods.split(",")],
+        None if methods == "all" else [each.strip() for each in methods.split(",")],
         truth=known,
         ks=k or (),
         positions=("read", "all") if all_positions else ("read",),
@@ -94,11 +97,21 @@ def rank(
         exact_neurons=exact_neurons,
         curve_pairs=curve_pairs,
         seed=seed,
-        units=Units(out, overwrite=overwrite),
-        progress=bars,
     )
+    found = together.result(prepare(), out, overwrite=overwrite, prepare=prepare)
+    if found is None:
+        return
     save_tables(found, out, command=command_line(), seed=seed)
     _show(found, out)
+
+
+def _study_of(
+    source: Source, pairs: list[PromptPair], methods: list[str] | None, **settings: Any
+) -> partial[Comparison]:
+    """The comparison, to be called with `units`; on a Ray worker, too."""
+    from neurotrace.studies.comparison import ALL, compare
+
+    return partial(compare, source.load(), pairs, methods or ALL, **settings)
 
 
 def _show(found: Comparison, out: Path) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from neurotrace.cli.asked import Asked, Ready, check, study_of
 from neurotrace.cli.console import console, plain, tell, tell_json
 from neurotrace.cli.options import (
     Device,
@@ -23,14 +24,12 @@ from neurotrace.cli.options import (
     named,
     pairs_of,
 )
-from neurotrace.core.errors import InputError
+from neurotrace.cli.together import Ray, Shard, Together, Workers
 from neurotrace.core.process import quiet
 from neurotrace.organism import NAMES
 
 if TYPE_CHECKING:
-    from neurotrace.core.pairs import PromptPair
     from neurotrace.decoding.tokens import Dropped
-    from neurotrace.models.encoding import EncodedPairs
 
 
 def demo(
@@ -110,6 +109,9 @@ def run(
         ),
     ] = None,
     chat_system: Annotated[str | None, typer.Option(help="With --chat: system message.")] = None,
+    shard: Shard = "1/1",
+    ray: Ray = None,
+    workers: Workers = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print summary.json.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run.")] = False,
 ) -> None:
@@ -133,36 +135,11 @@ def run(
             damage_task=damage_task,
             chat=chat,
             chat_system=chat_system,
+            together=Together(shard, ray, workers),
             as_json=as_json,
             overwrite=overwrite,
         )
     )
-
-
-@dataclass(frozen=True)
-class Asked:
-    """The command line's settings for the main study."""
-
-    source: Source
-    probes: Sequence[str]
-    out: Path
-    methods: Sequence[str] = ()  # empty: the study's own defaults, as below
-    interventions: Sequence[str] = ()
-    ks: Sequence[int] = ()
-    split: str = "group"
-    folds: int = 5
-    seed: int = 0
-    max_pairs: int = 0
-    at_most: int = 0
-    answers: str = "first"
-    positions: str = "read"
-    neutral: Path | None = None
-    damage_task: Path | None = None
-    chat: str | None = None
-    chat_system: str | None = None
-    as_json: bool = False
-    overwrite: bool = False
-    judge_trust: bool = False
 
 
 def _study(asked: Asked) -> None:
@@ -173,22 +150,11 @@ def _study(asked: Asked) -> None:
     from neurotrace.results.trust import prepare_trust, save_trust
 
     # the whole call is checked before torch is loaded
-    pairs = pairs_of(asked.probes, asked.max_pairs, asked.seed)
-    texts = _texts(asked.neutral) if asked.neutral else None
+    pairs_of(asked.probes, asked.max_pairs, asked.seed)
     items = load_items(asked.damage_task) if asked.damage_task else []
-    if asked.folds < 2:
-        raise InputError(f"--folds {asked.folds}: expected at least 2")
-    if asked.at_most < 0:
-        raise InputError(f"--at-most {asked.at_most}: expected 0, for all, or more")
-    if asked.answers not in ("first", "whole"):
-        raise InputError(f"--answers {asked.answers}: expected first or whole")
-    if asked.positions not in ("read", "onward"):
-        raise InputError(f"--positions {asked.positions}: expected read or onward")
-    if asked.chat_system is not None and asked.chat is None:
-        raise InputError("--chat-system goes with --chat user or --chat assistant")
-    if asked.chat not in (None, "user", "assistant"):
-        raise InputError(f"--chat {asked.chat}: expected user or assistant")
-    hold_folder(prepare_folder(asked.out, FILES, overwrite=asked.overwrite))
+    check(asked)
+    folder = prepare_folder(asked.out, FILES, overwrite=asked.overwrite)
+    hold_folder(folder, shared=asked.together.shared)
     inside = prepare_trust(asked.out / "trust") if asked.judge_trust else None
     quiet()
     if (
@@ -199,53 +165,17 @@ def _study(asked: Asked) -> None:
     from neurotrace.core.process import bars
     from neurotrace.core.prompts import load_prompts
     from neurotrace.folders.units import Units
-    from neurotrace.interventions.benchmark import benchmark, item_ids
-    from neurotrace.interventions.damage import neutral_texts
-    from neurotrace.models.encoding import encode
+    from neurotrace.interventions.benchmark import benchmark
     from neurotrace.results.explorer import explore
-    from neurotrace.studies.selection import DEFAULT_KINDS, DEFAULT_METHODS
-    from neurotrace.studies.study import ALL, study
+    from neurotrace.studies.study import ALL
 
-    loaded = asked.source.load()
-    item_ids(loaded, items)  # what can't be asked would stop the run at its end
-    rendering = None
-    if asked.chat:
-        from neurotrace.probe_sets.chat import chat_pairs, chat_record
-
-        pairs = chat_pairs(loaded, pairs, role=asked.chat, system=asked.chat_system)
-        rendering = chat_record(loaded, role=asked.chat, system=asked.chat_system)
-    studied: Sequence[PromptPair] | EncodedPairs = pairs
-    if asked.at_most:
-        from neurotrace.models.encoding import nothing_left
-        from neurotrace.probe_sets.mining import mine_pairs
-
-        mined = mine_pairs(
-            loaded,
-            pairs,
-            max_pairs=asked.at_most,
-            answers=cast(Any, asked.answers),
-            seed=asked.seed,
-            progress=bars,
-        )
-        studied = mined.encoded
-        if not len(studied):
-            raise nothing_left(asked.source.name, studied)
-    else:
-        studied = encode(loaded, pairs, answers=cast(Any, asked.answers), progress=bars)
-    found = study(
-        loaded,
-        studied,
-        methods=asked.methods or DEFAULT_METHODS,
-        kinds=asked.interventions or DEFAULT_KINDS,
-        ks=asked.ks or None,
-        split=asked.split,
-        folds=asked.folds,
-        seed=asked.seed,
-        neutral=texts or neutral_texts(loaded),
-        units=Units(asked.out, overwrite=asked.overwrite),
-        positions=cast(Any, asked.positions),
-        progress=bars,
+    ready = Ready.of(asked, items)
+    loaded = ready.model
+    found = asked.together.result(
+        ready.study, asked.out, overwrite=asked.overwrite, prepare=partial(study_of, asked)
     )
+    if found is None:
+        return
     side = None
     if items:
         chosen = [each for each in found.interventions if each.provenance["fold"] == ALL]
@@ -267,7 +197,7 @@ def _study(asked: Asked) -> None:
         model=loaded,
         probes=asked.probes,
         command=command_line(),
-        chat=rendering,
+        chat=ready.rendering,
         overwrite=True,
         explorer=shown,
         benchmark=side,
@@ -363,13 +293,3 @@ def _organism_probes() -> tuple[str, ...]:
     from neurotrace.core.records import probe_names
 
     return tuple(n for n in ("arithmetic", "inference", "letters") if n in probe_names())
-
-
-def _texts(path: Path) -> list[str]:
-    try:
-        lines = [line for line in path.read_text("utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--neutral {path}: can't be read as UTF-8 text ({error})") from None
-    if not lines:
-        raise InputError(f"--neutral {path}: no text in it; expected one text a line")
-    return lines

@@ -192,8 +192,8 @@ def _table(found: list[Status]) -> None:
 def _estimate(asked: Sweep, shard: str, as_json: bool) -> None:
     quiet()
     from neurotrace.cli.console import show, tell, tell_json
+    from neurotrace.folders.shards import parse_shard
     from neurotrace.sweeps.estimate import estimate
-    from neurotrace.sweeps.layout import parse_shard
 
     found = estimate(asked, parse_shard(shard))
     if as_json:
@@ -229,8 +229,8 @@ def _known(out: str, named: dict[str, Any]) -> Sweep:
 
 def _finished(out: str, shard: str, as_json: bool) -> bool:
     """Whether the shard is already complete, checked without loading the model."""
+    from neurotrace.folders.shards import parse_shard
     from neurotrace.sweeps.driver import Outcome
-    from neurotrace.sweeps.layout import parse_shard
     from neurotrace.sweeps.reading import open_run
 
     run = open_run(out)

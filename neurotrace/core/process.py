@@ -29,9 +29,19 @@ class _Shows(Protocol):
 Progress = _Shows | None
 
 
-def over(progress: Progress, items: Sequence[Item], description: str) -> Iterable[Item]:
-    """`items`, with progress shown by `progress`; None shows nothing."""
-    return items if progress is None else progress(items, description=description)
+def over(
+    progress: Progress, items: Sequence[Item], description: str, *, outer: bool = False
+) -> Iterable[Item]:
+    """`items`, with progress shown by `progress`; None shows nothing.
+
+    Args:
+        outer: the loop runs once in each item of the loop around it, so that its share counts.
+    """
+    if progress is None:
+        return items
+    if isinstance(progress, _Meter):
+        return progress(items, description, outer=outer)
+    return progress(items, description=description)
 
 
 _WORK = 0.5  # seconds: an item that takes longer was worked on, not read from a folder
@@ -40,9 +50,8 @@ _WORK = 0.5  # seconds: an item that takes longer was worked on, not read from a
 class _Loop:
     """A loop that is open: its name, its items, how many of them are finished."""
 
-    def __init__(self, name: str, total: int) -> None:
-        self.name, self.total, self.done = name, total, 0
-        self.outer = False  # another loop ran inside it
+    def __init__(self, name: str, total: int, outer: bool) -> None:
+        self.name, self.total, self.done, self.outer = name, total, 0, outer
         self.since = (0.0, 0.0)  # when its present item began, and the whole share done by then
 
 
@@ -63,13 +72,15 @@ class _Meter:
         self.last = 0.0
         self.begun: tuple[float, float] | None = None  # when work began, and the share done by then
 
-    def __call__(self, iterable: Iterable[Item], description: str = "") -> Iterable[Item]:
+    def __call__(
+        self, iterable: Iterable[Item], description: str = "", *, outer: bool = False
+    ) -> Iterable[Item]:
         few = not isinstance(iterable, Sized) or len(iterable) < 2
-        return iterable if self.silent or few else self._loop(iterable, description)
+        return iterable if self.silent or few else self._loop(iterable, description, outer)
 
-    def _loop(self, iterable: Iterable[Item], name: str) -> Iterator[Item]:
+    def _loop(self, iterable: Iterable[Item], name: str, outer: bool) -> Iterator[Item]:
         assert isinstance(iterable, Sized)
-        own = _Loop(line(name), len(iterable))
+        own = _Loop(line(name), len(iterable), outer)
         self._enter(own)
         try:
             for item in iterable:
@@ -80,9 +91,7 @@ class _Meter:
 
     def _enter(self, own: _Loop) -> None:
         now = time.monotonic()
-        if self.loops:
-            self.loops[-1].outer = True
-        else:
+        if not self.loops:
             self.last, self.begun = now, None
             if sys.stderr.isatty():
                 self.live = _live(self._drawn)

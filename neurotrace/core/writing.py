@@ -97,10 +97,13 @@ def _finished(folder: Path, files: Sequence[str], present: Sequence[str]) -> boo
 _held: dict[tuple[int, int], int] = {}  # folder -> the handle that holds its lock, until this process ends
 
 
-def hold_folder(folder: Path) -> None:
+def hold_folder(folder: Path, *, shared: bool = False) -> None:
     """Be the only process that writes into the folder, to this one's end, however that comes.
 
     The kernel holds the lock on the folder itself: no file is left behind.
+
+    Args:
+        shared: others may write, too, that ask for it with `shared`.
 
     Raises:
         InputError: another process does; its number is named where /proc/locks tells it.
@@ -113,7 +116,7 @@ def hold_folder(folder: Path) -> None:
     found = os.fstat(handle)
     try:
         if (found.st_dev, found.st_ino) not in _held:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             _held[found.st_dev, found.st_ino] = handle
             return
     except BlockingIOError:
@@ -124,6 +127,23 @@ def hold_folder(folder: Path) -> None:
     except OSError:  # a file system without such locks
         pass
     os.close(handle)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Context in which no other process is, of those that use it for this folder; waits for its turn."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without such locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _holder(inode: int) -> str:

@@ -3,8 +3,10 @@
 manifest.json   what the results depend on (the content), sealed; another call is refused
 NAME-HASH/      one unit: its files, and their hashes in a manifest of its own; complete or absent
 
-A unit that is damaged is set aside and done again. `once` gives back what was read from disk also when it
-has just been written, so that an interrupted and an uninterrupted call work with the same values.
+Units that don't depend on each other may be made by several processes: each takes its share of them
+(`shard`), or workers are sent for them (`farm`). A unit that is damaged is set aside and done again.
+`once` gives back what was read from disk also when it has just been written, so that an interrupted and
+an uninterrupted call work with the same values.
 `sealing` removes the sub-folder when the command's folder is complete.
 """
 
@@ -13,7 +15,8 @@ from __future__ import annotations
 import hashlib
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Set
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from enum import EnumMeta
 from pathlib import Path
@@ -33,8 +36,10 @@ from neurotrace.core.files import (
     read_table,
     read_tensors,
 )
+from neurotrace.core.process import Progress, over
 from neurotrace.core.writing import (
     UNFINISHED,
+    alone,
     filling,
     hold_folder,
     json_bytes,
@@ -47,11 +52,13 @@ from neurotrace.core.writing import (
 )
 from neurotrace.folders.content import content_hash, first_differences
 from neurotrace.folders.sealing import inside, sealed_json
+from neurotrace.folders.shards import parse_shard
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Value = TypeVar("Value")
+Key = TypeVar("Key", bound=Hashable)
 _FORMAT = "neurotrace.units/1"
 
 
@@ -125,6 +132,13 @@ JSON: Form[Any] = Form(
 TABLE: Form[pd.DataFrame] = Form(_save_table, lambda folder: read_table(folder / "table.parquet")[0])
 
 
+class Waiting(Exception):
+    """This process's shard is finished, and others are not."""
+
+
+Farm = Callable[[list[str]], None]  # has the units with these names made, elsewhere, in the same folder
+
+
 class Units:
     """The finished units in a folder; without a folder nothing is kept.
 
@@ -135,11 +149,35 @@ class Units:
         square = units.once("3", JSON, lambda: 3**2)
     """
 
-    def __init__(self, folder: str | Path | None = None, *, overwrite: bool = False) -> None:
-        """`overwrite`: unfinished work of other settings is thrown away, not refused."""
+    def __init__(
+        self,
+        folder: str | Path | None = None,
+        *,
+        overwrite: bool = False,
+        shard: str = "1/1",
+        only: Set[str] | None = None,
+        farm: Farm | None = None,
+    ) -> None:
+        """Units in `folder`.
+
+        Args:
+            overwrite: unfinished work of other settings is thrown away, not refused.
+            shard: ``"i/n"``: of independent units only the i-th of n shares, beside other processes.
+            only: of independent units those with these names, for a process that holds the folder.
+            farm: makes independent units elsewhere.
+
+        Raises:
+            InputError: `shard` is not i/n.
+        """
         self.folder = None if folder is None else Path(folder)
-        self.overwrite = overwrite
+        self.overwrite, self.only, self.farm = overwrite, only, farm
+        self.shard = parse_shard(shard)
         self.hash = ""
+
+    @property
+    def shared(self) -> bool:
+        """Whether other processes write units into the folder at the same time."""
+        return self.shard.count > 1 or self.only is not None
 
     def begin(self, content: Mapping[str, Any]) -> None:
         """Go on with what the folder holds, or begin.
@@ -153,8 +191,22 @@ class Units:
         """
         if self.folder is None:
             return
-        hold_folder(prepare_folder(self.folder, ()))
         place = self.folder / UNFINISHED
+        if self.only is None:
+            hold_folder(prepare_folder(self.folder, ()), shared=self.shared)
+        if self.shared:
+            place.mkdir(exist_ok=True)
+            with alone(place):
+                self._begin(place, content)
+            if self.only is None:
+                mine = place / f".shard-{self.shard.index}-of-{self.shard.count}"
+                mine.mkdir(exist_ok=True)
+                hold_folder(mine)
+        else:
+            self._begin(place, content)
+
+    def _begin(self, place: Path, content: Mapping[str, Any]) -> None:
+        assert self.folder is not None
         content = parse_json(json_bytes(content))  # tuples are lists, as on disk
         self.hash = content_hash(content)
         known = _content_of(place)
@@ -168,18 +220,57 @@ class Units:
             known = None
         with filling(self.folder):
             if known is None:
-                remove(place)
-                place.mkdir()
+                for each in place.iterdir() if self.shared else [place]:
+                    remove(each)
+                place.mkdir(exist_ok=True)
                 record = {"format": _FORMAT, "content_sha256": self.hash, "content": content}
                 write_atomically(place / MANIFEST, sealed_json(record))
-            sweep_up(place)
+            if not self.shared:  # what is there may be another process's, at work
+                sweep_up(place)
+
+    def each(
+        self,
+        form: Form[Value],
+        jobs: dict[Key, tuple[str, Callable[[], Value]]],
+        progress: Progress = None,
+        description: str = "part",
+    ) -> dict[Key, Value]:
+        """The results, by key, of units that don't depend on each other.
+
+        Args:
+            jobs: key -> the unit's name, and how it is made; emptied on the way (jobs hold memory).
+
+        Raises:
+            Waiting: this process's shard is finished, and others are not.
+        """
+        if self.folder is not None and self.shared:
+            own = [job for place, job in enumerate(jobs.values()) if self._is_own(place, job[0])]
+            for name, make in over(progress, own, description, outer=True):
+                self.once(name, form, make)
+            if missing := self._missing(jobs):
+                raise Waiting(
+                    f"{len(own)} of {len(jobs)} parts are this shard's, and finished; {len(missing)} wait "
+                    "for the other shards"
+                )
+        elif self.farm is not None and (missing := self._missing(jobs)):
+            self.farm(missing)
+        found = {}
+        for key in over(progress, list(jobs), description, outer=True):
+            name, make = jobs.pop(key)
+            found[key] = self.once(name, form, make)
+        return found
+
+    def _missing(self, jobs: Mapping[Any, tuple[str, Any]]) -> list[str]:
+        return [name for name, _ in jobs.values() if not self._is_whole(self._place(name), name)]
+
+    def _is_own(self, place: int, name: str) -> bool:
+        return place % self.shard.count == self.shard.index - 1 if self.only is None else name in self.only
 
     def once(self, name: str, form: Form[Value], make: Callable[[], Value]) -> Value:
         """The unit's result: read, where it is there and whole, else made and kept."""
         if self.folder is None:
             return make()
-        words = re.sub(r"[^A-Za-z0-9]+", "_", name)[:80].strip("_")
-        place = self.folder / UNFINISHED / f"{words}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+        place = self._place(name)
         if self._is_whole(place, name):
             return form.load(place)
         made = make()
@@ -190,9 +281,14 @@ class Units:
             record = {"format": _FORMAT, "content_sha256": self.hash, "unit": name, "files": files}
             write_atomically(folder / MANIFEST, sealed_json(record))
 
-        with filling(self.folder):
+        with filling(self.folder), alone(place.parent) if self.shared else nullcontext():
             write_folder(place, fill)
         return form.load(place)
+
+    def _place(self, name: str) -> Path:
+        assert self.folder is not None
+        words = re.sub(r"[^A-Za-z0-9]+", "_", name)[:80].strip("_")
+        return self.folder / UNFINISHED / f"{words}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
 
     def _is_whole(self, place: Path, name: str) -> bool:
         if not place.exists() and not place.is_symlink():

@@ -126,7 +126,7 @@ def mine_pairs(
         | {"seed": seed, "batch_size": batch_size, "surroundings": surroundings(model)}
     )
     parts: list[EncodedPairs] = []
-    for _ in over(progress, range(ceil(len(pairs) / _CHUNK)), "part of the candidates"):
+    for _ in over(progress, range(ceil(len(pairs) / _CHUNK)), "part of the candidates", outer=True):
         counts = Counter(pair.family for part in parts for pair in part.pairs)
         if max_pairs is not None:
             waiting = [pair for pair in waiting if counts[pair.family] < max_pairs]

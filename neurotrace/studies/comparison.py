@@ -18,7 +18,7 @@ from neurotrace.ablation.neurons import ablate
 from neurotrace.core.errors import InputError, one_of
 from neurotrace.core.neurons import Neuron
 from neurotrace.core.pairs import PromptPair, sample_pairs, split_pairs
-from neurotrace.core.process import Progress, over
+from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import DIRECTIONS, Direction, Side
 from neurotrace.engine.turns import takes_turns
@@ -132,51 +132,76 @@ def compare(
         | {"pairs_sha256": pairs_hash(encoded), "truth": list(map(str, truth)), "settings": settings}
         | {"exact_neurons": exact_neurons, "surroundings": surroundings(model)}
     )
-    table: list[dict[str, Any]] = []
-    flips, drawn = [], []
-    kept: dict[tuple[str, str, Direction], Scores] = {}
-    counts: dict[str, tuple[int, int]] = {}
     families = list(dict.fromkeys(pair.family for pair in encoded.pairs))
-    for family in over(progress, families, "family"):
-        own = [pair for pair in encoded.pairs if pair.family == family]
-        first, second = split_pairs(own, seed=seed)
-        train = encoded.of(sample_pairs(first, train_pairs, seed=seed))
-        test = encoded.of(second)
-        counts[family] = len(train), len(test)
-        exact = {
-            (kind, way): units.once(
+    train, test = {}, {}
+    for family in families:
+        first, second = split_pairs([p for p in encoded.pairs if p.family == family], seed=seed)
+        train[family] = encoded.of(sample_pairs(first, train_pairs, seed=seed))
+        test[family] = encoded.of(second)
+    exact = units.each(
+        _TIMED,
+        {
+            (family, kind, way): (
                 f"{family}: exact, {kind} {way}",
-                _TIMED,
-                partial(_exact, model, train, kind, way.donor, exact_neurons, seed, progress),
+                partial(_exact, model, train[family], kind, way.donor, exact_neurons, seed, progress),
             )
+            for family in families
             for kind in ("patch", "mean")
             for way in DIRECTIONS
-        }
-        rows = []
-        for name, kind in over(progress, asked, "ranker"):
-            label = name if kind == "patch" else f"{name}:{kind}"
-            found = units.once(
+        },
+        progress,
+        "exact effects",
+    )
+    truths = {
+        family: {key[1:]: each for key, each in exact.items() if key[0] == family} for family in families
+    }
+    labels = {name if kind == "patch" else f"{name}:{kind}": (name, kind) for name, kind in asked}
+    ranked = units.each(
+        _RANKED,
+        {
+            (family, label): (
                 f"{family}: {label}",
-                _RANKED,
-                partial(_ranked, model, train, name, kind, exact, truth, curve_pairs),
+                partial(_ranked, model, train[family], *how, truths[family], truth, curve_pairs),
             )
-            for way, scores in zip(DIRECTIONS, found["scores"], strict=True):
-                kept[family, label, way] = replace(scores, method=label)
-            rows.append({"family": family, "ranker": label} | found["row"])
-            if curve_pairs:
-                drawn.append(found["curves"].assign(family=family, ranker=label))
-        own_scores = {key: each for key, each in kept.items() if key[0] == family}
-        rates = units.once(
-            f"{family}: flips", TABLE, partial(_flips, model, test, own_scores, sizes, positions)
+            for family in families
+            for label, how in labels.items()
+        },
+        progress,
+        "ranker",
+    )
+    kept: dict[tuple[str, str, Direction], Scores] = {
+        (family, label, way): replace(scores, method=label)
+        for (family, label), found in ranked.items()
+        for way, scores in zip(DIRECTIONS, found["scores"], strict=True)
+    }
+    flips = units.each(
+        TABLE,
+        {
+            (family,): (
+                f"{family}: flips",
+                partial(_flips, model, test[family], _of(kept, family), sizes, positions),
+            )
+            for family in families
+        },
+        progress,
+        "flips",
+    )
+    table = [
+        _with_flips(
+            {"family": family, "ranker": label} | found["row"], flips[(family,)], sizes[0], positions[0]
         )
-        flips.append(rates)
-        table += [_with_flips(row, rates, sizes[0], positions[0]) for row in rows]
+        for (family, label), found in ranked.items()
+    ]
+    drawn = [
+        found["curves"].assign(family=family, ranker=label) for (family, label), found in ranked.items()
+    ]
+    counts = {family: (len(train[family]), len(test[family])) for family in families}
     measured = int((~next(iter(exact.values()))["scores"][0].value.isnan()).sum())
     return Comparison(
         info,
         pd.DataFrame(table),
-        pd.concat(flips, ignore_index=True),
-        pd.concat(drawn, ignore_index=True) if drawn else pd.DataFrame(),
+        pd.concat(flips.values(), ignore_index=True),
+        pd.concat(drawn, ignore_index=True) if curve_pairs else pd.DataFrame(),
         kept,
         tuple(truth),
         sizes[0],
@@ -184,6 +209,10 @@ def compare(
         counts,
         settings,
     )
+
+
+def _of(kept: Mapping[tuple[str, str, Direction], Scores], family: str) -> dict[Any, Scores]:
+    return {key: each for key, each in kept.items() if key[0] == family}
 
 
 def _parse(method: str) -> tuple[str, str]:

@@ -124,7 +124,7 @@ def prove(
     proof = _Proof(ground, settings, progress)
     steps = [partial(proof.choose, fold) for fold in folds]
     steps += [partial(proof.measure_held_out, place) for place in range(len(folds))]
-    for step in over(progress, steps, "step"):
+    for step in over(progress, steps, "step", outer=True):
         step()
     applied = [replace(each, donor_mean=values_at(means, each.neurons)) for each, means in proof.applied]
     return Proved(tuple(proof.frames), tuple(proof.flips()), tuple(proof.examples), tuple(applied))

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from neurotrace.core.display import Shown, Table, View, rate
 from neurotrace.core.errors import renamed
 from neurotrace.core.pairs import PromptPair, fold_pairs
-from neurotrace.core.process import Progress, over
+from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import DIRECTIONS, Direction, spoken
 from neurotrace.engine.turns import takes_turns
@@ -199,7 +199,6 @@ def study(
     encoded = encode(model, pairs, progress=progress)
     keep_runs(model, [*encoded.memorization, *encoded.reasoning])  # together, whichever part comes first
     families = list(dict.fromkeys(pair.family for pair in encoded.pairs))
-    parts: dict[tuple[str, Direction], dict[str, Any]] = {}
     neutral_ids(model, neutral)  # before any work: what can't be read would stop it half-way,
     split_up = {}  # and so would a family that can't be split
     for family in families:
@@ -212,13 +211,15 @@ def study(
         | {"pairs_sha256": pairs_hash(encoded), "settings": asdict(settings)}
         | {"surroundings": surroundings(model)}
     )
-    for family, (own, row_folds) in over(progress, list(split_up.items()), "family"):
+    jobs: dict[tuple[str, Direction], tuple[str, Callable[[], dict[str, Any]]]] = {}
+    for family, (own, row_folds) in split_up.items():
         others = encoded.at(_elsewhere(encoded, family, seed))
         evidence = cache(partial(gather, model, own, progress=progress))  # only for what isn't finished
-        for direction in over(progress, DIRECTIONS, "direction"):
+        for direction in DIRECTIONS:
             asked = (model, own, others, evidence, family, direction, row_folds, settings, exactly)
-            make = partial(_part, *asked, progress)
-            parts[family, direction] = units.once(f"{family} {direction}", _PART, make)
+            jobs[family, direction] = f"{family} {direction}", partial(_part, *asked, progress)
+    del evidence  # the jobs have it
+    parts = units.each(_PART, jobs, progress, "family and direction")
     return Study(
         info,
         encoded,

@@ -132,7 +132,7 @@ def timeline(
         | {"pairs_sha256": json_hash([pair.__dict__ for pair in pairs])}
         | {"surroundings": surroundings() | {"device": device, "dtype": dtype}}
     )
-    for name, label in over(progress, work, "checkpoint"):
+    for name, label in over(progress, work, "checkpoint", outer=True):
         model = load_model(name, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
         info, weights = inspect_model(model), weights_hash(twin(model) or model)
         shapes.setdefault((info.n_layers, info.d_mlp), name)

@@ -11,7 +11,8 @@ manifest  everything that the numbers depend on, its hash, and the check at resu
 parts     one Parquet file per part: columns, writing, checks
 work      the model, loaded once, and the rows of any part
 driver    the loop over the missing parts of a shard
-cluster   the same on Ray workers
+crew      Ray workers that load a model once and receive part by part
+cluster   the same on them
 reading   `open_run`: the parts as one table
 
 May import: ablation and below; never rankers.

@@ -24,10 +24,10 @@ from typing import Any
 
 from neurotrace.core.errors import InputError
 from neurotrace.core.files import parse_json
+from neurotrace.folders.shards import Shard, parse_shard
 from neurotrace.sweeps.asked import Sweep, asked_of
 from neurotrace.sweeps.driver import Stop, load, sweep
 from neurotrace.sweeps.folders import Folder, open_folder
-from neurotrace.sweeps.layout import Shard, parse_shard
 from neurotrace.sweeps.locks import Held, owners
 from neurotrace.sweeps.manifest import read_manifest
 from neurotrace.sweeps.parts import present

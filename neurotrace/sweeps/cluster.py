@@ -1,40 +1,25 @@
 """The same parts on workers of a Ray cluster: each worker loads the model once and receives part by part.
 
-The driver holds the shard's lock and a queue of part numbers; only these are sent. A worker writes its
-parts itself, so `out` must be one place for all nodes. The parts of a lost worker return to the queue,
-and another worker is started. If the driver dies, its workers stop, and the next call resumes. Each
-worker has two parts assigned, so that none waits.
+A worker writes its parts itself, so `out` must be one place for all nodes. If the driver dies, the next
+call resumes.
 """
 
 from __future__ import annotations
 
-import os
-import socket
-import sys
-import time
-import warnings
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from neurotrace.core.errors import InputError, first_line
+from neurotrace.core.errors import InputError
 from neurotrace.core.process import over
+from neurotrace.folders.shards import parse_shard
 from neurotrace.sweeps.asked import Sweep
-from neurotrace.sweeps.driver import Outcome, Stop, agree, do_part, load, what_is_missing
+from neurotrace.sweeps.crew import Crew, Stop, connect, finished, wait_for_one
+from neurotrace.sweeps.driver import Outcome, agree, do_part, load, what_is_missing
 from neurotrace.sweeps.folders import Folder, open_folder
-from neurotrace.sweeps.layout import parse_shard
 from neurotrace.sweeps.locks import LOCKS, locked
 from neurotrace.sweeps.manifest import read_manifest
 from neurotrace.sweeps.parts import PARTS, part_file
-
-AHEAD = 2  # parts under way with one worker
-_LOSSES = 3  # maximum number of workers that may die of one part, or while loading the model
-_STARTS = 3  # attempts to start Ray here: its own limit of 30 seconds is too short on a busy machine
-_ANSWER = 10.0  # seconds for a cluster to accept a connection
-_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-_PATIENCE = 60.0  # seconds without any worker before a message
 
 
 class Worker:
@@ -58,49 +43,6 @@ class Worker:
         """(cells that are not finite, whether memory ran short)."""
         marked = do_part(self.work, self.folder, part)
         return marked, self.work.task.batch.held is not None
-
-
-@dataclass
-class _Crew:
-    """Workers, and the tasks of each: reference -> (worker, part; None: its start)."""
-
-    ray: Any
-    hire: Callable[[], Any]
-    under_way: dict[Any, tuple[Any, int | None]] = field(default_factory=dict)
-    ready: list[Any] = field(default_factory=list)
-    unborn: int = 0  # workers that died before they were ready
-
-    def grow(self) -> None:
-        worker = self.hire()
-        self.under_way[worker.start.remote()] = (worker, None)
-
-    def give(self, part: int, worker: Any) -> None:
-        self.under_way[worker.do.remote(part)] = (worker, part)
-
-    def load(self, worker: Any) -> int:
-        return sum(one is worker for one, _ in self.under_way.values())
-
-    def ended(self) -> list[Any]:
-        """All ended tasks; waits a second for the first. (Ray returns any of them, not the oldest.)"""
-        refs = list(self.under_way)
-        self.ray.wait(refs, num_returns=1, timeout=1.0)
-        done: list[Any] = self.ray.wait(refs, num_returns=len(refs), timeout=0)[0]
-        return done
-
-    def replace(self, worker: Any) -> list[int]:
-        """Replace a dead worker, unless workers die while loading; returns the parts that it held."""
-        own = [ref for ref, (one, _) in self.under_way.items() if one is worker]
-        held = [part for ref in own if (part := self.under_way.pop(ref)[1]) is not None]
-        self.unborn += worker not in self.ready
-        self.ready = [one for one in self.ready if one is not worker]
-        if self.unborn < _LOSSES:
-            self.grow()
-        elif not self.under_way and not self.ready:
-            raise InputError(
-                f"{self.unborn} workers died while they loaded the model: is the memory enough? Use "
-                "fewer --workers or a smaller --dtype"
-            )
-        return held
 
 
 def sweep_on_ray(
@@ -140,165 +82,32 @@ def sweep_on_ray(
     if known and not asked.threads:
         asked = replace(asked, threads=known.asked.threads)
     threads = asked.threads or 1
-    ray = _connect(address, workers * threads)
+    ray = connect(address, workers * threads)
     try:
         with locked(folder, mine) as alive:
             count = workers or max(1, int(ray.cluster_resources().get("CPU", 1)) // threads)
             remote = ray.remote(num_cpus=threads, max_restarts=0)(Worker)
             record = asked.record() | {"threads": threads}
-            crew = _Crew(ray, lambda: remote.remote(record, folder.url, trust_remote_code))
+            crew = Crew(ray, lambda: remote.remote(record, folder.url, trust_remote_code))
             for _ in range(count):
                 crew.grow()
-            _wait_for_one(crew)
+            wait_for_one(crew)
             manifest = read_manifest(folder)
             if manifest is None:
                 raise _not_shared(folder)
             missing, total = what_is_missing(folder, manifest, mine)
             marked: list[str] = []
             short, computed = False, 0
-            finished = _finished(crew, folder, missing, stop)
+            done = finished(crew, missing, stop)
             bar = over(progress, missing, "sweeping parts")
-            for _, (cells, less) in zip(bar, finished, strict=False):
+            for _, (part, (cells, less)) in zip(bar, done, strict=False):
+                if not folder.fs.exists(folder.file(part_file(part))):
+                    raise _not_shared(folder)
                 marked, short, computed = marked + cells, short or less, computed + 1
                 alive()
             return Outcome(computed, total - len(missing) + computed, total, tuple(marked), short)
     finally:
         ray.shutdown()
-
-
-def _finished(
-    crew: _Crew, folder: Folder, missing: Sequence[int], stop: Stop
-) -> Iterator[tuple[list[str], bool]]:
-    """The results of `Worker.do`, in the order in which the parts are finished."""
-    queue = deque(missing)
-    losses: Counter[int] = Counter()
-    last = time.monotonic()
-    while True:
-        stopped = stop()
-        while queue and crew.ready and not stopped:
-            worker = min(crew.ready, key=crew.load)
-            if crew.load(worker) >= AHEAD:
-                break
-            crew.give(queue.popleft(), worker)
-        wanted = [ref for ref, (_, part) in crew.under_way.items() if part is not None]
-        if not wanted and (stopped or not queue):
-            return
-        if wanted or crew.ready:
-            last = time.monotonic()
-        elif time.monotonic() - last > _PATIENCE:
-            warnings.warn(
-                "still waiting for a worker: does the cluster have free processors?", stacklevel=2
-            )
-            last = time.monotonic()
-        for ref in crew.ended():
-            if ref not in crew.under_way:  # of a worker that has just been replaced
-                continue
-            worker, part = crew.under_way[ref]
-            try:
-                result = crew.ray.get(ref)
-            except crew.ray.exceptions.RayTaskError as error:
-                raise _own(error) from None
-            except crew.ray.exceptions.RayError:  # the worker or its result is lost
-                held = crew.replace(worker)
-                queue.extendleft(reversed(held))
-                losses.update(held[:1])  # the part that it was working on
-                if held and losses[held[0]] >= _LOSSES:
-                    raise InputError(
-                        f"part {held[0]} has cost {_LOSSES} workers: is their memory enough? Run the "
-                        "same command again with another --batch or fewer --workers"
-                    ) from None
-                continue
-            del crew.under_way[ref]
-            if part is None:
-                crew.ready.append(worker)
-                continue
-            if not folder.fs.exists(folder.file(part_file(part))):
-                raise _not_shared(folder)
-            yield result
-
-
-def _wait_for_one(crew: _Crew) -> None:
-    """Wait until one worker has loaded the model and the folder has a manifest."""
-    while not crew.ready:
-        for ref in crew.ray.wait(list(crew.under_way), num_returns=1, timeout=_PATIENCE)[0]:
-            worker, _ = crew.under_way[ref]
-            try:
-                crew.ray.get(ref)
-            except crew.ray.exceptions.RayTaskError as error:
-                raise _own(error) from None
-            except crew.ray.exceptions.RayError:
-                crew.replace(worker)
-                continue
-            del crew.under_way[ref]
-            crew.ready.append(worker)
-
-
-def _connect(address: str, processors: int) -> Any:
-    import logging
-
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
-    _on_loopback(address == "local")
-    _refuse_closed(address)
-    try:
-        import ray
-    except ImportError:
-        raise InputError("--ray needs the package ray: pip install 'neurotrace-lens[ray]'") from None
-    options: dict[str, Any] = {"address": address}
-    if address == "local":
-        options |= {"include_dashboard": False, "num_cpus": processors or None}
-    for left in reversed(range(_STARTS if address == "local" else 1)):
-        try:
-            ray.init(**options, log_to_driver=False, logging_level=logging.ERROR, namespace="neurotrace")
-            break
-        except Exception as error:  # Ray raises a plain Exception for a node that starts too slowly
-            line = first_line(error)
-            ray.shutdown()
-            if left:
-                warnings.warn(f"Ray did not start ({line}), trying again", stacklevel=3)
-            elif address == "local":
-                raise InputError(
-                    f"Ray did not start on this machine, tried {_STARTS} times ({line}): is it busy? "
-                    "Run the same command again, or without --ray and with --shard"
-                ) from None
-            else:
-                raise InputError(
-                    f"no Ray cluster at {address!r} ({line}): expected local, auto, or host:port"
-                ) from None
-    return ray
-
-
-def _on_loopback(only: bool) -> None:
-    """Ray's servers of this process listen on the loopback only, or where Ray likes.
-
-    Its one switch for that is meant for Windows and macOS, where all interfaces are behind a question of
-    the firewall. It is read when Ray is imported.
-    """
-    constants: Any = sys.modules.get("ray._private.ray_constants")
-    if only:
-        os.environ[_SWITCH] = "0"
-    elif os.environ.get(_SWITCH) == "0":
-        del os.environ[_SWITCH]
-    if constants is not None and sys.platform == "linux":
-        constants.ENABLE_RAY_CLUSTER = not only
-
-
-def _refuse_closed(address: str) -> None:
-    """Raise if nobody listens at host:port; Ray itself tries for minutes."""
-    host, _, port = address.rpartition("://")[2].rpartition(":")
-    if not host or not port.isdecimal():
-        return
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER).close()
-    except (OSError, OverflowError) as error:
-        raise InputError(
-            f"no Ray cluster at {address!r} ({first_line(error)}): expected local, auto, or host:port"
-        ) from None
-
-
-def _own(error: Any) -> Exception:
-    """The error of a worker, without Ray's traceback if it is the user's mistake."""
-    cause = getattr(error, "cause", error)
-    return InputError(str(cause)) if isinstance(cause, InputError) else error
 
 
 def _not_shared(folder: Folder) -> InputError:

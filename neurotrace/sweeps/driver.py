@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 from neurotrace.core.errors import InputError
 from neurotrace.core.process import over
 from neurotrace.engine.turns import takes_turns
+from neurotrace.folders.shards import Shard, parse_shard
 from neurotrace.models.protocol import HookedModel
 from neurotrace.sweeps.asked import Sweep, pairs_of
 from neurotrace.sweeps.folders import Folder, open_folder
-from neurotrace.sweeps.layout import Shard, parse_shard
 from neurotrace.sweeps.locks import LOCKS, locked
 from neurotrace.sweeps.manifest import Manifest, read_manifest, refuse_other, write_manifest
 from neurotrace.sweeps.parts import PARTS, present, set_aside, sweep_up, write_part

@@ -17,10 +17,11 @@ from neurotrace.ablation.batch import usual_tokens
 from neurotrace.core.errors import InputError, first_line
 from neurotrace.core.files import read_json
 from neurotrace.decoding.tokenizers import split_revision
+from neurotrace.folders.shards import Shard
 from neurotrace.models.checks import refuse_absurd
 from neurotrace.sweeps.asked import Sweep, pairs_of
 from neurotrace.sweeps.cost import Cost, Shape, cost, measured_gflops, shape_of
-from neurotrace.sweeps.layout import Layout, Shard
+from neurotrace.sweeps.layout import Layout
 
 
 @dataclass(frozen=True)

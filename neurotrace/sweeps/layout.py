@@ -7,10 +7,9 @@ never spans two parts, so a part's bits do not depend on the process, on interru
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
-from neurotrace.core.errors import InputError
+from neurotrace.folders.shards import Shard
 
 PART_ROWS = 2**14
 
@@ -54,22 +53,3 @@ class Layout:
             for part in range(self.parts)
             if (part // self.slices + part % self.slices) % shard.count == shard.index - 1
         ]
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One of `count` shares of the parts, `index` from 1."""
-
-    index: int = 1
-    count: int = 1
-
-    def __str__(self) -> str:
-        return f"{self.index}/{self.count}"
-
-
-def parse_shard(text: str) -> Shard:
-    """``"2/8"``: the second of eight; `InputError` for anything else."""
-    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
-    if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise InputError(f"shard {text!r}: expected i/n with i from 1 to n, e.g. 2/8")
-    return Shard(int(match[1]), int(match[2]))

@@ -22,8 +22,8 @@ from typing import Any
 from neurotrace.core.errors import InputError
 from neurotrace.core.files import open_inside, parse_json
 from neurotrace.core.process import command_line
+from neurotrace.folders.shards import Shard
 from neurotrace.sweeps.folders import Folder
-from neurotrace.sweeps.layout import Shard
 
 LOCKS = "locks"
 _A_LOOK = 1.0  # seconds: a process that only checks a lock holds it for a moment

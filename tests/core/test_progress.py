@@ -13,8 +13,8 @@ def meter(monkeypatch):
 
 
 def test_the_share_is_that_of_the_outer_loops(meter, capsys):
-    for family in over(meter, ["a", "b"], "family"):
-        for _ in over(meter, range(5), "fold"):
+    for family in over(meter, ["a", "b"], "family", outer=True):
+        for _ in over(meter, range(5), "fold", outer=True):
             for _ in over(meter, range(4), "asking"):
                 pass
         assert meter.share() == {"a": 0.0, "b": 0.5}[family]  # an open item counts when it is finished

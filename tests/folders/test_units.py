@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import numpy as np
 import pandas as pd
@@ -14,7 +17,7 @@ import neurotrace as nt
 from neurotrace.core import writing
 from neurotrace.core.errors import InputError
 from neurotrace.folders.sealing import sealing
-from neurotrace.folders.units import ARRAYS, JSON, TABLE, Units, many, several
+from neurotrace.folders.units import ARRAYS, JSON, TABLE, Units, Waiting, many, several
 
 CONTENT = {"command": "squares", "seed": 0, "ks": (1, 2), "model": {"weights_sha256": "ab"}}
 RECORD = {"format": "neurotrace.squares/1"}
@@ -196,3 +199,70 @@ def test_values_come_back_as_they_were(tmp_path):
             assert torch.equal(was.value.view(torch.int32), now.value.view(torch.int32))
     (place,) = places(tmp_path)
     assert place.parent == tmp_path / "unfinished"
+
+
+def made(folder, log, **how):
+    """Six independent squares by `each`, and whether the call could go on to their sum."""
+    units = Units(folder, **how)
+    units.begin(CONTENT)
+
+    def square(number):
+        log.append(number)
+        return number**2
+
+    jobs = {n: (f"of {n}", lambda n=n: square(n)) for n in range(6)}
+    found = units.each(JSON, jobs)
+    assert not jobs  # a job that is done holds no memory
+    return sum(found.values())
+
+
+def in_turn(folder, how):
+    """`made` in a process of its own, as locks are a process's: its log, and its sum or None."""
+    log: list[int] = []
+    writing._held.clear()  # the parent's; a fork has none of its own
+    try:
+        return log, made(folder, log, **how)
+    except Waiting:
+        return log, None
+
+
+def elsewhere(folder, how):
+    with ProcessPoolExecutor(1, mp_context=get_context("fork")) as one:
+        return one.submit(in_turn, folder, how).result()
+
+
+def test_shards_take_their_share_and_the_last_call_takes_the_rest(tmp_path):
+    calls = [{"shard": "1/3"}, {"shard": "3/3"}, {"shard": "1/3"}, {"shard": "2/3"}, {}]
+    found = [elsewhere(tmp_path, how) for how in calls]
+    assert found == [([0, 3], None), ([2, 5], None), ([], None), ([1, 4], 55), ([], 55)]
+
+
+def test_two_of_one_shard_and_a_whole_call_beside_a_shard_are_refused(tmp_path):
+    holder = Units(tmp_path, shard="1/2")
+    holder.begin(CONTENT)
+    for how in ({"shard": "1/2"}, {}):
+        with pytest.raises(InputError, match="is being written by"):
+            elsewhere(tmp_path, how)
+    assert elsewhere(tmp_path, {"shard": "2/2"}) == ([1, 3, 5], None)
+
+
+def test_a_farm_is_sent_what_is_missing(tmp_path):
+    log, sent = [], []
+
+    def farm(names):
+        sent.append(names)
+        for name in names[:-1]:  # the last one is lost
+            with contextlib.suppress(Waiting):
+                made(tmp_path, log, only=frozenset([name]))
+
+    assert made(tmp_path, log, farm=farm) == 55
+    assert sent == [[f"of {n}" for n in range(6)]]
+    assert log == [0, 1, 2, 3, 4, 5]
+    assert made(tmp_path, log, farm=farm) == 55
+    assert len(sent) == 1
+
+
+@pytest.mark.parametrize("shard", ["0/2", "3/2", "1", "a/b"])
+def test_a_shard_is_i_of_n(shard):
+    with pytest.raises(InputError, match="expected i/n"):
+        Units("x", shard=shard)

@@ -510,8 +510,8 @@ MUTATIONS = (
     Mutation(
         "k is chosen on what is judged",
         "answers/judging.py",
-        "cells = list(data.cells(train=True).items())",
-        "cells = list(data.cells(train=False).items())",
+        "for key in (cells := data.cells(train=True)):",
+        "for key in (cells := data.cells(train=False)):",
         TRUST,
     ),
     Mutation(

@@ -14,13 +14,13 @@ from memory import peaks_in, said_by
 import neurotrace as nt
 from neurotrace.cli.plan import plan
 from neurotrace.core.errors import InputError
+from neurotrace.folders.shards import Shard
 from neurotrace.organism import folder as organism_folder
 from neurotrace.sweeps.asked import pairs_of
 from neurotrace.sweeps.cells import read_cells, run_cells, status
 from neurotrace.sweeps.cost import config_from_file, cost, growth, measured_gflops, shape_of
 from neurotrace.sweeps.estimate import estimate
 from neurotrace.sweeps.folders import open_folder
-from neurotrace.sweeps.layout import Shard
 from neurotrace.sweeps.locks import LOCKS, locked
 
 LLAMA_70B = {

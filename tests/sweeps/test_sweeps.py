@@ -25,9 +25,10 @@ from planted import PLANTED, planted_model
 
 import neurotrace as nt
 from neurotrace.core.errors import InputError
+from neurotrace.folders.shards import Shard, parse_shard
 from neurotrace.models.origins import twin
 from neurotrace.sweeps.folders import open_folder
-from neurotrace.sweeps.layout import Layout, Shard, parse_shard
+from neurotrace.sweeps.layout import Layout
 from neurotrace.sweeps.locks import LOCKS, locked, owners
 
 

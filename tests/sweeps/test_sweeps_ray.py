@@ -179,9 +179,9 @@ def test_a_closed_address_is_refused_at_once(asked, tmp_path):
 
 LOCAL = """
 import json, psutil, sys
-from neurotrace.sweeps import cluster
+from neurotrace.sweeps import crew
 if sys.argv[1] == "imported": import ray
-ray = cluster._connect("local", 1)
+ray = crew.connect("local", 1)
 ray.get(ray.remote(lambda: 1).remote())
 me = psutil.Process()
 found = [c.laddr.ip for p in [me, *me.children(recursive=True)] for c in p.net_connections("inet")

@@ -1,0 +1,139 @@
+"""What `run` and `demo` are asked, checked, and made ready: model, pairs that behave, the study to call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from neurotrace.cli.options import Source, pairs_of
+from neurotrace.cli.together import ALONE, Study, Together
+from neurotrace.core.errors import InputError
+
+if TYPE_CHECKING:
+    from neurotrace.core.pairs import PromptPair
+    from neurotrace.core.prompts import Item
+    from neurotrace.models.encoding import EncodedPairs
+    from neurotrace.models.protocol import HookedModel
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The command line's settings for the main study."""
+
+    source: Source
+    probes: Sequence[str]
+    out: Path
+    methods: Sequence[str] = ()  # empty: the study's own defaults, as below
+    interventions: Sequence[str] = ()
+    ks: Sequence[int] = ()
+    split: str = "group"
+    folds: int = 5
+    seed: int = 0
+    max_pairs: int = 0
+    at_most: int = 0
+    answers: str = "first"
+    positions: str = "read"
+    neutral: Path | None = None
+    damage_task: Path | None = None
+    chat: str | None = None
+    chat_system: str | None = None
+    together: Together = ALONE
+    as_json: bool = False
+    overwrite: bool = False
+    judge_trust: bool = False
+
+
+def check(asked: Asked) -> None:
+    if asked.folds < 2:
+        raise InputError(f"--folds {asked.folds}: expected at least 2")
+    if asked.at_most < 0:
+        raise InputError(f"--at-most {asked.at_most}: expected 0, for all, or more")
+    if asked.answers not in ("first", "whole"):
+        raise InputError(f"--answers {asked.answers}: expected first or whole")
+    if asked.positions not in ("read", "onward"):
+        raise InputError(f"--positions {asked.positions}: expected read or onward")
+    if asked.chat_system is not None and asked.chat is None:
+        raise InputError("--chat-system goes with --chat user or --chat assistant")
+    if asked.chat not in (None, "user", "assistant"):
+        raise InputError(f"--chat {asked.chat}: expected user or assistant")
+    if asked.neutral:
+        _texts(asked.neutral)
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The model, and the study of what it answers; on a Ray worker, too."""
+
+    model: HookedModel
+    study: Study  # takes `units` and `progress`
+    rendering: dict[str, Any] | None  # for a chat model
+
+    @classmethod
+    def of(cls, asked: Asked, items: Sequence[Item] = ()) -> Ready:
+        from neurotrace.core.process import bars
+        from neurotrace.interventions.benchmark import item_ids
+        from neurotrace.interventions.damage import neutral_texts
+        from neurotrace.models.encoding import encode
+        from neurotrace.studies.selection import DEFAULT_KINDS, DEFAULT_METHODS
+        from neurotrace.studies.study import study
+
+        pairs = pairs_of(asked.probes, asked.max_pairs, asked.seed)
+        loaded = asked.source.load()
+        item_ids(loaded, items)  # what can't be asked would stop the run at its end
+        rendering = None
+        if asked.chat:
+            from neurotrace.probe_sets.chat import chat_pairs, chat_record
+
+            pairs = chat_pairs(loaded, pairs, role=asked.chat, system=asked.chat_system)
+            rendering = chat_record(loaded, role=asked.chat, system=asked.chat_system)
+        studied: Sequence[PromptPair] | EncodedPairs = pairs
+        if asked.at_most:
+            from neurotrace.models.encoding import nothing_left
+            from neurotrace.probe_sets.mining import mine_pairs
+
+            mined = mine_pairs(
+                loaded,
+                pairs,
+                max_pairs=asked.at_most,
+                answers=cast(Any, asked.answers),
+                seed=asked.seed,
+                progress=bars,
+            )
+            studied = mined.encoded
+            if not len(studied):
+                raise nothing_left(asked.source.name, studied)
+        else:
+            studied = encode(loaded, pairs, answers=cast(Any, asked.answers), progress=bars)
+        texts = _texts(asked.neutral) if asked.neutral else neutral_texts(loaded)
+        call = partial(
+            study,
+            loaded,
+            studied,
+            methods=asked.methods or DEFAULT_METHODS,
+            kinds=asked.interventions or DEFAULT_KINDS,
+            ks=asked.ks or None,
+            split=asked.split,
+            folds=asked.folds,
+            seed=asked.seed,
+            neutral=texts,
+            positions=cast(Any, asked.positions),
+        )
+        return cls(loaded, call, rendering)
+
+
+def study_of(asked: Asked) -> Study:
+    """For a worker."""
+    return Ready.of(asked).study
+
+
+def _texts(path: Path) -> list[str]:
+    try:
+        lines = [line for line in path.read_text("utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--neutral {path}: can't be read as UTF-8 text ({error})") from None
+    if not lines:
+        raise InputError(f"--neutral {path}: no text in it; expected one text a line")
+    return lines
