@@ -29,10 +29,10 @@ def test_circuit_and_choice_see_no_group_that_is_judged(organism, monkeypatch):
         finally:
             choosing.pop()
 
-    def watched_asking(self, name, rows, circuits):
+    def watched_asking(self, stage, cells, circuits):
         if choosing:
-            seen["choice"] |= {self.asked.prompts[row].group for row in rows}
-        return ask(self, name, rows, circuits)
+            seen["choice"] |= {self.asked.prompts[row].group for rows in cells.values() for row in rows}
+        return ask(self, stage, cells, circuits)
 
     monkeypatch.setattr(judging, "slopes", watched_slopes)
     monkeypatch.setattr(judging, "_compared", watched_choice)
