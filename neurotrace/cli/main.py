@@ -75,7 +75,6 @@ class _Interrupt(KeyboardInterrupt):
 
 def main() -> None:
     """Entry point: one-line errors. Exit codes: 0, 1 internal error, 2 user's mistake, 130 interrupt."""
-    debug = bool(os.environ.get("NEUROTRACE_DEBUG"))
     signals: list[int] = []
 
     def interrupt(number: int, _: Any) -> None:
@@ -101,7 +100,7 @@ def main() -> None:
             sys.exit(say(told, 2) if told else 2)  # a group without a command printed its help
         if signals:  # a library that is being imported may convert the interrupt into its own error
             sys.exit(say(_INTERRUPTED, 130))
-        if debug:
+        if os.environ.get("NEUROTRACE_DEBUG"):
             raise
         what = f"{type(error).__name__}: {error} (NEUROTRACE_DEBUG=1 shows the traceback)"
         sys.exit(say(f"internal error, please report it: {what}", 1))
