@@ -186,16 +186,60 @@ def test_hover_click_keyboard_and_search_choose_a_neuron(run, opened):
     page.keyboard.press("Enter")
     page.wait_for_selector('.nt-card[data-neuron="L2.N250"]')
     text = card.inner_text()
-    for wanted in ("rank", "Exact effect on L", "recall", "think", "Neighbours by cosine"):
+    for wanted in ("rank", "Exact effect on L", "recall", "think", "Neighbours by cosine", "of 12"):
         assert wanted in text
-    column = "() => [...document.querySelectorAll('.nt-card h4 + div tbody')].at(-1)"
-    last = f"({column})().rows[0].cells[1].textContent"
+    page.locator(".nt-card summary").last.click()
+    last = "[...document.querySelectorAll('.nt-card details tbody')].at(-1).rows[0].cells[0].textContent"
     page.get_by_role("button", name="effect", exact=True).click()
     largest = page.evaluate(last)
     page.get_by_role("button", name="effect", exact=True).click()
     assert largest.startswith("+")
     assert page.evaluate(last).startswith("−")
     assert page.locator('.nt-card th[aria-sort="ascending"]').inner_text() == "effect"
+
+
+def test_the_explorer_zooms_filters_compares_and_has_an_address(run, opened):
+    page = opened(run / "report.html")
+    page.wait_for_selector(".nt-card[data-neuron] svg")
+    card, mark = page.locator(".nt-card"), page.locator(".nt-mark")
+    assert [text for text in page.locator(".nt-layers span").all_inner_texts()][:2] == ["layer 0", "1"]
+    # a card's link leads to the neuron, and the address is the neuron's
+    named = page.locator("a.neuron").nth(1)
+    named.click()
+    page.wait_for_selector(f'.nt-card[data-neuron="{named.get_attribute("href")[1:]}"]')
+    page.get_by_label("Neuron").fill("1.100")
+    page.keyboard.press("Enter")
+    page.wait_for_selector('.nt-card[data-neuron="L1.N100"]')
+    assert page.evaluate("location.hash") == "#L1.N100"
+    # the chosen neuron's own colour stays under a frame
+    page.get_by_label("Neuron").fill("L2.N12")
+    page.keyboard.press("Enter")
+    pixel = "document.querySelector('.nt-map canvas').getContext('2d').getImageData(12, 2, 1, 1).data"
+    before = page.evaluate(f"[...{pixel}]")
+    assert mark.is_visible()
+    page.locator(".nt-map canvas").focus()
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate(f"[...{pixel}]") == before
+    page.keyboard.press("+")
+    assert page.locator(".nt-ends").inner_text().split() == ["neuron", "0", "95"]
+    page.get_by_role("button", name="whole map").click()
+    assert page.locator(".nt-ends").inner_text().split() == ["neuron", "0", "383"]
+    page.get_by_label("Layer").select_option("1")
+    assert all(each.startswith("L1.") for each in page.locator(".nt-list button").all_inner_texts())
+    page.get_by_label("Sign").select_option("memory")
+    values = page.locator(".nt-list li").all_inner_texts()
+    assert values
+    assert all("+" in each for each in values)
+    page.get_by_role("button", name="keep for comparison").click()
+    page.get_by_label("Neuron").fill("L2.N250")
+    page.keyboard.press("Enter")
+    page.wait_for_selector('.nt-card[data-neuron="L2.N250"]')
+    assert "beside L2.N13" in card.inner_text()
+    page.evaluate("navigator.clipboard.writeText = async (text) => { window.taken = text; }")
+    card.get_by_role("button", name="copy as CSV").first.click()
+    taken = page.evaluate("window.taken").splitlines()
+    assert taken[0].startswith("family,direction,intervention,effect,low,high")
+    assert taken[1].startswith("arithmetic,to reasoning,patch,-")
 
 
 def made_up(layers: int, width: int, rankings: int) -> Explorer:
@@ -236,19 +280,22 @@ TIMED = """async () => {
 }"""
 
 
-@pytest.mark.parametrize(("layers", "width", "limit"), [(30, 1536, 100), (32, 16384, 1000)])
+@pytest.mark.parametrize(("layers", "width", "limit"), [(28, 8960, 50), (32, 16384, 1000)])
 def test_large_maps_answer_at_once(opened, tmp_path, layers, width, limit, record_property):
     """Measured inside the page, from the event to the card; the median of nine neurons."""
     made_up(layers, width, 6).save(tmp_path / "big.html")
     page = opened(tmp_path / "big.html")
     page.wait_for_selector(".nt-card[data-neuron]", timeout=120_000)
+    painted = float(page.get_attribute(".nt-explorer", "data-painted"))
     took = page.evaluate(TIMED)
     hover, card = np.median(np.array(took), axis=0)
     record_property("hover_ms", hover)
     record_property("card_ms", card)
-    print(f"{layers * width:,} neurons: hover {hover:.0f} ms, card {card:.0f} ms")
-    if os.environ.get("NEUROTRACE_TIMES"):  # a loaded machine proves nothing about the page
-        assert max(hover, card) < limit
+    record_property("painted_ms", painted)
+    print(f"{layers * width:,} neurons: map {painted:.0f} ms, hover {hover:.0f} ms, card {card:.0f} ms")
+    slack = 1 if os.environ.get("NEUROTRACE_TIMES") else 4  # a loaded machine proves little about the page
+    assert max(hover, card) < limit * slack
+    assert painted < 1000 * slack
 
 
 def test_scripts_in_prompts_are_text(opened, model, encoded, tmp_path):

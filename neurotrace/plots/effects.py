@@ -28,7 +28,7 @@ def plot_flips(effects: Effects, *, title: str | None = None) -> go.Figure:
 
     Drawn at first: what training pairs chose (without a study: the intervention that flips most), in the
     colour of the side that it turns answers to; random neurons, dashed grey; the loudest other control, a
-    grey mark. The button "all that was tried" shows the rest. Bands and bars are 95 % intervals.
+    grey mark. The button "show all tried" shows the rest. Bands and bars are 95 % intervals.
 
     Example::
 
@@ -73,7 +73,7 @@ def plot_flips(effects: Effects, *, title: str | None = None) -> go.Figure:
         title or (first if len(panels) == 1 else _summary(table)),
         subtitle=(f"{families[0]}, {turn_words(directions[0])}: s" if len(panels) == 1 else "S")
         + "hare of answers that become the other named answer, with 95 % intervals; grey: controls",
-        height=110 + 200 * len(families),
+        height=110 + 165 * len(families),
     )
     drawn.buttons()
     return figure
@@ -115,7 +115,7 @@ class _Drawn:
                             "args": [{"visible": first}],
                         },
                         {
-                            "label": "all that was tried",
+                            "label": "show all tried",
                             "method": "update",
                             "args": [{"visible": [True] * len(first)}],
                         },

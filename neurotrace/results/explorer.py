@@ -44,13 +44,14 @@ from neurotrace.models.origins import tokenizer_of
 from neurotrace.models.protocol import HookedModel
 from neurotrace.models.sites import unembedding
 from neurotrace.models.written import MeanWritten, mean_written
+from neurotrace.plots.words import ranker_words
 
 if TYPE_CHECKING:
     from neurotrace.studies.study import Study
 
 _FORMAT = "neurotrace.explorer/1"
 _TEMPLATES = Path(__file__).parent / "templates"
-_BINS, _TOKENS, _NEIGHBOURS = 20, 8, 8
+_BINS, _TOKENS, _NEIGHBOURS, _EXTREMES = 20, 8, 8, 3
 
 
 @dataclass(frozen=True)
@@ -160,13 +161,18 @@ def explore(
         "pairs": [_texts(pair) for pair in encoded.pairs],
         "effects": list(_effects(model, encoded, top, pairs_each, kind, progress)),
         "activations": [_histogram(activations, neuron) for neuron in top],
+        "prompts": [_extremes(activations, neuron, sorted(drawn)) for neuron in top],
         "tokens": _tokens(written, top),
         "neighbours": _neighbours(written, top),
     }
-    used = sorted({place for each in details["effects"] for place in each["pairs"]})
+    used = sorted(
+        {place for each in details["effects"] for place in each["pairs"]}
+        | {place for each in details["prompts"] for place, *_ in each}
+    )
     details["pairs"] = [details["pairs"][place] for place in used]
     for each in details["effects"]:
         each["pairs"] = [used.index(place) for place in each["pairs"]]
+    details["prompts"] = [[(used.index(p), *rest) for p, *rest in each] for each in details["prompts"]]
     parts = [(moments.mean[0], "mean"), (moments.variance[0].sqrt(), "sd")]
     parts += [(moments.mean[1], "mean"), (moments.variance[1].sqrt(), "sd")]
     return Explorer(
@@ -243,7 +249,11 @@ def _rankings(scores: Study | Scores | Sequence[Scores]) -> list[tuple[str, str,
     if not named:
         raise InputError("no scores to explore: pass nt.gradient(model, pairs) or a study")
     return [
-        (f"{prefix}{each.method}" + (f", {spoken(direction)}" if direction else ""), direction, each)
+        (
+            f"{prefix}{ranker_words(each.method)}" + (f", {spoken(direction)}" if direction else ""),
+            direction,
+            each,
+        )
         for prefix, direction, each in named
     ]
 
@@ -296,6 +306,16 @@ def _histogram(activations: Activations, neuron: Neuron) -> dict[str, Any]:
     ends = (low, high if high > low else low + 1.0)
     counts = [np.histogram(side, bins=_BINS, range=ends)[0].tolist() for side in sides]
     return dict(zip(SIDES, counts, strict=True)) | {"low": _digits(low), "high": _digits(ends[1])}
+
+
+def _extremes(
+    activations: Activations, neuron: Neuron, rows: Sequence[int]
+) -> list[tuple[int, int, float]]:
+    """(pair, side, activation) of the highest and the lowest activations; `rows`: the pairs."""
+    both = torch.cat([activations.side(side)[:, neuron.layer, neuron.index] for side in SIDES])
+    order = both.argsort(descending=True, stable=True).tolist()
+    few = list(dict.fromkeys([*order[:_EXTREMES], *order[-_EXTREMES:]]))
+    return [(rows[at % len(rows)], at // len(rows), _digits(float(both[at]))) for at in few]
 
 
 def _tokens(written: MeanWritten, top: Sequence[Neuron]) -> list[dict[str, list[tuple[str, float]]]]:

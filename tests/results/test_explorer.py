@@ -99,6 +99,20 @@ def test_the_planted_neuron_writes_for_reasoning(details, explorer):
     assert cosines == sorted(cosines, reverse=True)
 
 
+def test_prompts_at_both_ends_are_the_models(details, explorer, model, encoded):
+    at = details["places"].index(PLANTED.layer * explorer.data["width"] + PLANTED.index)
+    rows = details["prompts"][at]
+    assert [value for *_, value in rows] == sorted((value for *_, value in rows), reverse=True)
+    assert len(rows) == 6
+    assert (rows[0][1], rows[-1][1]) == (1, 0)  # silent on the side of memory
+    names = [details["pairs"][pair]["id"] for pair, *_ in rows]
+    found = nt.collect(model, encoded)
+    for name, (_, side, value) in zip(names, rows, strict=True):
+        own = found.side(("memorization", "reasoning")[side])[:, PLANTED.layer, PLANTED.index]
+        row = [pair.id for pair in encoded.pairs].index(name)
+        assert value == pytest.approx(own[row].item(), rel=1e-3)
+
+
 def test_every_ranking_has_its_say_among_the_strongest():
     first, second = torch.zeros(1, 8), torch.zeros(1, 8)
     first[0, 3], second[0, 6] = -2.0, 5.0

@@ -20,7 +20,7 @@
     data.forEach((trace, place) => { trace.visible = states[shown()].args[0].visible[place]; });
     if (button) return;
     button = document.createElement("button");
-    button.type = "button"; button.textContent = "show " + states[1].label; button.setAttribute("aria-pressed", "false");
+    button.type = "button"; button.textContent = states[1].label; button.setAttribute("aria-pressed", "false");
     button.addEventListener("click", () => {
       button.setAttribute("aria-pressed", String(!shown()));
       window.Plotly.restyle(figure.querySelector("div"), { visible: states[shown()].args[0].visible });
