@@ -51,7 +51,7 @@ def plot_transfer(
     figure = make_subplots(
         rows=deep,
         cols=columns,
-        subplot_titles=[_title(*own) for own in there],
+        subplot_titles=[_title(*own) for own in there] if len(there) > 1 else None,
         shared_xaxes=True,
         shared_yaxes=True,
         vertical_spacing=60 / (height - 130),

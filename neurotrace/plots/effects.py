@@ -188,7 +188,7 @@ def _panel(drawn: _Drawn, part: pd.DataFrame, direction: Direction) -> str:
             marker={"symbol": symbol, "size": 9, "color": CONTROL},
             hovertemplate=f"{words}, %{{x}} neurons<br>%{{y:.1%}} flipped<extra></extra>",
         )
-        if role == loudest:
+        if role == loudest and not (len(random) and rates[role] <= random["answers"].mean()):
             labels.append(
                 (float(line["k"].iloc[-1]), rates[role], f"loudest {percent(rates[role])}", False)
             )
@@ -347,7 +347,8 @@ def plot_curves(curves: pd.DataFrame, *, title: str | None = None) -> go.Figure:
     figure.update_xaxes(type="log")
     figure.update_xaxes(title="neurons", row=len(rows))
     figure.update_yaxes(range=[-0.3, 1.3])
-    figure.update_layout(legend={"orientation": "v"})
+    figure.update_layout(legend={"orientation": "h", "y": -0.3 / len(rows)})
+    figure.update_annotations(font_size=12)
     areas = curves.groupby("ranker", sort=False)[["necessity", "sufficiency"]].mean().mean(axis=1)
     found = f"{ranker_words(str(areas.idxmax()))} is highest on average" if len(areas) > 1 else ""
     return finish(

@@ -89,15 +89,15 @@ def plot_pairs(
     figure.update_layout(margin={"b": 66})
     one = kinds.iloc[0]
     flipped = int(table["answers"].sum())
+    change = f"{kind_words(one['intervention'])} of {count(int(one['k']), 'neuron')}"
     rest = sum(len(part) for part in alike[limit:])
     return finish(
         figure,
         title
         or f"{turn_words(one['direction'])}: {flipped} of {count(len(table), 'pair')} flip "
         f"({percent(flipped / len(table))})",
-        subtitle=f"{kind_words(one['intervention'])} of {count(int(one['k']), 'neuron')}. Arrows run from "
-        f"before to after; blue: the answer from memory, orange: the answer by reasoning"
-        + (f"; {count(rest, 'pair')} not shown" if rest else ""),
+        subtitle=f"By {change}. Arrows run from before to after; blue: the answer from memory, "
+        "orange: the answer by reasoning" + (f"; {count(rest, 'pair')} not shown" if rest else ""),
         height=70 + 30 * max(2, len(shown)),
     )
 

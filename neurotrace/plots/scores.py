@@ -37,7 +37,7 @@ def plot_scores(scores: Scores, *, title: str | None = None) -> go.Figure:
             zmin=-bound,
             zmax=bound,
             colorscale=SIGNED,
-            colorbar={"title": {"text": scores.unit, "side": "right"}, "thickness": 14},
+            colorbar={"thickness": 14},
             hovertemplate="L%{y}.N%{x}<br>%{z:.4f}<extra></extra>",
         )
     )
@@ -51,7 +51,7 @@ def plot_scores(scores: Scores, *, title: str | None = None) -> go.Figure:
     return finish(
         figure,
         title or told,
-        subtitle=f"Score of every neuron by {method}{signs}. Full colour at ±{bound:.3g}",
+        subtitle=f"Score of every neuron by {method}, {scores.unit}{signs}",
         height=320,
     )
 

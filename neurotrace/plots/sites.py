@@ -20,7 +20,7 @@ _SHOWN = {
 
 
 def plot_located(located: Located, *, title: str | None = None) -> go.Figure:
-    """Share of held-out answers that flip if a unit of a block takes the donor's value; bands: 95 %.
+    """Share of held-out answers that flip if a unit of a block takes the donor's value; band: 95 %.
 
     Example::
 
@@ -30,20 +30,22 @@ def plot_located(located: Located, *, title: str | None = None) -> go.Figure:
 
     table = located.table
     figure = go.Figure()
+    best = table.loc[table["answers"].idxmax()]  # its band alone: several mix to mud
     for colour, (unit, name) in zip((OTHERS[0], OTHERS[4], INK, OTHERS[1]), _SHOWN.items(), strict=True):
         own = table[table["unit"] == unit].sort_values("layer")
         layers = own["layer"].tolist()
-        figure.add_scatter(
-            x=layers + layers[::-1],
-            y=own["high"].tolist() + own["low"].tolist()[::-1],
-            fill="toself",
-            mode="lines",
-            fillcolor=fade(colour),
-            line={"width": 0},
-            hoverinfo="skip",
-            legendgroup=unit,
-            showlegend=False,
-        )
+        if unit == best["unit"]:
+            figure.add_scatter(
+                x=layers + layers[::-1],
+                y=own["high"].tolist() + own["low"].tolist()[::-1],
+                fill="toself",
+                mode="lines",
+                fillcolor=fade(colour),
+                line={"width": 0},
+                hoverinfo="skip",
+                legendgroup=unit,
+                showlegend=False,
+            )
         figure.add_scatter(
             x=layers,
             y=own["answers"],
@@ -51,8 +53,9 @@ def plot_located(located: Located, *, title: str | None = None) -> go.Figure:
             name=name,
             legendgroup=unit,
             line={"color": colour},
-            customdata=own[["effect"]],
-            hovertemplate="layer %{x}<br>%{y:.1%} flip<br>%{customdata[0]:.2f} nats<extra></extra>",
+            customdata=own[["effect", "low", "high"]],
+            hovertemplate="layer %{x}<br>%{y:.1%} flip [%{customdata[1]:.1%}, %{customdata[2]:.1%}]"
+            "<br>%{customdata[0]:.2f} nats<extra></extra>",
         )
         if own["control"].notna().any():
             figure.add_scatter(
@@ -66,12 +69,11 @@ def plot_located(located: Located, *, title: str | None = None) -> go.Figure:
     figure.update_xaxes(title="layer", dtick=max(1, int(located.table["layer"].max() + 1) // 10))
     figure.update_yaxes(title="held-out answers flipped", tickformat=".0%", range=[-0.02, 1.02])
     to = "reasoning" if located.donor == "reasoning" else "memory"
-    best = table.loc[table["answers"].idxmax()]
     what = _SHOWN.get(str(best["unit"]), str(best["unit"]))
     return finish(
         figure,
         title
         or f"The {what} of layer {int(best['layer'])} flips {percent(float(best['answers']))} to {to}",
         subtitle=f"{located.model}: held-out answers that flip when one unit of a layer takes the donor's "
-        "value; bands: 95 %",
+        "value; band: 95 %",
     )

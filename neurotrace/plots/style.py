@@ -68,7 +68,7 @@ def template() -> go.layout.Template:
         layout={
             "font": {"family": _FONT, "size": 13, "color": "#1d2430"},
             "title": {"x": 0.01, "xanchor": "left", "font": {"size": 15}},
-            "colorway": [MEMORIZED, REASONED, *OTHERS],
+            "colorway": list(OTHERS),
             "colorscale": {"diverging": [list(each) for each in SIGNED], "sequential": "Viridis"},
             "paper_bgcolor": "white",
             "plot_bgcolor": "white",
@@ -84,13 +84,14 @@ def template() -> go.layout.Template:
 def finish(figure: Any, title: str, *, subtitle: str = "", height: int = 440) -> Any:
     """The figure with template, title and subtitle, whose lines are broken; `height` is without them."""
     head, below = _lines(title, _WRAP), _lines(subtitle, _WRAP_SUB)
-    top = 34 + _LINE * len(head) + _LINE_SUB * len(below)
+    panels = 18 if len(list(figure.select_xaxes())) > 1 else 0  # their titles stand below
+    top = 34 + _LINE * len(head) + _LINE_SUB * len(below) + panels
     figure.update_layout(
         template=template(),
         title={
             "text": "<br>".join(head),
             "subtitle": {"text": "<br>".join(below), "font": {"size": 12}},
-            "y": 1 - 10 / (height + top),
+            "y": 1 - (10 + _LINE * (len(head) - 1)) / (height + top),  # of the last line
             "yref": "container",
             "yanchor": "top",
         },
@@ -129,7 +130,7 @@ def strings(figure: Any) -> list[str]:
             for name, each in node.items():
                 if name != "template":
                     walk(each, name)
-        elif isinstance(node, (list, tuple)):
+        elif isinstance(node, (list, tuple)) or hasattr(node, "ravel"):  # an array
             for each in node:
                 walk(each, key)
         elif isinstance(node, str) and key in _SHOWN:

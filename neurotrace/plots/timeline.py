@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-_PANELS = ("prompts answered correctly", "held-out answers flipped", "the top neurons")
+_PANELS = ("answered correctly", "answers flipped", "top neurons")
 # panel, column, name, colour, dash
 _LINES = (
     (1, "recalls", "recalls", MEMORIZED, "solid"),
@@ -78,8 +78,9 @@ def plot_timeline(table: pd.DataFrame, *, title: str | None = None) -> go.Figure
             )
     order = list(dict.fromkeys(table["checkpoint"]))
     figure.update_xaxes(type="category", categoryorder="array", categoryarray=order, tickangle=-45)
+    figure.update_annotations(font_size=12)
     figure.update_yaxes(range=[-0.03, 1.05])
-    figure.update_layout(legend={"orientation": "h", "y": -0.2 / len(families) - 0.08})
+    figure.update_layout(legend={"orientation": "h", "y": -0.5 / len(families)})
     last = table[table["checkpoint"] == order[-1]]
     flips = last[["flips_to_reasoning", "flips_to_memorization"]].min(axis=1)
     told = ", ".join(
@@ -89,5 +90,5 @@ def plot_timeline(table: pd.DataFrame, *, title: str | None = None) -> go.Figure
         figure,
         title or (f"At the last checkpoint both ways flip at least: {told}" if told else "Along training"),
         subtitle="Accuracy, flips of held-out answers with 95 % bands, and how far the top neurons agree",
-        height=130 + 250 * len(families),
+        height=180 + 220 * len(families),
     )

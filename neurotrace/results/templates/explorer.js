@@ -126,7 +126,7 @@ function neurotraceExplorer(root, data) {
     canvas.width = across; canvas.height = data.layers;
     const high = Math.max(3, Math.min(26, Math.floor(420 / data.layers)));
     canvas.style.height = `${high * data.layers}px`;
-    const image = canvas.getContext("2d").createImageData(across, data.layers);
+    const image = canvas.getContext("2d", { willReadFrequently: true }).createImageData(across, data.layers);
     for (let layer = 0; layer < data.layers; layer++) for (let x = 0; x < across; x++) {
       const row = layer * data.width + start, from = Math.floor((x * wide) / across), to = Math.floor(((x + 1) * wide) / across);
       let best = row + from;
