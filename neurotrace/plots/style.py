@@ -130,7 +130,9 @@ def strings(figure: Any) -> list[str]:
             for name, each in node.items():
                 if name != "template":
                     walk(each, name)
-        elif isinstance(node, (list, tuple)) or hasattr(node, "ravel"):  # an array
+        elif hasattr(node, "tolist"):  # an array
+            walk(node.tolist(), key)
+        elif isinstance(node, (list, tuple)):
             for each in node:
                 walk(each, key)
         elif isinstance(node, str) and key in _SHOWN:
