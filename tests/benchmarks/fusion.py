@@ -1,0 +1,129 @@
+"""Deep fusion at length: `planted` informativeness, and real modalities with the strongest `missing`.
+
+    python tests/benchmarks/fusion.py planted --out runs/fusion-planted.csv
+    python tests/benchmarks/fusion.py missing --out runs/fusion-missing.csv [--folder FASHION_MNIST]
+    python tests/benchmarks/fusion.py summary --out runs/fusion-missing.csv
+
+Rows that are in the table already are not computed again, so a run that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import spearmanr, t as student
+from sklearn.metrics import log_loss, roc_auc_score
+
+from neurotrace.detectors.judging import ece
+from neurotrace.fusion import DeepFusion
+from neurotrace.fusion.modalities import modalities
+from neurotrace.fusion.planted import planted_views
+from neurotrace.fusion.rivals import WEIGHINGS, Rival
+
+SPOIL = (0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 1.0)
+SETTINGS, SEEDS, ROWS = 24, 5, 700
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("what", choices=["planted", "missing", "summary"])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--folder", type=Path, help="Fashion-MNIST; without it, digits only.")
+    asked = parser.parse_args()
+    if asked.what == "summary":
+        summary(pd.read_csv(asked.out))
+        return
+    asked.out.parent.mkdir(parents=True, exist_ok=True)
+    done = pd.read_csv(asked.out) if asked.out.is_file() else pd.DataFrame()
+    for keys, rows in planted() if asked.what == "planted" else missing(asked.folder):
+        if len(done) and (done[list(keys)] == pd.Series(keys)).all(axis=1).any():
+            continue
+        done = pd.concat([done, pd.DataFrame([keys | row for row in rows()])], ignore_index=True)
+        done.round(4).to_csv(asked.out, index=False)
+        print(done.tail(1).to_string(header=False), flush=True)
+    summary(done)
+
+
+def planted() -> Iterator[tuple[dict[str, Any], Any]]:
+    """A row a view: the share of rows on which it is noise, its weight, what it adds, AUROC of its strength
+    for the rows on which it is noise (held-out)."""
+    rng = np.random.default_rng(0)
+    for setting in range(SETTINGS):
+        spoil = rng.choice(SPOIL, 4, replace=False)
+
+        def rows(setting: int = setting, spoil: Any = spoil) -> list[dict[str, Any]]:
+            drawn = planted_views(spoil, rows=ROWS + 400, seed=setting)
+            fusion = DeepFusion(folds=2, seed=setting)
+            fusion.fit({name: view[:ROWS] for name, view in drawn.views.items()}, drawn.y[:ROWS])
+            each = fusion.input_weights({name: view[ROWS:] for name, view in drawn.views.items()})
+            table = fusion.weights()
+            for place, name in enumerate(table["view"]):
+                spoilt = drawn.spoilt[ROWS:, place]
+                strength = each.loc[each["view"] == name, "strength"]
+                mixed = 0 < spoilt.mean() < 1
+                table.loc[place, "auroc"] = roc_auc_score(spoilt, -strength) if mixed else np.nan
+            table["spoil"] = spoil
+            table["planted"] = (1 - spoil) / (1 - spoil).sum()
+            return table.to_dict("records")
+
+        yield {"setting": setting}, rows
+
+
+def missing(folder: Path | None) -> Iterator[tuple[dict[str, Any], Any]]:
+    """A row a method: accuracy, ECE and log-loss with all views, and with the strongest one missing."""
+    methods: dict[str, Any] = {"deep product": DeepFusion(), "deep mixture": DeepFusion("mixture")}
+    methods |= {weighing: Rival(weighing) for weighing in WEIGHINGS}
+    for things in ("digits", "clothes") if folder else ("digits",):
+        for seed in range(SEEDS):
+
+            def rows(things: str = things, seed: int = seed) -> list[dict[str, Any]]:
+                train, test = modalities(things, snr=-6, seed=seed, folder=folder)
+                found = []
+                # which view is the strongest is read off experts trained apart, on training rows' folds
+                first = DeepFusion(seed=seed).fit(train.views, train.y)
+                strong = str(first.weights().set_index("view")["weight"].idxmax())
+                rest = {name: view for name, view in test.views.items() if name != strong}
+                for name, method in methods.items():
+                    fitted = method.set_params(seed=seed).fit(train.views, train.y)
+                    whole, less = fitted.predict_proba(test.views), fitted.predict_proba(rest)
+                    row: dict[str, Any] = {"method": name, "strongest": strong}
+                    found.append(row | judged(whole, test.y, "all") | judged(less, test.y, "missing"))
+                return found
+
+            yield {"things": things, "seed": seed}, rows
+
+
+def judged(p: Any, y: Any, name: str) -> dict[str, float]:
+    right = p.argmax(axis=1) == y
+    return {
+        f"accuracy {name}": right.mean(),
+        f"ece {name}": ece(p.max(axis=1), right.astype(int)),
+        f"log loss {name}": log_loss(y, p, labels=range(p.shape[1])),
+    }
+
+
+def summary(table: pd.DataFrame) -> None:
+    if "planted" in table:
+        pooled = spearmanr(table["planted"], table["weight"])[0]
+        within = table.groupby("setting").apply(lambda t: spearmanr(t["planted"], t["weight"])[0])
+        print(f"Spearman {pooled:.3f} over all, {within.min():.2f} to {within.max():.2f} within settings")
+        print(f"weight of noise: at most {table.loc[table['spoil'] == 1, 'weight'].abs().max():.4f}")
+        print(table.groupby("spoil")[["weight", "adds", "auroc"]].mean().round(3).to_string())
+        return
+    names = [name for name in table if name.split()[0] in ("accuracy", "ece", "log")]
+    print(table.groupby(["things", "method"], sort=False)[names].mean().round(3).to_string())
+    for things, part in table.groupby("things"):
+        wide = part.pivot(index="seed", columns="method", values="accuracy missing")
+        for name in wide.drop(columns="deep product"):
+            gain = wide["deep product"] - wide[name]
+            half = student.ppf(0.975, len(gain) - 1) * gain.std() / np.sqrt(len(gain))
+            print(f"{things}: deep product − {name}: {gain.mean():+.3f} ± {half:.3f}")
+
+
+if __name__ == "__main__":
+    main()
