@@ -260,7 +260,8 @@ def _show(summary: dict[str, Any], out: Path, inside: Path | None, dropped: Sequ
         )
     )
     chosen = [flip for flip in summary["flips"] if flip["selected"]]
-    terminal.print(plain(_stated(chosen)))
+    for stated in _stated(chosen):
+        terminal.print(plain(stated))
     if side := summary.get("benchmark"):
         after = (
             f"{each['accuracy']:.1%} ({each['family']} {spoken(each['direction'])})"
@@ -268,13 +269,13 @@ def _show(summary: dict[str, Any], out: Path, inside: Path | None, dropped: Sequ
         )
         terminal.print(plain(f"{side['file']}: accuracy {side['before']:.1%} before, {', '.join(after)}"))
     for verdict in verdicts_of(summary["flips"]).values():
-        terminal.print(plain(str(verdict)))
+        terminal.print(plain(verdict.brief))
     if inside:
         terminal.print(plain(f"trust: {inside / 'circuit.safetensors'}, for neurotrace trust --circuit"))
     terminal.print(plain(f"report: {out / 'report.html'}"))
 
 
-def _stated(chosen: Sequence[dict[str, Any]]) -> str:
+def _stated(chosen: Sequence[dict[str, Any]]) -> list[str]:
     """Largest control, resolution of the choice and regret, in a line each."""
     worst = max(max(flip["controls_worst"].values()) for flip in chosen)
     p = max(flip["random_p"] for flip in chosen)
@@ -286,7 +287,7 @@ def _stated(chosen: Sequence[dict[str, Any]]) -> str:
     ]
     if regrets:
         lines.append(f"regret: at most {max(regrets):.1%} of held-out answers (biased upwards)")
-    return "\n".join(lines)
+    return lines
 
 
 def _organism_probes() -> tuple[str, ...]:

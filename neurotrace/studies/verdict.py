@@ -75,6 +75,13 @@ class Verdict:
         said = "; ".join((*self.why, *filter(None, [self.settles])))
         return f"{self.family}: {self.sentence}" + (f" ({said})" if said else "")
 
+    @property
+    def brief(self) -> str:
+        """For a terminal: the first reason, the number of the others, what would settle it."""
+        more = f"and {len(self.why) - 1} more" if len(self.why) > 1 else ""
+        said = "; ".join(filter(None, [*self.why[:1], more, self.settles]))
+        return f"{self.family}: {self.sentence}" + (f" ({said})" if said else "")
+
     def record(self) -> dict[str, Any]:
         """For `summary.json`."""
         return {"word": self.word, "sentence": self.sentence, "why": list(self.why), "pairs": self.pairs}

@@ -24,6 +24,8 @@ AHEAD = 2  # parts under way with one worker
 _LOSSES = 3  # maximum number of workers that may die of one part, or while loading the model
 _STARTS = 3  # attempts to start Ray here: its own limit of 30 seconds is too short on a busy machine
 _ANSWER = 10.0  # seconds for a cluster to accept a connection
+_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))  # of HTTP/2
+_SETTINGS = b"\x04"  # the type of the frame that answers
 _SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 _PATIENCE = 60.0  # seconds without any worker before a message
 
@@ -188,12 +190,16 @@ def _on_loopback(only: bool) -> None:
 
 
 def _refuse_closed(address: str) -> None:
-    """Raise if nobody listens at host:port; Ray itself tries for minutes."""
+    """Raise if nobody listens at host:port, or no gRPC server as Ray's are; Ray tries for minutes."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if not host or not port.isdecimal():
         return
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER).close()
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER) as there:
+            there.sendall(_HELLO)
+            frame = there.recv(9)
+            if frame[3:4] != _SETTINGS:
+                raise OSError("what answers there is not Ray")
     except (OSError, OverflowError) as error:
         raise InputError(
             f"no Ray cluster at {address!r} ({first_line(error)}): expected local, auto, or host:port"

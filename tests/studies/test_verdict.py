@@ -114,6 +114,14 @@ def test_every_word_has_a_sentence_that_tells_it_apart(word):
     assert all(not other.startswith(SENTENCES[word]) for other in others)
 
 
+def test_a_terminal_shows_one_reason_and_counts_the_others():
+    unsettled = said((0.92, 0.87, 0.96), control=(0.04, 0.01, 0.09))
+    assert len(unsettled.why) == 2
+    assert unsettled.brief.count("expected") == 1
+    assert "; and 1 more; some " in unsettled.brief
+    assert said().brief == str(said()) == f"f: {SENTENCES['decides']}"
+
+
 def test_few_pairs_say_nothing_whatever_their_rates():
     few = said(groups=9)
     assert (few.word, few.few, few.settles) == ("undecided", True, "")

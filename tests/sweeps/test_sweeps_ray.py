@@ -6,6 +6,7 @@ import json
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from ray_stand_in import StandIn
 
 import neurotrace as nt
 from neurotrace.core.errors import InputError
+from neurotrace.sweeps import crew
 from neurotrace.sweeps.folders import open_folder
 from neurotrace.sweeps.manifest import read_manifest
 from neurotrace.sweeps.parts import present
@@ -175,6 +177,24 @@ def test_a_closed_address_is_refused_at_once(asked, tmp_path):
             with pytest.raises(InputError, match="no Ray cluster at"):
                 nt.sweep_on_ray(asked, tmp_path / "run", address=address)
             assert time.monotonic() - start < 15
+
+
+@pytest.mark.parametrize("words", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
+def test_a_port_where_something_else_answers_is_refused(asked, tmp_path, monkeypatch, words):
+    monkeypatch.setattr(crew, "_ANSWER", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+
+        def answer():
+            there, _ = other.accept()
+            with there:
+                there.sendall(words)
+                there.recv(1000)
+                time.sleep(1.0 if not words else 0.0)  # silence, too, ends
+
+        threading.Thread(target=answer, daemon=True).start()
+        with pytest.raises(InputError, match=r"not Ray|timed out"):
+            nt.sweep_on_ray(asked, tmp_path / "run", address=f"127.0.0.1:{port}")
 
 
 LOCAL = """
