@@ -311,7 +311,7 @@ def _falls(
 def _random_like(model: HookedModel, circuit: Circuit, seed: int) -> Circuit:
     """As many other neurons in each layer, assigned at random to memory and reasoning."""
     info = inspect_model(model)
-    blank = Scores("random", torch.zeros(info.n_layers, info.d_mlp))
+    blank = Scores("random", torch.zeros(info.n_layers, info.d_mlp), provenance=info.naming)
     drawn = blank.random_like((*circuit.memory, *circuit.reasoning), seed=seed)
     order = torch.randperm(len(drawn), generator=torch.Generator().manual_seed(seed)).tolist()
     mixed = tuple(drawn[place] for place in order)

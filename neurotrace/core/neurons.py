@@ -106,6 +106,15 @@ class Experts:
         experts, width, _ = self.blocks[neuron.layer]
         return min(neuron.index // width, experts) if width else 0
 
+    def peers(self, neuron: Neuron) -> range:
+        """The indices of the neurons of its expert, itself included: whence its controls are drawn."""
+        experts, width, shared = self.blocks[neuron.layer]
+        expert = self.expert_of(neuron)
+        end = experts * width
+        return (
+            range(end, end + shared) if expert == experts else range(expert * width, (expert + 1) * width)
+        )
+
     def exists(self, neuron: Neuron) -> bool:
         """Whether there is such a neuron: blocks with fewer end before the longest."""
         experts, width, shared = self.blocks[neuron.layer]
@@ -148,6 +157,11 @@ class NeuronSet(tuple[Neuron, ...]):
         named = " ".join(self[:8].names)
         more = f" … ({len(self)} neurons)" if len(self) > 8 else ""
         return f"<{named}{more}{f', {spoken(self.direction)}' if self.direction else ''}>"
+
+
+def places_like(neuron: Neuron, width: int, experts: Experts | None = None) -> range:
+    """The indices among which a control of this neuron is drawn: its layer's, or its expert's."""
+    return range(width) if experts is None else experts.peers(neuron)
 
 
 def by_layer(neurons: tuple[Neuron, ...]) -> dict[int, list[int]]:

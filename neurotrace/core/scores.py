@@ -21,7 +21,7 @@ from torch import Tensor
 from neurotrace.core.display import Bar, Shown, Table, View
 from neurotrace.core.errors import InputError
 from neurotrace.core.files import read_tensors
-from neurotrace.core.neurons import NEURON_DEFINITION, Experts, Neuron, NeuronSet
+from neurotrace.core.neurons import NEURON_DEFINITION, Experts, Neuron, NeuronSet, places_like
 from neurotrace.core.sides import DIRECTIONS, Direction, spoken
 from neurotrace.core.writing import save_whole
 
@@ -113,18 +113,25 @@ class Scores(Shown):
         return NeuronSet(found, to, self.experts)
 
     def random_like(self, neurons: Iterable[Neuron], *, seed: int) -> NeuronSet:
-        """Random other neurons, as many in each layer, without replacement, with the same direction."""
+        """Random other neurons, as many in each layer, without replacement, with the same direction.
+
+        In a mixture of experts as many in each expert, which is then used as often.
+        """
         direction = getattr(neurons, "direction", None)
         chosen = tuple(neurons)
         generator = torch.Generator().manual_seed(seed)
         drawn: list[Neuron] = []
-        for layer in sorted({neuron.layer for neuron in chosen}):
-            taken = [neuron.index for neuron in chosen if neuron.layer == layer]
-            free = torch.ones(self.value.shape[1], dtype=torch.bool)
+        width = self.value.shape[1]
+        like = [(neuron.layer, places_like(neuron, width, self.experts)) for neuron in chosen]
+        for layer, among in sorted(set(like), key=lambda each: (each[0], each[1].start)):
+            taken = [neuron.index for neuron in chosen if neuron.layer == layer and neuron.index in among]
+            free = torch.zeros(width, dtype=torch.bool)
+            free[among.start : among.stop] = True
             free[taken] = False
             places = free.nonzero()[:, 0]
             if len(places) < len(taken):
-                raise InputError(f"layer {layer} has too few other neurons to draw {len(taken)}")
+                where = self.name(Neuron(layer, taken[0])).rpartition(".N")[0].removeprefix("L")
+                raise InputError(f"layer {where} has too few other neurons to draw {len(taken)}")
             order = torch.randperm(len(places), generator=generator)[: len(taken)]
             drawn += [Neuron(layer, int(places[place])) for place in order]
         return NeuronSet(drawn, direction, self.experts)

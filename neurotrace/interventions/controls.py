@@ -9,6 +9,7 @@ amount. It is measured on the same held-out pairs:
     low_rho      neurons of the same layers out of the tenth with the lowest |rho|, moved likewise
     other_donor  the same patch with the values of another pair (other answers, same behaviour)
 
+In a mixture of experts, "of the same layers" reads "of the same experts", which are then used as often.
 The first four test whether any change of this size flips answers. The last tests whether this item's
 answer is copied or the behaviour is transferred; it is reported separately.
 """
@@ -26,7 +27,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from neurotrace.core.errors import InputError
-from neurotrace.core.neurons import Neuron, by_layer
+from neurotrace.core.neurons import Experts, Neuron, places_like
 from neurotrace.core.scores import Scores
 from neurotrace.core.statistics import share_interval
 from neurotrace.interventions.intervention import Intervention, make
@@ -58,12 +59,13 @@ def controls_for(
     for seed in seeds:
         of_draw = []
         if "norm" in roles:
-            near = norm_matched(intervention, reference.norms, seed=seed)
+            near = norm_matched(intervention, reference.norms, seed=seed, experts=reference.experts)
             of_draw.append(same_shift(intervention, near, reference, role="norm"))
         if "sign" in roles:
             of_draw.append(random_signs(intervention, seed=seed))
         if "low_rho" in roles:
-            low = low_correlation(intervention, reference.moments.rho, seed=seed)
+            rho = reference.moments.rho
+            low = low_correlation(intervention, rho, seed=seed, experts=reference.experts)
             of_draw.append(same_shift(intervention, low, reference, role="low_rho"))
         if "random" in roles:
             made += random_controls(intervention, reference, seeds=(seed,))
@@ -77,7 +79,8 @@ def random_controls(
     intervention: Intervention, reference: Reference, *, seeds: Sequence[int]
 ) -> list[Intervention]:
     """The same intervention on random neurons of the same layers, once a seed (its `draw`)."""
-    blank = Scores("random", torch.zeros_like(reference.norms))
+    record = {} if reference.experts is None else {"experts": reference.experts.blocks}
+    blank = Scores("random", torch.zeros_like(reference.norms), provenance=record)
     return [
         replace(
             random_control(intervention, blank.random_like(intervention.neurons, seed=seed), reference),
@@ -159,7 +162,11 @@ def on_others(
 
 
 def norm_matched(
-    intervention: Intervention, norms: Float[Tensor, "layer neuron"], *, seed: int
+    intervention: Intervention,
+    norms: Float[Tensor, "layer neuron"],
+    *,
+    seed: int,
+    experts: Experts | None = None,
 ) -> tuple[Neuron, ...]:
     """For each neuron another of its layer with a similar `Reference.norms`, of the ten nearest."""
     generator = torch.Generator().manual_seed(seed)
@@ -167,7 +174,8 @@ def norm_matched(
     drawn: list[Neuron] = []
     for neuron in intervention.neurons:
         distance = (norms[neuron.layer] - norms[neuron.layer, neuron.index]).abs()
-        order = distance.argsort()[: 10 + len(taken)].tolist()
+        among = places_like(neuron, norms.shape[1], experts)
+        order = (distance[among.start : among.stop].argsort() + among.start)[: 10 + len(taken)].tolist()
         near = (place for place in order if Neuron(neuron.layer, place) not in taken)
         free = list(islice(near, 10))
         if not free:
@@ -179,26 +187,31 @@ def norm_matched(
 
 
 def low_correlation(
-    intervention: Intervention, rho: Float[Tensor, "layer neuron"], *, seed: int
+    intervention: Intervention,
+    rho: Float[Tensor, "layer neuron"],
+    *,
+    seed: int,
+    experts: Experts | None = None,
 ) -> tuple[Neuron, ...]:
-    """As many neurons in each layer, drawn from the tenth with the lowest |rho|."""
+    """As many neurons in each layer (expert), drawn from the tenth with the lowest |rho|."""
     generator = torch.Generator().manual_seed(seed)
-    taken = set(intervention.neurons)
-    drawn: list[Neuron] = []
-    for layer, places in by_layer(intervention.neurons).items():
-        own = {neuron.index for neuron in taken if neuron.layer == layer}
-        free = rho.shape[1] - len(own)
-        most = max(len(places), free // 10)
+    like = [(n.layer, places_like(n, rho.shape[1], experts)) for n in intervention.neurons]
+    by: dict[tuple[int, range], list[Neuron]] = {}
+    for layer, among in sorted(set(like), key=lambda each: (each[0], each[1].start)):
+        own = {n.index for n in intervention.neurons if n.layer == layer and n.index in among}
+        places = like.count((layer, among))
+        free = len(among) - len(own)
+        most = max(places, free // 10)
         # as many more as may be taken
-        order = rho[layer].abs().argsort()[: most + len(own)].tolist()
+        quiet = rho[layer, among.start : among.stop].abs().argsort() + among.start
+        order = quiet[: most + len(own)].tolist()
         pool = [place for place in order if place not in own][:most]
-        if len(pool) < len(places):
+        if len(pool) < places:
             raise InputError(f"layer {layer} has too few neurons besides the selected ones")
-        picks = torch.randperm(len(pool), generator=generator)[: len(places)].tolist()
-        drawn += [Neuron(layer, pool[pick]) for pick in picks]
+        picks = torch.randperm(len(pool), generator=generator)[:places].tolist()
+        by[layer, among] = [Neuron(layer, pool[pick]) for pick in picks]
     # in the order of the neurons that they replace
-    by = {layer: [n for n in drawn if n.layer == layer] for layer in {n.layer for n in drawn}}
-    return tuple(by[neuron.layer].pop() for neuron in intervention.neurons)
+    return tuple(by[each].pop() for each in like)
 
 
 @dataclass(frozen=True)

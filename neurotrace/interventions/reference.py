@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from neurotrace.core.errors import InputError
+from neurotrace.core.neurons import Experts
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress
 from neurotrace.core.sides import SIDES
@@ -35,6 +36,7 @@ class Reference:
     spread: Float[Tensor, "side layer neuron"]
     norms: Float[Tensor, "layer neuron"]  # ||what it writes||, `models/written.py`
     logit_difference: Float[Tensor, " side"]  # mean L, nats
+    experts: Experts | None = None  # of a mixture, among whose neurons controls are drawn
 
     @property
     def gap(self) -> float:
@@ -51,6 +53,7 @@ class Evidence:
 
     norms: Float[Tensor, "pair layer neuron"]  # ||what it writes||; one row: the same in every run
     logit_difference: Float[Tensor, "side pair"]
+    experts: Experts | None = None
 
     def moments(self, rows: Sequence[int]) -> Moments:
         values = self.activations.values[:, list(rows)]
@@ -71,6 +74,7 @@ class Evidence:
             spread,
             over_pairs(norms),
             self.logit_difference[:, index].mean(dim=1),
+            self.experts,
         )
 
 
@@ -97,7 +101,9 @@ def gather(
             slopes[place, rows] = slope
     differences = [encoded.behaviour(side).logit_difference for side in SIDES]
     norms = pair_norms(model, encoded, progress=progress)
-    return Evidence(Activations(values, encoded.pairs), slopes, norms, torch.stack(differences))
+    return Evidence(
+        Activations(values, encoded.pairs), slopes, norms, torch.stack(differences), info.experts
+    )
 
 
 @takes_turns

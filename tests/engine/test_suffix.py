@@ -14,11 +14,18 @@ from torch import nn
 
 from neurotrace.engine import proof
 from neurotrace.engine.engine import Edit
+from neurotrace.engine.experts import install
 from neurotrace.engine.modules import bf16_missing
-from neurotrace.engine.parts import find_parts
+from neurotrace.engine.parts import find_blocks, find_parts
 
 LENGTH = 14
-SERVED = [name for name, each in FAMILIES.items() if each.path in ("shared", "frozen")]
+SPARSE = {name for name, each in FAMILIES.items() if any("expert" in key for key in each.options)}
+SERVED = [
+    name
+    for name, each in FAMILIES.items()
+    if each.path in ("shared", "frozen")
+    and (name not in SPARSE or name in ("mixtral", "qwen2_moe", "deepseek_v3"))  # nightly: the others
+]
 
 
 def slow(model: nn.Module, ids: torch.Tensor, edits: list[Edit], positions: list[int]):
@@ -66,6 +73,7 @@ def engines():
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 model = build(name)
+                install(model, list(find_blocks(model)))
                 made[name] = (model, proof.engine(model))
             assert (FAMILIES[name].path == "shared") == (
                 not any("suffix engine" in str(w.message) for w in caught)
