@@ -82,6 +82,7 @@ if TYPE_CHECKING:
     from neurotrace.models.encoding import EncodedPairs as EncodedPairs, encode as encode
     from neurotrace.models.hooks import ModelInfo as ModelInfo, inspect_model as inspect_model
     from neurotrace.models.loading import load_model as load_model
+    from neurotrace.models.origins import routing as routing
     from neurotrace.plots.detectors import (
         plot_sites as plot_sites,
         plot_transfer as plot_transfer,
@@ -178,6 +179,7 @@ _HOME = {
     "core.pairs": ("Fold", "PromptPair", "fold_pairs", "load_pairs", "split_pairs"),
     "core.prompts": ("Prompt", "load_prompts", "prompts_of"),
     "models.loading": ("load_model",),
+    "models.origins": ("routing",),
     "models.hooks": ("ModelInfo", "inspect_model"),
     "models.encoding": ("EncodedPairs", "encode"),
     "probe_sets.mining": ("Mined", "mine_pairs"),

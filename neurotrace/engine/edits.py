@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from neurotrace.engine.attention import Prefix
+from neurotrace.engine.experts import Sent
 
 Path = Literal["shared", "frozen", "naive"]
 PATHS: tuple[Path, ...] = ("shared", "frozen", "naive")
@@ -31,7 +32,7 @@ class Run:
         start: the first recomputed position; the prefix is what lies before it.
         path: the engine's method for this run.
         inputs: for each block, Float[Tensor, "prompt position neuron"] at `positions`.
-        factors: for each block of a mixture, Float[Tensor, "prompt position column"] (`experts.Neurons`).
+        sent: for each block of a mixture, where its router sends tokens (`experts.Sent`).
         hidden: Float[Tensor, "prompt d_model"], the unembedding's input at the last position;
             "prompt read d_model" at the last `read` positions, if `read` is above 1.
     """
@@ -48,7 +49,7 @@ class Run:
     linears: dict[nn.Module, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
     places: Tensor | None = field(default=None, repr=False)  # "prompt": of the last token, if they differ
     read: int = 1
-    factors: tuple[Tensor, ...] = field(default=(), repr=False)
+    sent: tuple[Sent, ...] = field(default=(), repr=False)
 
     @property
     def activations(self) -> Tensor:

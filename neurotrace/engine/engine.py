@@ -47,7 +47,7 @@ from torch import Tensor, nn
 
 from neurotrace.engine.attention import Prefix, PrefixError, attention_shared, spread
 from neurotrace.engine.edits import Edit, Map, Path, Run, affine, affine_by_layer, together
-from neurotrace.engine.experts import Neurons, only_routed, where_routed
+from neurotrace.engine.experts import Neurons, frozen, only_routed, where_routed
 from neurotrace.engine.modules import Delta, Forward, fused
 from neurotrace.engine.parts import Parts, always, hooked, overridden, rows_at
 
@@ -86,6 +86,7 @@ class Engine:
         self.early: Path | None = None  # the method for earlier positions, once checked
         self.prove_early = prove_early  # finds it; without one, only the last position works
         self.rivals: dict[int, None] = {}  # tokens that were on top, for `metrics.is_top`
+        self.routing: Literal["free", "frozen"] = "free"  # of a mixture's changed rows
         self.kept: Any = None  # clean runs, while `kept.keeping` is on
 
     @property
@@ -150,13 +151,13 @@ class Engine:
             prefix = Prefix(cache.layers, shared=path == "shared")
         shape = len(ids), ids.shape[1] - start
         where = torch.tensor(positions, device=ids.device) - start
-        inputs, outputs, calls, factors = [], [], [], []
+        inputs, outputs, calls, sent = [], [], [], []
         both: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
 
         def see_input(module: nn.Module, args: tuple, _: dict) -> None:
             inputs.append(args[0].reshape(*shape, -1)[:, where])
             if isinstance(module, Neurons):
-                factors.append(module.factors.reshape(*shape, -1)[:, where])
+                sent.append(module.sent(shape, where))
 
         def see_both(module: nn.Module, args: tuple, y: Tensor) -> None:
             pair = args[0].reshape(*shape, -1).clone(), y.reshape(*shape, -1).clone()
@@ -171,10 +172,8 @@ class Engine:
         if len(inputs) != len(self.parts.blocks):
             raise PrefixError(f"{len(inputs)} of {len(self.parts.blocks)} projections were called")
         once = {module: seen[0] for module, seen in both.items() if len(seen) == 1}
-        kept = (prefix, tuple(outputs), tuple(calls), once)
-        return Run(
-            ids, positions, start, path, tuple(inputs), hidden, *kept, read=read, factors=tuple(factors)
-        )
+        kept = (prefix, tuple(outputs), tuple(calls), once, None, read, tuple(sent))
+        return Run(ids, positions, start, path, tuple(inputs), hidden, *kept)
 
     @torch.no_grad()
     def single(self, run: Run, layer: int, index: Tensor, values: Tensor, *, exact: bool = False) -> Tensor:
@@ -263,7 +262,8 @@ class Engine:
         first = min(maps, default=len(self.parts.blocks))
         ids = spread(run.ids[:, run.start :], rows)
         places = None if run.places is None else spread(run.places[:, None], rows)
-        with overridden([*self._lighter(run, exact), *self._constants(run, first, rows)]):
+        lighter = [*self._lighter(run, exact), *self._constants(run, first, rows)]
+        with frozen(self, run, rows), overridden(lighter):
             return self._forward(
                 ids, run.prefix, hooks, shared=run.path == "shared", read=run.read, places=places
             )
@@ -285,8 +285,8 @@ class Engine:
                 return own(*args, **kwargs)
 
         ids = spread(run.ids[:, run.start :], rows)
-        constants = self._constants(run, layer, rows)
-        with overridden([*self._lighter(run, exact), *constants, (block, enter)]):
+        lighter = [*self._lighter(run, exact), *self._constants(run, layer, rows), (block, enter)]
+        with frozen(self, run, rows, layer), overridden(lighter):
             return self._forward(ids, run.prefix, (), shared=run.path == "shared", read=run.read)
 
     def _lighter(self, run: Run, exact: bool) -> list[Forward]:

@@ -15,15 +15,38 @@ Only expert modules that transformers dispatches (`ALL_EXPERTS_FUNCTIONS`) are t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 TAKEN = ("batched_mm", "grouped_mm")
+
+
+class Sent(NamedTuple):
+    """Where the router of one block sends the tokens of a clean run; the prompt is the first axis.
+
+    Attributes:
+        factors: Float[Tensor, "prompt position column"], see `Neurons.columns`.
+        experts, weights: [prompt, q, used], at every recomputed place; None in a block without experts.
+    """
+
+    factors: Tensor
+    experts: Tensor | None = None
+    weights: Tensor | None = None
+
+    def of(self, prompt: int) -> Sent:
+        """One prompt's part."""
+        return Sent(*(x[prompt] for x in self if x is not None))
+
+    @classmethod
+    def stack(cls, each: Sequence[Sent]) -> Sent:
+        """Several prompts' parts together."""
+        columns = [list(x) for x in zip(*each, strict=True)]
+        return cls(*(torch.stack(x) for x in columns if x[0] is not None))
 
 
 class Neurons(nn.Module):
@@ -46,6 +69,8 @@ class Neurons(nn.Module):
         self.total = self.experts * self.width + self.shared
         self._held: list[Any] = [mlp, experts, shared]  # a list: they are no parts of this module
         self._factors: Tensor | None = None  # of the pass that called it last
+        self._routes: tuple[Tensor, Tensor] | None = None  # the same: experts and weights, "token used"
+        self._frozen: tuple[Tensor, Tensor] | None = None  # what to go by instead of the router
 
     def forward(self, x: Tensor) -> Tensor:
         """Hand on `x`."""
@@ -77,6 +102,11 @@ class Neurons(nn.Module):
         """Float["token column"] of the pass that called it last: see `columns`."""
         assert self._factors is not None
         return self._factors
+
+    def sent(self, shape: tuple[int, int], where: Tensor) -> Sent:
+        """Where the pass that called it last sent its "prompt q" tokens; factors at the places `where`."""
+        routes = None if self._routes is None else tuple(x.reshape(*shape, -1) for x in self._routes)
+        return Sent(self.factors.reshape(*shape, -1)[:, where], *(routes or (None, None)))
 
     def columns(self, index: Tensor) -> Tensor:
         """The column of `factors` of each neuron: its expert; then the shared expert's; then a zero."""
@@ -133,12 +163,20 @@ class Routed:
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The MLP's own, around the hooks of `neurons`."""
         own: Callable = super().forward  # type: ignore[misc]
+        if self.neurons._frozen is not None:
+            with _by_routes(self.neurons):
+                return self._around(own, args, kwargs)
+        return self._around(own, args, kwargs)
+
+    def _around(self, own: Callable, args: Any, kwargs: Any) -> Any:
         if not self.neurons.watched:
             return own(*args, **kwargs)
         seen = _Seen(self.neurons)
         with _at_neurons(self.neurons, seen.see_routed, seen.see_shared, seen.see_routing):
             own(*args, **kwargs)
         self.neurons._factors = seen.factors(self)
+        if self.neurons.routed is not None:
+            self.neurons._routes = seen.experts, seen.weights.detach()
         put = self.neurons(seen.flat())
         with _at_neurons(self.neurons, lambda _: seen.routed_of(put), lambda _: seen.shared_of(put)):
             return own(*args, **kwargs)
@@ -230,11 +268,47 @@ def _at_neurons(
             object.__delattr__(experts, "_apply_gate")
 
 
+@contextmanager
+def _by_routes(neurons: Neurons) -> Iterator[None]:
+    """Inside the `with`, the experts and weights of `neurons._frozen` stand in for the router's."""
+
+    def stand_in(_: nn.Module, args: tuple) -> tuple:
+        assert neurons._frozen is not None
+        return args[0], *neurons._frozen
+
+    handle = neurons.routed.register_forward_pre_hook(stand_in)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def frozen(engine: Any, run: Any, rows: int, above: int = -1) -> Iterator[None]:
+    """Inside the `with`, `rows` rows go to the clean run's experts, in the blocks above `above`.
+
+    Nothing is done while the engine's routing is "free".
+    """
+    chosen = []
+    try:
+        if engine.routing == "frozen":
+            for neurons, sent in list(zip(engine.parts.projections, run.sent, strict=True))[above + 1 :]:
+                if sent.experts is not None:
+                    both = sent.experts, sent.weights
+                    experts, weights = (x.repeat_interleave(rows // len(x), 0).flatten(0, 1) for x in both)
+                    neurons._frozen = experts, weights
+                    chosen.append(neurons)
+        yield
+    finally:
+        for neurons in chosen:
+            neurons._frozen = None
+
+
 def where_routed(projection: Any, run: Any, layer: int, index: Tensor) -> Tensor | None:
     """Float["prompt position neuron"]: the factors of these neurons in a clean run; None: no mixture."""
     if not isinstance(projection, Neurons):
         return None
-    return run.factors[layer][..., projection.columns(index)]
+    return run.sent[layer].factors[..., projection.columns(index)]
 
 
 def only_routed(

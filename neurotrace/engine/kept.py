@@ -28,6 +28,7 @@ from transformers import DynamicCache
 
 from neurotrace.engine.attention import Prefix
 from neurotrace.engine.edits import Edit, Run
+from neurotrace.engine.experts import Sent
 from neurotrace.engine.parts import overridden
 
 Tokens = tuple[int, ...]
@@ -43,7 +44,7 @@ class _Clean:
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
     inputs: tuple[Tensor, ...] = ()
-    factors: tuple[Tensor, ...] = ()
+    sent: tuple[Sent, ...] = ()
     outputs: tuple[Tensor, ...] = ()
     hidden: Tensor | None = None
 
@@ -107,7 +108,7 @@ class Kept:
                 for each, rest in zip(outputs, self._shapes, strict=True)
             ),
             places=places,
-            factors=_stacked([each.factors for each in own]),
+            sent=tuple(Sent.stack(same) for same in zip(*(each.sent for each in own), strict=True)),
         )
 
     def mixed(self, prompts: Sequence[Tensor]) -> Run | None:
@@ -189,9 +190,9 @@ class Kept:
         self._shapes = [None if isinstance(each, Tensor) else each[1:] for each in run.outputs]
         for place, (row, clean) in enumerate(zip(rows, own, strict=True)):
             inputs = tuple(x[place] for x in run.inputs)
-            factors = tuple(x[place] for x in run.factors)
+            sent = tuple(each.of(place) for each in run.sent)
             found = tuple(x[place] for x in outputs)
-            self._of[row] = _Clean(clean.keys, clean.values, inputs, factors, found, run.hidden[place])
+            self._of[row] = _Clean(clean.keys, clean.values, inputs, sent, found, run.hidden[place])
             every = (*clean.keys, *clean.values, *inputs, *found)
             self.bytes += sum(x.numel() * x.element_size() for x in every)
 

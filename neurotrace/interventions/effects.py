@@ -22,6 +22,7 @@ from neurotrace.engine.turns import takes_turns
 from neurotrace.interventions.donors import donor_values, donors_of
 from neurotrace.interventions.intervention import Intervention
 from neurotrace.interventions.logits import Positions, check_finite, logits_under, tops_under
+from neurotrace.interventions.targets import routed
 from neurotrace.interventions.whole import Named, Reader
 from neurotrace.models.activations import Activations
 from neurotrace.models.encoding import EncodedPairs, by_length, encode
@@ -57,6 +58,12 @@ class Effects(Shown):
 
     def __len__(self) -> int:
         return self.table.num_rows
+
+    @property
+    def routing(self) -> str | None:
+        """How a mixture of experts routed, "free" or "frozen"; None of a dense model."""
+        found = (self.table.schema.metadata or {}).get(b"routing")
+        return None if found is None else found.decode()
 
     def to_frame(self) -> pd.DataFrame:
         return self.table.to_pandas()
@@ -98,7 +105,8 @@ class Effects(Shown):
             more = f"{len(rates) - _ROWS_SHOWN} more interventions. {more}"
         return View(
             f"{len(self):,} effects: {len(rates)} interventions, done pair by pair. A flip makes the "
-            "other named answer the model's top-1 answer; KL in nats, on the pair's own prompt.",
+            "other named answer the model's top-1 answer; KL in nats, on the pair's own prompt."
+            + (f" Routing: {self.routing}." if self.routing else ""),
             tuple(tables),
             more,
         )
@@ -116,22 +124,12 @@ class Effects(Shown):
         rows = []
         for key, part in self.to_frame().groupby(list(by), sort=False):
             groups = part["group"].tolist()
-            low, high = statistics.rate_interval(part["answers"].to_numpy(), groups)
-            low_p, high_p = statistics.rate_interval(part["prefers"].to_numpy(), groups)
-            rows.append(
-                dict(zip(by, key, strict=True))
-                | {
-                    "answers": float(part["answers"].mean()),
-                    "answers_low": low,
-                    "answers_high": high,
-                    "prefers": float(part["prefers"].mean()),
-                    "prefers_low": low_p,
-                    "prefers_high": high_p,
-                    "kl": float(part["kl"].mean()),
-                    "n": part["pair"].nunique(),
-                    "groups": len(set(groups)),
-                }
-            )
+            row = dict(zip(by, key, strict=True))
+            for what in ("answers", "prefers"):
+                low, high = statistics.rate_interval(part[what].to_numpy(), groups)
+                row |= {what: float(part[what].mean()), f"{what}_low": low, f"{what}_high": high}
+            row |= {"kl": float(part["kl"].mean()), "n": part["pair"].nunique(), "groups": len(set(groups))}
+            rows.append(row)
         return pd.DataFrame(rows)
 
 
@@ -212,7 +210,8 @@ def measure(
             parts += _rows(words, encoded.at(places), own, clean, changed)
     import pyarrow as pa
 
-    return Effects(pa.concat_tables(parts).combine_chunks())
+    table = pa.concat_tables(parts).combine_chunks()
+    return Effects(table.replace_schema_metadata(routed(model)) if routed(model) else table)
 
 
 def flipped(

@@ -17,6 +17,7 @@ from neurotrace.interventions.kinds import KINDS, ClassMeans, Kind, form_of, par
 from neurotrace.models.activations import collect, moments
 from neurotrace.models.encoding import EncodedPairs
 from neurotrace.models.hooks import inspect_model
+from neurotrace.models.origins import origin_of
 from neurotrace.models.protocol import HookedModel
 
 
@@ -92,8 +93,16 @@ def provenance(
         "intervention": kind,
         "direction": Direction.from_donor(donor).value,
         **info.naming,
+        **routed(model),
         **more,
     }
+
+
+def routed(model: HookedModel) -> dict[str, str]:
+    """How a mixture routes at the moment, for a record; nothing of a dense model."""
+    own = origin_of(model)
+    known = inspect_model(model).experts is not None and own is not None
+    return {"routing": own.routing} if known and own is not None else {}
 
 
 def finite(scores: Tensor, method: str) -> Tensor:

@@ -241,6 +241,9 @@ def run_hooked(
 
     The hooks are gone when this returns, exceptions included; the user's own hooks stay.
     """
+    own = origin_of(model)
+    if edits and own is not None and own.routing == "frozen":
+        raise InputError("frozen routing runs on the suffix engine; this needs hooks: take routing 'free'")
     fired = dict.fromkeys(edits, 0)
 
     def make(point: Point) -> Hook:

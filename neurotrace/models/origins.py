@@ -10,12 +10,13 @@ import copy
 import threading
 import warnings
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,6 +25,7 @@ from torch import Tensor
 from neurotrace.core.errors import InputError, first_line
 from neurotrace.core.files import read_json
 from neurotrace.engine import proof
+from neurotrace.engine.experts import Neurons
 from neurotrace.engine.kept import Kept, keeping
 from neurotrace.engine.turns import Function, turn
 from neurotrace.models.checks import refuse_pickle
@@ -48,6 +50,7 @@ class Origin:
     loaded: Snapshot | None = None
     now: State | None = None  # the last one that was not as loaded
     warned: str = ""
+    routing: Routing = "free"  # of a mixture of experts, under an intervention
 
     def __deepcopy__(self, memo: Any) -> None:
         """A copy of the model has no twin: it holds other tensors."""
@@ -56,6 +59,7 @@ class Origin:
         return type(None), ()
 
 
+Routing = Literal["free", "frozen"]
 _KEY = "_neurotrace_origin"
 _warnings = threading.Lock()  # the filters that `catch_warnings` puts back are the whole process's
 _engines: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
@@ -118,6 +122,36 @@ def engine_of(model: HookedModel) -> Any | None:
         if other is not None and other not in _engines:
             _engines[other] = _made(other)
         return None if other is None else _engines[other]
+
+
+@contextmanager
+def routing(model: HookedModel, how: Routing) -> Iterator[None]:
+    """How a mixture routes under interventions, inside the `with`.
+
+    "free", as it is outside: blocks above a change route by what they then read. "frozen": each token goes
+    to the experts, with the weights, of the unchanged run; no gradient goes through the router. Every
+    ranking and every `Effects` states it. Frozen routing runs on the suffix engine alone.
+
+    Example::
+
+        with nt.routing(model, "frozen"):
+            effects = nt.measure(model, pairs, [nt.patch(top)])
+
+    Raises:
+        InputError: another word; a model without experts, or one that was changed after it was loaded.
+    """
+    if how not in ("free", "frozen"):
+        raise InputError(f"routing {how!r}: expected 'free' or 'frozen'")
+    with turn(model):
+        engine, own = engine_of(model), origin_of(model)
+        if engine is None or own is None or not isinstance(engine.parts.projections[0], Neurons):
+            raise InputError("routing: expected a mixture of experts as nt.load_model returned it")
+        before = own.routing
+        own.routing = engine.routing = how
+        try:
+            yield
+        finally:
+            own.routing = engine.routing = before
 
 
 def keeps_runs(function: Function) -> Function:

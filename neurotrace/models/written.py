@@ -99,7 +99,7 @@ def router_factors(
     info, engine = inspect_model(model), engine_of(model)
     columns = [neurons.columns(torch.arange(info.d_mlp)) for neurons in every]
     if engine is not None:
-        found = engine.clean(ids).factors
+        found = [sent.factors for sent in engine.clean(ids).sent]
         own = [x[:, -1, at].float().cpu() for x, at in zip(found, columns, strict=True)]
         return torch.stack(own, dim=1)
     factors = torch.zeros(len(ids), info.n_layers, info.d_mlp)

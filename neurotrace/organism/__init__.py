@@ -1,6 +1,7 @@
 """The built-in model organisms: small transformers whose two behaviours are known.
 
-Importing this package loads no torch. `language` generates the text, `training` the weights.
+Importing this package loads no torch. `language` generates the text, `training` the weights;
+`mixture` makes organisms with experts, which are trained when asked for and not packaged.
 
 May import: nothing of ours.
 """

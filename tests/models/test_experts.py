@@ -14,6 +14,7 @@ from neurotrace.core.errors import InputError
 from neurotrace.core.neurons import Experts, Neuron, NeuronSet
 from neurotrace.engine.experts import TAKEN, install
 from neurotrace.engine.parts import find_blocks, hooked
+from neurotrace.interventions.controls import controls_for
 from neurotrace.models.checks import check_experts
 from neurotrace.models.encoding import encode
 from neurotrace.models.hooks import expert_neurons, forward, inspect_model, w_out
@@ -187,3 +188,107 @@ def test_what_is_refused(tmp_path):
     for rank in (nt.relp, imprint):
         with pytest.raises(InputError, match="no rule for a router"):
             rank(hooked_model, encode(hooked_model, encoded, check=False))
+
+
+def routes(other, ids: torch.Tensor) -> list[tuple]:
+    """The experts and weights of every block, from transformers' own routers."""
+    found: list[tuple] = []
+    gates = [block.mlp.gate for block in find_blocks(other)]
+    with (
+        torch.no_grad(),
+        hooked([(gate, "output", lambda _, __, y: found.append(y[1:])) for gate in gates]),
+    ):
+        other(ids, use_cache=False)
+    return found
+
+
+@pytest.mark.parametrize("name", ["mixtral", "qwen2_moe"])
+def test_frozen_routing_is_that_of_the_unchanged_run(name, tmp_path):
+    """Against transformers' own model, its routers made to return what they returned in the clean run."""
+    model = nt.load_model(build(name), word_tokenizer(tmp_path, WORDS), name="mixture")
+    encoded = encode(model, random_pairs(3), check=False)
+    other = twin(model)
+    neurons = [neuron for layer in (0, 1) for neuron in used(model, encoded, layer, 6)]
+    change = [nt.scale(neurons, direction="to_reasoning", factor=-30)]
+    free = nt.measure(model, encoded, change)
+    with nt.routing(model, "frozen"):
+        frozen = nt.measure(model, encoded, change)
+        scores = nt.gradient(model, encoded, kind="zero")
+        alone = nt.exact(model, encoded, kind="scale:0.999", neurons=neurons)
+        small = nt.gradient(model, encoded, kind="scale:0.999")
+    assert (free.routing, frozen.routing, scores.provenance["routing"]) == ("free", "frozen", "frozen")
+    assert nt.measure(model, encoded, change).routing == "free"
+    assert "Routing: frozen" in str(frozen._view())
+    after = []
+    for ids, good, bad in zip(encoded.memorization, encoded.memorized, encoded.reasoned, strict=True):
+        clean = routes(other, ids[None])
+        blocks = list(find_blocks(other))
+        kept = [
+            (block.mlp.gate, "output", lambda _, __, y, own=own: (y[0], *own))
+            for block, own in zip(blocks, clean, strict=True)
+        ]
+
+        def scaled(layer: int):
+            index = [n.index for n in neurons if n.layer == layer]
+
+            def hook(_, __, post: torch.Tensor) -> torch.Tensor:
+                post = post.clone()
+                post[-1, index] *= -30
+                return post
+
+            return hook
+
+        edits = [(blocks[layer].mlp.neurons, "output", scaled(layer)) for layer in (0, 1)]
+        with torch.no_grad(), hooked([*kept, *edits]):
+            logits = other(ids[None], use_cache=False).logits[0, -1]
+        after.append(float(logits[good] - logits[bad]))
+    order = [pair.id for pair in encoded.pairs]
+    found, of_free = (
+        each.to_frame().set_index("pair").loc[order, "L_after"].to_numpy() for each in (frozen, free)
+    )
+    expected = torch.tensor(after)
+    assert torch.allclose(torch.tensor(found).float(), expected, atol=1e-3 * float(expected.abs().max()))
+    assert abs(found - of_free).max() > 0.01
+    for n in neurons:  # no slope goes through a router that is frozen
+        one = float(alone.value[n.layer, n.index])
+        assert abs(one - float(small.value[n.layer, n.index])) < 0.1 * abs(one) + 5e-5
+
+
+def used(model, encoded, layer: int, count: int) -> list[Neuron]:
+    """Neurons of a block that most prompts are sent to, the loudest."""
+    values = nt.collect(model, encoded).values.flatten(0, 1)[:, layer]
+    strength = (values != 0).float().mean(dim=0) + values.abs().mean(dim=0) / 1e3
+    return [Neuron(layer, int(at)) for at in strength.topk(count).indices]
+
+
+def test_routing_is_refused_where_it_means_nothing(model, tmp_path):
+    with pytest.raises(InputError, match="'free' or 'frozen'"), nt.routing(model, "fixed"):
+        pass
+    dense = nt.load_model(build("llama"), word_tokenizer(tmp_path, WORDS), name="dense")
+    with pytest.raises(InputError, match="mixture of experts"), nt.routing(dense, "frozen"):
+        pass
+    with nt.routing(model, "frozen"), pytest.raises(InputError, match="needs hooks"):
+        forward(model, IDS, edit=lambda layer, post: None, layers=[0])
+
+
+def test_controls_come_from_the_same_expert(model):
+    encoded = encode(model, random_pairs(6), check=False)
+    experts = inspect_model(model).experts
+
+    def places(neurons) -> list[tuple[int, int]]:
+        return sorted((n.layer, experts.expert_of(n)) for n in neurons)
+
+    scores = nt.gradient(model, encoded)
+    chosen = scores.top(5)
+    change = nt.patch(chosen)
+    for control in controls_for(change, reference=nt.reference(model, encoded), seeds=(0, 1)):
+        if control.role in ("random", "norm", "low_rho"):
+            assert not set(control.neurons) & set(chosen)
+            own, theirs = (
+                sorted((n.layer, experts.expert_of(n)) for n in each) for each in (chosen, control.neurons)
+            )
+            assert own == theirs, control.role
+    drawn = scores.random_like(chosen, seed=3)
+    assert sorted((n.layer, experts.expert_of(n)) for n in drawn) == sorted(
+        (n.layer, experts.expert_of(n)) for n in chosen
+    )
