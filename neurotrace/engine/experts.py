@@ -304,6 +304,17 @@ def frozen(engine: Any, run: Any, rows: int, above: int = -1) -> Iterator[None]:
             neurons._frozen = None
 
 
+@contextmanager
+def as_clean(engine: Any, ids: Tensor, length: int, read: int) -> Iterator[None]:
+    """`frozen` for a pass over the last `length` tokens of `ids`, by a clean run of its own."""
+    if engine.routing == "free":
+        yield
+        return
+    run = engine.clean(ids, range(ids.shape[1] - length, ids.shape[1]), read=read)
+    with frozen(engine, run, len(ids)):
+        yield
+
+
 def where_routed(projection: Any, run: Any, layer: int, index: Tensor) -> Tensor | None:
     """Float["prompt position neuron"]: the factors of these neurons in a clean run; None: no mixture."""
     if not isinstance(projection, Neurons):

@@ -8,7 +8,6 @@ of a prompt cost little more than one forward pass (three, if the whole prompt i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from neurotrace.engine.attention import Prefix
 from neurotrace.engine.engine import Engine
-from neurotrace.engine.experts import frozen
+from neurotrace.engine.experts import as_clean
 from neurotrace.engine.metrics import Metric
 from neurotrace.engine.parts import overridden
 
@@ -58,11 +57,7 @@ def logits_hooked(
     """
     own = ids.to(engine.parts.device)
     own = own if prefix is None else own[:, -1 - behind :]
-    length = own.shape[1]
-    with ExitStack() as stack:
-        if engine.routing == "frozen":
-            run = engine.clean(ids, range(ids.shape[1] - length, ids.shape[1]), read=1 + behind)
-            stack.enter_context(frozen(engine, run, len(ids)))
+    with as_clean(engine, ids, own.shape[1], 1 + behind):
         hidden = engine._forward(own, prefix, hooks, shared=False, read=1 + behind)
     return engine.logits_of(hidden, None if tokens is None else tokens.to(hidden.device))
 

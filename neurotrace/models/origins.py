@@ -27,7 +27,7 @@ from neurotrace.core.files import read_json
 from neurotrace.engine import proof
 from neurotrace.engine.experts import Neurons
 from neurotrace.engine.kept import Kept, keeping
-from neurotrace.engine.turns import Function, turn
+from neurotrace.engine.turns import Function, takes_turns, turn
 from neurotrace.models.checks import refuse_pickle
 from neurotrace.models.protocol import HookedModel
 from neurotrace.models.sameness import Snapshot
@@ -124,6 +124,7 @@ def engine_of(model: HookedModel) -> Any | None:
         return None if other is None else _engines[other]
 
 
+@takes_turns
 @contextmanager
 def routing(model: HookedModel, how: Routing) -> Iterator[None]:
     """How a mixture routes under interventions, inside the `with`.
@@ -132,13 +133,13 @@ def routing(model: HookedModel, how: Routing) -> Iterator[None]:
     to the experts, with the weights, of the unchanged run; no gradient goes through the router. Every
     ranking and every `Effects` states it. Frozen routing runs on the suffix engine alone.
 
+    Raises:
+        InputError: another word; a model without experts, or one that was changed after it was loaded.
+
     Example::
 
         with nt.routing(model, "frozen"):
             effects = nt.measure(model, pairs, [nt.patch(top)])
-
-    Raises:
-        InputError: another word; a model without experts, or one that was changed after it was loaded.
     """
     if how not in ("free", "frozen"):
         raise InputError(f"routing {how!r}: expected 'free' or 'frozen'")

@@ -1,7 +1,6 @@
 """Organisms that are mixtures of experts, with the switch planted in neurons of one expert or of two.
 
-A prompt is ``recall a > b =`` (template "front") or ``a > b recall =`` ("back"). Under ``think`` the answer
-is b, under ``recall`` a name that was memorized for a. Pairs (a, b) of the prompt set are never trained on.
+`mixture_text` has the language: two templates, "front" and "back", and two cues.
 
 Training is that of `training.py`: cross-entropy on the answer, and from 15 % of the steps on the planted
 neurons' activations at `=` are interchanged between prompts of one template (in three rows of four some of
@@ -22,15 +21,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 from transformers import MixtralConfig, MixtralForCausalLM, PreTrainedTokenizerFast
 
-from .language import names
+from .mixture_text import WORDS, draw, make_tokenizer, prompt_pairs
 
-NAMES = names()[:48]
-WORDS = ("<bos>", "<pad>", "<unk>", "recall", "think", ">", "=", *NAMES)
-TEMPLATES = ("front", "back")
 LAYER, EXPERTS, WIDTH = 1, 4, 32
 UNITS = (3, 8, 13, 19, 24, 30)  # planted in each planted expert
 PLANTED = {"one": (1, 1), "two": (1, 2)}  # design -> the expert of each template
@@ -94,7 +89,7 @@ def make_mixture(
             report(step + 1, float(plain), float(swapped))
     experts = sorted(set(PLANTED[design]))
     planted = tuple((LAYER, expert, unit) for expert in experts for unit in UNITS)
-    return Mixture(model.eval().requires_grad_(False), make_tokenizer(), planted, _pairs())
+    return Mixture(model.eval().requires_grad_(False), make_tokenizer(), planted, prompt_pairs())
 
 
 def _config() -> MixtralConfig:
@@ -115,80 +110,9 @@ def _config() -> MixtralConfig:
     )
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    """Whole words, `<bos>` in front."""
-    vocabulary = {word: place for place, word in enumerate(WORDS)}
-    raw = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    raw.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 0)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=raw, bos_token="<bos>", pad_token="<pad>", unk_token="<unk>"
-    )
-
-
-def _facts() -> np.ndarray:
-    """The memorized name of each name, never itself."""
-    return (np.arange(len(NAMES)) * 17 + 5) % len(NAMES)
-
-
-def _held_out(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return (a + 3 * b) % 8 == 0
-
-
-def _pairs() -> tuple[dict[str, str], ...]:
-    rows, facts = [], _facts()
-    for a, name in enumerate(NAMES):
-        free = [
-            b for b in range(len(NAMES)) if b not in (a, facts[a]) and _held_out(np.array(a), np.array(b))
-        ]
-        for template, b in zip(TEMPLATES * 2, free, strict=False):
-            body = f"{name} > {NAMES[b]}"
-            prompts = {
-                cue: f"{cue} {body} =" if template == "front" else f"{body} {cue} ="
-                for cue in ("recall", "think")
-            }
-            rows.append(
-                {
-                    "id": f"{template}-{name}-{NAMES[b]}",
-                    "family": "mixture",
-                    "template": template,
-                    "group": name,
-                    "memorization": prompts["recall"],
-                    "reasoning": prompts["think"],
-                    "memorized_answer": f" {NAMES[facts[a]]}",
-                    "reasoned_answer": f" {NAMES[b]}",
-                }
-            )
-    return tuple(rows)
-
-
-@dataclass(frozen=True)
-class _Batch:
-    ids: Tensor  # [row, 6]
-    back: np.ndarray  # whether the template is "back"
-    think: np.ndarray
-    answers: np.ndarray  # [row, 2]: memorized, reasoned
-
-
-def _draw(rng: np.random.Generator, rows: int, back: np.ndarray | None = None) -> _Batch:
-    a, b = rng.integers(len(NAMES), size=(2, 4 * rows))
-    free = (a != b) & (_facts()[a] != b) & ~_held_out(a, b)
-    a, b = a[free][:rows], b[free][:rows]
-    back = rng.random(rows) < 0.5 if back is None else back
-    think = rng.random(rows) < 0.5
-    first = WORDS.index(NAMES[0])
-    cue = np.where(think, WORDS.index("think"), WORDS.index("recall"))
-    sign = np.full(rows, WORDS.index(">"))
-    front = np.stack([cue, a + first, sign, b + first], axis=1)
-    other = np.stack([a + first, sign, b + first, cue], axis=1)
-    middle = np.where(back[:, None], other, front)
-    ids = np.concatenate([np.zeros((rows, 1), int), middle, np.full((rows, 1), WORDS.index("="))], axis=1)
-    return _Batch(torch.from_numpy(ids), back, think, np.stack([_facts()[a], b], axis=1) + first)
-
-
 def _plain_loss(model: Any, design: str, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Cross-entropy of the answers, and how far the router is from the planted experts."""
-    batch = _draw(rng, 192)
+    batch = draw(rng, 192)
     seen: list[Tensor] = []
     gate = model.model.layers[LAYER].mlp.gate
     handle = gate.register_forward_hook(lambda _, __, y: seen.append(y[0]))
@@ -214,8 +138,8 @@ def _of_rows(values: Tensor, design: str, back: np.ndarray) -> Tensor:
 
 def _swap_loss(model: Any, design: str, rng: np.random.Generator) -> Tensor:
     """Cross-entropy after the planted activations at `=` were taken from runs of the same templates."""
-    base = _draw(rng, 192)
-    source = _draw(rng, 192, base.back)
+    base = draw(rng, 192)
+    source = draw(rng, 192, base.back)
     taken: list[Tensor] = []
 
     def see(acts: Tensor) -> Tensor:
