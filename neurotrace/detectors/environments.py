@@ -52,20 +52,24 @@ class EnvironmentHeads:
     ) -> Int[Tensor, " row"]:
         """The environment of each row, after `steps` of training; `loss`: the invariant model's."""
         for _ in range(steps):
-            log_member = self._log_member(Z, y)
-            member = log_member.exp()
-            diverse = -log_member.max(dim=1).values.mean()
-            share = shares(member)
-            positive = (y @ share).clamp(1e-6, 1 - 1e-6)
-            label = torch.stack([1 - positive, positive])
-            uniform = (label * (2 * label).log()).sum(dim=0).mean()
-            risk = loss @ share
-            alike = ((risk - risk.mean()) ** 2).mean()
             self.optimiser.zero_grad()
-            (diverse + self.balance * uniform + preserve * alike).backward()
+            self.objective(Z, y, loss, preserve).backward()
             self.optimiser.step()
         with torch.no_grad():
             return self._log_member(Z, y).argmax(dim=1)
+
+    def objective(self, Z: Tensor, y: Tensor, loss: Tensor, preserve: float) -> Float[Tensor, ""]:
+        """L_ED + β L_LI + γ L_IP, with γ = `preserve`."""
+        log_member = self._log_member(Z, y)
+        member = log_member.exp()
+        diverse = -log_member.max(dim=1).values.mean()
+        share = shares(member)
+        positive = (y @ share).clamp(1e-6, 1 - 1e-6)
+        label = torch.stack([1 - positive, positive])
+        uniform = (label * (2 * label).log()).sum(dim=0).mean()
+        risk = loss @ share
+        alike = ((risk - risk.mean()) ** 2).mean()
+        return diverse + self.balance * uniform + preserve * alike
 
     def _log_member(self, Z: Tensor, y: Tensor) -> Float[Tensor, "row env"]:
         logit = Z @ self.weight + self.bias

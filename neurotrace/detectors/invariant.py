@@ -40,6 +40,11 @@ class InvariantDetector(Detector):
         steps: steps with the penalty on, over all rounds.
         count, rounds, divide_steps, temperature, balance, preserve: for generated environments: number
             of heads, number of divisions, steps of each, and τ, β, γ.
+        preserve_first, first_strength: γ of the first division and λ of the first round; λ then grows
+            geometrically to `strength`, which is where None has it from the first.
+        restarts: 0 trains the same heads on in each round; otherwise each round starts as many sets of
+            heads anew and takes the division with the lowest objective.
+        head_rate: Adam's step for the heads; None: `rate`.
         rate, l2, seed: for Adam.
     """
 
@@ -58,6 +63,10 @@ class InvariantDetector(Detector):
         temperature: float = 0.2,
         balance: float = 3.0,
         preserve: float = 5.0,
+        preserve_first: float = 0.0,
+        first_strength: float | None = None,
+        restarts: int = 0,
+        head_rate: float | None = None,
         rate: float = 0.01,
         l2: float = 1e-3,
         seed: int = 0,
@@ -73,6 +82,10 @@ class InvariantDetector(Detector):
         self.temperature = temperature
         self.balance = balance
         self.preserve = preserve
+        self.preserve_first = preserve_first
+        self.first_strength = first_strength
+        self.restarts = restarts
+        self.head_rate = head_rate
         self.rate = rate
         self.l2 = l2
         self.seed = seed
@@ -134,27 +147,37 @@ class InvariantDetector(Detector):
 
     def _generate(self, net: _Net, Z: Tensor, y: Tensor, everyone: Tensor, strength: float) -> Array:
         net.train(Z, y, everyone, "none", 0, self.warmup)
-        heads = EnvironmentHeads(
+        heads = [self._heads(Z, start) for start in range(max(1, self.restarts))]
+        found = torch.zeros(len(y), dtype=torch.long)
+        first = strength if self.first_strength is None else self.first_strength
+        for number in range(self.rounds):
+            if number and self.restarts:
+                heads = [self._heads(Z, number * self.restarts + start) for start in range(self.restarts)]
+            loss = net.loss(Z, y)
+            preserve = self.preserve if number else self.preserve_first
+            divided = [
+                each.divide(Z, y, loss, steps=self.divide_steps, preserve=preserve) for each in heads
+            ]
+            found = divided[0]
+            if len(heads) > 1:
+                with torch.no_grad():
+                    reached = [float(each.objective(Z, y, loss, preserve)) for each in heads]
+                found = divided[int(np.argmin(reached))]
+            member = _one_hot(np.unique(found.numpy(), return_inverse=True)[1])
+            through = (number + 1) / self.rounds if self.rounds == 1 else number / (self.rounds - 1)
+            now = strength * (first / strength) ** (1 - through) if strength else strength
+            net.train(Z, y, member, self.penalty, now, self.steps // self.rounds)
+        return np.unique(found.numpy(), return_inverse=True)[1]
+
+    def _heads(self, Z: Tensor, number: int) -> EnvironmentHeads:
+        return EnvironmentHeads(
             Z.shape[1],
             self.count,
             temperature=self.temperature,
             balance=self.balance,
-            rate=self.rate,
-            seed=self.seed,
+            rate=self.rate if self.head_rate is None else self.head_rate,
+            seed=self.seed + 1000 * number,
         )
-        found = torch.zeros(len(y), dtype=torch.long)
-        for number in range(self.rounds):
-            # the first division has no invariant model to preserve: γ is 0
-            found = heads.divide(
-                Z,
-                y,
-                net.loss(Z, y),
-                steps=self.divide_steps,
-                preserve=self.preserve if number else 0.0,
-            )
-            member = _one_hot(np.unique(found.numpy(), return_inverse=True)[1])
-            net.train(Z, y, member, self.penalty, strength, self.steps // self.rounds)
-        return np.unique(found.numpy(), return_inverse=True)[1]
 
 
 class _Net:

@@ -541,15 +541,15 @@ MUTATIONS = (
     Mutation(
         "L_IP is gone",
         "detectors/environments.py",
-        "(diverse + self.balance * uniform + preserve * alike).backward()",
-        "(diverse + self.balance * uniform).backward()",
+        "return diverse + self.balance * uniform + preserve * alike",
+        "return diverse + self.balance * uniform",
         ENVIRONMENTS,
     ),
     Mutation(
         "L_LI is gone",
         "detectors/environments.py",
-        "(diverse + self.balance * uniform + preserve * alike).backward()",
-        "(diverse + preserve * alike).backward()",
+        "return diverse + self.balance * uniform + preserve * alike",
+        "return diverse + preserve * alike",
         ENVIRONMENTS,
     ),
     Mutation(
@@ -562,8 +562,8 @@ MUTATIONS = (
     Mutation(
         "the first division preserves",
         "detectors/invariant.py",
-        "preserve=self.preserve if number else 0.0",
-        "preserve=self.preserve",
+        "preserve = self.preserve if number else self.preserve_first",
+        "preserve = self.preserve",
         ENVIRONMENTS,
     ),
     Mutation(
