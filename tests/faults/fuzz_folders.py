@@ -172,6 +172,7 @@ def spoilt(draw: random.Random, path: Path) -> None:
             raw = json.dumps(changed(draw, json.loads(raw))).encode()
     elif path.suffix == ".parquet" and draw.random() < 0.5:
         frame = pd.read_parquet(path)
+        frame.columns = [str(each) for each in frame.columns]
         name = draw.choice(list(frame.columns)) if len(frame.columns) else None
         frame = draw.choice(
             [
