@@ -172,11 +172,10 @@ def spoilt(draw: random.Random, path: Path) -> None:
             raw = json.dumps(changed(draw, json.loads(raw))).encode()
     elif path.suffix == ".parquet" and draw.random() < 0.5:
         frame = pd.read_parquet(path)
-        frame.columns = [str(each) for each in frame.columns]
-        name = draw.choice(list(frame.columns)) if len(frame.columns) else None
+        name = draw.choice([*frame.columns] or ["x"])  # a table may be empty
         frame = draw.choice(
             [
-                lambda: frame.drop(columns=name),
+                lambda: frame.drop(columns=name, errors="ignore"),
                 lambda: frame.assign(**{name: None}),
                 lambda: frame.assign(**{name: "x"}),
                 lambda: frame.assign(**{name: float("nan")}),
