@@ -1,6 +1,6 @@
 """Prints docs/thirteen-families.md's table from its CSV, or from a run's folder (and writes the CSV).
 
-python docs/tables/families.py [RUN]
+python docs/tables/thirteen.py [RUN]
 """
 
 from __future__ import annotations
