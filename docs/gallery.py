@@ -332,6 +332,9 @@ if __name__ == "__main__":
     for name, figure in drawn.items():
         figure.update_layout(width=WIDTH)
         nt.save_figure(figure, HERE / "gallery" / f"{name}.png", scale=1)
+    from pictures import shrink
+
+    shrink((HERE / "gallery").glob("*.png"))
     drawn = figures()
     (HERE / "gallery.md").write_text(page(drawn), "utf-8")
     (HERE / "gallery.json").write_text(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from neurotrace.cli.console import tell
+from neurotrace.cli.console import console
 from neurotrace.cli.options import (
     Device,
     Dtype,
@@ -44,6 +44,7 @@ def overlap(
     silent: Quiet = False,
 ) -> None:
     """Jaccard's index of the tops, within and across families, against chance, with an interval."""
+    from neurotrace.core.display import View, frame_table, to_rich
     from neurotrace.core.pairs import sample_pairs
     from neurotrace.core.writing import prepare_file, save_file
 
@@ -81,4 +82,6 @@ def overlap(
     if out is not None:
         save_file(out, found.to_csv(index=False, float_format="%.4g"))
     shown = found.round(3).assign(p=[f"{p:.2g}" for p in found["p"]])  # rounded, a small p reads 0
-    tell(shown.to_string(index=False))
+    table = frame_table(shown, limit=len(shown))
+    what = f"Shared neurons of each two tops (Jaccard), with a 95 % interval, beside chance: {intervention}"
+    console().print(to_rich(View(what, (table,))))

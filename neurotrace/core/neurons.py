@@ -34,6 +34,8 @@ class Neuron:
     def __str__(self) -> str:
         return f"L{self.layer}.N{self.index}"
 
+    __repr__ = __str__  # a list of them is read in a notebook
+
     @classmethod
     def parse(cls, text: str) -> Neuron:
         """The neuron written as ``L<layer>.N<index>``; `InputError` for anything else."""

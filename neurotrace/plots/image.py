@@ -9,7 +9,7 @@ from typing import Any
 
 from neurotrace.core.errors import InputError
 
-_WIDTH = 712  # CSS pixels: the card's text and its margins
+_WIDTH = 1240  # CSS pixels: the card in two columns
 _SCALES = (2.0, 1.5, 1.25, 1.0)  # image pixels of each, the first that keeps the limit
 
 

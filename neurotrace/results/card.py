@@ -11,24 +11,18 @@ from typing import TYPE_CHECKING, Any
 from neurotrace.core.display import clip
 from neurotrace.core.errors import InputError
 from neurotrace.core.sides import Direction
+from neurotrace.plots.words import CONTROLS, why_words
 from neurotrace.results.findings import stability
 from neurotrace.results.report import environment
+from neurotrace.results.report_sections import damage_scale
 from neurotrace.studies.verdict import verdicts_of
 
 if TYPE_CHECKING:
     from neurotrace.results.reading import Run
 
 LIMIT = 300_000  # bytes
-_NAMED = 48  # neurons
+_NAMED = 36  # neurons
 _LONG = 400  # characters of a prompt, a name; ten times as many of a command
-# controls, in the report's order
-_CONTROLS = {
-    "random": "random neurons, same layers",
-    "norm": "neurons of the nearest write norm",
-    "sign": "the same neurons, half moved the other way",
-    "low_rho": "least correlated neurons",
-    "other_donor": "another pair's values (not part of the rule)",
-}
 
 
 def claim_card(run: Run, *, family: str | None = None, direction: Direction | str | None = None) -> str:
@@ -63,7 +57,9 @@ def claim_card(run: Run, *, family: str | None = None, direction: Direction | st
             .get_template("card.html.j2")
             .render(
                 flip=flip,
-                verdict=verdicts_of(summary["flips"])[own],
+                verdict=(verdict := verdicts_of(summary["flips"])[own]),
+                why=[why_words(each) for each in verdict.why],
+                damage=damage_scale(flip["damage_kl"], flip["damage_ci"]),
                 family=clip(own, _LONG),
                 named=stable.neurons[:_NAMED],
                 count=len(change),
@@ -76,10 +72,10 @@ def claim_card(run: Run, *, family: str | None = None, direction: Direction | st
                 probes=clip(", ".join(map(str, manifest["probes"])), _LONG),
                 versions=clip(", ".join(f"{k} {v}" for k, v in manifest["versions"].items()), 2 * _LONG),
                 examples=[
-                    {name: clip(str(each[name]), _LONG) for name in ("prompt", "before", "after")}
+                    {name: clip(_line(each[name]), _LONG) for name in ("prompt", "before", "after")}
                     for each in summary["examples"]
                     if (each["family"], each["direction"]) == (own, to)
-                ][:2],
+                ][:1],
                 task=None
                 if side is None
                 else {
@@ -102,16 +98,20 @@ def claim_card(run: Run, *, family: str | None = None, direction: Direction | st
     return page
 
 
+def _line(text: Any) -> str:
+    return " ".join(str(text).split())
+
+
 def _bars(flip: dict[str, Any]) -> list[dict[str, Any]]:
     """The flip rate of the chosen neurons, then of each control, with intervals."""
     rows = [
         {"name": "the chosen neurons", "rate": flip["answers"], "ci": flip["answers_ci"], "worst": None}
     ]
-    for name, words in _CONTROLS.items():
+    for name, words in CONTROLS.items():
         if flip["controls"].get(name) is not None:
             rows.append(
                 {
-                    "name": words,
+                    "name": words + (" (not part of the rule)" if name == "other_donor" else ""),
                     "rate": flip["controls"][name],
                     "ci": flip["controls_ci"][name],
                     "worst": flip["controls_worst"].get(name),

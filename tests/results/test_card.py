@@ -108,8 +108,8 @@ def test_the_image_is_the_whole_page(run):
     assert image[:8] == b"\x89PNG\r\n\x1a\n"
     assert len(image) <= LIMIT
     width, height = struct.unpack(">II", image[16:24])
-    assert width in (712, 890, 1068, 1424)
-    assert height > 2 * width  # all of it, not the window's part
+    assert width in (1240, 1550, 1860, 2480)
+    assert 500 < height * 1240 / width < 900  # one screen, and all of it
     body = page.partition("<main>")[2].partition("</main>")[0]
     with pytest.raises(InputError, match="expected 300,000"):
         draw_page(page.replace(body, body * 3), LIMIT)
