@@ -22,6 +22,8 @@ from neurotrace.cli.options import (
 )
 from neurotrace.core.process import quiet
 
+_WIDTH = 120
+
 
 def overlap(
     model: Model,
@@ -84,4 +86,6 @@ def overlap(
     shown = found.round(3).assign(p=[f"{p:.2g}" for p in found["p"]])  # rounded, a small p reads 0
     table = frame_table(shown, limit=len(shown))
     what = f"Shared neurons of each two tops (Jaccard), with a 95 % interval, beside chance: {intervention}"
-    console().print(to_rich(View(what, (table,))))
+    terminal = console()
+    terminal.width = max(terminal.width, _WIDTH)  # a row stays a line in a file
+    terminal.print(to_rich(View(what, (table,))))
