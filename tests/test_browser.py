@@ -99,7 +99,8 @@ def test_axe_finds_nothing(run, opened, viewport, scheme):
 
     page = opened(run / "report.html", viewport, color_scheme=scheme)
     page.wait_for_selector(".nt-card[data-neuron] svg")
-    unfolded(page)
+    if (viewport, scheme) in ((DESKTOP, "light"), (PHONE, "dark")):  # both widths, both schemes
+        unfolded(page)
     found = Axe().run(page).response["violations"]
     assert not found, [(v["id"], v["nodes"][0]["html"][:200]) for v in found]
 

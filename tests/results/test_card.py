@@ -16,6 +16,7 @@ from neurotrace.core.display import percent
 from neurotrace.core.errors import InputError
 from neurotrace.plots.image import draw_page
 from neurotrace.results.card import LIMIT, claim_card
+from neurotrace.studies.verdict import SENTENCES
 
 pytestmark = pytest.mark.bridge
 
@@ -38,6 +39,35 @@ def run(model, encoded, tmp_path_factory):
 
 def text_of(page: str) -> str:
     return " ".join(re.sub(r"<[^>]+>", " ", page.replace("&nbsp;", " ")).split())
+
+
+@pytest.mark.parametrize(
+    ("rate", "ends", "word"),
+    [(0.06, [0.055, 0.065], "no"), (0.04, [0.02, 0.06], "undecided"), (0.0, [0.0, 0.01], "decides")],
+)
+def test_report_and_card_say_why_a_family_is_not_decided(run, rate, ends, word):
+    flips = [
+        flip
+        if not flip["selected"]
+        else flip
+        | {"answers": 1.0, "answers_ci": [0.95, 1.0], "fraction": 0.005, "damage_kl": 0.3}
+        | {"controls": flip["controls"] | {"low_rho": rate, "random": 0.0, "norm": 0.0, "sign": 0.0}}
+        | {"controls_ci": {name: [0.0, 0.01] for name in flip["controls_ci"]} | {"low_rho": ends}}
+        for flip in run.summary["flips"]
+    ]
+    judged = replace(run, summary=run.summary | {"flips": flips})
+    page, card = nt.write_report(judged), claim_card(judged, direction="to_reasoning")
+    assert f'<section class="answer {word}">' in page
+    for shown in (text_of(page.partition("<main")[2]), text_of(card)):
+        assert SENTENCES[word] in shown
+        why = "the control “least correlated neurons” flips"
+        assert (why in shown) == (word != "decides")
+        assert ("would settle it" in shown) == (word == "undecided")
+        assert "low_rho" not in shown
+        assert "other_donor" not in shown
+        assert "large" in shown  # 0.3 nats are not passed over
+        assert "perplexity rises by 35%" in shown
+    assert "Strongest control: least correlated neurons" in text_of(page) or word == "decides"
 
 
 @pytest.mark.parametrize("direction", ["to_reasoning", "to_memorization"])
