@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from neurotrace.answers.judging import TrustStudy
     from neurotrace.core.prompts import Prompt
 
+_MARGIN, _RANDOM, _RIVALS = "causal margin", "random neurons, same layers", 3
+_PARTS = ("memory fall alone", "reasoning fall alone")  # of the margin, no rivals
+
 
 def circuit(
     model: Model,
@@ -70,21 +73,38 @@ def _study_of(source: Source, prompts: list[Prompt], k: int | None, seed: int) -
 
 
 def _show(study: TrustStudy, folder: Path) -> None:
-    from rich.table import Table
+    from neurotrace.core.display import Table, View, to_rich
 
     terminal = console()
-    table = Table(title="AUROC for “the answer comes from memory”, held-out prompts")
-    for name in ("unseen", "signal", "mean", "95 % *", "least", "margin minus it"):
-        table.add_column(name, justify="left" if name in ("unseen", "signal") else "right")
-    for (unseen, signal), part in study.signals.groupby(["unseen", "signal"], sort=False):
-        mean = part[part["of"] == "mean"].iloc[0]
-        interval = f"{mean['auroc_lo']:.3f}–{mean['auroc_hi']:.3f}"
-        least = part[part["of"] != "mean"]["auroc"].min()
+    terminal.width = max(terminal.width, 110)  # a row stays a line in a file
+    means = study.signals[study.signals["of"] == "mean"]
+    rivals = means[~means["signal"].isin((_MARGIN, _RANDOM, *_PARTS))].sort_values("auroc", kind="stable")
+    kept = rivals.groupby("unseen").tail(_RIVALS).index
+    shown = means[means.index.isin(kept) | means["signal"].isin((_MARGIN, _RANDOM))]
+    rows = []
+    for mean in shown.to_dict("records"):
+        own = study.signals[
+            (study.signals["unseen"] == mean["unseen"]) & (study.signals["signal"] == mean["signal"])
+        ]
+        least = own[own["of"] != "mean"]["auroc"].min()
         ahead = ""
-        if signal != "causal margin" and mean["behind"] == mean["behind"]:
+        if mean["signal"] != _MARGIN and mean["behind"] == mean["behind"]:
             ahead = f"{mean['behind']:+.3f} [{mean['behind_lo']:+.3f}, {mean['behind_hi']:+.3f}]"
-        table.add_row(unseen, signal, f"{mean['auroc']:.3f}", interval, f"{least:.3f}", ahead)
-    terminal.print(table)
+        interval = f"{mean['auroc_lo']:.3f}–{mean['auroc_hi']:.3f}"
+        rows.append(
+            (mean["unseen"], mean["signal"], f"{mean['auroc']:.3f}", interval, f"{least:.3f}", ahead)
+        )
+    columns = ("unseen", "signal", "mean", "95 % *", "least", "margin minus it")
+    left = len(means) - len(shown)
+    terminal.print(
+        to_rich(
+            View(
+                "AUROC for “the answer comes from memory” on held-out prompts",
+                (Table(columns, rows),),
+                f"The margin, random neurons, the {_RIVALS} best rivals; {left} more rows: signals.parquet",
+            )
+        )
+    )
     drawn = int(study.signals["draws"].max())
     terminal.print(f"* of random neurons the lowest and the highest of {drawn} draws")
     for row in study.failures.to_dict("records"):

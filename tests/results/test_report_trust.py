@@ -75,6 +75,22 @@ def test_the_report_says_what_the_study_found(made, judged):
     assert again.left_out == ()
 
 
+def test_the_terminal_shows_the_rivals_that_matter(judged, tmp_path, capsys):
+    from neurotrace.cli.circuit import _show
+
+    _show(judged, tmp_path)
+    told = capsys.readouterr().out
+    rows = [line for line in told.splitlines() if line.startswith((" items", "items"))]
+    mean = judged.signals[(judged.signals["of"] == "mean") & (judged.signals["unseen"] == "items")]
+    rivals = mean[~mean["signal"].isin(("causal margin", "memory fall alone", "reasoning fall alone"))]
+    best = rivals.sort_values("auroc").iloc[-1]
+    assert len(rows) == 5  # the margin, random neurons, three rivals: a line each
+    assert any("causal margin" in row for row in rows)
+    assert any("random neurons" in row for row in rows)
+    assert any(f"{best['auroc']:.3f}" in row for row in rows)
+    assert f"ECE {judged.summary['ece']:.3f}" in told
+
+
 def test_caveats_follow_the_tables(made):
     trust = read_trust(made / "trust")
     signals = trust.signals
