@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from itertools import product
 from pathlib import Path
 from typing import Annotated
 
@@ -21,9 +23,10 @@ from neurotrace.cli.options import (
     pairs_of,
 )
 from neurotrace.core.process import quiet
+from neurotrace.core.sides import SIDES
 
 FORMAT = "neurotrace.locate/1"
-FILES = ("sites.csv", "to-reasoning.html", "to-memorization.html")
+FILES = ("sites.csv", "decided.csv")
 
 
 def locate(
@@ -52,12 +55,13 @@ def locate(
     pairs = pairs_of(named(probes, more_probes))
     if heads < 1 or at_most < 0:
         raise InputError(f"--heads {heads} --at-most {at_most}: expected 1 or more, and 0 or more")
-    hold_folder(prepare_folder(out, FILES, overwrite=overwrite))
+    files = [*FILES, *(_figure(*each) for each in product({pair.family for pair in pairs}, SIDES))]
+    hold_folder(prepare_folder(out, files, overwrite=overwrite))
     quiet()
     import pandas as pd
 
-    from neurotrace.core.process import bars, command_line
-    from neurotrace.core.sides import SIDES
+    from neurotrace.cli.deciding import decided_by, sentence
+    from neurotrace.core.process import bars, command_line, over
     from neurotrace.models.encoding import nothing_left
     from neurotrace.models.identity import model_identity
     from neurotrace.plots.sites import plot_located
@@ -69,16 +73,31 @@ def locate(
     asked = mine_pairs(loaded, pairs, max_pairs=at_most or None, seed=seed, progress=bars).encoded
     if not len(asked):
         raise nothing_left(model, asked)
-    train, test = (asked.of(part) for part in split_pairs(asked.pairs, seed=seed))
-    tables, figures = [], {}
-    for donor in SIDES[::-1]:
-        found = located_by(loaded, train, test, donor=donor, heads=heads, seed=seed, progress=bars)
-        console().print(found)
-        figures[f"to-{donor}.html"] = plot_located(found)
-        tables.append(found.table.assign(donor=donor))
+    tables, decisions, figures = [], [], {}
+    for family in over(
+        bars, list(dict.fromkeys(pair.family for pair in asked.pairs)), "family", outer=True
+    ):
+        own = [pair for pair in asked.pairs if pair.family == family]
+        train, test = (asked.of(part) for part in split_pairs(own, seed=seed))
+        located = []
+        for donor in SIDES[::-1]:
+            located.append(
+                located_by(loaded, train, test, donor=donor, heads=heads, seed=seed, progress=bars)
+            )
+            console().print(located[-1])
+            figures[_figure(family, donor)] = plot_located(located[-1])
+            tables.append(located[-1].table.assign(family=family, donor=donor))
+        decided = decided_by(*located)
+        decisions.append(decided.assign(family=family))
+        tell(sentence(family, decided))
     record = {"format": FORMAT, **model_identity(loaded), "command": command_line(), "seed": seed}
-    with sealing(out, FILES, record):
+    with sealing(out, files, record):
         for name, figure in figures.items():
             save_figure(figure, out / name)
-        save_file(out / FILES[0], pd.concat(tables).to_csv(index=False, float_format="%.4f"))
-    tell(f"table and figures: {out}")
+        for name, frames in zip(FILES, (tables, decisions), strict=True):
+            save_file(out / name, pd.concat(frames).to_csv(index=False, float_format="%.4f"))
+    tell(f"tables and figures: {out}")
+
+
+def _figure(family: str, donor: str) -> str:
+    return f"{re.sub('[^A-Za-z0-9]+', '-', family)}-to-{donor}.html"

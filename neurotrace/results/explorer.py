@@ -50,6 +50,10 @@ if TYPE_CHECKING:
     from neurotrace.studies.study import Study
 
 _FORMAT = "neurotrace.explorer/1"
+_FIELDS = {
+    **{"model": str, "layers": int, "width": int, "sample": str},
+    **{"scores": list, "moments": list, "details": str},
+}
 _TEMPLATES = Path(__file__).parent / "templates"
 _BINS, _TOKENS, _NEIGHBOURS, _EXTREMES = 20, 8, 8, 3
 
@@ -92,6 +96,9 @@ class Explorer:
         data = read_json(path)
         if not isinstance(data, dict) or data.get("format") != _FORMAT:
             raise InputError(f"{path}: not written by Explorer.save of this version")
+        wrong = [name for name, kind in _FIELDS.items() if not isinstance(data.get(name), kind)]
+        if wrong:
+            raise InputError(f"{path}: {', '.join(wrong)} missing or no {_FIELDS[wrong[0]].__name__}")
         return cls(data)
 
     def _repr_html_(self) -> str:

@@ -7,6 +7,9 @@ Vig et al. 2020; Meng et al. 2022); for a direction, only the coordinate along i
 
 A patch of a block's whole residual stream copies the donor's whole state and flips nearly everything
 from some depth on. It shows by which depth the answer is decided, not which unit decides it.
+
+Beside them, sets of neurons are patched at the same token: the best k by `two_ended` on training pairs.
+`neurotrace locate` states for each kind the fewest units that flip nine answers in ten both ways.
 """
 
 from __future__ import annotations
@@ -30,15 +33,19 @@ from neurotrace.core.sides import Direction, Side
 from neurotrace.decoding.tokens import refuse_whole
 from neurotrace.engine.metrics import logit_difference
 from neurotrace.engine.turns import takes_turns
+from neurotrace.interventions.effects import measure
+from neurotrace.interventions.intervention import patch
 from neurotrace.models.encoding import EncodedPairs, by_length, encode
 from neurotrace.models.hooks import Point, Site, inspect_model
 from neurotrace.models.protocol import HookedModel
 from neurotrace.models.sites import change_sites, read_sites, site_slopes
+from neurotrace.rankers.two_ended import two_ended
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Unit = Literal["attention", "mlp", "residual", "direction", "head", "heads", "random heads"]
+Unit = Literal["attention", "mlp", "residual", "direction", "head", "heads", "random heads", "neurons"]
+_SHARES = (0.0005, 0.002, 0.01)  # of all neurons, patched at once
 _WHOLE: tuple[Literal["attention", "mlp", "residual"], ...] = ("attention", "mlp", "residual")
 # (own values, the donor's) -> the new values
 _Rule = Callable[[Float[Tensor, "batch unit"], Float[Tensor, "batch unit"]], Tensor]
@@ -53,7 +60,7 @@ class Located(Shown):
     predicted by the gradient on the training pairs (nats, towards the donor; NaN if there is none);
     `effect`, measured on the held-out pairs (nats); `answers` with its interval, the share of their
     answers that flip; `control`, this share for as many random heads of the same layers, or for an
-    equal move along a random direction; `n`.
+    equal move along a random direction, or for as many random neurons; `n`.
     """
 
     table: pd.DataFrame = field(repr=False)
@@ -141,15 +148,39 @@ def locate(
                 "answers": float(flipped.float().mean()),
                 "low": low,
                 "high": high,
-                "control": _control(work, each.change),
+                "control": _control(work, each),
                 "n": len(work.test),
             }
         )
     table = pd.DataFrame(rows)
-    heads_row, drawn = (table[table["unit"] == unit] for unit in ("heads", "random heads"))
-    if drawn["k"].tolist() == heads_row["k"].tolist():  # otherwise fewer are left than were chosen
-        table.loc[heads_row.index, "control"] = drawn["answers"].to_numpy()
-    return Located(table, donor, info.name)
+    return Located(pd.concat([table, _neurons(work, seed)], ignore_index=True), donor, info.name)
+
+
+def _neurons(work: _Work, seed: int) -> pd.DataFrame:
+    """Rows of the best k neurons by `two_ended`, patched together; the control: as many random ones."""
+    import pandas as pd
+
+    info = inspect_model(work.model)
+    scores = two_ended(work.model, work.train, donor=work.donor)
+    sizes = sorted({max(1, round(share * info.n_neurons)) for share in _SHARES})
+    best = [scores.top(k, direction=Direction.from_donor(work.donor)) for k in sizes]
+    flipped, random = (
+        measure(work.model, work.test, [patch(each, donor=work.donor) for each in sets]).to_frame()
+        for sets in (best, [scores.random_like(each, seed=seed) for each in best])
+    )
+    rows = []
+    for k, own in flipped.groupby("k"):
+        low, high = statistics.rate_interval(own["answers"].to_numpy(), own["group"].tolist())
+        moved = (own["L_after"] - own["L_before"]).mean()
+        rows.append(
+            {
+                **{"unit": "neurons", "layer": -1, "head": -1, "k": k, "score": math.nan},
+                **{"effect": -moved if work.donor == "reasoning" else moved},
+                **{"answers": own["answers"].mean(), "low": low, "high": high},
+                **{"control": random.loc[random["k"] == k, "answers"].mean(), "n": len(work.test)},
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 @dataclass(frozen=True)
@@ -160,6 +191,7 @@ class _Tried:
     score: float = math.nan
     head: int = -1
     k: int = 1
+    control: _Change | None = None
 
 
 def _tried(work: _Work, count: int, heads: int, seed: int, progress: Progress) -> list[_Tried]:
@@ -182,10 +214,12 @@ def _tried(work: _Work, count: int, heads: int, seed: int, progress: Progress) -
         _Tried("head", layer, _of_heads([(layer, head)], size), float(by_head[layer, head]), head)
         for layer, head in chosen
     ]
-    drawn = _as_many(chosen, len(layers), count, seed)
-    tried.append(_Tried("heads", -1, _of_heads(chosen, size), k=len(chosen)))
+    for k in sorted({1, *(2**n for n in range(1, 12) if 2**n < len(chosen)), len(chosen)}):
+        drawn = _of_heads(_as_many(chosen[:k], len(layers), count, seed), size)
+        few = _size(drawn, size) < k  # fewer others are left than were chosen
+        tried.append(_Tried("heads", -1, _of_heads(chosen[:k], size), k=k, control=None if few else drawn))
     if drawn:
-        tried.append(_Tried("random heads", -1, _of_heads(drawn, size), k=len(drawn)))
+        tried.append(_Tried("random heads", -1, drawn, k=_size(drawn, size)))
     generator = torch.Generator().manual_seed(seed)
     for layer in layers:
         move, slope = moves["residual", layer], slopes["residual", layer]
@@ -197,10 +231,11 @@ def _tried(work: _Work, count: int, heads: int, seed: int, progress: Progress) -
     return tried
 
 
-def _control(work: _Work, change: _Change) -> float:
-    """Flip rate of an equal move along a random direction; NaN for other units."""
-    moved = {at: rule.elsewhere() for at, rule in change.items() if isinstance(rule, _Direction)}
-    return float(work.measure(moved)[1].float().mean()) if moved else math.nan
+def _control(work: _Work, tried: _Tried) -> float:
+    """Flip rate of random heads, or of an equal move along a random direction; NaN for other units."""
+    moved = {at: rule.elsewhere() for at, rule in tried.change.items() if isinstance(rule, _Direction)}
+    control = tried.control or moved
+    return float(work.measure(control)[1].float().mean()) if control else math.nan
 
 
 def _donors(own: Tensor, donor: Tensor) -> Tensor:
@@ -242,6 +277,11 @@ def _of_heads(chosen: Sequence[tuple[int, int]], size: int) -> _Change:
         places = torch.cat([torch.arange(head * size, (head + 1) * size) for head in heads])
         found["heads", layer] = _Heads(places)
     return found
+
+
+def _size(change: _Change, size: int) -> int:
+    """Number of heads that it changes."""
+    return sum(len(rule.places) // size for rule in change.values() if isinstance(rule, _Heads))
 
 
 def _as_many(

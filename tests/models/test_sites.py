@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
+import pandas as pd
 import pytest
 import torch
 from families import family_model, random_pairs
 
 import neurotrace as nt
+from neurotrace.cli.deciding import decided_by, sentence
 from neurotrace.core.errors import InputError
 from neurotrace.engine.metrics import logit_difference
 from neurotrace.models.encoding import encode
@@ -38,8 +42,38 @@ def test_the_planted_layer_decides(found):
     frame = found.to_frame().set_index("unit")
     assert frame.loc["random heads", "answers"] < 0.1
     assert (frame.loc["direction", "control"] < 0.2).all()
-    assert frame.loc["heads", "control"] == frame.loc["random heads", "answers"]
+    heads = frame.loc["heads"].set_index("k")
+    assert heads.index.tolist() == [1, 2, 3]
+    assert heads.loc[3, "control"] == frame.loc["random heads", "answers"]
+    neurons = frame.loc["neurons"].set_index("k")["answers"]
+    assert neurons.index.tolist() == [1, 3, 15]  # of 1,536; eight were planted
+    assert neurons[15] > 0.9
+    assert neurons[1] < 0.5
+    assert (frame.loc["neurons", "control"] < 0.1).all()
     assert frame["n"].min() > 15
+
+
+def test_the_fewest_of_each_kind_are_said():
+    def located(neurons, heads, control=0.0):
+        rows = [("neurons", k, rate, 0.0) for k, rate in neurons.items()]
+        rows += [("heads", k, rate, control) for k, rate in heads.items()]
+        rows += [("direction", 1, 0.95, 0.0), ("direction", 1, 0.2, 0.0)]
+        table = pd.DataFrame(rows, columns=["unit", "k", "answers", "control"])
+        table["score"] = [0.0] * (len(rows) - 2) + [1.0, 2.0]  # training pairs mislead about the layer
+        return nt.Located(table.assign(layer=0, low=0.0, high=1.0, n=20), "reasoning", "m")
+
+    few = decided_by(located({1: 0.2, 8: 0.9}, {1: 0.95}), located({1: 0.95, 8: 0.95}, {1: 0.95}, 0.1))
+    assert few.set_index("unit")["decides"].to_dict() == {
+        "neurons": True,
+        "heads": False,
+        "direction": False,
+    }
+    assert sentence("f", few) == (
+        "f: decided at the last token by 8 neurons; not by one attention head (the control flips 10%), "
+        "one direction of the residual stream (20% flip)"
+    )
+    none = decided_by(located({1: 0.2}, {1: 0.5}), located({1: 0.95}, {1: 0.5}, math.nan))
+    assert sentence("f", none).startswith("f: decided by no unit tried; not by one neuron (20% flip), ")
 
 
 def test_it_shows_itself(found):
@@ -101,8 +135,9 @@ def test_nothing_stays_and_errors_are_named(organism):
 def test_where_no_other_heads_are_left_there_is_no_control(organism):
     pairs = encode(organism, nt.load_pairs("arithmetic")[:4])
     table = nt.locate(organism, pairs.at([0, 1]), pairs.at([2, 3]), heads=99).table
-    assert table.loc[table["unit"] == "heads", "k"].tolist() == [16]
-    assert table.loc[table["unit"] == "heads", "control"].isna().all()
+    heads = table[table["unit"] == "heads"].set_index("k")["control"]
+    assert heads.index.tolist() == [1, 2, 4, 8, 16]
+    assert heads.isna()[16]
     assert "random heads" not in table["unit"].tolist()
 
 

@@ -131,6 +131,10 @@ def test_it_saves_loads_and_refuses(explorer, tmp_path, model, encoded):
     (tmp_path / "b.json").write_text("{}")
     with pytest.raises(nt.InputError, match="not written by"):
         nt.Explorer.load(tmp_path / "b.json")
+    for name, other in (("width", None), ("scores", "x"), ("layers", "4")):
+        (tmp_path / "c.json").write_text(json.dumps({**explorer.data, name: other}))
+        with pytest.raises(nt.InputError, match=f"{name} missing or no"):
+            nt.Explorer.load(tmp_path / "c.json")
     with pytest.raises(nt.InputError, match="this model"):
         nt.explore(model, encoded, nt.Scores("x", torch.ones(3, 3)))
     with pytest.raises(nt.InputError, match="no scores"):
