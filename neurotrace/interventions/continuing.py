@@ -129,8 +129,10 @@ def continuations(
         raise InputError("the prompt is empty: expected at least one token")
     if limit and (longest := max(map(len, prompts), default=0)) >= limit:
         raise InputError(f"the prompt has {longest} tokens, the model takes {limit}")
-    written = [""] * len(prompts)
     engine = engine_of(model)
+    if engine is not None and engine.routing == "frozen":
+        raise InputError("frozen routing knows no run without the change to go by: generate with 'free'")
+    written = [""] * len(prompts)
     batches = list(by_length([torch.tensor(list(ids)) for ids in prompts], batch_size))
     for rows, ids in over(progress, batches, "continuing"):
         start, going = ids.shape[1], list(rows)

@@ -21,7 +21,6 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
-from families import WORDS
 from planted import word_tokenizer
 from transformers import MixtralConfig, MixtralForCausalLM
 
@@ -32,6 +31,7 @@ from neurotrace.models.hooks import inspect_model
 from neurotrace.models.origins import engine_of, twin
 from neurotrace.models.written import router_factors
 
+WORDS = ["<unk>", *(f"w{number}" for number in range(47))]
 LENGTH, WIDTH, USED = 24, 192, 2
 
 

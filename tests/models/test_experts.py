@@ -267,6 +267,8 @@ def test_routing_is_refused_where_it_means_nothing(model, tmp_path):
     dense = nt.load_model(build("llama"), word_tokenizer(tmp_path, WORDS), name="dense")
     with pytest.raises(InputError, match="mixture of experts"), nt.routing(dense, "frozen"):
         pass
+    with nt.routing(model, "frozen"), pytest.raises(InputError, match="without the change to go by"):
+        nt.generate(model, "w1 w2")
     with nt.routing(model, "frozen"), pytest.raises(InputError, match="needs hooks"):
         forward(model, IDS, edit=lambda layer, post: None, layers=[0])
 
