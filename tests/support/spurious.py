@@ -22,6 +22,7 @@ INVARIANT, STRONG, WEAK = 0.9, (0.95, 0.69), (0.92, 0.62)
 SIZES, NOISE = (12, 4, 4), (0.5, 0.4, 0.5)
 OURS: dict[str, Any] = {
     "strength": 1000.0,
+    "first_strength": 1.0,
     "steps": 750,
     "count": 4,
     "rounds": 5,
@@ -46,7 +47,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "generated": OURS,
     "generated, no L_IP": OURS | {"preserve": 0.0, "preserve_first": 0.0},
     "generated, one alternation": OURS | {"rounds": 1},
-    "generated, λ grows": OURS | {"first_strength": 1.0},
+    "generated, λ at once": OURS | {"first_strength": None},
     "generated, heads kept": OURS | {"restarts": 0},
     "generated, published settings": PUBLISHED,
     "eiil": {"strength": 1000.0, "steps": 750},
