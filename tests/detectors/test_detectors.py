@@ -106,7 +106,7 @@ def test_bad_input_is_named(tmp_path):
             clone(detector).predict_proba(X)
         with pytest.raises(NotFittedError):
             save_detector(clone(detector), tmp_path / "none")
-    with pytest.raises(InputError, match="penalty='iirm': expected one of irm"):
+    with pytest.raises(InputError, match=r"penalty='iirm': did you mean 'irm'\? expected one of irm"):
         InvariantDetector("iirm").fit(X, y)
     with pytest.raises(InputError, match=r"environment has shape \(3,\)"):
         clone(QUICK).fit(X, y, environment=[1, 2, 3])
