@@ -176,7 +176,7 @@ def test_an_injected_fact_is_not_met_by_another_thread(organism):
 
 def test_every_public_function_that_runs_a_model_takes_turns():
     """But those that only load one, or keep to turns by themselves."""
-    apart = {"hook", "inspect_model", "inject", "checkpoints_of"}
+    apart = {"inspect_model", "inject", "checkpoints_of"}
     missed = [
         name
         for name in nt.__all__
