@@ -45,6 +45,8 @@ class Scores(Shown):
         if self.value.ndim != 2:
             raise InputError(f"scores of shape {tuple(self.value.shape)}, expected [layer, neuron]")
         if self.experts is not None:  # shorter blocks end before the longest
+            if len(self.experts.blocks) != self.n_layers:
+                raise InputError(f"{len(self.experts.blocks)} blocks of experts, expected {self.n_layers}")
             places = torch.arange(self.value.shape[1])
             counts = torch.tensor([number * width + more for number, width, more in self.experts.blocks])
             value = self.value.masked_fill(places.to(self.value.device) >= counts[:, None], torch.nan)
@@ -201,7 +203,7 @@ class Scores(Shown):
                 {name: tensors[prefix + name] for name in order},
                 header["provenance"],
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
             raise InputError(f"{path}: damaged scores ({error})") from None
 
     def _view(self) -> View:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from hypothesis import given, strategies as st
@@ -98,3 +100,19 @@ def test_scores_that_rank_nothing_are_refused():
         Scores("x", torch.tensor([[torch.inf]]))
     with pytest.raises(InputError, match=r"\[layer, neuron\]"):
         Scores("x", torch.zeros(3))
+
+
+@pytest.mark.parametrize(
+    "provenance", ["x", {"experts": [[1, 2]]}, {"experts": [[2, 4, 0]] * 3}, {"experts": 7}]
+)
+def test_scores_with_damaged_provenance_are_refused(provenance, tmp_path):
+    Scores("a", torch.ones(2, 8)).save(tmp_path / "a.safetensors")
+    raw = (tmp_path / "a.safetensors").read_bytes()
+    size = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + size])
+    own = json.loads(header["__metadata__"]["neurotrace"]) | {"provenance": provenance}
+    header["__metadata__"]["neurotrace"] = json.dumps(own)
+    text = json.dumps(header).encode()
+    (tmp_path / "a.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + raw[8 + size :])
+    with pytest.raises(InputError, match="damaged scores"):
+        Scores.load(tmp_path / "a.safetensors")
