@@ -224,15 +224,11 @@ class _Proof:
         return sorted(draw.sample(fold.test, min(_BESIDE, len(fold.test))))
 
     def _further_draws(self, fold: RowFold, best: Intervention, reference: Reference) -> Any:
-        """Whether further draws of random neurons flip, on some of the pairs: a row for each draw and pair.
-
-        They say how far draws differ.
-        """
+        """Of further draws of random neurons only whether they flip: a row for each draw and pair."""
         import pandas as pd
 
         seeds = range(_DRAWS, RANDOM_DRAWS)
-        some = self._some(fold)
-        own, activations = self.ground.own.at(some), activations_at(self.ground, some)
+        own, activations = self.ground.own.at(fold.test), activations_at(self.ground, fold.test)
         drawn = random_controls(best, reference, seeds=seeds)
         found = flipped(
             self.ground.model,
@@ -316,7 +312,7 @@ class _Proof:
             controls=controls,
             controls_ci=intervals,
             controls_worst={name: max(own) for name, own in of_draw.items()},
-            random_p=_p_of_draws(picked[picked["role"] == "selected"], drawn),
+            random_p=_p_of_draws(rates["answers"], of_draw["random"]),
             control_answers=max(v for n, v in controls.items() if n in CONTROLS and v is not None),
             damage_kl=None if harm is None else float(harm.mean()),
             damage_ci=None if harm is None else statistics.mean_interval(harm.numpy(), range(len(harm))),
@@ -347,12 +343,9 @@ def _by_draw(picked: Any) -> dict[str, list[float]]:
     return {name: drawn[name].tolist() for name in CONTROLS}
 
 
-def _p_of_draws(chosen: Any, drawn: Any) -> float:
-    """Monte Carlo p-value: the choice counts as one more draw, and each is compared on its own pairs."""
-    own = chosen.set_index("pair")["answers"].astype(float)
-    draws = drawn[drawn["role"].eq("random")].groupby("draw")
-    beaten = [part["answers"].mean() >= own[part["pair"]].mean() for _, part in draws]
-    return float(1 + sum(beaten)) / (1 + len(beaten))
+def _p_of_draws(rate: float, draws: Sequence[float]) -> float:
+    """Monte Carlo p-value, in which the choice counts as one more draw."""
+    return (1 + sum(each >= rate for each in draws)) / (1 + len(draws))
 
 
 def _regret(main: Any, allowed: Callable[[Candidate], bool]) -> dict[str, Any]:

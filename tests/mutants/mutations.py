@@ -380,9 +380,7 @@ MUTATIONS = (
         "if allowed(candidate):",
         SELECTION,
     ),
-    Mutation(
-        "p may be 0", "studies/held_out.py", "return float(1 + sum(", "return float(0 + sum(", SELECTION
-    ),
+    Mutation("p may be 0", "studies/held_out.py", "return (1 + sum(", "return (0 + sum(", SELECTION),
     Mutation("one random circuit", "answers/judging.py", "DRAWS = 20", "DRAWS = 1", CALIBRATION),
     # rankers
     Mutation(

@@ -266,15 +266,11 @@ def test_the_regret_is_what_the_best_flips_beyond_the_chosen():
 
 def test_the_worst_draw_and_its_p():
     draws = pd.DataFrame({"role": "random", "draw": np.repeat(range(19), 4), "answers": False})
-    draws["pair"] = [*"abcd"] * 19
     draws.loc[draws["draw"] == 7, "answers"] = [True, True, True, False]
     rest = [draws[draws["draw"] < 3].assign(role=role) for role in ("norm", "sign", "low_rho")]
     found = held_out._by_draw(pd.concat([draws, *rest]))
     assert max(found["random"]) == 0.75
     assert len(found["random"]) == 19
-    for hits, p in (([1, 1, 1, 1], 1 / 20), ([1, 1, 1, 0], 2 / 20), ([0, 0, 0, 0], 1.0)):
-        chosen = pd.DataFrame({"pair": [*"abcd"], "answers": hits})
-        assert held_out._p_of_draws(chosen, draws) == p
-    few = draws[draws["pair"].isin([*"cd"])]  # on these two, draw 7 flips half
-    assert held_out._p_of_draws(pd.DataFrame({"pair": [*"abcd"], "answers": [1, 1, 1, 0]}), few) == 2 / 20
-    assert held_out._p_of_draws(pd.DataFrame({"pair": [*"abcd"], "answers": [0, 0, 1, 1]}), few) == 1 / 20
+    assert held_out._p_of_draws(1.0, found["random"]) == 1 / 20
+    assert held_out._p_of_draws(0.75, found["random"]) == 2 / 20
+    assert held_out._p_of_draws(0.0, found["random"]) == 1.0
