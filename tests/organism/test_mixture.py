@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 import torch
@@ -46,6 +47,8 @@ def test_a_few_steps_make_a_model_with_its_truth_beside_it(tmp_path):
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("design", ["one", "two"])
 def test_the_planted_neurons_are_found_and_flip_held_out_answers(design, seed, tmp_path):
+    if (design, seed) != ("one", 0) and not os.environ.get("NEUROTRACE_LONG"):
+        pytest.skip("set NEUROTRACE_LONG=1: two minutes each")
     folder = make_mixture(design, seed).save(tmp_path / "mixture")
     model = nt.load_model(str(folder))
     encoded = nt.encode(model, nt.load_pairs(folder / "pairs.jsonl"))
