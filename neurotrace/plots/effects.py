@@ -27,7 +27,7 @@ def plot_flips(effects: Effects, *, title: str | None = None) -> go.Figure:
     """Share of flipped answers against the number of neurons, one panel per family and direction.
 
     Drawn at first: what training pairs chose (without a study: the intervention that flips most), in the
-    colour of the side that it turns answers to; random neurons, dashed grey; the loudest other control, a
+    colour of the side that it turns answers to; random neurons, dashed grey; the strongest other control, a
     grey mark. The button "show all tried" shows the rest. Bands and bars are 95 % intervals.
 
     Example::
@@ -172,25 +172,27 @@ def _panel(drawn: _Drawn, part: pd.DataFrame, direction: Direction) -> str:
         _line(drawn, line, role_words("random"), CONTROL, dash="dash")
         k, rate = float(line["k"].iloc[-1]), float(line["answers"].iloc[-1])
         labels.append((k, rate, f"random {percent(rate)}", False))
+        if "chosen" in random and random["chosen"].any():  # the title is about the numbers that were chosen
+            rate = float(random.loc[random["chosen"], "answers"].mean())
         told += f", random ones {percent(rate) if rate else 'none'}"
     roles = [r for r in (*CONTROLS, "other_donor") if r != "random" and (part["role"] == r).any()]
     rule = [role for role in roles if role in CONTROLS]
     rates = {role: float(part.loc[part["role"] == role, "answers"].mean()) for role in roles}
-    loudest = max(rule, key=lambda role: rates[role], default=None)
+    strongest = max(rule, key=lambda role: rates[role], default=None)
     for role, symbol in zip(roles, ("x", "triangle-up", "square", "diamond-open"), strict=False):
         line = _rates(part[part["role"] == role])
         words = role_words(role)
         drawn.add(
-            more=role != loudest,
+            more=role != strongest,
             x=line["k"],
             y=line["answers"],
             mode="markers",
             marker={"symbol": symbol, "size": 9, "color": CONTROL},
             hovertemplate=f"{words}, %{{x}} neurons<br>%{{y:.1%}} flipped<extra></extra>",
         )
-        if role == loudest and not (len(random) and rates[role] <= random["answers"].mean()):
+        if role == strongest and not (len(random) and rates[role] <= random["answers"].mean()):
             labels.append(
-                (float(line["k"].iloc[-1]), rates[role], f"loudest {percent(rates[role])}", False)
+                (float(line["k"].iloc[-1]), rates[role], f"strongest {percent(rates[role])}", False)
             )
     for number, kind in enumerate(k for k in kinds if k not in shown):
         line = _rates(main[main["intervention"] == kind])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,13 +47,15 @@ def write_report(run: Run) -> str:
     from neurotrace.results.explorer import style_and_script
 
     try:
+        cards = family_cards(run, figures(run))
         return _template("report.html.j2").render(
             summary=run.summary,
             manifest=run.manifest,
             cards=[
                 card | {"figures": [_embedded(name, figure) for name, figure in card["figures"]]}
-                for card in family_cards(run, figures(run))
+                for card in cards
             ],
+            words=Counter(card["verdict"].word for card in cards).most_common(),
             chosen_on=min((flip.get("chosen_on") or 0 for flip in run.selected()), default=0),
             others=[flip for flip in run.summary["flips"] if not flip["selected"]],
             rankers=_rankers(run),

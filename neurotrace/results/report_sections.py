@@ -54,8 +54,9 @@ def family_cards(run: Run, figures: Iterable[tuple[str, go.Figure]]) -> list[dic
         why = [why_words(each) for each in verdict.why]
         found.append(
             {
+                "number": len(found) + 1,
                 "verdict": verdict,
-                "why": [*why, *([verdict.settles] if verdict.settles else [])],
+                "why": why,
                 "sides": [_side(flip, examples) for flip in own],
                 "examples": [each | {"what": _example_words(each["what"])} for each in examples],
                 "rests": f"{count(first['n'], 'held-out pair')} of {count(first['groups'], 'group')}, each "

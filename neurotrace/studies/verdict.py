@@ -68,8 +68,8 @@ class Verdict:
         if self.word != "undecided" or self.few:
             return ""
         if self.pairs is None:
-            return "an estimate is on its bar: no number of pairs settles it at these rates"
-        return f"some {self.pairs:,} pairs would settle it at these rates"
+            return "an estimate is on its bar: no number of pairs settles it"
+        return f"some {self.pairs:,} pairs in all would settle it"
 
     def __str__(self) -> str:
         said = "; ".join((*self.why, *filter(None, [self.settles])))

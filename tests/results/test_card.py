@@ -57,7 +57,7 @@ def test_report_and_card_say_why_a_family_is_not_decided(run, rate, ends, word):
     ]
     judged = replace(run, summary=run.summary | {"flips": flips})
     page, card = nt.write_report(judged), claim_card(judged, direction="to_reasoning")
-    assert f'<section class="answer {word}">' in page
+    assert f'<section class="answer {word}" id="family-1">' in page
     for shown in (text_of(page.partition("<main")[2]), text_of(card)):
         assert SENTENCES[word] in shown
         why = "the control “least correlated neurons” flips"

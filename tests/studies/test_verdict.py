@@ -57,7 +57,7 @@ def test_the_pairs_that_would_settle_it():
         [flip(way, (0.92, 0.87, 0.96), each=2) for way in ("to_reasoning", "to_memorization")]
     )["f"]
     assert verdict.pairs == 800
-    assert verdict.settles == "some 800 pairs would settle it at these rates"
+    assert verdict.settles == "some 800 pairs in all would settle it"
     # an estimate on the wrong side is settled as soon as it alone is beyond its bar
     mixed = verdicts_of(
         [flip("to_reasoning", (0.91, 0.8, 0.95)), flip("to_memorization", (0.85, 0.78, 0.92))]
