@@ -119,6 +119,8 @@ def export(
     intervention.check(model)
     if intervention.needs_donor and not len(pairs) and to != "json":
         raise InputError(f"{intervention.kind} takes its values from a donor run: pass pairs=")
+    if to != "json":
+        parts_of(plain_model(model))  # a refusal leaves no folder
     names, write = FORMS[to]
     folder = prepare_folder(out, (*names, RECORD), overwrite=overwrite)
     asked = Asked(model, intervention, folder, pairs, None if source is None else Path(source))
