@@ -46,7 +46,7 @@ def family_cards(run: Run, figures: Iterable[tuple[str, go.Figure]]) -> list[dic
         figures: single pairs and estimates; named "FAMILY, DIRECTION: WHAT".
     """
     flips, drawn = selected(run), list(figures)
-    found = []
+    found: list[dict[str, Any]] = []
     for family, verdict in verdicts_of(run.summary["flips"]).items():
         own = [flip for flip in flips if flip["family"] == family]
         examples = [each for each in run.summary["examples"] if each["family"] == family]
