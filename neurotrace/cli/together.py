@@ -83,7 +83,7 @@ class Together:
             return
         import torch
 
-        from neurotrace.sweeps.crew import Crew, connect, finished, wait_for_one
+        from neurotrace.sweeps.crew import Crew, connect, disconnect, finished, wait_for_one
 
         threads = torch.get_num_threads()
         ray = connect(self.ray, self.workers * threads)
@@ -105,7 +105,7 @@ class Together:
 
             yield Units(out, overwrite=overwrite, farm=farm)
         finally:
-            ray.shutdown()
+            disconnect(ray)
 
 
 ALONE = Together()

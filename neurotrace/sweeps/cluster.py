@@ -14,7 +14,7 @@ from neurotrace.core.errors import InputError
 from neurotrace.core.process import over
 from neurotrace.folders.shards import parse_shard
 from neurotrace.sweeps.asked import Sweep
-from neurotrace.sweeps.crew import Crew, Stop, connect, finished, wait_for_one
+from neurotrace.sweeps.crew import Crew, Stop, connect, disconnect, finished, wait_for_one
 from neurotrace.sweeps.driver import Outcome, agree, do_part, load, what_is_missing
 from neurotrace.sweeps.folders import Folder, open_folder
 from neurotrace.sweeps.locks import LOCKS, locked
@@ -107,7 +107,7 @@ def sweep_on_ray(
                 alive()
             return Outcome(computed, total - len(missing) + computed, total, tuple(marked), short)
     finally:
-        ray.shutdown()
+        disconnect(ray)
 
 
 def _not_shared(folder: Folder) -> InputError:

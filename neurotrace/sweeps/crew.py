@@ -174,6 +174,12 @@ def connect(address: str, processors: int) -> Any:
     return ray
 
 
+def disconnect(ray: Any) -> None:
+    """Leave the cluster; what this process starts next listens where Ray likes, again."""
+    ray.shutdown()
+    _on_loopback(False)
+
+
 def _on_loopback(only: bool) -> None:
     """Ray's servers of this process listen on the loopback only, or where Ray likes.
 

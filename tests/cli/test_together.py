@@ -9,7 +9,7 @@ import threading
 import time
 
 import pytest
-from commands import neurotrace
+from commands import neurotrace, neurotrace_process
 
 FEW = (
     *("run", "--model", "organism", "--probes", "arithmetic", "inference", "letters"),
@@ -46,7 +46,7 @@ def test_two_ray_workers_of_which_one_is_killed_write_the_same_folder(tmp_path):
     killed: list[int] = []
     killer = threading.Thread(target=kill_one, args=(tmp_path / "two", killed), daemon=True)
     killer.start()
-    done = neurotrace(*FEW, "--out", str(tmp_path / "two"), "--ray", "local", "--workers", "2")
+    done = neurotrace_process(*FEW, "--out", str(tmp_path / "two"), "--ray", "local", "--workers", "2")
     killed.append(0)
     assert done.returncode == 0, done.stderr
     assert killed[0], "no worker was killed"
