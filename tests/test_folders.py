@@ -220,6 +220,8 @@ ELSEWHERE = {
     ("models/activations.py", "open xb"),  # a new file, mapped while it is filled
     ("core/files.py", "shutil.copy"),  # a copy to read
     ("organism/training.py", "save_pretrained"),
+    ("organism/mixture.py", "save_pretrained"),
+    ("organism/mixture.py", "write_text"),
     ("organism/training.py", "write_text"),
     ("organism/probes.py", "write_text"),
     ("organism/truth.py", "write_text"),

@@ -89,6 +89,8 @@ def test_interrupted_run_leaves_no_file(tmp_path):
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         text=True,
+        # a shell in the background ignores the signal, and its children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     for _ in range(600):
         if (tmp_path / "o").exists():

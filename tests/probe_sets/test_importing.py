@@ -564,7 +564,7 @@ def test_unknown_layouts_are_told_what_to_do():
         InputError, match=r"no known layout has the columns 'a, b'; name the format .*columns="
     ):
         import_pairs([{"a": "x", "b": "y"}])
-    with pytest.raises(InputError, match="format 'xml' is unknown; expected one of mquake"):
+    with pytest.raises(InputError, match="format 'xml' is unknown: expected one of mquake"):
         import_pairs([{"a": "x"}], "xml")
     with pytest.raises(InputError, match="no records in it"):
         import_pairs([])

@@ -133,7 +133,7 @@ def test_only_some_neurons_exactly(model, pairs):
 
 
 def test_what_cannot_be_compared_is_refused(model, pairs):
-    with pytest.raises(InputError, match="expected gradient"):
+    with pytest.raises(InputError, match="did you mean 'gradient'"):
         compare(model, pairs, ["gradeint"])
     with pytest.raises(InputError, match="expected one of patch"):
         compare(model, pairs, ["gradient:resample"])

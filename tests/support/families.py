@@ -269,8 +269,8 @@ FAMILIES = {
     "olmoe": Family("olmoe", COMMON | EXPERTS),
     "gpt_oss": Family("gpt_oss", COMMON | LOCAL_EXPERTS),
     "granitemoe": Family("granitemoe", COMMON | LOCAL_EXPERTS),
-    "deepseek_v2": Family("deepseek_v2", NO_GROUPS | LATENT | ROUTED, "frozen"),
-    "deepseek_v3": Family("deepseek_v3", NO_GROUPS | LATENT | ROUTED, "frozen"),
+    "deepseek_v2": Family("deepseek_v2", NO_GROUPS | LATENT | ROUTED, "frozen", before_4=OTHER_LOGITS),
+    "deepseek_v3": Family("deepseek_v3", NO_GROUPS | LATENT | ROUTED, "frozen", before_4=OTHER_LOGITS),
     "ernie4_5_moe": Family("ernie4_5_moe", COMMON | ERNIE),
     "jamba": Family(
         "jamba",
