@@ -79,7 +79,7 @@ def measured(source: str, probes: str, count: int, folds: int, vocabulary: int) 
             str(flip.direction): [flip.answers, *flip.answers_ci, flip.control_answers]
             for flip in study.selected()
         },
-        "verdict": {name: found.word for name, found in study.verdicts().items()},
+        "verdict": {name: str(getattr(each, "word", each)) for name, each in study.verdicts().items()},
     }
 
 
