@@ -39,10 +39,7 @@ class Together:
     workers: int = 0
 
     def __post_init__(self) -> None:
-        from neurotrace.folders.shards import parse_shard
-
-        shared = parse_shard(self.shard).count > 1
-        if shared and self.ray is not None:
+        if self.shared and self.ray is not None:
             raise InputError("--ray divides the work itself: leave out --shard")
         if self.workers and self.ray is None:
             raise InputError(f"--workers {self.workers} goes with --ray local or --ray ADDRESS")
@@ -51,7 +48,9 @@ class Together:
 
     @property
     def shared(self) -> bool:
-        return self.shard != "1/1" and self.ray is None
+        from neurotrace.folders.shards import parse_shard
+
+        return parse_shard(self.shard).count > 1
 
     def result(self, study: Study, out: Path, *, overwrite: bool, prepare: Callable[[], Study]) -> Any:
         """What the study returns; None, when this process has said that the rest is not its own.
