@@ -130,6 +130,7 @@ if TYPE_CHECKING:
     from neurotrace.rankers.slimming import slimming as slimming
     from neurotrace.rankers.slope import slope as slope
     from neurotrace.rankers.two_ended import two_ended as two_ended
+    from neurotrace.recipes.replicate import Replication as Replication, replicate as replicate
     from neurotrace.results.comparing import (
         RunComparison as RunComparison,
         compare_runs as compare_runs,
@@ -266,6 +267,7 @@ _HOME = {
     "studies.injection_study": ("injection_study",),
     "studies.comparison": ("Comparison", "compare"),
     "plots.style": ("save_figure", "template"),
+    "recipes.replicate": ("Replication", "replicate"),
     "results.comparing": ("RunComparison", "compare_runs"),
     "results.explorer": ("Explorer", "explore"),
     "results.reading": ("Run", "load_run"),

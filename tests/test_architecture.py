@@ -27,6 +27,7 @@ FLOORS = {
     "studies": 7,
     "plots": 8,
     "paper": 8,
+    "recipes": 8,
     "results": 9,
     "cli": 10,
     "evaluation": 10,
@@ -42,6 +43,7 @@ WALLS = {
 }
 MANY = {
     "rankers",
+    "recipes",
     "sweeps",
     "cli",
 }  # a file is a method, a step, a command: no bound on their number

@@ -51,6 +51,7 @@ NOT_RUN = {
     "plot_transfer",
     "plot_weights",
     "push_to_hub",
+    "replicate",
     "routing",
     "save_detector",
     "save_run",

@@ -201,7 +201,7 @@ def choose_within(
 ) -> Chosen:
     """Rank candidates on one half of the training groups, and choose by their flips on the other half."""
     draw = random.Random(f"{settings.seed}/{fold.number}")
-    halves = _halves(ground, fold, settings.seed)
+    halves = halves_of(ground, fold, settings.seed)
     count = -(-settings.tried_on // len(halves))
     parts = []
     for ranked, tried in halves:
@@ -221,7 +221,7 @@ def choose_within(
     return Chosen(fold, choice, _candidates(ground, fold.train, reference, settings), reference)
 
 
-def _halves(ground: Ground, fold: RowFold, seed: int) -> list[tuple[list[int], list[int]]]:
+def halves_of(ground: Ground, fold: RowFold, seed: int) -> list[tuple[list[int], list[int]]]:
     """(rows to rank on, rows to measure on): each half of the training groups in turn.
 
     A single group cannot be split: its pairs are used for both.

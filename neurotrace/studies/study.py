@@ -203,7 +203,7 @@ def study(
     split_up = {}  # and so would a family that can't be split
     for family in families:
         own = encoded.at([r for r, pair in enumerate(encoded.pairs) if pair.family == family])
-        split_up[family] = own, _folds(own, split, folds, seed)
+        split_up[family] = own, folds_of(own, split, folds, seed)
     smallest = min(len(part.train) for _, parts in split_up.values() for part in parts)
     exactly = (exact_neurons, exact_pairs) if "gradient" in methods else (0, 0)
     units.begin(
@@ -213,7 +213,7 @@ def study(
     )
     jobs: dict[tuple[str, Direction], tuple[str, Callable[[], dict[str, Any]]]] = {}
     for family, (own, row_folds) in split_up.items():
-        others = encoded.at(_elsewhere(encoded, family, seed))
+        others = encoded.at(elsewhere(encoded, family, seed))
         evidence = cache(partial(gather, model, own, progress=progress))  # only for what isn't finished
         for direction in DIRECTIONS:
             asked = (model, own, others, evidence, family, direction, row_folds, settings, exactly)
@@ -312,7 +312,7 @@ def _estimates(
     return estimate, truth
 
 
-def _elsewhere(encoded: EncodedPairs, family: str, seed: int) -> list[int]:
+def elsewhere(encoded: EncodedPairs, family: str, seed: int) -> list[int]:
     """Rows of other families' pairs, drawn so that the families are balanced if possible."""
     rows: dict[str, list[int]] = {}
     for row, pair in enumerate(encoded.pairs):
@@ -324,7 +324,8 @@ def _elsewhere(encoded: EncodedPairs, family: str, seed: int) -> list[int]:
     return sorted(dealt[:_ELSEWHERE])
 
 
-def _folds(own: EncodedPairs, split: str, folds: int, seed: int) -> list[RowFold]:
+def folds_of(own: EncodedPairs, split: str, folds: int, seed: int) -> list[RowFold]:
+    """The folds as rows; fewer where there are fewer groups."""
     place = {pair.id: row for row, pair in enumerate(own.pairs)}
     groups = len({pair.group for pair in own.pairs})
     made = fold_pairs(own.pairs, split=split, folds=max(2, min(folds, groups)), seed=seed)

@@ -10,11 +10,11 @@ undecided   an interval holds a bar, and none is beyond it; says how many pairs 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from neurotrace.core.sides import DIRECTIONS, spoken
+from neurotrace.core.sides import DIRECTIONS, Direction, spoken
 from neurotrace.interventions.controls import CONTROLS
 
 Word = Literal["decides", "no", "undecided"]
@@ -130,20 +130,23 @@ class _Check:
         return f"{self.what} {self.rate:.1%} {interval}, expected {side} {self.bar:.0%}"
 
 
-def verdicts_of(flips: Iterable[Mapping[str, Any]], rule: Rule = RULE) -> dict[str, Verdict]:
+def verdicts_of(
+    flips: Iterable[Mapping[str, Any]], rule: Rule = RULE, *, ways: Sequence[Direction] = DIRECTIONS
+) -> dict[str, Verdict]:
     """Family -> what the rule says of its chosen rows.
 
     Args:
         flips: records of `Flip`, as in `summary.json`; those that are not `selected` don't count.
+        ways: directions that it asks for; one alone for a claim about one way.
     """
     chosen: dict[str, list[Mapping[str, Any]]] = {}
     for flip in flips:
-        if flip["selected"]:
+        if flip["selected"] and flip["direction"] in ways:
             chosen.setdefault(flip["family"], []).append(flip)
-    return {family: _verdict(family, own, rule) for family, own in chosen.items()}
+    return {family: _verdict(family, own, rule, ways) for family, own in chosen.items()}
 
 
-def _verdict(family: str, flips: list[Mapping[str, Any]], rule: Rule) -> Verdict:
+def _verdict(family: str, flips: list[Mapping[str, Any]], rule: Rule, ways: Sequence[Direction]) -> Verdict:
     pairs = min(flip["n"] for flip in flips)
     if pairs < FEW:
         return Verdict(
@@ -161,7 +164,7 @@ def _verdict(family: str, flips: list[Mapping[str, Any]], rule: Rule) -> Verdict
         return Verdict(family, "no", tuple(fails))
     missing = [
         f"{spoken(direction)} was not measured"
-        for direction in DIRECTIONS
+        for direction in ways
         if direction not in {flip["direction"] for flip in flips}
     ]
     if missing:

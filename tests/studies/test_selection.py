@@ -204,13 +204,13 @@ def test_the_halves_part_the_groups():
     pairs = [SimpleNamespace(group=f"g{number % 7}") for number in range(21)]
     ground = SimpleNamespace(own=SimpleNamespace(pairs=pairs))
     fold = selection.RowFold(0, list(range(1, 20)), [0, 20])
-    (ranked, tried), (back, forth) = selection._halves(ground, fold, seed=0)
+    (ranked, tried), (back, forth) = selection.halves_of(ground, fold, seed=0)
     assert (ranked, tried) == (forth, back)
     assert sorted(ranked + tried) == fold.train
     assert not {pairs[row].group for row in ranked} & {pairs[row].group for row in tried}
     assert min(len(ranked), len(tried)) >= 8
     one = selection.RowFold(0, [0, 7, 14], [1])
-    assert selection._halves(ground, one, seed=0) == [(one.train, one.train)]
+    assert selection.halves_of(ground, one, seed=0) == [(one.train, one.train)]
 
 
 def test_flipped_is_what_measure_says(model, encoded):

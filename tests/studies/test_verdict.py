@@ -51,6 +51,13 @@ def test_controls_count_with_their_intervals():
     assert verdicts_of([flip("to_reasoning") | {"selected": False}]) == {}
 
 
+def test_a_claim_about_one_way_is_judged_by_that_way():
+    both = [flip("to_reasoning"), flip("to_memorization", (0.1, 0.0, 0.2))]
+    assert verdicts_of(both)["f"].word == "no"
+    assert verdicts_of(both, ways=("to_reasoning",))["f"].word == "decides"
+    assert verdicts_of(both, ways=("to_memorization",))["f"].word == "no"
+
+
 def test_the_pairs_that_would_settle_it():
     # half a width of .05 must shrink to .02: 6.25 times the 64 groups, two pairs each
     verdict = verdicts_of(
