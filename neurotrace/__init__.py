@@ -73,6 +73,8 @@ if TYPE_CHECKING:
         zero as zero,
     )
     from neurotrace.interventions.reference import Reference as Reference, reference as reference
+    from neurotrace.locating.deciding import decided_by as decided_by
+    from neurotrace.locating.locate import Located as Located, locate as locate
     from neurotrace.models.activations import (
         Activations as Activations,
         Moments as Moments,
@@ -155,7 +157,6 @@ if TYPE_CHECKING:
         load_facts as load_facts,
     )
     from neurotrace.studies.injection_study import injection_study as injection_study
-    from neurotrace.studies.locate import Located as Located, locate as locate
     from neurotrace.studies.overlap import overlap as overlap
     from neurotrace.studies.significance import (
         GroupScores as GroupScores,
@@ -236,7 +237,8 @@ _HOME = {
     "answers.margin": ("Margins", "causal_margin"),
     "answers.views": ("read_views", "view_names"),
     "answers.detection": ("Detection", "detect"),
-    "studies.locate": ("Located", "locate"),
+    "locating.deciding": ("decided_by",),
+    "locating.locate": ("Located", "locate"),
     "plots.sites": ("plot_located",),
     "plots.detectors": ("plot_sites", "plot_transfer", "plot_weights"),
     "answers.trust": ("Trust", "calibrate", "trust"),

@@ -24,6 +24,7 @@ FLOORS = {
     "exports": 5,
     "rankers": 6,
     "sweeps": 6,
+    "locating": 7,
     "studies": 7,
     "plots": 8,
     "paper": 8,

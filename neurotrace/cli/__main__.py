@@ -2,4 +2,5 @@
 
 from neurotrace.cli.main import main
 
-main()
+if __name__ == "__main__":  # not in the processes of --workers, which import this file
+    main()

@@ -24,9 +24,10 @@ from neurotrace.cli.options import (
 )
 from neurotrace.core.process import quiet
 from neurotrace.core.sides import SIDES
+from neurotrace.locating.deciding import DECIDED
 
 FORMAT = "neurotrace.locate/1"
-FILES = ("sites.csv", "decided.csv")
+FILES = ("sites.csv", "decided.csv", DECIDED)
 
 
 def locate(
@@ -35,6 +36,10 @@ def locate(
     out: Annotated[Path, typer.Option(help="Folder for the table and the figures.")],
     more_probes: MoreProbes = None,
     heads: Annotated[int, typer.Option(help="Attention heads to patch together.")] = 8,
+    places: Annotated[
+        int,
+        typer.Option(help="Last tokens at which heads and neurons are patched, if the prompts share them."),
+    ] = 6,
     at_most: Annotated[
         int,
         typer.Option(help="Maximum number of correctly answered pairs of each family; 0: all."),
@@ -49,30 +54,34 @@ def locate(
     """Patch attention, MLPs, heads, the residual stream and a direction of it on held-out pairs."""
     from neurotrace.core.errors import InputError
     from neurotrace.core.pairs import split_pairs
-    from neurotrace.core.writing import hold_folder, prepare_folder, save_file
+    from neurotrace.core.writing import hold_folder, noted, prepare_folder, save_file, write_atomically
     from neurotrace.folders.sealing import sealing
 
     pairs = pairs_of(named(probes, more_probes))
-    if heads < 1 or at_most < 0:
-        raise InputError(f"--heads {heads} --at-most {at_most}: expected 1 or more, and 0 or more")
+    if min(heads, places) < 1 or at_most < 0:
+        raise InputError(
+            f"--heads {heads} --places {places} --at-most {at_most}: expected at least 1, 1 and 0"
+        )
     files = [*FILES, *(_figure(*each) for each in product({pair.family for pair in pairs}, SIDES))]
     hold_folder(prepare_folder(out, files, overwrite=overwrite))
     quiet()
     import pandas as pd
 
-    from neurotrace.cli.deciding import decided_by, sentence
     from neurotrace.core.process import bars, command_line, over
+    from neurotrace.interventions.damage import neutral_texts
+    from neurotrace.locating.deciding import decided_by, in_words
+    from neurotrace.locating.locate import locate as located_by
     from neurotrace.models.encoding import nothing_left
     from neurotrace.models.identity import model_identity
     from neurotrace.plots.sites import plot_located
     from neurotrace.plots.style import save_figure
     from neurotrace.probe_sets.mining import mine_pairs
-    from neurotrace.studies.locate import locate as located_by
 
     loaded = Source(model, device, dtype, trust_remote_code).load()
     asked = mine_pairs(loaded, pairs, max_pairs=at_most or None, seed=seed, progress=bars).encoded
     if not len(asked):
         raise nothing_left(model, asked)
+    neutral = neutral_texts(loaded)
     tables, decisions, figures = [], [], {}
     for family in over(
         bars, list(dict.fromkeys(pair.family for pair in asked.pairs)), "family", outer=True
@@ -82,20 +91,31 @@ def locate(
         located = []
         for donor in SIDES[::-1]:
             located.append(
-                located_by(loaded, train, test, donor=donor, heads=heads, seed=seed, progress=bars)
+                located_by(
+                    loaded,
+                    train,
+                    test,
+                    donor=donor,
+                    heads=heads,
+                    places=places,
+                    neutral=neutral,
+                    seed=seed,
+                    progress=bars,
+                )
             )
             console().print(located[-1])
             figures[_figure(family, donor)] = plot_located(located[-1])
             tables.append(located[-1].table.assign(family=family, donor=donor))
         decided = decided_by(*located)
         decisions.append(decided.assign(family=family))
-        tell(sentence(family, decided))
+        tell(f"{family}: {in_words(decided)}")
     record = {"format": FORMAT, **model_identity(loaded), "command": command_line(), "seed": seed}
     with sealing(out, files, record):
         for name, figure in figures.items():
             save_figure(figure, out / name)
-        for name, frames in zip(FILES, (tables, decisions), strict=True):
+        for name, frames in zip(FILES, (tables, decisions), strict=False):
             save_file(out / name, pd.concat(frames).to_csv(index=False, float_format="%.4f"))
+        write_atomically(out / DECIDED, noted(pd.concat(decisions, ignore_index=True), record))
     tell(f"tables and figures: {out}")
 
 

@@ -1,11 +1,13 @@
-"""`--shard` and `--ray` of `run`, `rank` and `circuit`: their units of work by several processes."""
+"""`--shard`, `--workers`, `--ray` of `run`, `rank`, `circuit`: their units of work by several processes."""
 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +17,7 @@ from neurotrace.cli.console import tell
 from neurotrace.core.errors import InputError
 
 if TYPE_CHECKING:
-    from neurotrace.folders.units import Units
+    from neurotrace.folders.units import Farm, Units
 
 Shard = Annotated[
     str,
@@ -25,7 +27,13 @@ Shard = Annotated[
     ),
 ]
 Ray = Annotated[str | None, typer.Option(help="local: on workers of this machine; or a cluster's address.")]
-Workers = Annotated[int, typer.Option(help="Number of Ray workers; 0: as many as fit.")]
+Workers = Annotated[
+    int,
+    typer.Option(
+        help="Processes that share the work and this machine's cores; with --ray, Ray workers. 0: this "
+        "process alone, with --ray as many as fit."
+    ),
+]
 
 Study = Callable[..., Any]  # takes `units` and `progress`
 
@@ -41,8 +49,8 @@ class Together:
     def __post_init__(self) -> None:
         if self.shared and self.ray is not None:
             raise InputError("--ray divides the work itself: leave out --shard")
-        if self.workers and self.ray is None:
-            raise InputError(f"--workers {self.workers} goes with --ray local or --ray ADDRESS")
+        if self.shared and self.workers:
+            raise InputError("--workers divides the work itself: leave out --shard")
         if self.workers < 0:
             raise InputError(f"--workers {self.workers}: expected a number from 0")
 
@@ -57,7 +65,7 @@ class Together:
 
         Args:
             study: is called here.
-            prepare: a Ray worker calls it once, and what it returns for each part.
+            prepare: a worker calls it once, and what it returns for each part.
         """
         from neurotrace.core.process import bars
         from neurotrace.folders.units import Waiting
@@ -77,8 +85,11 @@ class Together:
     def _units(self, out: Path, overwrite: bool, prepare: Callable[[], Study]) -> Iterator[Units]:
         from neurotrace.folders.units import Units
 
-        if self.ray is None:
+        if self.ray is None and self.workers < 2:
             yield Units(out, overwrite=overwrite, shard=self.shard)
+            return
+        if self.ray is None:
+            yield Units(out, overwrite=overwrite, farm=self._processes(out, prepare))
             return
         import torch
 
@@ -106,12 +117,46 @@ class Together:
         finally:
             disconnect(ray)
 
+    def _processes(self, out: Path, prepare: Callable[[], Study]) -> Farm:
+        """Has parts made by processes of this machine; what a process that died left, this one makes."""
+        import torch
+
+        count = self.workers
+        threads = max(1, torch.get_num_threads() // count)
+        torch.set_num_threads(threads)  # the bits of a part depend on it
+        made_by = partial(_Worker, prepare, str(out.absolute()), os.getcwd(), threads)
+
+        def farm(names: list[str]) -> None:
+            from concurrent.futures import ProcessPoolExecutor, as_completed
+            from concurrent.futures.process import BrokenProcessPool
+            from multiprocessing import active_children, get_context
+
+            from neurotrace.core.process import bars, over
+
+            pool = ProcessPoolExecutor(
+                min(count, len(names)), get_context("spawn"), initializer=_begin, initargs=(made_by,)
+            )
+            try:
+                work = [pool.submit(_do, name) for name in names]
+                for _, done in zip(over(bars, names, "part"), as_completed(work), strict=False):
+                    done.result()
+            except BrokenProcessPool:
+                warnings.warn("a worker process died; this one makes what is missing", stacklevel=2)
+            except BaseException:
+                for each in active_children():
+                    each.terminate()
+                raise
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+        return farm
+
 
 ALONE = Together()
 
 
 class _Worker:
-    """A process on a node: the command's study, whose named units it makes in the shared folder."""
+    """Another process: the command's study, whose named units it makes in the shared folder."""
 
     def __init__(self, prepare: Callable[[], Study], out: str, home: str, threads: int) -> None:
         self.prepare, self.out, self.home, self.threads = prepare, out, home, threads
@@ -137,3 +182,30 @@ class _Worker:
             self.study(units=Units(self.out, only=frozenset([name])))
         except Waiting:  # the others are other workers'
             return
+
+
+_here: list[_Worker] = []  # in a process of a pool, its worker
+
+
+def _begin(made_by: Callable[[], _Worker]) -> None:
+    import signal
+    from multiprocessing import parent_process
+    from threading import Thread
+
+    from neurotrace.core.process import bars
+
+    def with_the_parent() -> None:
+        if (parent := parent_process()) is not None:
+            parent.join()
+            os._exit(1)
+
+    Thread(target=with_the_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches the parent, too, which says so
+    bars.silent = True  # the parent shows the parts
+    worker = made_by()
+    worker.start()
+    _here.append(worker)
+
+
+def _do(name: str) -> None:
+    _here[0].do(name)

@@ -236,8 +236,11 @@ def run_hooked(
     model: HookedModel,
     ids: Int[Tensor, "batch pos"],
     edits: Mapping[Point, Callable[[Float[Tensor, "batch pos unit"]], Tensor | None]],
+    past: Any = None,
 ) -> tuple[Float[Tensor, "batch pos vocab"], dict[Point, int]]:
     """Logits, with each point's values handed to its edit; and how often each hook fired.
+
+    `past`: keys and values of what stands before `ids`, in transformers' form.
 
     The hooks are gone when this returns, exceptions included; the user's own hooks stay.
     """
@@ -256,7 +259,8 @@ def run_hooked(
         return hook
 
     with hooks_on(model, [(site_name(*point), make(point)) for point in fired]):
-        return model(ids.to(_device(model))), fired
+        behind = {} if past is None else {"past_key_values": past}
+        return model(ids.to(_device(model)), **behind), fired
 
 
 @contextmanager

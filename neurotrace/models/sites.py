@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from neurotrace.core.errors import InputError
+from neurotrace.engine.attention import Prefix, PrefixError
 from neurotrace.engine.parts import hooked, overridden
 from neurotrace.engine.turns import passing, turn
 from neurotrace.models.hooks import (
@@ -47,25 +50,69 @@ def end_logits(
         return logits[:, -read:]
 
 
+@dataclass(frozen=True)
+class Tail:
+    """The last `read` tokens of prompts of one length.
+
+    With `past`, the keys and values of all that stands before them, `ids` are these tokens alone: a change
+    there leaves what stands before as it is, so that it is run once (`tail_of`).
+    """
+
+    ids: Int[Tensor, "batch pos"]
+    read: int
+    past: Prefix | None = None
+
+
+def tail_of(model: HookedModel, ids: Int[Tensor, "batch pos"], read: int) -> Tail:
+    """The last `read` tokens, with what stands before them run once, if the model takes a cache.
+
+    The logits are compared with those of a full pass; where they differ, full passes are made.
+    """
+    whole, other = Tail(ids, read), twin(model)
+    takes = "past_key_values" in inspect.signature(getattr(model, "forward", model)).parameters
+    if other is None or not takes or ids.shape[1] <= read:
+        return whole
+    with turn(model), torch.no_grad():
+        place = next(other.parameters()).device
+        run = other(ids[:, :-read].to(place), use_cache=True, logits_to_keep=1)
+        try:
+            past = Prefix(run.past_key_values.layers, shared=False)
+        except (AttributeError, PrefixError):  # states of another kind than keys and values
+            return whole
+        tail = Tail(ids[:, -read:], read, past)
+        wanted = end_logits(model, ids, 1)[:, -1].float().cpu()
+        found = run_hooked(model, tail.ids, {}, past=past)[0][:, -1].float().cpu()
+    close = torch.allclose(found, wanted, rtol=1e-3, atol=1e-3 * float(wanted.abs().max()))
+    return tail if close else whole
+
+
+def _as_tail(ids: Int[Tensor, "batch pos"] | Tail) -> Tail:
+    return ids if isinstance(ids, Tail) else Tail(ids, 1)
+
+
 def read_sites(
-    model: HookedModel, ids: Int[Tensor, "batch pos"], points: Sequence[Point]
-) -> dict[Point, Float[Tensor, "batch unit"]]:
+    model: HookedModel, ids: Int[Tensor, "batch pos"] | Tail, points: Sequence[Point]
+) -> dict[Point, Float[Tensor, "batch *read unit"]]:
     """Values at the last position of each (site, layer), in float32 on the CPU.
+
+    Of a `Tail`, those at each of its places.
 
     Raises:
         InputError: the model has no such hook (the message names it).
     """
     found: dict[Point, Tensor] = {}
+    tail = _as_tail(ids)
 
     def keep(point: Point) -> Callable[[Tensor], None]:
         def see(value: Tensor) -> None:
-            found[point] = value[:, -1].detach().float().cpu()
+            own = value[:, -tail.read :] if tail is ids else value[:, -1]
+            found[point] = own.detach().float().cpu()
 
         return see
 
     _want(model, points)
     with torch.no_grad():
-        run_hooked(model, ids, {point: keep(point) for point in points})
+        run_hooked(model, tail.ids, {point: keep(point) for point in points}, past=tail.past)
     if len(found) != len(points):
         silent = next(point for point in points if point not in found)
         raise RuntimeError(f"{site_name(*silent)} did not fire")
@@ -74,27 +121,29 @@ def read_sites(
 
 def change_sites(
     model: HookedModel,
-    ids: Int[Tensor, "batch pos"],
-    changes: Mapping[Point, Callable[[Float[Tensor, "batch unit"]], Tensor]],
+    ids: Int[Tensor, "batch pos"] | Tail,
+    changes: Mapping[Point, Callable[[Float[Tensor, "batch *read unit"]], Tensor]],
 ) -> Float[Tensor, "batch vocab"]:
     """Logits at the last position, with the values of each named site changed there.
 
-    Differentiable: `site_slopes`.
+    Of a `Tail`, the values at each of its places are handed to the change. Differentiable: `site_slopes`.
 
     Raises:
         InputError: the model has no such hook, or it doesn't fire exactly once.
     """
+    tail = _as_tail(ids)
+    where: Any = slice(-tail.read, None) if tail is ids else -1
 
     def make(point: Point) -> Callable[[Tensor], Tensor]:
         def put(value: Tensor) -> Tensor:
             changed = value.clone()
-            changed[:, -1] = changes[point](changed[:, -1])
+            changed[:, where] = changes[point](changed[:, where])
             return changed
 
         return put
 
     _want(model, changes)
-    logits, fired = run_hooked(model, ids, {point: make(point) for point in changes})
+    logits, fired = run_hooked(model, tail.ids, {point: make(point) for point in changes}, past=tail.past)
     for point, count in fired.items():
         if count != 1:
             raise InputError(f"{site_name(*point)} fired {count} times; expected once")
@@ -103,11 +152,11 @@ def change_sites(
 
 def site_slopes(
     model: HookedModel,
-    ids: Int[Tensor, "batch pos"],
+    ids: Int[Tensor, "batch pos"] | Tail,
     points: Sequence[Point],
     metric: Callable[[Float[Tensor, "batch vocab"]], Float[Tensor, " batch"]],
-) -> tuple[dict[Point, Float[Tensor, "batch unit"]], dict[Point, Float[Tensor, "batch unit"]]]:
-    """(values, d metric / d values) at the last position of each site, in float32 on the CPU.
+) -> tuple[dict[Point, Float[Tensor, "batch *read unit"]], dict[Point, Float[Tensor, "batch *read unit"]]]:
+    """(values, d metric / d values) where `change_sites` changes each site, in float32 on the CPU.
 
     One forward and one backward pass: a zero is added to each site and the metric is differentiated by it.
     """

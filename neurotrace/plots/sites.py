@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from neurotrace.core.display import percent
+from neurotrace.locating.locate import Located
 from neurotrace.plots.style import CONTROL, INK, OTHERS, fade, finish
-from neurotrace.studies.locate import Located
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

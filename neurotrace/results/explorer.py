@@ -55,7 +55,7 @@ _FIELDS = {
     **{"scores": list, "moments": list, "details": str},
 }
 _TEMPLATES = Path(__file__).parent / "templates"
-_BINS, _TOKENS, _NEIGHBOURS, _EXTREMES = 20, 8, 8, 3
+_BINS, _TOKENS, _NEIGHBOURS, _EXTREMES, _LEAST, _MOST = 20, 8, 8, 3, 100, 1000
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def explore(
     pairs: Sequence[PromptPair] | EncodedPairs,
     scores: Study | Scores | Sequence[Scores],
     *,
-    neurons: int = 1000,
+    neurons: int | None = None,
     pairs_each: int = 12,
     max_pairs: int = 128,
     kind: Kind = "patch",
@@ -131,7 +131,8 @@ def explore(
 
     Args:
         scores: the rankings for the map: one, several, or a study's.
-        neurons: number of the strongest neurons with exact effects and the other details.
+        neurons: number of the strongest neurons with exact effects and the other details; default:
+            1,000 / n for n families (100 at least).
         pairs_each: number of pairs, each of another group, for a family's exact effects.
         max_pairs: maximum number of pairs, drawn at random, for means, histograms and written values.
         kind: the intervention of the exact effects.
@@ -161,7 +162,8 @@ def explore(
         if all(name.lower() != each.method for _, _, each in rankings):
             unit = "activation" if name == "contrast" else "correlation"
             rankings.append((f"{name}, {sample}", "", Scores(name, values, unit, signed=False)))
-    top = strongest([each for _, _, each in rankings], neurons)
+    most = neurons or max(_LEAST, _MOST // len({pair.family for pair in encoded.pairs}))
+    top = strongest([each for _, _, each in rankings], most)
     written = mean_written(model, some, progress=progress)
     details: dict[str, Any] = {
         "places": [neuron.layer * info.d_mlp + neuron.index for neuron in top],

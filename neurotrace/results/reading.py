@@ -15,6 +15,7 @@ from neurotrace.core.pairs import ALSO_FIELDS, PAIR_FIELDS, PromptPair, pair_fro
 from neurotrace.core.sides import Direction, spoken
 from neurotrace.interventions.effects import Effects
 from neurotrace.interventions.intervention import Intervention
+from neurotrace.locating.deciding import DECIDED, NUMBERS, WORDS
 from neurotrace.results.findings import FOLDER, TABLE, neurons_table, read_findings
 from neurotrace.studies.study import ALL
 
@@ -49,6 +50,7 @@ class Run(Shown):
     trust: JudgedTrust | None  # from `neurotrace circuit` in the folder `trust` inside this one
     detectors: pd.DataFrame | None  # from `neurotrace detect` in this folder
     detected: dict[str, Any]  # how they were made
+    decided: pd.DataFrame | None  # from `neurotrace locate` in this folder
     left_out: tuple[str, ...]  # results in the folder that are of another model, with the reason
     neurons: pd.DataFrame  # `neurons.csv`: what was chosen, fold by fold; empty: a run of 0.1
 
@@ -193,6 +195,7 @@ def read_files(place: Path, manifest: dict[str, Any]) -> Run:
         None,
         {},
     )
+    decided = _beside(place / DECIDED, _decided, manifest, left_out)
     return Run(
         place,
         _json(place / "summary.json"),
@@ -206,6 +209,7 @@ def read_files(place: Path, manifest: dict[str, Any]) -> Run:
         trust,
         detectors,
         detected,
+        decided,
         tuple(left_out),
         _neurons(place / TABLE),
     )
@@ -259,6 +263,12 @@ def _detectors(path: Path, manifest: dict[str, Any]) -> tuple[pd.DataFrame, dict
     found, about = read_table(path, words=COLUMNS[:4], numbers=COLUMNS[4:])
     _same_model(path, about, manifest)
     return found, about
+
+
+def _decided(path: Path, manifest: dict[str, Any]) -> pd.DataFrame:
+    found, about = read_table(path, words=("family", *WORDS), numbers=NUMBERS)
+    _same_model(path, about, manifest)
+    return found
 
 
 def _same_model(path: Path, about: dict[str, Any], manifest: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from neurotrace.core.display import clip, percent
 from neurotrace.core.errors import InputError
 from neurotrace.core.sides import DIRECTIONS, spoken
 from neurotrace.interventions.controls import CONTROLS
+from neurotrace.locating.deciding import in_words
 from neurotrace.plots.detectors import SHOWN, plot_transfer
 from neurotrace.plots.trust import plot_coverage, plot_reliability, plot_signals
 from neurotrace.plots.words import count, damage_word, kind_words, role_words, turn_words, why_words
@@ -57,6 +58,7 @@ def family_cards(run: Run, figures: Iterable[tuple[str, go.Figure]]) -> list[dic
                 "number": len(found) + 1,
                 "verdict": verdict,
                 "why": why,
+                "decided": _decided(run, family),
                 "sides": [_side(flip, examples) for flip in own],
                 "examples": [each | {"what": _example_words(each["what"])} for each in examples],
                 "rests": f"{count(first['n'], 'held-out pair')} of {count(first['groups'], 'group')}, each "
@@ -66,6 +68,13 @@ def family_cards(run: Run, figures: Iterable[tuple[str, go.Figure]]) -> list[dic
             }
         )
     return found
+
+
+def _decided(run: Run, family: str) -> str:
+    """What `neurotrace locate` says of the family; empty if it was not asked."""
+    if run.decided is None or not (own := run.decided[run.decided["family"] == family]).size:
+        return ""
+    return in_words(own)
 
 
 def selected(run: Run) -> list[dict[str, Any]]:

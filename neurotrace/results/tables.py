@@ -1,4 +1,4 @@
-"""The folders that `neurotrace rank` and `neurotrace detect` write, and the file of known neurons.
+"""The folders that `neurotrace rank`, `detect` and `locate` write, and the file of known neurons.
 
 rank:
 rankers.parquet         a row for each (family, ranker): `Comparison.rankers`
@@ -14,7 +14,12 @@ chosen.safetensors      the chosen detector, fitted on all prompts; `nt.load_det
 circuit.safetensors     the circuit whose margin it may read; `nt.Circuit.load` reads it
 transfer.html, sites.html, weights.html
 
-both:
+locate:
+sites.csv               a row for each unit that was patched
+decided.csv, .parquet   of each kind the fewest that flip both ways; a run's report shows it
+…-to-….html             a figure for each family and direction
+
+all:
 manifest.json           command and versions; bytes and SHA-256 of each file. In a run's folder its manifest
                         lists them
 """

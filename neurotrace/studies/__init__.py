@@ -9,7 +9,6 @@ faithfulness     rankings against exact effects
 significance     p, false discoveries, intervals of scores
 overlap          do two rankings name the same neurons?
 timeline         the same along a model's checkpoints
-locate           patching of attention, heads, MLPs and the residual stream
 injection        a fact trained into known neurons
 injection_study  rankers against injected facts
 

@@ -1,4 +1,4 @@
-"""`run` on Ray workers and in shards: the bits of a single process, also where a worker dies."""
+"""`run` by several processes and on Ray workers: the bits of a single one, also where a worker dies."""
 
 from __future__ import annotations
 
@@ -26,37 +26,49 @@ def bits(folder):
     }
 
 
-def kill_one(folder, killed):
-    """Kill a Ray worker when the first part is there."""
+def kill_one(folder, killed, name):
+    """Kill a worker when the first part is there."""
     import psutil
 
     while not killed:
         if list(folder.glob("unfinished/*/manifest.json")):
             for each in psutil.Process().children(recursive=True):
-                if "_Worker" in " ".join(each.cmdline()):
+                if name in " ".join(each.cmdline()):
                     os.kill(each.pid, signal.SIGKILL)
                     killed.append(each.pid)
                     break
         time.sleep(0.1)
 
 
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """The folder of a run by one process."""
+    out = tmp_path_factory.mktemp("run") / "one"
+    done = neurotrace_process(*FEW, "--out", str(out), env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    return bits(out)
+
+
 @pytest.mark.nightly
-def test_two_ray_workers_of_which_one_is_killed_write_the_same_folder(tmp_path):
-    assert neurotrace(*FEW, "--out", str(tmp_path / "one")).returncode == 0
+@pytest.mark.parametrize("more", [(), ("--ray", "local")], ids=["processes", "ray"])
+def test_two_workers_of_which_one_is_killed_write_the_same_folder(more, one, tmp_path):
     killed: list[int] = []
-    killer = threading.Thread(target=kill_one, args=(tmp_path / "two", killed), daemon=True)
+    name = "_Worker" if more else "spawn_main"
+    killer = threading.Thread(target=kill_one, args=(tmp_path / "two", killed, name), daemon=True)
     killer.start()
-    done = neurotrace_process(*FEW, "--out", str(tmp_path / "two"), "--ray", "local", "--workers", "2")
+    words = (*FEW, "--out", str(tmp_path / "two"), *more, "--workers", "2")
+    done = neurotrace_process(*words, env=os.environ | {"OMP_NUM_THREADS": "1"})
     killed.append(0)
     assert done.returncode == 0, done.stderr
     assert killed[0], "no worker was killed"
-    assert bits(tmp_path / "two") == bits(tmp_path / "one")
+    assert more or "a worker process died" in done.stderr
+    assert bits(tmp_path / "two") == one
 
 
 def test_what_does_not_go_together_is_refused(tmp_path):
     for words, said in (
         (("--ray", "local", "--shard", "1/2"), "--ray divides the work itself"),
-        (("--workers", "2"), "--workers 2 goes with --ray"),
+        (("--workers", "2", "--shard", "1/2"), "--workers divides the work itself"),
         (("--shard", "3/2"), "expected i/n"),
     ):
         done = neurotrace(*FEW, "--out", str(tmp_path / "run"), *words)

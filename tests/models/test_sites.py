@@ -10,13 +10,14 @@ import torch
 from families import family_model, random_pairs
 
 import neurotrace as nt
-from neurotrace.cli.deciding import decided_by, sentence
 from neurotrace.core.errors import InputError
 from neurotrace.engine.metrics import logit_difference
+from neurotrace.locating.deciding import decided_by, in_words
+from neurotrace.locating.patching import Patching, shared_tail
+from neurotrace.locating.units import _as_many, of_neurons
 from neurotrace.models.encoding import encode
 from neurotrace.models.hooks import forward
-from neurotrace.models.sites import change_sites, read_sites
-from neurotrace.studies.locate import _as_many, _Work
+from neurotrace.models.sites import Tail, change_sites, read_sites, tail_of
 
 SITES = ("attention", "mlp", "residual", "heads")
 
@@ -24,7 +25,7 @@ SITES = ("attention", "mlp", "residual", "heads")
 @pytest.fixture(scope="module")
 def found(organism):
     train, test = nt.split_pairs(nt.load_pairs("arithmetic")[:120], seed=0)
-    return nt.locate(organism, train, test, heads=3)
+    return nt.locate(organism, train, test, heads=3, neutral=nt.neutral_texts(organism))
 
 
 @pytest.fixture(scope="module")
@@ -40,16 +41,18 @@ def test_the_planted_layer_decides(found):
     for unit in ("mlp", "residual", "direction", "attention"):
         assert table[unit, 0] < 0.05
     frame = found.to_frame().set_index("unit")
-    assert frame.loc["random heads", "answers"] < 0.1
     assert (frame.loc["direction", "control"] < 0.2).all()
     heads = frame.loc["heads"].set_index("k")
-    assert heads.index.tolist() == [1, 2, 3]
-    assert heads.loc[3, "control"] == frame.loc["random heads", "answers"]
-    neurons = frame.loc["neurons"].set_index("k")["answers"]
-    assert neurons.index.tolist() == [1, 3, 15]  # of 1,536; eight were planted
-    assert neurons[15] > 0.9
+    assert heads.index.unique().tolist() == [1, 2, 3]
+    assert (heads["control"] < 0.3).all()
+    neurons = frame[frame["places"] == 1].loc["neurons"].set_index("k")["answers"]
+    assert neurons.index.tolist() == [1, 2, 3, 8, 15]  # of 1,536; eight were planted
+    assert neurons[8] > 0.9
     assert neurons[1] < 0.5
     assert (frame.loc["neurons", "control"] < 0.1).all()
+    damage = frame.loc["neurons", "damage"]
+    assert damage.max() < 0.5
+    assert damage.notna().all()
     assert frame["n"].min() > 15
 
 
@@ -60,7 +63,8 @@ def test_the_fewest_of_each_kind_are_said():
         rows += [("direction", 1, 0.95, 0.0), ("direction", 1, 0.2, 0.0)]
         table = pd.DataFrame(rows, columns=["unit", "k", "answers", "control"])
         table["score"] = [0.0] * (len(rows) - 2) + [1.0, 2.0]  # training pairs mislead about the layer
-        return nt.Located(table.assign(layer=0, low=0.0, high=1.0, n=20), "reasoning", "m")
+        rest = {"layer": 0, "places": 1, "low": 0.0, "high": 1.0, "damage": 0.0, "n": 20}
+        return nt.Located(table.assign(**rest), "reasoning", "m")
 
     few = decided_by(located({1: 0.2, 8: 0.9}, {1: 0.95}), located({1: 0.95, 8: 0.95}, {1: 0.95}, 0.1))
     assert few.set_index("unit")["decides"].to_dict() == {
@@ -68,12 +72,14 @@ def test_the_fewest_of_each_kind_are_said():
         "heads": False,
         "direction": False,
     }
-    assert sentence("f", few) == (
-        "f: decided at the last token by 8 neurons; not by one attention head (the control flips 10%), "
-        "one direction of the residual stream (20% flip)"
+    assert in_words(few) == (
+        "decided by 8 neurons at the last token; not by one attention head at the last token "
+        "(the control flips 10%), one direction of the residual stream at the last token (20% flip)"
     )
     none = decided_by(located({1: 0.2}, {1: 0.5}), located({1: 0.95}, {1: 0.5}, math.nan))
-    assert sentence("f", none).startswith("f: decided by no unit tried; not by one neuron (20% flip), ")
+    assert in_words(none).startswith(
+        "decided by no unit tried; not by one neuron at the last token (20% flip), "
+    )
 
 
 def test_it_shows_itself(found):
@@ -87,7 +93,9 @@ def test_it_shows_itself(found):
 def test_slopes_are_those_of_small_steps(family, tmp_path):
     model = family_model(family, tmp_path)
     pairs = encode(model, random_pairs(3), check=False)
-    slopes, moves = _Work(model, pairs, pairs, "reasoning", 4).learn()
+    patching = Patching(model, pairs, pairs, batch_size=4)
+    own, slopes = patching.slopes("memorization")
+    moves = {point: patching.given["reasoning"][point][:, -1] - own[point][:, -1] for point in own}
     row = 1
     ids = pairs.ids("memorization")[row][None]
     answers = pairs.memorized[row : row + 1], pairs.reasoned[row : row + 1]
@@ -100,7 +108,7 @@ def test_slopes_are_those_of_small_steps(family, tmp_path):
     for site in SITES:
         step = 1e-2 * moves[site, 1][row : row + 1]
         middle = (after((site, 1), step) - after((site, 1), -step)) / 2
-        assert middle == pytest.approx(float((slopes[site, 1][row] * step).sum()), rel=2e-2, abs=2e-4)
+        assert middle == pytest.approx(float((slopes[site, 1][row, -1] * step).sum()), rel=2e-2, abs=2e-4)
 
 
 def test_the_donors_residual_stream_gives_the_donors_logits(organism):
@@ -135,10 +143,9 @@ def test_nothing_stays_and_errors_are_named(organism):
 def test_where_no_other_heads_are_left_there_is_no_control(organism):
     pairs = encode(organism, nt.load_pairs("arithmetic")[:4])
     table = nt.locate(organism, pairs.at([0, 1]), pairs.at([2, 3]), heads=99).table
-    heads = table[table["unit"] == "heads"].set_index("k")["control"]
+    heads = table[(table["unit"] == "heads") & (table["places"] == 1)].set_index("k")["control"]
     assert heads.index.tolist() == [1, 2, 4, 8, 16]
     assert heads.isna()[16]
-    assert "random heads" not in table["unit"].tolist()
 
 
 def test_random_heads_are_others_of_the_same_layers():
@@ -146,3 +153,56 @@ def test_random_heads_are_others_of_the_same_layers():
     drawn = _as_many(chosen, layers=3, count=4, seed=1)
     assert sorted(layer for layer, _ in drawn) == [0, 2, 2]
     assert not set(drawn) & set(chosen)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma2", "opt", "llama"])
+@pytest.mark.parametrize("read", [1, 3])
+def test_what_stands_before_is_run_once_and_changes_nothing(family, read, tmp_path):
+    """Values, slopes and changed logits of the last tokens, behind a kept prefix and by full passes."""
+    model = family_model(family, tmp_path)
+    pairs = encode(model, random_pairs(3), check=False)
+    ids = torch.stack([each[:4] for each in pairs.memorization])
+    kept, whole = tail_of(model, ids, read), Tail(ids, read)
+    assert kept.past is not None
+    assert kept.ids.shape[1] == read
+    points = [(site, layer) for site in (*SITES, "neurons") for layer in range(2)]
+    values = [read_sites(model, tail, points) for tail in (kept, whole)]
+    for point in points:
+        assert values[0][point].shape[1] == read
+        torch.testing.assert_close(values[0][point], values[1][point], rtol=1e-4, atol=1e-4)
+    change = {("heads", 0): lambda own: own * 0.5, ("neurons", 1): lambda own: own + 0.3}
+    with torch.no_grad():
+        found = [change_sites(model, tail, change) for tail in (kept, whole)]
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(found[0], forward(model, ids), atol=1e-3)
+
+
+def test_neurons_patched_by_hooks_are_those_that_measure_patches(organism):
+    """At each of the last three tokens."""
+    pairs = encode(organism, nt.load_pairs("arithmetic")[:6])
+    neurons = [nt.Neuron(2, 12), nt.Neuron(2, 57), nt.Neuron(3, 5)]
+    patching = Patching(organism, pairs, pairs, places=3)
+    patching.points = [("neurons", layer) for layer in range(4)]
+    patching.given = {side: patching._read("test", side) for side in ("memorization", "reasoning")}
+    change = of_neurons([(each.layer, each.index) for each in neurons], 3)
+    effect, _ = patching.flips(change, "reasoning")
+    measured = nt.measure(
+        organism, pairs, [nt.patch(neurons, donor="reasoning")], positions=(-3, -2, -1)
+    ).to_frame()
+    moved = torch.tensor((measured["L_after"] - measured["L_before"]).to_numpy(), dtype=torch.float32)
+    torch.testing.assert_close(effect, moved, rtol=1e-3, atol=1e-3)
+    assert effect.abs().max() > 0.01
+
+
+def test_the_shared_tail_ends_where_the_prompts_differ(organism):
+    rows = [
+        {"id": "a", "family": "f", "template": "t", "group": "a"}
+        | {"memorization": "recall 31 + 28 =", "reasoning": "think 31 + 28 ="}
+        | {"memorized_answer": "62", "reasoned_answer": "71"}
+    ]
+    pairs = encode(organism, nt.load_pairs(rows), check=False)
+    first, second = pairs.memorization[0], pairs.reasoning[0]
+    assert shared_tail(pairs, 3) == 3
+    places = shared_tail(pairs, 99)
+    assert torch.equal(first[-places:], second[-places:])
+    assert first[-places - 1] != second[-places - 1]

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from unittest import mock
 
@@ -54,13 +54,16 @@ def neurotrace(*arguments: str, cwd: Path | None = None) -> Done:
     return subprocess.CompletedProcess(["neurotrace", *arguments], code, out.getvalue(), err.getvalue())
 
 
-def neurotrace_process(*arguments: str, cwd: Path | None = None) -> Done:
+def neurotrace_process(
+    *arguments: str, cwd: Path | None = None, env: Mapping[str, str] | None = None
+) -> Done:
     """`neurotrace …` in a process of its own, for what only that can show."""
     return subprocess.run(
         [sys.executable, "-m", "neurotrace.cli", *arguments],
         capture_output=True,
         text=True,
         cwd=cwd,
+        env=env,
         timeout=300,
     )
 

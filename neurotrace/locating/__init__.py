@@ -1,0 +1,11 @@
+"""By which units, and at which tokens, is an answer decided? Patching of sites other than single neurons.
+
+May import: everything up to `rankers`.
+
+    patching    reads, differentiates and patches the last tokens of prompts, what stands before them kept
+    units       what is patched at once: whole outputs, heads, a direction, and controls of the same size
+    locate      `nt.locate`: each unit's flips on held-out pairs
+    deciding    of each kind of unit the fewest that flip an answer both ways
+
+To add a kind of unit: a function in `units` that returns `Unit`s, and its name in `deciding`.
+"""

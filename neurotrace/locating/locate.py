@@ -1,0 +1,236 @@
+"""By which units is an answer decided? Each is patched on held-out pairs, beside changes of the same size.
+
+The units are those of `units.py`, and sets of neurons: the best k by `two_ended` on training pairs, at the
+last token or at each of the last tokens that a pair's prompts share. The recipient's value is replaced by
+the donor's.
+
+A patch of a block's whole residual stream copies the donor's whole state and flips nearly everything
+from some depth on. It shows by which depth the answer is decided, not which unit decides it.
+
+`deciding.py` states for each kind the fewest units that flip nine answers in ten both ways.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from neurotrace.core import statistics
+from neurotrace.core.display import Shown, Table, View, rate
+from neurotrace.core.errors import InputError
+from neurotrace.core.pairs import PromptPair
+from neurotrace.core.process import Progress, over
+from neurotrace.core.scores import Scores
+from neurotrace.core.sides import Direction, Side
+from neurotrace.decoding.tokens import refuse_whole
+from neurotrace.engine.turns import takes_turns
+from neurotrace.interventions.damage import neutral_ids
+from neurotrace.interventions.effects import measure
+from neurotrace.interventions.intervention import patch
+from neurotrace.locating.patching import Patching, shared_tail
+from neurotrace.locating.units import (
+    DRAWS,
+    Learned,
+    Unit,
+    directions,
+    heads as heads_of,
+    learn,
+    of_neurons,
+    outputs,
+)
+from neurotrace.models.encoding import EncodedPairs, encode
+from neurotrace.models.hooks import Point, inspect_model
+from neurotrace.models.protocol import HookedModel
+from neurotrace.rankers.two_ended import two_ended
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_SHARES = (0.0005, 0.001, 0.002, 0.005, 0.01)  # of all neurons, patched at once
+
+
+@dataclass(frozen=True)
+class Located(Shown):
+    """Each unit's effect on held-out pairs.
+
+    Columns of the table: `unit`, `layer`, `head`; `k`, number patched at once; `places`, number of last
+    tokens at which; `score`, the effect predicted on the training pairs (nats, towards the donor; NaN if
+    there is none); `effect`, measured on the held-out pairs (nats); `answers` with its interval, the share
+    of their answers that flip; `control`, this share for as many random heads of the same layers, for as
+    long a move along a random direction, or for as many random neurons of the same layers, mean of three
+    draws; `damage`, mean KL of the next token after neutral texts (nats; NaN without texts); `n`.
+    """
+
+    table: pd.DataFrame = field(repr=False)
+    donor: Side
+    model: str
+
+    def to_frame(self) -> pd.DataFrame:
+        return self.table
+
+    def _view(self) -> View:
+        best = self.table.sort_values("answers", ascending=False, kind="stable")
+        best = best.groupby("unit", sort=False).head(2)
+        rows = [
+            (
+                row.unit,
+                "" if row.layer < 0 else row.layer,
+                "" if row.head < 0 else row.head,
+                row.k,
+                "last" if row.places == 1 else f"last {row.places}",
+                f"{row.effect:.2f}",
+                rate(row.answers),
+                f"{row.low:.0%}–{row.high:.0%}",
+                None if row.control != row.control else rate(row.control),
+            )
+            for row in best.itertuples()
+        ]
+        columns = ("unit", "layer", "head", "k", "at", "effect", "flipped", "95 %", "control")
+        return View(
+            f"Flip rates of {self.model} on {int(self.table['n'].max())} held-out pairs, one unit patched "
+            f"at a time; donor: {self.donor}.",
+            (Table(columns, rows, "The two that flip most, of each kind"),),
+            "All of them: .to_frame(); as a figure: nt.plot_located(located).",
+        )
+
+
+@takes_turns
+def locate(
+    model: HookedModel,
+    train: Sequence[PromptPair] | EncodedPairs,
+    test: Sequence[PromptPair] | EncodedPairs,
+    *,
+    donor: Side = "reasoning",
+    heads: int = 8,
+    places: int = 6,
+    neutral: Sequence[str] = (),
+    seed: int = 0,
+    batch_size: int = 16,
+    progress: Progress = None,
+) -> Located:
+    """Patch attention, MLPs, heads, the residual stream, a direction of it, and sets of neurons.
+
+    Args:
+        train: pairs that give the directions and the choice of heads and neurons (each head is measured
+            alone, and the best 1, 2, 4, … of `heads` together).
+        test: other pairs, for all measurements.
+        donor: ``"reasoning"`` for flips to reasoning, ``"memorization"`` for flips to memory.
+        places: heads and neurons are patched at the last token, and at each of as many last tokens as the
+            two prompts of every pair share, at most so many; 1: at the last token only.
+        neutral: texts on which the damage is measured.
+
+    Raises:
+        InputError: the model lacks one of the hooks (the message names it).
+
+    Example::
+
+        train, test = nt.split_pairs(nt.load_pairs("arithmetic"))
+        nt.plot_located(nt.locate(model, train, test))
+    """
+    import pandas as pd
+
+    info = inspect_model(model)
+    own, other = encode(model, train), encode(model, test)
+    for pairs in (own, other):
+        refuse_whole(pairs, "locate")
+        if not len(pairs):
+            raise InputError("locate needs pairs that the model answers both ways, in train and in test")
+    if places < 1:
+        raise InputError(f"places={places}: expected 1 or more last tokens")
+    places = min(shared_tail(pairs, places) for pairs in (own, other))
+    patching = Patching(model, own, other, places=places, batch_size=batch_size)
+    neurons: list[Point] = [] if info.experts else [("neurons", at) for at in range(info.n_layers)]
+    learned = learn(patching, donor, [*patching.points, *neurons], progress)
+    texts = neutral_ids(model, neutral)
+    tried = outputs(patching, learned)
+    tried += heads_of(patching, learned, int(model.cfg.n_heads), heads, donor, seed)
+    tried += directions(patching, learned, seed)
+    rows = [_row(patching, learned, each, donor, texts) for each in over(progress, tried, "patching sites")]
+    scores = {1: two_ended(model, own, donor=donor)}
+    if neurons and places > 1:
+        scores[places] = _scores(learned, scores[1])
+    for at, found in scores.items():
+        rows += _neurons(patching, learned, found, at, donor, seed, texts)
+    return Located(pd.DataFrame(rows), donor, info.name)
+
+
+def _row(
+    patching: Patching, learned: Learned, each: Unit, donor: Side, texts: Sequence[torch.Tensor]
+) -> dict[str, Any]:
+    effect, flipped = patching.flips(each.change, donor)
+    drawn = [float(patching.flips(control, donor)[1].float().mean()) for control in each.controls]
+    sign = -1.0 if donor == "reasoning" else 1.0  # L decreases towards reasoning
+    at = (each.unit, each.layer, each.head, each.k, each.places)
+    harm = (
+        patching.damage(each.change, learned.means, texts)
+        if each.controls or each.unit == "heads"
+        else math.nan
+    )
+    row = _measured(at, sign * float(effect.mean()), flipped.numpy(), patching.groups, drawn)
+    return row | {"score": sign * each.score, "damage": harm}
+
+
+def _measured(
+    at: tuple[str, int, int, int, int],
+    effect: float,
+    flipped: np.ndarray,
+    groups: list[str],
+    drawn: Sequence[float],
+) -> dict[str, Any]:
+    low, high = statistics.rate_interval(flipped, groups)
+    return {
+        **dict(zip(("unit", "layer", "head", "k", "places"), at, strict=True)),
+        **{"effect": effect, "answers": float(flipped.mean()), "low": low, "high": high},
+        **{"control": float(np.mean(drawn)) if len(drawn) else math.nan, "n": len(flipped)},
+    }
+
+
+def _scores(learned: Learned, like: Scores) -> Scores:
+    """`two_ended` summed over the places."""
+    found = torch.stack(
+        [learned.predicted(("neurons", layer)).sum(1).mean(0) for layer in range(like.n_layers)]
+    )
+    return Scores(like.method, found, provenance=like.provenance)
+
+
+def _neurons(
+    patching: Patching,
+    learned: Learned,
+    scores: Scores,
+    places: int,
+    donor: Side,
+    seed: int,
+    texts: Sequence[torch.Tensor],
+) -> list[dict[str, Any]]:
+    """Rows of the best k neurons, patched together; control: as many random ones of the same layers."""
+    sizes = sorted({max(1, round(share * scores.n_neurons)) for share in _SHARES})
+    best = [scores.top(k, direction=Direction.from_donor(donor)) for k in sizes]
+    drawn = [[scores.random_like(each, seed=seed + draw) for draw in range(DRAWS)] for each in best]
+    tried = [patch(each, donor=donor) for each in best]
+    tried += [patch(each, donor=donor, role="random") for of_one in drawn for each in of_one]
+    at = tuple(range(-places, 0)) if places > 1 else "read"
+    table = measure(patching.model, patching.test, tried, positions=at).to_frame()  # type: ignore[arg-type]
+    rows = []
+    for neurons in best:
+        mine = table[table["k"] == len(neurons)]
+        own, random = (mine[mine["role"] == role] for role in ("selected", "random"))
+        moved = float((own["L_after"] - own["L_before"]).mean())
+        effect = -moved if donor == "reasoning" else moved
+        harm = math.nan
+        if ("neurons", 0) in learned.means:
+            change = of_neurons([(each.layer, each.index) for each in neurons], places)
+            harm = patching.damage(change, learned.means, texts)
+        row = _measured(
+            ("neurons", -1, -1, len(neurons), places),
+            effect,
+            own["answers"].to_numpy(),
+            own["group"].tolist(),
+            [float(random["answers"].mean())],
+        )
+        rows.append(row | {"score": math.nan, "damage": harm})
+    return rows

@@ -1,0 +1,203 @@
+"""What is patched at once, and changes of the same size beside it.
+
+- *attention*, *mlp*, *residual*: the whole output of a block's attention or MLP, or the residual stream
+  behind the block, takes the donor's value at the last token (Vig et al. 2020; Meng et al. 2022).
+- *heads*: attention heads with the largest scores on training pairs, at the last token or at each of the
+  last shared tokens. Controls: as many other heads of the same blocks.
+- *direction*: only the coordinate along the difference of the two sides' means on training pairs takes the
+  donor's value. Controls: as long a move along a random direction.
+
+Scores predict the effect on L from training pairs: the donor's value minus the recipient's, times
+dL/d value averaged over both runs (as in `two_ended`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from neurotrace.core.process import Progress
+from neurotrace.core.sides import Direction, Side
+from neurotrace.locating.patching import WHOLE, Change, Patching, Rule, Values
+from neurotrace.models.hooks import Point
+
+Name = Literal["attention", "mlp", "residual", "direction", "head", "heads", "neurons"]
+DRAWS = 3  # of each random control
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One change of the model, and `DRAWS` random ones of the same size, if there are any."""
+
+    unit: Name
+    layer: int
+    change: Change
+    score: float = math.nan
+    head: int = -1
+    k: int = 1
+    places: int = 1
+    controls: tuple[Change, ...] = ()
+
+
+@dataclass(frozen=True)
+class Learned:
+    """Of the training pairs: dL/d value averaged over both runs, moves, and the donor side's means."""
+
+    slopes: Values
+    moves: Values
+    means: Values  # [1 place unit]
+
+    def predicted(self, point: Point) -> Float[Tensor, "pair place unit"]:
+        """Effect on L of each value's move, nats."""
+        return self.slopes[point] * self.moves[point]
+
+
+def learn(
+    patching: Patching, donor: Side, points: Sequence[Point] = (), progress: Progress = None
+) -> Learned:
+    """By one forward and one backward pass on both sides of the training pairs."""
+    recipient = Direction.from_donor(donor).recipient
+    own, near = patching.slopes(recipient, points, progress)
+    other, far = patching.slopes(donor, points, progress)
+    return Learned(
+        {point: (near[point] + far[point]) / 2 for point in near},
+        {point: other[point] - own[point] for point in own},
+        {point: each.mean(0, keepdim=True) for point, each in other.items()},
+    )
+
+
+def outputs(patching: Patching, learned: Learned) -> list[Unit]:
+    """Every block's whole outputs."""
+    return [
+        Unit(
+            site, layer, {(site, layer): _all}, float(learned.predicted((site, layer))[:, -1].sum(1).mean())
+        )  # type: ignore[arg-type]
+        for site in WHOLE
+        for layer in range(patching.n_layers)
+    ]
+
+
+def heads(
+    patching: Patching, learned: Learned, count: int, most: int, donor: Side, seed: int
+) -> list[Unit]:
+    """The `most` best of each block's `count` heads: each alone, and the best 1, 2, 4, … together.
+
+    With more places than one the best together are patched at each of them, too.
+    """
+    layers = range(patching.n_layers)
+    size = learned.moves["heads", 0].shape[-1] // count
+    found: list[Unit] = []
+    for places in sorted({1, patching.places}):
+        by_head = torch.stack(
+            [_by_head(learned.predicted(("heads", layer))[:, -places:], count) for layer in layers]
+        )
+        wanted = -by_head if donor == "reasoning" else by_head
+        order = wanted.flatten().argsort(descending=True)[:most].tolist()
+        chosen = [divmod(place, count) for place in order]
+        if places == 1:
+            found += [
+                Unit("head", layer, _of_heads([(layer, head)], size), float(by_head[layer, head]), head)
+                for layer, head in chosen
+            ]
+        for k in sorted({1, *(2**n for n in range(1, 12) if 2**n < len(chosen)), len(chosen)}):
+            drawn = [_as_many(chosen[:k], len(layers), count, seed + draw) for draw in range(DRAWS)]
+            enough = all(len(each) == k for each in drawn)  # or fewer others are left than were chosen
+            controls = tuple(_of_heads(each, size, places) for each in drawn) if enough else ()
+            change = _of_heads(chosen[:k], size, places)
+            score = float(sum(by_head[layer, head] for layer, head in chosen[:k]))
+            found.append(Unit("heads", -1, change, score, k=k, places=places, controls=controls))
+    return found
+
+
+def directions(patching: Patching, learned: Learned, seed: int) -> list[Unit]:
+    """In each block the residual stream's direction between the sides' means."""
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    for layer in range(patching.n_layers):
+        move = learned.moves["residual", layer][:, -1]
+        slope = learned.slopes["residual", layer][:, -1]
+        along = move.mean(dim=0)
+        along = along / along.norm().clamp(min=1e-12)
+        others = [torch.randn(along.shape, generator=generator) for _ in range(DRAWS)]
+        score = float(((slope @ along) * (move @ along)).mean())
+        found.append(
+            Unit(
+                "direction",
+                layer,
+                {("residual", layer): _Along(along, along)},
+                score,
+                controls=tuple({("residual", layer): _Along(along, each / each.norm())} for each in others),
+            )
+        )
+    return found
+
+
+def of_neurons(neurons: Sequence[tuple[int, int]], places: int) -> Change:
+    """These (layer, index) take the donor's values at the last `places` tokens."""
+    found: dict[Point, Rule] = {}
+    for layer in sorted({layer for layer, _ in neurons}):
+        units = torch.tensor([index for own, index in neurons if own == layer])
+        found["neurons", layer] = _At(units, places)
+    return found
+
+
+def _by_head(effects: Float[Tensor, "pair place unit"], count: int) -> Float[Tensor, " head"]:
+    return effects.unflatten(2, (count, -1)).sum((1, 3)).mean(0)
+
+
+def _all(own: Tensor, donor: Tensor) -> Tensor:
+    return torch.cat([own[:, :-1], donor[:, -1:]], dim=1)
+
+
+@dataclass(frozen=True)
+class _Along:
+    """Move the last token's value along `to` as far as it is to the donor's coordinate along `along`."""
+
+    along: Float[Tensor, " unit"]
+    to: Float[Tensor, " unit"]
+
+    def __call__(self, own: Tensor, donor: Tensor) -> Tensor:
+        step = (donor[:, -1] - own[:, -1]) @ self.along.to(own)
+        changed = own.clone()
+        changed[:, -1] += step[:, None] * self.to.to(own)
+        return changed
+
+
+@dataclass(frozen=True)
+class _At:
+    """The donor's values of these units at the last `places` tokens."""
+
+    units: Int[Tensor, " unit"]
+    places: int
+
+    def __call__(self, own: Tensor, donor: Tensor) -> Tensor:
+        changed = own.clone()
+        changed[:, -self.places :, self.units] = donor[:, -self.places :, self.units]
+        return changed
+
+
+def _of_heads(chosen: Sequence[tuple[int, int]], size: int, places: int = 1) -> Change:
+    found: dict[Point, Rule] = {}
+    for layer in sorted({layer for layer, _ in chosen}):
+        units = [torch.arange(head * size, (head + 1) * size) for own, head in chosen if own == layer]
+        found["heads", layer] = _At(torch.cat(units), places)
+    return found
+
+
+def _as_many(
+    chosen: Sequence[tuple[int, int]], layers: int, count: int, seed: int
+) -> list[tuple[int, int]]:
+    """As many other heads in each layer; all remaining ones if too few are left."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = []
+    for layer in range(layers):
+        own = {head for at, head in chosen if at == layer}
+        left = [h for h in torch.randperm(count, generator=generator).tolist() if h not in own]
+        drawn += [(layer, head) for head in left[: len(own)]]
+    return drawn
