@@ -89,7 +89,7 @@ def claim_card(run: Run, *, family: str | None = None, direction: Direction | st
                 },
             )
         )
-    except (KeyError, ValueError, StopIteration, jinja2.UndefinedError) as error:
+    except (KeyError, ValueError, TypeError, StopIteration, jinja2.UndefinedError) as error:
         raise InputError(
             f"{run.folder}: the run lacks what the card shows ({error}): run the study again"
         ) from error

@@ -74,7 +74,7 @@ def write_report(run: Run) -> str:
             ),
             left_out=run.left_out,
         )
-    except (KeyError, jinja2.UndefinedError) as error:
+    except (KeyError, TypeError, jinja2.UndefinedError) as error:
         raise InputError(
             f"{run.folder}: the run lacks what the report shows ({error}): run the study again"
         ) from error

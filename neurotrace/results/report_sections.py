@@ -124,7 +124,7 @@ def _side(flip: dict[str, Any], examples: list[dict[str, Any]]) -> dict[str, Any
         "change": kind_words(flip["intervention"]),
         "control": control,
         "track": track,
-        "damage": None if flip["damage_kl"] is None else damage_scale(flip["damage_kl"], flip["damage_ci"]),
+        "damage": damage_scale(flip["damage_kl"], flip["damage_ci"]),
         "example": example
         and {name: clip(" ".join(example[name].split()), _SHORT) for name in ("prompt", "before", "after")},
     }
@@ -136,9 +136,11 @@ def _range(value: float, ends: tuple[float, float]) -> dict[str, str]:
     return {"at": f"{100 * value:.1f}", "low": f"{100 * low:.1f}", "width": f"{100 * (high - low):.1f}"}
 
 
-def damage_scale(nats: float, ends: tuple[float, float] | None) -> dict[str, Any]:
+def damage_scale(nats: float | None, ends: tuple[float, float] | None) -> dict[str, Any] | None:
     """On a scale of decades, with what the mean says of perplexity: on text that the unchanged model
-    writes, KL is the rise of the log loss."""
+    writes, KL is the rise of the log loss. None, where no neutral text was read."""
+    if nats is None:
+        return None
 
     def place(value: float) -> float:
         return min(1.0, max(0.0, math.log10(max(value, _LEAST) / _LEAST) / _DECADES))

@@ -96,6 +96,13 @@ def test_it_says_what_the_run_found(run, direction):
     assert example["prompt"] in words
 
 
+def test_without_neutral_texts_it_says_so(model, encoded, tmp_path):
+    study = nt.study(model, encoded, kinds=["patch"], folds=2, ks=[1], exact_neurons=0)
+    nt.save_run(study, tmp_path / "run", model=model, probes=["planted"])
+    page = claim_card(nt.load_run(tmp_path / "run"), family="planted", direction="to_reasoning")
+    assert "neutral text not measured" in text_of(page)
+
+
 def test_it_is_one_small_file_without_scripts(run):
     page = claim_card(run, direction="to_reasoning")
     assert len(page.encode()) < 20_000

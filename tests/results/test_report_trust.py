@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from commands import unsealed
+from commands import neurotrace, unsealed
 
 import neurotrace as nt
 from neurotrace.cli import main as cli
@@ -235,3 +235,17 @@ def test_hover_shows_the_prompts(made, tmp_path):
     shutil.copytree(made, tmp_path / "old")  # a run of an earlier version
     (unsealed(tmp_path / "old") / "pairs.parquet").unlink()
     assert nt.load_run(tmp_path / "old").pairs == ()
+
+
+def test_a_family_says_which_units_decide_it(run):
+    """`neurotrace locate` into the run's folder, and the report of it."""
+    words = ("locate", "--model", "organism", "--probes", "arithmetic", "--at-most", "24", "--heads", "1")
+    done = neurotrace(*words, "--places", "2", "--out", str(run))
+    assert done.returncode == 0, done.stderr
+    said = next(line for line in done.stdout.splitlines() if line.startswith("arithmetic: "))
+    assert "decided by" in said
+    page = nt.write_report(nt.load_run(run))
+    text = " ".join(re.sub(r"<[^>]+>", " ", page).split())
+    assert f"Of all kinds of unit , it is {said.removeprefix('arithmetic: ')[:40]}" in text
+    assert {"neurons", "heads", "direction"} == set(nt.load_run(run).decided["unit"])
+    assert neurotrace("verify", str(run)).returncode == 0
