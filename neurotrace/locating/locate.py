@@ -24,7 +24,7 @@ from neurotrace.core import statistics
 from neurotrace.core.display import Shown, Table, View, rate
 from neurotrace.core.errors import InputError
 from neurotrace.core.pairs import PromptPair
-from neurotrace.core.process import Progress, over
+from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import Direction, Side
 from neurotrace.decoding.tokens import refuse_whole
@@ -150,7 +150,7 @@ def locate(
     tried = outputs(patching, learned)
     tried += heads_of(patching, learned, int(model.cfg.n_heads), heads, donor, seed)
     tried += directions(patching, learned, seed)
-    rows = [_row(patching, learned, each, donor, texts) for each in over(progress, tried, "patching sites")]
+    rows = _rows(patching, learned, tried, donor, texts, progress)
     scores = {1: two_ended(model, own, donor=donor)}
     if neurons and places > 1:
         scores[places] = _scores(learned, scores[1])
@@ -159,20 +159,35 @@ def locate(
     return Located(pd.DataFrame(rows), donor, info.name)
 
 
-def _row(
-    patching: Patching, learned: Learned, each: Unit, donor: Side, texts: Sequence[torch.Tensor]
-) -> dict[str, Any]:
-    effect, flipped = patching.flips(each.change, donor)
-    drawn = [float(patching.flips(control, donor)[1].float().mean()) for control in each.controls]
+def _rows(
+    patching: Patching,
+    learned: Learned,
+    tried: Sequence[Unit],
+    donor: Side,
+    texts: Sequence[torch.Tensor],
+    progress: Progress,
+) -> list[dict[str, Any]]:
+    """A row for each unit, all of them and their controls patched together."""
+    changes = [change for each in tried for change in (each.change, *each.controls)]
+    effects, flipped = patching.flips(changes, donor, progress)
+    harmful = [each.change for each in tried if _is_small(each)]
+    harms = iter(patching.damage(harmful, learned.means, texts, progress))
     sign = -1.0 if donor == "reasoning" else 1.0  # L decreases towards reasoning
-    at = (each.unit, each.layer, each.head, each.k, each.places)
-    harm = (
-        patching.damage(each.change, learned.means, texts)
-        if each.controls or each.unit == "heads"
-        else math.nan
-    )
-    row = _measured(at, sign * float(effect.mean()), flipped.numpy(), patching.groups, drawn)
-    return row | {"score": sign * each.score, "damage": harm}
+    rows, place = [], 0
+    for each in tried:
+        drawn = flipped[place + 1 : place + 1 + len(each.controls)].float().mean(dim=1).tolist()
+        at = (each.unit, each.layer, each.head, each.k, each.places)
+        effect = sign * float(effects[place].mean())
+        row = _measured(at, effect, flipped[place].numpy(), patching.groups, drawn)
+        harm = next(harms) if _is_small(each) else math.nan
+        rows.append(row | {"score": sign * each.score, "damage": harm})
+        place += 1 + len(each.controls)
+    return rows
+
+
+def _is_small(each: Unit) -> bool:
+    """Not a whole output, and not one of the heads alone: something that may decide."""
+    return each.unit in ("heads", "direction")
 
 
 def _measured(
@@ -215,16 +230,16 @@ def _neurons(
     tried += [patch(each, donor=donor, role="random") for of_one in drawn for each in of_one]
     at = tuple(range(-places, 0)) if places > 1 else "read"
     table = measure(patching.model, patching.test, tried, positions=at).to_frame()  # type: ignore[arg-type]
+    harms = [math.nan] * len(best)
+    if ("neurons", 0) in learned.means:
+        changes = [of_neurons([(n.layer, n.index) for n in each], places) for each in best]
+        harms = patching.damage(changes, learned.means, texts)
     rows = []
-    for neurons in best:
+    for neurons, harm in zip(best, harms, strict=True):
         mine = table[table["k"] == len(neurons)]
         own, random = (mine[mine["role"] == role] for role in ("selected", "random"))
         moved = float((own["L_after"] - own["L_before"]).mean())
         effect = -moved if donor == "reasoning" else moved
-        harm = math.nan
-        if ("neurons", 0) in learned.means:
-            change = of_neurons([(each.layer, each.index) for each in neurons], places)
-            harm = patching.damage(change, learned.means, texts)
         row = _measured(
             ("neurons", -1, -1, len(neurons), places),
             effect,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -24,6 +25,7 @@ Values = dict[Point, Float[Tensor, "pair place unit"]]
 
 WHOLE: tuple[Site, ...] = ("attention", "mlp", "residual")
 _SITES: tuple[Site, ...] = (*WHOLE, "heads")
+_TOKENS = 256  # in a pass
 
 
 def shared_tail(pairs: EncodedPairs, at_most: int) -> int:
@@ -90,39 +92,71 @@ class Patching:
                     kept.setdefault(point, torch.empty(len(self.train), *values.shape[1:]))[rows] = values
         return own, found
 
-    def flips(self, change: Change, donor: Side) -> tuple[Float[Tensor, " pair"], Bool[Tensor, " pair"]]:
+    def flips(
+        self, changes: Sequence[Change], donor: Side, progress: Progress = None
+    ) -> tuple[Float[Tensor, "change pair"], Bool[Tensor, "change pair"]]:
         """(change of L, whether the donor's answer is now top-1) on each held-out pair."""
         recipient = Direction.from_donor(donor).recipient
         wanted = self.test.reasoned if donor == "reasoning" else self.test.memorized
-        after = torch.empty(len(self.test))
-        top = torch.empty(len(self.test), dtype=torch.long)
-        for rows, tail in self.tails["test", recipient]:
-            given = {point: self.given[donor][point][rows] for point in change}
-            logits = self._changed(tail, change, given)
-            after[rows] = metrics.logit_difference(
-                logits, self.test.memorized[rows], self.test.reasoned[rows]
-            )
-            top[rows] = logits.argmax(-1)
+        after = torch.empty(len(changes), len(self.test))
+        top = torch.empty(len(changes), len(self.test), dtype=torch.long)
+        for rows, tail in over(progress, self.tails["test", recipient], "patching sites"):
+            given = {point: values[rows] for point, values in self.given[donor].items()}
+            answers = self.test.memorized[rows], self.test.reasoned[rows]
+            for place, logits in self._changed(tail, changes, given):
+                after[place, rows] = metrics.logit_difference(logits, *answers)
+                top[place, rows] = logits.argmax(-1)
         return after - self.test.behaviour(recipient).logit_difference, top == wanted
 
-    def damage(self, change: Change, means: Values, texts: Sequence[Tensor]) -> float:
+    def damage(
+        self, changes: Sequence[Change], means: Values, texts: Sequence[Tensor], progress: Progress = None
+    ) -> list[float]:
         """Mean KL(before || after) of the next token after neutral texts, nats.
 
         There is no donor run: the donor side's means over training pairs, [1 place unit], stand for it.
         Texts with fewer tokens than places are left out; NaN if none remains.
         """
-        found = []
-        for _, ids in by_length([ids for ids in texts if len(ids) >= self.places], 32):
-            given = {point: means[point].expand(len(ids), -1, -1) for point in change}
-            logits = self._changed(Tail(ids, self.places), change, given)
+        long_enough = [ids for ids in texts if len(ids) >= self.places]
+        if not long_enough:
+            return [float("nan")] * len(changes)
+        found = torch.empty(len(changes), len(long_enough))
+        batches = list(by_length(long_enough, 32))
+        for rows, ids in over(progress, batches, "damage"):
+            given = {point: values.expand(len(ids), -1, -1) for point, values in means.items()}
             clean = end_logits(self.model, ids, 1)[:, -1].float().cpu()
-            found.append(metrics.kl(clean, logits))
-        return float(torch.cat(found).mean()) if found else float("nan")
+            for place, logits in self._changed(tail_of(self.model, ids, self.places), changes, given):
+                found[place, rows] = metrics.kl(clean, logits)
+        return found.mean(dim=1).tolist()
 
-    def _changed(self, tail: Tail, change: Change, given: Values) -> Float[Tensor, "batch vocab"]:
-        done = {
-            point: lambda own, rule=rule, donor=given[point]: rule(own, donor.to(own))
-            for point, rule in change.items()
-        }
-        with torch.no_grad():
-            return change_sites(self.model, tail, done).float().cpu()
+    def _changed(
+        self, tail: Tail, changes: Sequence[Change], given: Values
+    ) -> Iterator[tuple[int, Float[Tensor, "prompt vocab"]]]:
+        """(place of the change, its logits): as many changes in one pass as fill it."""
+        prompts = len(tail.ids)
+        many = max(1, _TOKENS // tail.ids.numel())
+        for first in range(0, len(changes), many):
+            some = changes[first : first + many]
+            # rows in prompt order, as the kept prefix wants them
+            wide = replace(tail, ids=tail.ids.repeat_interleave(len(some), dim=0))
+            done = {
+                point: partial(_each_its_own, [each.get(point) for each in some], given[point])
+                for point in {point for each in some for point in each}
+            }
+            with torch.no_grad():
+                logits = change_sites(self.model, wide, done).float().cpu()
+            for place, own in enumerate(logits.unflatten(0, (prompts, len(some))).unbind(1)):
+                yield first + place, own
+
+
+def _each_its_own(
+    rules: Sequence[Rule | None],
+    donor: Float[Tensor, "prompt place unit"],
+    own: Float[Tensor, "row place unit"],
+) -> Float[Tensor, "row place unit"]:
+    """The rows of each change by its rule."""
+    changed = own.clone().unflatten(0, (len(donor), len(rules)))
+    given = donor.to(own)
+    for place, rule in enumerate(rules):
+        if rule is not None:
+            changed[:, place] = rule(changed[:, place], given)
+    return changed.flatten(0, 1)

@@ -185,7 +185,7 @@ def test_neurons_patched_by_hooks_are_those_that_measure_patches(organism):
     patching.points = [("neurons", layer) for layer in range(4)]
     patching.given = {side: patching._read("test", side) for side in ("memorization", "reasoning")}
     change = of_neurons([(each.layer, each.index) for each in neurons], 3)
-    effect, _ = patching.flips(change, "reasoning")
+    (effect,), _ = patching.flips([change], "reasoning")
     measured = nt.measure(
         organism, pairs, [nt.patch(neurons, donor="reasoning")], positions=(-3, -2, -1)
     ).to_frame()
