@@ -27,6 +27,7 @@ from neurotrace.core.sides import SIDES
 from neurotrace.locating.deciding import DECIDED
 
 FORMAT = "neurotrace.locate/1"
+_TEXTS = 32  # neutral texts, for the damage
 FILES = ("sites.csv", "decided.csv", DECIDED)
 
 
@@ -81,7 +82,7 @@ def locate(
     asked = mine_pairs(loaded, pairs, max_pairs=at_most or None, seed=seed, progress=bars).encoded
     if not len(asked):
         raise nothing_left(model, asked)
-    neutral = neutral_texts(loaded)
+    neutral = neutral_texts(loaded)[:_TEXTS]
     tables, decisions, figures = [], [], {}
     for family in over(
         bars, list(dict.fromkeys(pair.family for pair in asked.pairs)), "family", outer=True

@@ -44,7 +44,7 @@ from neurotrace.locating.units import (
     outputs,
 )
 from neurotrace.models.encoding import EncodedPairs, encode
-from neurotrace.models.hooks import Point, inspect_model
+from neurotrace.models.hooks import inspect_model
 from neurotrace.models.protocol import HookedModel
 from neurotrace.rankers.two_ended import two_ended
 
@@ -142,20 +142,20 @@ def locate(
             raise InputError("locate needs pairs that the model answers both ways, in train and in test")
     if places < 1:
         raise InputError(f"places={places}: expected 1 or more last tokens")
-    places = min(shared_tail(pairs, places) for pairs in (own, other))
-    patching = Patching(model, own, other, places=places, batch_size=batch_size)
-    neurons: list[Point] = [] if info.experts else [("neurons", at) for at in range(info.n_layers)]
-    learned = learn(patching, donor, [*patching.points, *neurons], progress)
     texts = neutral_ids(model, neutral)
-    tried = outputs(patching, learned)
-    tried += heads_of(patching, learned, int(model.cfg.n_heads), heads, donor, seed)
-    tried += directions(patching, learned, seed)
-    rows = _rows(patching, learned, tried, donor, texts, progress)
-    scores = {1: two_ended(model, own, donor=donor)}
-    if neurons and places > 1:
-        scores[places] = _scores(learned, scores[1])
-    for at, found in scores.items():
-        rows += _neurons(patching, learned, found, at, donor, seed, texts)
+    dense = () if info.experts else range(info.n_layers)
+    rows: list[dict[str, Any]] = []
+    for at in sorted({1, min(shared_tail(pairs, places) for pairs in (own, other))}):
+        patching = Patching(model, own, other, places=at, batch_size=batch_size)
+        learned = learn(patching, donor, [*patching.points, *(("neurons", layer) for layer in dense)])
+        tried = heads_of(patching, learned, int(model.cfg.n_heads), heads, donor, seed)
+        if at == 1:
+            tried = [*outputs(patching, learned), *tried, *directions(patching, learned, seed)]
+        rows += _rows(patching, learned, tried, donor, texts, progress)
+        if at == 1:
+            rows += _neurons(patching, learned, two_ended(model, own, donor=donor), donor, seed, texts)
+        elif dense:
+            rows += _neurons(patching, learned, _summed(learned, len(dense)), donor, seed, texts)
     return Located(pd.DataFrame(rows), donor, info.name)
 
 
@@ -205,24 +205,22 @@ def _measured(
     }
 
 
-def _scores(learned: Learned, like: Scores) -> Scores:
+def _summed(learned: Learned, layers: int) -> Scores:
     """`two_ended` summed over the places."""
-    found = torch.stack(
-        [learned.predicted(("neurons", layer)).sum(1).mean(0) for layer in range(like.n_layers)]
-    )
-    return Scores(like.method, found, provenance=like.provenance)
+    found = [learned.predicted(("neurons", layer)).sum(1).mean(0) for layer in range(layers)]
+    return Scores("two_ended", torch.stack(found))
 
 
 def _neurons(
     patching: Patching,
     learned: Learned,
     scores: Scores,
-    places: int,
     donor: Side,
     seed: int,
     texts: Sequence[torch.Tensor],
 ) -> list[dict[str, Any]]:
     """Rows of the best k neurons, patched together; control: as many random ones of the same layers."""
+    places = patching.places
     sizes = sorted({max(1, round(share * scores.n_neurons)) for share in _SHARES})
     best = [scores.top(k, direction=Direction.from_donor(donor)) for k in sizes]
     drawn = [[scores.random_like(each, seed=seed + draw) for draw in range(DRAWS)] for each in best]

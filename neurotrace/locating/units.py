@@ -86,32 +86,25 @@ def outputs(patching: Patching, learned: Learned) -> list[Unit]:
 def heads(
     patching: Patching, learned: Learned, count: int, most: int, donor: Side, seed: int
 ) -> list[Unit]:
-    """The `most` best of each block's `count` heads: each alone, and the best 1, 2, 4, … together.
-
-    With more places than one the best together are patched at each of them, too.
-    """
-    layers = range(patching.n_layers)
+    """The best 1, 2, 4, … `most` heads together (of `count` in a block); at the last token each alone, too."""
+    layers, places = range(patching.n_layers), patching.places
     size = learned.moves["heads", 0].shape[-1] // count
+    by_head = torch.stack([_by_head(learned.predicted(("heads", layer)), count) for layer in layers])
+    wanted = -by_head if donor == "reasoning" else by_head
+    chosen = [divmod(place, count) for place in wanted.flatten().argsort(descending=True)[:most].tolist()]
     found: list[Unit] = []
-    for places in sorted({1, patching.places}):
-        by_head = torch.stack(
-            [_by_head(learned.predicted(("heads", layer))[:, -places:], count) for layer in layers]
-        )
-        wanted = -by_head if donor == "reasoning" else by_head
-        order = wanted.flatten().argsort(descending=True)[:most].tolist()
-        chosen = [divmod(place, count) for place in order]
-        if places == 1:
-            found += [
-                Unit("head", layer, _of_heads([(layer, head)], size), float(by_head[layer, head]), head)
-                for layer, head in chosen
-            ]
-        for k in sorted({1, *(2**n for n in range(1, 12) if 2**n < len(chosen)), len(chosen)}):
-            drawn = [_as_many(chosen[:k], len(layers), count, seed + draw) for draw in range(DRAWS)]
-            enough = all(len(each) == k for each in drawn)  # or fewer others are left than were chosen
-            controls = tuple(_of_heads(each, size, places) for each in drawn) if enough else ()
-            change = _of_heads(chosen[:k], size, places)
-            score = float(sum(by_head[layer, head] for layer, head in chosen[:k]))
-            found.append(Unit("heads", -1, change, score, k=k, places=places, controls=controls))
+    if places == 1:
+        found += [
+            Unit("head", layer, _of_heads([(layer, head)], size), float(by_head[layer, head]), head)
+            for layer, head in chosen
+        ]
+    for k in sorted({1, *(2**n for n in range(1, 12) if 2**n < len(chosen)), len(chosen)}):
+        drawn = [_as_many(chosen[:k], len(layers), count, seed + draw) for draw in range(DRAWS)]
+        enough = all(len(each) == k for each in drawn)  # or fewer others are left than were chosen
+        controls = tuple(_of_heads(each, size, places) for each in drawn) if enough else ()
+        change = _of_heads(chosen[:k], size, places)
+        score = float(sum(by_head[layer, head] for layer, head in chosen[:k]))
+        found.append(Unit("heads", -1, change, score, k=k, places=places, controls=controls))
     return found
 
 
