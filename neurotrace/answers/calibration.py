@@ -68,9 +68,16 @@ class Calibration:
             np.asarray(content[name], dtype=float) for name in ("memory", "center", "precision")
         )
         survival = content["survival"]
+        survival = None if survival is None else np.asarray(survival, dtype=float)
+        shapes = [
+            each.shape for each in (memory, memory if survival is None else survival, center, precision)
+        ]
+        wide = len(FEATURES)
+        if shapes != [(1 + wide,), (1 + wide,), (wide,), (wide, wide)]:
+            raise InputError(f"a damaged calibration: numbers of shapes {shapes}")
         return cls(
             memory,
-            None if survival is None else np.asarray(survival, dtype=float),
+            survival,
             center,
             precision,
             float(content["limit"]),

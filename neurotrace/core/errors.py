@@ -14,10 +14,22 @@ from difflib import get_close_matches
 from typing import Any, TypeVar
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+_LONGEST = 2000  # characters of a message
 
 
 class InputError(ValueError):
-    """What was expected, what was given, what to do: one line, for the caller."""
+    """What was expected, what was given, what to do: one line, for the caller.
+
+    A message may quote a file, so it is cut in the middle beyond 2,000 characters.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        text = str(message)
+        super().__init__(text if len(text) <= _LONGEST else f"{text[:1500]} … {text[-400:]}")
+
+
+# what code meets in a file that is well-formed and lacks something, or holds something else
+READ_WRONG = (ArithmeticError, LookupError, TypeError, ValueError)
 
 
 def first_line(error: BaseException) -> str:

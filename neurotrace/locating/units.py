@@ -86,7 +86,7 @@ def outputs(patching: Patching, learned: Learned) -> list[Unit]:
 def heads(
     patching: Patching, learned: Learned, count: int, most: int, donor: Side, seed: int
 ) -> list[Unit]:
-    """The best 1, 2, 4, … `most` heads together (of `count` in a block); at the last token each alone, too."""
+    """The best 1, 2, 4, … `most` heads (of `count` in a block) together; at the last token also alone."""
     layers, places = range(patching.n_layers), patching.places
     size = learned.moves["heads", 0].shape[-1] // count
     by_head = torch.stack([_by_head(learned.predicted(("heads", layer)), count) for layer in layers])

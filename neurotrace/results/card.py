@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from neurotrace.core.display import clip
-from neurotrace.core.errors import InputError
+from neurotrace.core.errors import READ_WRONG, InputError
 from neurotrace.core.sides import Direction
 from neurotrace.plots.words import CONTROLS, why_words
 from neurotrace.results.findings import stability
@@ -89,7 +89,9 @@ def claim_card(run: Run, *, family: str | None = None, direction: Direction | st
                 },
             )
         )
-    except (KeyError, ValueError, TypeError, StopIteration, jinja2.UndefinedError) as error:
+    except InputError:
+        raise
+    except (*READ_WRONG, StopIteration, jinja2.UndefinedError) as error:
         raise InputError(
             f"{run.folder}: the run lacks what the card shows ({error}): run the study again"
         ) from error

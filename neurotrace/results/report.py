@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neurotrace.core.display import POLICY, percent
-from neurotrace.core.errors import InputError
+from neurotrace.core.errors import READ_WRONG, InputError
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import DIRECTIONS, spoken
 from neurotrace.plots import words
@@ -74,7 +74,9 @@ def write_report(run: Run) -> str:
             ),
             left_out=run.left_out,
         )
-    except (KeyError, TypeError, jinja2.UndefinedError) as error:
+    except InputError:
+        raise
+    except (*READ_WRONG, jinja2.UndefinedError) as error:
         raise InputError(
             f"{run.folder}: the run lacks what the report shows ({error}): run the study again"
         ) from error

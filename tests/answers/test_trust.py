@@ -86,6 +86,9 @@ def test_calibration_means_what_it_says_and_knows_what_it_has_seen():
     older = fitted.to_json()
     del older["least"]  # a circuit that was saved before margins near zero were refused
     assert Calibration.from_json(older).outside(some).tolist() == [True, False, False]
+    for name, wrong in (("memory", [0.1]), ("survival", [0.1]), ("center", 1.0), ("precision", [[1.0]])):
+        with pytest.raises(InputError, match="a damaged calibration"):
+            Calibration.from_json(older | {name: wrong})
     assert np.isnan(fitted.p_survives(parts)).all()
     with pytest.raises(InputError, match="all answered from memory"):
         fit_calibration(parts, np.ones(4000, bool))

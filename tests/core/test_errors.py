@@ -16,3 +16,10 @@ def test_a_near_name_is_offered_first():
 def test_a_set_with_a_typo_is_offered():
     with pytest.raises(nt.InputError, match="did you mean the set 'capitals'\\?"):
         nt.load_pairs("capitls")
+
+
+def test_a_message_that_quotes_a_file_is_cut_in_the_middle():
+    said = str(nt.InputError("in the file: " + 9_000 * "x" + ": mend it"))
+    assert len(said) < 2_000
+    assert said.startswith("in the file: x")
+    assert said.endswith("x: mend it")

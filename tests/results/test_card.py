@@ -103,6 +103,14 @@ def test_without_neutral_texts_it_says_so(model, encoded, tmp_path):
     assert "neutral text not measured" in text_of(page)
 
 
+def test_a_run_whose_effects_are_gone_is_refused(run):
+    from neurotrace.results.report import write_report
+
+    empty = replace(run, effects=nt.Effects(run.effects.table.slice(0, 0)))
+    with pytest.raises(InputError, match="the run lacks what the report shows"):
+        write_report(empty)
+
+
 def test_it_is_one_small_file_without_scripts(run):
     page = claim_card(run, direction="to_reasoning")
     assert len(page.encode()) < 20_000
