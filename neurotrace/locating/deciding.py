@@ -32,8 +32,9 @@ def decided_by(to_reasoning: Located, to_memory: Located) -> pd.DataFrame:
 
     Example::
 
-        located = [nt.locate(model, train, test, donor=donor) for donor in ("reasoning", "memorization")]
-        nt.decided_by(*located)
+        to_reasoning = nt.locate(model, train, test, donor="reasoning")
+        to_memory = nt.locate(model, train, test, donor="memorization")
+        nt.decided_by(to_reasoning, to_memory)
     """
     import pandas as pd
 

@@ -258,8 +258,8 @@ def run_hooked(
 
         return hook
 
+    behind = {} if past is None else {"past_key_values": past}
     with hooks_on(model, [(site_name(*point), make(point)) for point in fired]):
-        behind = {} if past is None else {"past_key_values": past}
         return model(ids.to(_device(model)), **behind), fired
 
 
