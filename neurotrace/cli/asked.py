@@ -65,48 +65,31 @@ def check(asked: Asked) -> None:
 
 @dataclass(frozen=True)
 class Ready:
-    """The model, and the study of what it answers; on a Ray worker, too."""
+    """The model, and the study of what it answers; on a worker, too."""
 
     model: HookedModel
-    study: Study  # takes `units` and `progress`
+    study: partial[Any]  # of the model and its pairs; takes `units` and `progress`
     rendering: dict[str, Any] | None  # for a chat model
 
     @classmethod
-    def of(cls, asked: Asked, items: Sequence[Item] = ()) -> Ready:
-        from neurotrace.core.process import bars
+    def of(cls, asked: Asked, items: Sequence[Item] = (), studied: EncodedPairs | None = None) -> Ready:
+        """With `studied`, what another process found to behave: the model is not asked again."""
         from neurotrace.interventions.benchmark import item_ids
         from neurotrace.interventions.damage import neutral_texts
-        from neurotrace.models.encoding import encode
         from neurotrace.studies.selection import DEFAULT_KINDS, DEFAULT_METHODS
         from neurotrace.studies.study import study
 
-        pairs = pairs_of(asked.probes, asked.max_pairs, asked.seed)
         loaded = asked.source.load()
         item_ids(loaded, items)  # what can't be asked would stop the run at its end
         rendering = None
-        if asked.chat:
-            from neurotrace.probe_sets.chat import chat_pairs, chat_record
+        if studied is None:
+            pairs = pairs_of(asked.probes, asked.max_pairs, asked.seed)
+            if asked.chat:
+                from neurotrace.probe_sets.chat import chat_pairs, chat_record
 
-            pairs = chat_pairs(loaded, pairs, role=asked.chat, system=asked.chat_system)
-            rendering = chat_record(loaded, role=asked.chat, system=asked.chat_system)
-        studied: Sequence[PromptPair] | EncodedPairs = pairs
-        if asked.at_most:
-            from neurotrace.models.encoding import nothing_left
-            from neurotrace.probe_sets.mining import mine_pairs
-
-            mined = mine_pairs(
-                loaded,
-                pairs,
-                max_pairs=asked.at_most,
-                answers=cast(Any, asked.answers),
-                seed=asked.seed,
-                progress=bars,
-            )
-            studied = mined.encoded
-            if not len(studied):
-                raise nothing_left(asked.source.name, studied)
-        else:
-            studied = encode(loaded, pairs, answers=cast(Any, asked.answers), progress=bars)
+                pairs = chat_pairs(loaded, pairs, role=asked.chat, system=asked.chat_system)
+                rendering = chat_record(loaded, role=asked.chat, system=asked.chat_system)
+            studied = _behaving(asked, loaded, pairs)
         texts = _texts(asked.neutral) if asked.neutral else neutral_texts(loaded)
         call = partial(
             study,
@@ -124,9 +107,30 @@ class Ready:
         return cls(loaded, call, rendering)
 
 
-def study_of(asked: Asked) -> Study:
+def _behaving(asked: Asked, loaded: HookedModel, pairs: list[PromptPair]) -> EncodedPairs:
+    from neurotrace.core.process import bars
+    from neurotrace.models.encoding import encode, nothing_left
+    from neurotrace.probe_sets.mining import mine_pairs
+
+    answers = cast(Any, asked.answers)
+    if not asked.at_most:
+        return encode(loaded, pairs, answers=answers, progress=bars)
+    mined = mine_pairs(
+        loaded,
+        pairs,
+        max_pairs=asked.at_most,
+        answers=answers,
+        seed=asked.seed,
+        progress=bars,
+    )
+    if not len(mined.encoded):
+        raise nothing_left(asked.source.name, mined.encoded)
+    return mined.encoded
+
+
+def study_of(asked: Asked, studied: EncodedPairs) -> Study:
     """For a worker."""
-    return Ready.of(asked).study
+    return Ready.of(asked, studied=studied).study
 
 
 def _texts(path: Path) -> list[str]:

@@ -171,9 +171,8 @@ def _study(asked: Asked) -> None:
 
     ready = Ready.of(asked, items)
     loaded = ready.model
-    found = asked.together.result(
-        ready.study, asked.out, overwrite=asked.overwrite, prepare=partial(study_of, asked)
-    )
+    prepare = partial(study_of, asked, ready.study.args[1])
+    found = asked.together.result(ready.study, asked.out, overwrite=asked.overwrite, prepare=prepare)
     if found is None:
         return
     side = None

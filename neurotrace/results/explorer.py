@@ -55,7 +55,7 @@ _FIELDS = {
     **{"scores": list, "moments": list, "details": str},
 }
 _TEMPLATES = Path(__file__).parent / "templates"
-_BINS, _TOKENS, _NEIGHBOURS, _EXTREMES, _LEAST, _MOST = 20, 8, 8, 3, 100, 1000
+_BINS, _TOKENS, _NEIGHBOURS, _EXTREMES, _LEAST, _MOST = 20, 8, 8, 3, 100, 400
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def explore(
     Args:
         scores: the rankings for the map: one, several, or a study's.
         neurons: number of the strongest neurons with exact effects and the other details; default:
-            1,000 / n for n families (100 at least).
+            400 / n for n families (100 at least).
         pairs_each: number of pairs, each of another group, for a family's exact effects.
         max_pairs: maximum number of pairs, drawn at random, for means, histograms and written values.
         kind: the intervention of the exact effects.
