@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 # what editors and type checkers see; tests/test_public_page.py holds it to `_HOME`
 if TYPE_CHECKING:
+    from neurotrace.ablation.experts import (
+        ExpertEffects as ExpertEffects,
+        ablate_experts as ablate_experts,
+    )
     from neurotrace.ablation.neurons import (
         NeuronEffects as NeuronEffects,
         ablate as ablate,
@@ -213,6 +217,7 @@ _HOME = {
     "rankers.two_ended": ("two_ended",),
     "studies.significance": ("GroupScores", "group_scores", "assess"),
     "studies.overlap": ("overlap",),
+    "ablation.experts": ("ExpertEffects", "ablate_experts"),
     "ablation.neurons": ("NeuronEffects", "ablate", "ablation_effects"),
     "ablation.sets": ("SetEffects", "ablate_sets", "greedy_set"),
     "ablation.top": ("Top", "ablate_top"),

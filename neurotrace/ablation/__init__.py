@@ -7,6 +7,7 @@ passes      the rows of one pair, by the engine or by hooks
 group_sums  means and intervals clustered by group
 neurons     `ablate`: every neuron
 sets        `ablate_sets`, `greedy_set`
+experts     `ablate_experts`: a mixture's routers
 top         `ablate_top`: the k strongest without measuring all
 
 May import: interventions and below; never answers.

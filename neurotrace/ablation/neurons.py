@@ -20,7 +20,7 @@ from neurotrace.ablation.sets import SetEffects, ablate_sets, greedy_set
 from neurotrace.ablation.task import Precision, Where, places_of, prepare
 from neurotrace.core.display import Shown, View, frame_table
 from neurotrace.core.errors import InputError, renamed
-from neurotrace.core.neurons import Neuron
+from neurotrace.core.neurons import Experts, Neuron
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
@@ -142,6 +142,9 @@ class NeuronEffects(Shown):
     def _view(self) -> View:
         effects = self.to_frame().groupby(["layer", "neuron"])["effect"]
         table = effects.agg(["mean", "min", "max", "count"]).reset_index()
+        if (experts := Experts.of(self.provenance.get("experts"))) is not None:
+            each = zip(table["layer"], table["neuron"], strict=True)
+            table.insert(0, "name", [experts.name(Neuron(layer, unit)) for layer, unit in each])
         order = table["mean"].abs().sort_values(ascending=False, kind="stable").index
         return View(
             f"{len(self):,} effects on L, nats: {len(table):,} neurons, pair by pair.",

@@ -15,7 +15,7 @@ from neurotrace.ablation.group_sums import GroupSums, grouped
 from neurotrace.ablation.task import Precision, Where, check_direction, places_of, prepare, strength
 from neurotrace.core.display import Shown, View, frame_table
 from neurotrace.core.errors import InputError, renamed
-from neurotrace.core.neurons import Neuron
+from neurotrace.core.neurons import Experts, Neuron, name_of
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress, over
 from neurotrace.core.sides import Direction, Side
@@ -55,7 +55,8 @@ class SetEffects(Shown):
         for row in grouped(self.pairs):
             sums.add(torch.arange(len(self.ks)), self.effect[row], names[row])
         mean, low, high = (column.numpy() for column in sums.close())
-        last = [str(self.neurons[k - 1]) for k in self.ks]
+        experts = Experts.of(self.provenance.get("experts"))
+        last = [name_of(self.neurons[k - 1], experts) for k in self.ks]
         return pd.DataFrame(
             {"k": self.ks, "neuron": last, "effect": mean, "low": low, "high": high}
         ).assign(n=len(names))

@@ -91,9 +91,9 @@ class Top(Shown):
     def to_frame(self) -> pd.DataFrame:
         """A row a neuron, strongest first: `neuron, score, low, high, n`."""
         table = self.scores.to_frame()
-        table["neuron"] = [f"L{row.layer}.N{row.neuron}" for row in table.itertuples()]
-        rows = table.set_index("neuron").loc[[str(neuron) for neuron in self.neurons]]
-        return rows.reset_index()[["neuron", "score", "low", "high", "n"]]
+        rows = table.set_index(["layer", "neuron"]).loc[[(n.layer, n.index) for n in self.neurons]]
+        named = rows.reset_index().assign(neuron=[self.scores.name(n) for n in self.neurons])
+        return named[["neuron", "score", "low", "high", "n"]]
 
     def _view(self) -> View:
         known = "converged" if self.converged else "not converged: the budget was spent"
@@ -105,7 +105,7 @@ class Top(Shown):
         )
 
     def __repr__(self) -> str:
-        named = " ".join(str(neuron) for neuron in self.neurons[:4])
+        named = " ".join(self.scores.name(neuron) for neuron in self.neurons[:4])
         more = f" … ({len(self.neurons)} in all)" if len(self.neurons) > 4 else ""
         known = f"converged at {self.confidence:.0%}" if self.converged else "not converged"
         return f"Top({named}{more}; {known}, {self.share:.2%} of a sweep)"

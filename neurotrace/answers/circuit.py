@@ -28,7 +28,7 @@ from neurotrace.answers.calibration import Calibration
 from neurotrace.core.display import Shown, Table, View
 from neurotrace.core.errors import InputError, one_of
 from neurotrace.core.files import read_tensors
-from neurotrace.core.neurons import NEURON_DEFINITION, Neuron
+from neurotrace.core.neurons import NEURON_DEFINITION, Experts, Neuron, NeuronSet
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress, over
 from neurotrace.core.prompts import Prompt, prompts_of
@@ -38,7 +38,7 @@ from neurotrace.core.writing import save_whole
 from neurotrace.engine.metrics import first_tokens
 from neurotrace.engine.turns import takes_turns
 from neurotrace.interventions.intervention import Intervention
-from neurotrace.interventions.targets import finite
+from neurotrace.interventions.targets import finite, routed
 from neurotrace.models.encoding import by_length
 from neurotrace.models.gradients import slopes_of
 from neurotrace.models.hooks import inspect_model, w_out
@@ -153,6 +153,9 @@ class Circuit(Shown):
             }
         )
 
+    def _named(self, neurons: Sequence[Neuron]) -> list[str]:
+        return NeuronSet(neurons, experts=Experts.of(self.provenance.get("experts"))).names
+
     def _view(self) -> View:
         about = self.provenance
         found = (
@@ -161,7 +164,7 @@ class Circuit(Shown):
             else ""
         )
         rows = [
-            (kind, f"{len(neurons)}", " ".join(map(str, neurons[:8])) + " …" * (len(neurons) > 8))
+            (kind, f"{len(neurons)}", " ".join(self._named(neurons[:8])) + " …" * (len(neurons) > 8))
             for kind, neurons in (("memory", self.memory), ("reasoning", self.reasoning))
         ]
         state = "not calibrated: nt.calibrate(model, held_out_prompts, circuit)"
@@ -175,7 +178,7 @@ class Circuit(Shown):
 
     def __repr__(self) -> str:
         first = ", ".join(
-            f"{name}: {' '.join(map(str, neurons[:3]))}{' …' if len(neurons) > 3 else ''}"
+            f"{name}: {' '.join(self._named(neurons[:3]))}{' …' if len(neurons) > 3 else ''}"
             for name, neurons in (("memory", self.memory), ("reasoning", self.reasoning))
         )
         return f"Circuit({len(self.memory)} + {len(self.reasoning)} neurons; {first})"
@@ -310,6 +313,8 @@ def circuit_from(model: HookedModel, found: Slopes, *, k: int | None = None, off
         "prompts": sum(found.counts.values()),
         "outcomes": dict(outcome),
         "families": sorted({cell[0] for cell in found.counts}),
+        **info.naming,
+        **routed(model),
         "templates": sorted({f"{cell[0]}/{cell[1]}" for cell in found.counts}),
     }
     return Circuit(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,10 @@ NEURON_DEFINITION = (
     "Layers and neurons count from 0."
 )
 
+_OF_MIXTURES = (
+    " In a mixture of experts L3.E12.N57 is unit 57 of expert 12, L3.S.N57 one of the shared expert; it "
+    "writes its activation times the router's weight, and nothing where its expert is not used."
+)
 _WRITTEN = re.compile(r"L([0-9]{1,9})\.N([0-9]{1,9})")
 _OF_EXPERT = re.compile(r"L([0-9]{1,9})\.(S|E[0-9]{1,9})\.N([0-9]{1,9})")
 
@@ -63,6 +67,20 @@ class Experts:
     """
 
     blocks: tuple[tuple[int, int, int], ...]
+
+    @classmethod
+    def of(cls, blocks: Iterable[Sequence[int]] | None) -> Experts | None:
+        """From a record (`ModelInfo.naming`); None: its model is no mixture.
+
+        Raises:
+            InputError: not three counts for each block.
+        """
+        if blocks is None:
+            return None
+        try:
+            return cls(tuple((int(a), int(b), int(c)) for a, b, c in blocks))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"expected three counts for each block of a mixture: {error}") from None
 
     def name(self, neuron: Neuron) -> str:
         """The neuron's name; ``L0.N57`` in a block without experts.
@@ -153,12 +171,22 @@ class NeuronSet(tuple[Neuron, ...]):
     @property
     def names(self) -> list[str]:
         """Each neuron's name: ``L3.N771``, or ``L3.E12.N57`` in a mixture of experts."""
-        return [str(neuron) if self.experts is None else self.experts.name(neuron) for neuron in self]
+        return [name_of(neuron, self.experts) for neuron in self]
 
     def __repr__(self) -> str:
         named = " ".join(self[:8].names)
         more = f" … ({len(self)} neurons)" if len(self) > 8 else ""
         return f"<{named}{more}{f', {spoken(self.direction)}' if self.direction else ''}>"
+
+
+def definition(experts: Experts | None) -> str:
+    """What the word neuron means in a model, for its tables and pages."""
+    return NEURON_DEFINITION if experts is None else NEURON_DEFINITION + _OF_MIXTURES
+
+
+def name_of(neuron: Neuron, experts: Experts | None) -> str:
+    """What tables, figures and pages call a neuron: ``L3.N771``, or ``L3.E12.N57`` in a mixture."""
+    return str(neuron) if experts is None else experts.name(neuron)
 
 
 def places_like(neuron: Neuron, width: int, experts: Experts | None = None) -> range:

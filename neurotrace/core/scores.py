@@ -21,7 +21,7 @@ from torch import Tensor
 from neurotrace.core.display import Bar, Shown, Table, View
 from neurotrace.core.errors import InputError
 from neurotrace.core.files import read_tensors
-from neurotrace.core.neurons import NEURON_DEFINITION, Experts, Neuron, NeuronSet, places_like
+from neurotrace.core.neurons import NEURON_DEFINITION, Experts, Neuron, NeuronSet, name_of, places_like
 from neurotrace.core.sides import DIRECTIONS, Direction, spoken
 from neurotrace.core.writing import save_whole
 
@@ -77,12 +77,11 @@ class Scores(Shown):
     @property
     def experts(self) -> Experts | None:
         """How a mixture's neurons are named; None: the model is no mixture."""
-        blocks = self.provenance.get("experts")
-        return None if blocks is None else Experts(tuple((int(a), int(b), int(c)) for a, b, c in blocks))
+        return Experts.of(self.provenance.get("experts"))
 
     def name(self, neuron: Neuron) -> str:
         """``L3.N771``, or ``L3.E12.N57`` in a mixture of experts."""
-        return str(neuron) if self.experts is None else self.experts.name(neuron)
+        return name_of(neuron, self.experts)
 
     def _way(self, direction: Direction | str | None) -> Direction:
         if direction is not None:

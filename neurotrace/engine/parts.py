@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from transformers.pytorch_utils import Conv1D
 
 from neurotrace.engine.experts import Neurons, neurons_of
@@ -187,6 +189,59 @@ def hooked(hooks: Iterable[tuple[nn.Module, str, Callable]]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def at_routers(changes: Iterable[tuple[Neurons, Callable[[Tensor], Tensor | None]]]) -> Iterator[None]:
+    """Inside the `with`, the logits of these blocks' routers go through the functions.
+
+    Float["token expert"], before the model's own code picks experts and weighs them; None leaves them.
+
+    Raises:
+        ValueError: a block's router is not found by the shape of its weight.
+    """
+
+    def through(gate: Any, count: int, change: Callable[[Tensor], Tensor | None]) -> Callable[..., Any]:
+        own = gate.forward
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            with _Logits(count, change):
+                return own(*args, **kwargs)
+
+        return forward
+
+    found = [(_router(neurons), neurons, change) for neurons, change in changes]
+    with overridden([(gate, through(gate, n.experts, change)) for gate, n, change in found]):
+        yield
+
+
+class _Logits(TorchFunctionMode):
+    """A router's logits, the one linear map onto its experts, go through a function."""
+
+    def __init__(self, experts: int, change: Callable[[Tensor], Tensor | None]) -> None:
+        super().__init__()
+        self.experts, self.change = experts, change
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if func is not F.linear or found.shape[-1] != self.experts:
+            return found
+        changed = self.change(found)
+        return found if changed is None else changed
+
+
+def _router(neurons: Neurons) -> nn.Module:
+    found = [
+        child
+        for child in neurons.mlp.children()
+        if child is not neurons.routed
+        and isinstance(weight := getattr(child, "weight", None), Tensor)
+        and weight.dim() == 2
+        and len(weight) == neurons.experts
+    ]
+    if len(found) != 1:
+        raise ValueError(f"{type(neurons.mlp).__name__} has {len(found)} routers, expected one")
+    return found[0]
 
 
 def always(value: Any) -> Callable[..., Any]:

@@ -87,10 +87,9 @@ class Source:
         """Model, weights and intervention, for a framework's log: JSON types."""
         found: dict[str, Any] = {"neurotrace": dict(model_identity(self.model)), **self.how}
         if (change := self.intervention) is not None:
-            neurons = [str(neuron) for neuron in change.neurons]
             found["intervention"] = {
                 "kind": change.kind,
-                "neurons": neurons,
+                "neurons": change.names,
                 "provenance": dict(change.provenance),
             }
         plain: dict[str, Any] = json.loads(json.dumps(found, default=str))

@@ -27,7 +27,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from neurotrace.core.errors import InputError
-from neurotrace.core.neurons import Experts, Neuron, places_like
+from neurotrace.core.neurons import Experts, Neuron, NeuronSet, places_like
 from neurotrace.core.scores import Scores
 from neurotrace.core.statistics import share_interval
 from neurotrace.interventions.intervention import Intervention, make
@@ -151,7 +151,8 @@ def same_shift(
     offset = written / values_at(reference.norms, neurons).clamp(min=1e-6)
     keep, gain = torch.ones(len(neurons)), torch.zeros(len(neurons))
     direction = intervention.direction
-    return Intervention("shift", tuple(neurons), direction, keep, gain, offset, role)
+    named = NeuronSet(neurons, direction, reference.experts)
+    return Intervention("shift", named, direction, keep, gain, offset, role)
 
 
 def on_others(

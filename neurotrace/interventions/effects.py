@@ -21,7 +21,7 @@ from neurotrace.engine import metrics
 from neurotrace.engine.turns import takes_turns
 from neurotrace.interventions.donors import donor_values, donors_of
 from neurotrace.interventions.intervention import Intervention
-from neurotrace.interventions.logits import Positions, check_finite, logits_under, tops_under
+from neurotrace.interventions.logits import Positions, check_finite, logits_under, tops_under, units_of
 from neurotrace.interventions.targets import routed
 from neurotrace.interventions.whole import Named, Reader
 from neurotrace.models.activations import Activations
@@ -155,7 +155,8 @@ def measure(
             answer behind it; ``"all"`` positions of the prompt; or places counted from its end,
             ``(-3, -2, -1)``. Patching them all needs pairs whose two prompts have equally many tokens.
         site: ``"residual"`` and ``"attention"``: the interventions' neurons are then dimensions of the
-            output of each block, or of its attention (by full passes; patches need `activations`).
+            output of each block, or of its attention; ``"router"``: a mixture's experts, whose logits
+            are changed (by full passes; patches need `activations`).
         activations: the activations of exactly these pairs, if you have collected them. Patches at the
             final token position take their values from there, and the donor prompts are not run again.
         cleans: a dict in which the engine's clean runs are kept for the next call on the same pairs
@@ -173,15 +174,16 @@ def measure(
     info = inspect_model(model)
     if not interventions:
         raise InputError("no interventions to measure: pass nt.patch(neurons, donor=...) or others")
-    width, units = (info.d_mlp, "neurons") if site == "neurons" else (info.d_model, "dimensions")
+    widths, units = units_of(info, site)
     outside = [
         neuron
         for each in interventions
         for neuron in each.neurons
-        if neuron.layer >= info.n_layers or neuron.index >= width
+        if neuron.layer >= info.n_layers or neuron.index >= widths[neuron.layer]
     ]
     if outside:
-        raise InputError(f"{outside[0]} is not in this model of {info.n_layers} layers × {width} {units}")
+        size = f"{info.n_layers} layers × {max(widths)} {units}"
+        raise InputError(f"{outside[0]} is not in this model of {size}")
     if site != "neurons" and activations is None and any(i.needs_donor for i in interventions):
         raise InputError(f"a patch at site={site!r} wants activations= to take its values from")
     positions = _checked(positions, encoded)

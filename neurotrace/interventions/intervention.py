@@ -19,7 +19,7 @@ from torch import Tensor
 
 from neurotrace.core.errors import InputError
 from neurotrace.core.files import read_tensors
-from neurotrace.core.neurons import NEURON_DEFINITION, Neuron, NeuronSet
+from neurotrace.core.neurons import NEURON_DEFINITION, Experts, Neuron, NeuronSet
 from neurotrace.core.sides import Direction, Side
 from neurotrace.core.writing import save_whole
 from neurotrace.interventions.kinds import KINDS, ClassMeans, Kind, parse_kind, values_at, written
@@ -72,6 +72,16 @@ class Intervention:
                 continue
             if column.shape != (len(self.neurons),) or not torch.isfinite(column).all():
                 raise InputError(f"{self.kind}: {name} must be one finite number for each neuron")
+
+    @property
+    def experts(self) -> Experts | None:
+        """How a mixture's neurons are named, where `neurons` knows it."""
+        return getattr(self.neurons, "experts", None)
+
+    @property
+    def names(self) -> list[str]:
+        """Each neuron's name: ``L3.N771``, or ``L3.E12.N57`` in a mixture of experts."""
+        return NeuronSet(self.neurons, experts=self.experts).names
 
     @property
     def recipient(self) -> Side:
@@ -146,6 +156,7 @@ class Intervention:
             "format": _FORMAT,
             "kind": self.kind,
             "neurons": [str(neuron) for neuron in self.neurons],
+            "experts": None if self.experts is None else self.experts.blocks,
             "direction": str(self.direction),
             "role": self.role,
             "label": self.label,
@@ -172,35 +183,31 @@ class Intervention:
         if header.get("format") != _FORMAT:
             raise InputError(f"{path}: not written by Intervention.save of this version")
         try:
-            neurons = tuple(map(Neuron.parse, header["neurons"]))
+            experts = Experts.of(header.get("experts"))
+            neurons = NeuronSet(map(Neuron.parse, header["neurons"]), experts=experts)
             words = [header[name] for name in ("kind", "direction", "role", "label")]
             if not all(isinstance(word, str) for word in words):
                 raise TypeError("kind, direction, role and label are texts")
             kind, direction, role, label = words
             numbers: dict[str, Any] = {name: tensors[name] for name in _COLUMNS}
             numbers |= {name: tensors.get(name) for name in _BESIDE}
-            return cls(
-                kind,
-                neurons,
-                Direction(direction),
-                role=role,
-                label=label,
-                provenance=dict(header["provenance"]),
-                **numbers,
-            )
+            about: dict[str, Any] = {"role": role, "label": label, "provenance": dict(header["provenance"])}
+            return cls(kind, neurons, Direction(direction), **about, **numbers)
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise InputError(f"{path}: a damaged intervention ({error})") from None
 
     def to_frame(self) -> pd.DataFrame:
         """A row a neuron, in the ranking's order: `rank, layer, neuron, keep, gain, offset`, then `score`
-        and `donor_mean` where they are known."""
+        and `donor_mean` where they are known; of a mixture of experts `name`, too."""
         import pandas as pd
 
-        columns = {
+        columns: dict[str, Sequence[Any]] = {
             "rank": range(1, len(self) + 1),
             "layer": [neuron.layer for neuron in self.neurons],
             "neuron": [neuron.index for neuron in self.neurons],
         }
+        if self.experts is not None:
+            columns["name"] = self.names
         known = [name for name in (*_COLUMNS, *_BESIDE) if getattr(self, name) is not None]
         return pd.DataFrame(columns | {name: getattr(self, name).tolist() for name in known})
 
@@ -208,7 +215,7 @@ class Intervention:
         return len(self.neurons)
 
     def __repr__(self) -> str:
-        named = " ".join(str(neuron) for neuron in self.neurons[:4])
+        named = " ".join(self.names[:4])
         more = f" … ({len(self)} in all)" if len(self) > 4 else ""
         return f"{self.kind}({named}{more}, {self.direction}, {self.role})"
 
@@ -359,7 +366,8 @@ def make(
     to = _direction(direction, neurons, name)
     given = form.reference(reference, name)
     rows = form.rows(given, to, strength)
-    named = tuple(Neuron.parse(each) if isinstance(each, str) else each for each in neurons)
+    experts = getattr(neurons, "experts", None) or getattr(reference, "experts", None)
+    named = NeuronSet((Neuron.parse(n) if isinstance(n, str) else n for n in neurons), to, experts)
     count = len(named)
 
     def column(value: float | Tensor) -> Tensor:
@@ -372,15 +380,8 @@ def make(
     else:
         assert isinstance(given, Reference)
         offset = form.together(given, named, to, strength)
-    return Intervention(
-        written(name, strength),
-        named,
-        to,
-        column(rows.keep),
-        column(rows.gain),
-        offset,
-        role,
-    )
+    keep, gain = column(rows.keep), column(rows.gain)
+    return Intervention(written(name, strength), named, to, keep, gain, offset, role)
 
 
 def _direction(direction: Direction | str | None, neurons: Sequence[Neuron | str], name: str) -> Direction:

@@ -21,7 +21,7 @@ from neurotrace.engine.edits import Edit, Run
 from neurotrace.engine.metrics import is_top
 from neurotrace.interventions.intervention import Intervention
 from neurotrace.models.encoding import by_length
-from neurotrace.models.hooks import Site, forward
+from neurotrace.models.hooks import ModelInfo, Site, forward
 from neurotrace.models.origins import engine_of
 from neurotrace.models.protocol import HookedModel
 from neurotrace.models.sites import end_logits
@@ -44,6 +44,15 @@ def places_in(positions: Positions, length: int, behind: int = 0) -> tuple[int, 
     if positions == "all":
         return tuple(range(end))
     return tuple(sorted({end + place for place in positions}))
+
+
+def units_of(info: ModelInfo, site: Site) -> tuple[list[int], str]:
+    """How many units each layer has at this site, and the word for them."""
+    if site == "router":
+        blocks = () if info.experts is None else info.experts.blocks
+        return [experts for experts, _, _ in blocks] or [0] * info.n_layers, "experts"
+    width, word = (info.d_mlp, "neurons") if site == "neurons" else (info.d_model, "dimensions")
+    return [width] * info.n_layers, word
 
 
 def logits_under(

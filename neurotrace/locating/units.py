@@ -76,8 +76,11 @@ def outputs(patching: Patching, learned: Learned) -> list[Unit]:
     """Every block's whole outputs."""
     return [
         Unit(
-            site, layer, {(site, layer): _all}, float(learned.predicted((site, layer))[:, -1].sum(1).mean())
-        )  # type: ignore[arg-type]
+            site,  # type: ignore[arg-type]
+            layer,
+            {(site, layer): _all},
+            float(learned.predicted((site, layer))[:, -1].sum(1).mean()),
+        )
         for site in WHOLE
         for layer in range(patching.n_layers)
     ]

@@ -26,7 +26,7 @@ from torch import Tensor
 from neurotrace.core.errors import InputError
 from neurotrace.core.neurons import Experts
 from neurotrace.engine.experts import Neurons, neurons_of
-from neurotrace.engine.parts import hooked
+from neurotrace.engine.parts import at_routers, hooked
 from neurotrace.engine.turns import passing, turn
 from neurotrace.models.checks import check_causal, check_experts, check_logits, drops, tolerance
 from neurotrace.models.origins import Origin, State, changed, origin_of, remember_origin, twin
@@ -38,16 +38,17 @@ Hook = Callable[[Tensor], "Tensor | None"]
 # (layer, activations [batch pos neuron]) -> the activations to go on with, or None to leave them
 Edit = Callable[[int, Tensor], "Tensor | None"]
 
-Site = Literal["neurons", "residual", "attention", "mlp", "heads"]
+Site = Literal["neurons", "residual", "attention", "mlp", "heads", "router"]
 Point = tuple[Site, int]  # a site in a layer
 # what the MLP's neurons do; the residual stream behind the block; what its attention, its MLP write;
-# what each head reads, side by side
+# what each head reads, side by side; a mixture's router before it picks (a name of ours)
 _SITES: dict[Site, str] = {
     "neurons": "mlp.hook_post",
     "residual": "hook_resid_post",
     "attention": "hook_attn_out",
     "mlp": "hook_mlp_out",
     "heads": "attn.hook_z",
+    "router": "mlp.router",
 }
 SITES: tuple[Site, ...] = ("neurons", "residual", "attention")  # those that detectors look at
 
@@ -268,6 +269,8 @@ def hooks_on(model: HookedModel, hooks: Iterable[tuple[str, Hook]]) -> Iterator[
     """Each function on its hook point inside the `with`, for passes of this thread alone."""
     thread, every = get_ident(), expert_neurons(model) or []
     own = {post_name(layer): neurons for layer, neurons in enumerate(every)}
+    sparse = [(layer, each) for layer, each in enumerate(every) if each.routed is not None]
+    routers = {site_name("router", layer): each for layer, each in sparse}
 
     def ours(function: Hook) -> Callable[..., Tensor | None]:
         def hook(value: Tensor, hook: Any = None) -> Tensor | None:
@@ -276,13 +279,14 @@ def hooks_on(model: HookedModel, hooks: Iterable[tuple[str, Hook]]) -> Iterator[
         return hook
 
     ours_only = [(name, ours(function)) for name, function in hooks]
-    theirs = [(name, function) for name, function in ours_only if name not in own]
+    theirs = [(name, function) for name, function in ours_only if name not in {**own, **routers}]
     experts = [
         (own[name], "output", lambda _, __, value, function=function: function(value))
         for name, function in ours_only
         if name in own
     ]
-    with turn(model), passing(model), model.hooks(fwd_hooks=theirs), hooked(experts):
+    logits = [(routers[name], function) for name, function in ours_only if name in routers]
+    with turn(model), passing(model), model.hooks(fwd_hooks=theirs), hooked(experts), at_routers(logits):
         yield
 
 
@@ -392,9 +396,3 @@ def _device(model: HookedModel) -> torch.device:
 
 def _sample_ids(info: ModelInfo) -> Int[Tensor, "1 pos"]:
     return (torch.arange(1, 7) * 7 % info.d_vocab)[None]
-
-
-def write_norms(model: HookedModel) -> Float[Tensor, "layer neuron"]:
-    """||W_out row|| of every neuron: of the weights. `written_norms` has what arrives behind the block."""
-    layers = range(inspect_model(model).n_layers)
-    return torch.stack([w_out(model, layer).float().norm(dim=-1).cpu() for layer in layers])

@@ -31,7 +31,7 @@ from neurotrace.engine.parts import hooked
 from neurotrace.engine.turns import passing, turn
 from neurotrace.models.activations import read_activations
 from neurotrace.models.encoding import EncodedPairs, by_length
-from neurotrace.models.hooks import expert_neurons, forward, inspect_model, w_out, write_norms
+from neurotrace.models.hooks import expert_neurons, forward, inspect_model, w_out
 from neurotrace.models.origins import changed, engine_of
 from neurotrace.models.protocol import HookedModel
 from neurotrace.models.sites import final_residual_slope
@@ -84,6 +84,12 @@ def written_rows(
         else:
             written = _carried(tail, rows).transpose(0, 1)
         yield written if factors is None else written * factors[:, layer, :, None]
+
+
+def write_norms(model: HookedModel) -> Float[Tensor, "layer neuron"]:
+    """||W_out row|| of every neuron: of the weights. `written_norms` has what arrives behind the block."""
+    layers = range(inspect_model(model).n_layers)
+    return torch.stack([w_out(model, layer).float().norm(dim=-1).cpu() for layer in layers])
 
 
 def router_factors(

@@ -51,7 +51,10 @@ class Mixture:
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         planted = [f"L{layer}.E{expert}.N{unit}" for layer, expert, unit in self.planted]
-        (folder / "truth.json").write_text(json.dumps({"planted": planted}) + "\n")
+        # by index as well, which is read without the model
+        live = [f"L{layer}.N{expert * WIDTH + unit}" for layer, expert, unit in self.planted]
+        truth = {"planted": planted, "live": {"both": live}}
+        (folder / "truth.json").write_text(json.dumps(truth) + "\n")
         (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in self.pairs))
         return folder
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from neurotrace.core.errors import InputError
+from neurotrace.core.neurons import Neuron
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import spoken
 from neurotrace.plots.style import CONTROL, FAINT, INK, OTHERS, SIGNED, finish
@@ -38,7 +39,7 @@ def plot_scores(scores: Scores, *, title: str | None = None) -> go.Figure:
             zmax=bound,
             colorscale=SIGNED,
             colorbar={"thickness": 14},
-            hovertemplate="L%{y}.N%{x}<br>%{z:.4f}<extra></extra>",
+            **_named(scores),
         )
     )
     figure.update_xaxes(title="neuron")
@@ -56,6 +57,16 @@ def plot_scores(scores: Scores, *, title: str | None = None) -> go.Figure:
     )
 
 
+def _named(scores: Scores) -> dict[str, Any]:
+    """The text under the pointer; a mixture's neurons have names that their places don't tell."""
+    if scores.experts is None:
+        return {"hovertemplate": "L%{y}.N%{x}<br>%{z:.4f}<extra></extra>"}
+    layers, width = scores.value.shape
+    every = [[Neuron(layer, unit) for unit in range(width)] for layer in range(layers)]
+    names = [[scores.name(n) if scores.experts.exists(n) else "" for n in row] for row in every]
+    return {"text": names, "hovertemplate": "%{text}<br>%{z:.4f}<extra></extra>"}
+
+
 def plot_estimates(estimate: Scores, truth: Scores, *, title: str | None = None) -> go.Figure:
     """A ranker's prediction against the exact effect, for the neurons with both.
 
@@ -71,7 +82,7 @@ def plot_estimates(estimate: Scores, truth: Scores, *, title: str | None = None)
     if not both.any():
         raise InputError("no neuron has both scores: measure the exact effect of some of them")
     x, y = truth.value[both].numpy(), estimate.value[both].numpy()
-    names = [f"L{layer}.N{unit}" for layer, unit in both.nonzero().tolist()]
+    names = [truth.name(Neuron(*place)) for place in both.nonzero().tolist()]
     layers = both.nonzero()[:, 0].numpy()
     bar = {"title": "layer", "dtick": max(1, len(truth.value) // 10)}
     figure = go.Figure()
@@ -135,7 +146,7 @@ def plot_volcano(scores: Scores, *, level: float = 0.05, title: str | None = Non
             mode="markers",
             name=f"{name} ({len(rows)})",
             marker={"color": colour, "size": 6, "opacity": 0.7, "symbol": mark},
-            text=[f"L{row.layer}.N{row.neuron}" for row in rows.itertuples()],
+            text=[scores.name(Neuron(row.layer, row.neuron)) for row in rows.itertuples()],
             customdata=rows[["q", "kept", "p_family"]],
             hovertemplate="%{text}<br>score %{x:.4f}<br>q %{customdata[0]:.2g}, corrected p "
             "%{customdata[2]:.2g}, in the top k of %{customdata[1]:.0%} of resamples<extra></extra>",

@@ -11,7 +11,9 @@ matched filter
     score_i = d_i' C^-1 (w_i - mean row) / sqrt(d_i' C^-1 d_i)
 
 in standard deviations of an untrained row. Only the trained model is used; its rows are the background.
-It takes one forward and one backward pass, and one matrix inverse a layer. It finds where something was
+It takes one forward and one backward pass, and one matrix inverse a layer. In a mixture of experts a_i
+includes the router's weight, the layer's rows are those of all its experts, and a row of an expert that
+the prompt was not sent to has no trace of it: score 0. It finds where something was
 *written* (`studies/injection.py`), not what a neuron does; for that use `gradient`.
 """
 
@@ -22,21 +24,21 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from neurotrace.core.errors import InputError, renamed
+from neurotrace.core.errors import renamed
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress, over
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import Direction, Side
 from neurotrace.decoding.tokens import refuse_whole
+from neurotrace.engine.experts import Neurons
 from neurotrace.engine.metrics import logit_difference
-from neurotrace.engine.parts import Parts, overridden, write_rows
+from neurotrace.engine.parts import Parts, hooked, overridden, write_rows
 from neurotrace.engine.turns import takes_turns
 from neurotrace.interventions.kinds import Kind
 from neurotrace.interventions.targets import provenance
 from neurotrace.models.encoding import EncodedPairs, encode
-from neurotrace.models.hooks import inspect_model
 from neurotrace.models.origins import engine_of, no_twin
 from neurotrace.models.protocol import HookedModel
 
@@ -67,11 +69,9 @@ def imprint(
     if engine is None:
         raise no_twin(model, "imprint reads the rows of a transformers model")
     parts: Parts = engine.parts
-    if inspect_model(model).experts is not None:
-        raise InputError("imprint: no rule for a router and its experts: rank by nt.gradient")
     side = Direction.from_donor(donor).recipient
     with torch.no_grad():
-        backgrounds = [_background(write_rows(p).float()) for p in parts.projections]
+        backgrounds = [_background(projection) for projection in parts.projections]
     total: Tensor | None = None
     for row, ids in enumerate(over(progress, list(encoded.ids(side)), "imprint")):
         answers = encoded.memorized[[row]], encoded.reasoned[[row]]
@@ -94,13 +94,17 @@ def imprint(
 
 
 def _background(
-    rows: Float[Tensor, "neuron d_model"],
+    projection: Any,
 ) -> tuple[Float[Tensor, "neuron d_model"], Float[Tensor, "d_model d_model"]]:
     """(rows less their mean, inverse of their covariance)."""
-    centred = rows - rows.mean(dim=0)
-    covariance = centred.t() @ centred / len(rows)
+    rows = write_rows(projection).float()
+    own = rows
+    if isinstance(projection, Neurons):  # zeros are behind its last neuron
+        own = rows[: projection.experts * projection.width + projection.shared]
+    mean = own.mean(dim=0)
+    covariance = (own - mean).t() @ (own - mean) / len(own)
     ridge = _RIDGE * covariance.diagonal().mean() * torch.eye(len(covariance), device=rows.device)
-    return centred, torch.linalg.inv(covariance + ridge)
+    return rows - mean, torch.linalg.inv(covariance + ridge)
 
 
 def _row_slopes(
@@ -110,24 +114,37 @@ def _row_slopes(
     inputs: list[Tensor] = []
     nudges: list[Tensor] = []
 
-    def nudged(projection: Any) -> Callable[[Tensor], Tensor]:
-        own = projection.forward
+    def see(_: nn.Module, args: tuple, __: dict) -> None:
+        inputs.append(args[0].detach())
 
-        def forward(x: Tensor) -> Tensor:
-            written = own(x)
-            inputs.append(x.detach())
-            nudges.append(torch.zeros_like(written, requires_grad=True))
-            changed: Tensor = written + nudges[-1]
-            return changed
+    def nudged(writer: Any) -> Callable[..., Any]:
+        own = writer.forward
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            written = own(*args, **kwargs)
+            first = written[0] if isinstance(written, tuple) else written
+            nudges.append(torch.zeros_like(first, requires_grad=True))
+            changed = first + nudges[-1]
+            return (changed, *written[1:]) if isinstance(written, tuple) else changed
 
         return forward
 
-    with overridden([(p, nudged(p)) for p in parts.projections]), torch.enable_grad():
+    seen: list[Any] = [(projection, "input", see) for projection in parts.projections]
+    forwards = [(writer, nudged(writer)) for writer in parts.writers]
+    with overridden(forwards), hooked(seen), torch.enable_grad():
         ids = ids[None].to(parts.device)
         logits = parts.model(ids, use_cache=False, logits_to_keep=1).logits[:, -1]
         difference = logit_difference(logits, *(each.to(logits.device) for each in answers))
         written = torch.autograd.grad(difference.sum(), nudges)
     return [
-        x.reshape(-1, x.shape[-1]).float().t() @ slope.reshape(-1, slope.shape[-1]).float()
-        for x, slope in zip(inputs, written, strict=True)
+        _weighted(projection, x.reshape(-1, x.shape[-1])).float().t()
+        @ slope.reshape(-1, slope.shape[-1]).float()
+        for projection, x, slope in zip(parts.projections, inputs, written, strict=True)
     ]
+
+
+def _weighted(projection: Any, x: Float[Tensor, "token neuron"]) -> Float[Tensor, "token neuron"]:
+    """Activations times the router's weights, of a mixture."""
+    if not isinstance(projection, Neurons):
+        return x
+    return x * projection.factors[:, projection.columns(torch.arange(x.shape[1], device=x.device))]

@@ -17,8 +17,9 @@ from neurotrace.core.sides import Side
 from neurotrace.engine.turns import takes_turns
 from neurotrace.interventions.kinds import Kind
 from neurotrace.models.encoding import EncodedPairs
-from neurotrace.models.hooks import inspect_model, write_norms
+from neurotrace.models.hooks import inspect_model
 from neurotrace.models.protocol import HookedModel
+from neurotrace.models.written import write_norms
 
 
 @renamed(intervention="kind")

@@ -4,6 +4,7 @@
 
 (arXiv 2508.21258; the rules are in `engine/relp.py`.) A gradient is the effect of an infinitely small
 step; it vanishes at a saturated norm or a closed gate. RelP estimates a neuron's share of the actual L.
+In a mixture of experts the router's weights are constants as well, whatever `nt.routing` says.
 Same cost as the gradient: 2 forward passes and 1 backward pass a pair.
 """
 
@@ -55,8 +56,6 @@ def relp(
     """
     encoded = encode(model, pairs)
     info = inspect_model(model)
-    if info.experts is not None:
-        raise InputError("RelP: no rule for a router and its experts: rank by nt.gradient")
     targets = targets_for(model, encoded, donor, kind, reference, progress)
     total = torch.zeros(info.n_layers, info.d_mlp)
     side = Direction.from_donor(donor).recipient

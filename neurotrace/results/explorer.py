@@ -188,8 +188,7 @@ def explore(
         {
             "format": _FORMAT,
             "model": info.name,
-            "layers": info.n_layers,
-            "width": info.d_mlp,
+            **{"layers": info.n_layers, "width": info.d_mlp, **info.naming},
             "sample": sample,
             "scores": [
                 {

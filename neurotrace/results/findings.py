@@ -2,7 +2,8 @@
 
 interventions/NN-FAMILY-DIRECTION-FOLD.safetensors   what `Intervention.load` reads; fold: a number, or all
 neurons.csv   a row for each neuron of each: layer, neuron, family, direction, fold, rank, score, exact,
-              method, kind; exact: its exact effect on L in nats, where `estimates.parquet` knows it
+              method, kind, in a mixture of experts name; exact: its exact effect on L in nats, where
+              `estimates.parquet` knows it
 """
 
 from __future__ import annotations
@@ -49,11 +50,13 @@ class Stability:
 
     Attributes:
         neurons: those of the intervention made from all pairs, and in how many folds each was chosen.
+        named: the same with their names.
         jaccard: mean over pairs of folds of |A and B| / |A or B|; None with one fold.
         chance: the same of random sets with as many neurons in each layer.
     """
 
     neurons: tuple[tuple[Neuron, int], ...]
+    named: tuple[tuple[str, int], ...]
     folds: int
     jaccard: float | None
     chance: float | None
@@ -95,16 +98,17 @@ def neurons_table(interventions: Sequence[Intervention], estimates: pd.DataFrame
         return pd.DataFrame(columns=list(_COLUMNS))
     frames = []
     for each in interventions:
-        frame = each.to_frame()[["layer", "neuron", "rank", "score"]]
+        frame = each.to_frame().drop(columns=["keep", "gain", "offset", "donor_mean"], errors="ignore")
         frame["family"], frame["direction"] = each.provenance["family"], str(each.direction)
         frame["fold"], frame["method"] = str(each.provenance["fold"]), each.label
         frame["kind"] = each.kind
         frames.append(frame)
     table = pd.concat(frames, ignore_index=True)
+    columns = [*_COLUMNS, *(["name"] if "name" in table else [])]
     if estimates.empty:
-        return table.assign(exact=float("nan"))[list(_COLUMNS)]
+        return table.assign(exact=float("nan"))[columns]
     exact = estimates[[*_OF_FAMILY, "exact"]].astype({"direction": str})
-    return table.merge(exact, on=list(_OF_FAMILY), how="left")[list(_COLUMNS)]
+    return table.merge(exact, on=list(_OF_FAMILY), how="left")[columns]
 
 
 def stability(interventions: Sequence[Intervention], width: int) -> dict[tuple[str, Direction], Stability]:
@@ -121,11 +125,14 @@ def stability(interventions: Sequence[Intervention], width: int) -> dict[tuple[s
         whole = next(each for each in own if each.provenance["fold"] == ALL)
         folds = [places(each, width) for each in own if each is not whole]
         times = Counter(place for fold in folds for place in fold)
-        named = tuple((n, times[n.layer * width + n.index]) for n in whole.neurons)
+        chosen = [times[n.layer * width + n.index] for n in whole.neurons]
+        neurons = tuple(zip(whole.neurons, chosen, strict=True))
+        named = tuple(zip(whole.names, chosen, strict=True))
         twos = list(combinations(folds, 2))
         same = [jaccard(a, b) for a, b in twos]
         chance = [by_chance(a, b, width)[0] for a, b in twos]
         found[key] = Stability(
+            neurons,
             named,
             len(folds),
             _mean(same),

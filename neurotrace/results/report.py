@@ -141,7 +141,8 @@ def _scores(run: Run, table: Any, column: str) -> Scores:
     value = torch.full((model["layers"], model["neurons_per_layer"]), torch.nan)
     layer, neuron = (torch.tensor(table[name].to_numpy()) for name in ("layer", "neuron"))
     value[layer, neuron] = torch.tensor(table[column].to_numpy(), dtype=value.dtype)
-    return Scores("gradient" if column == "estimate" else "exact", value)
+    method = "gradient" if column == "estimate" else "exact"
+    return Scores(method, value, provenance={"experts": model.get("experts")})
 
 
 def _rankers(run: Run) -> list[dict[str, Any]]:

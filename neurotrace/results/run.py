@@ -3,7 +3,7 @@
 manifest.json    versions, seeds, the model's identity and weights' hash, device, dtype, command; written
                  last, with bytes and SHA-256 of every other file
 summary.json     the flip rates and the verdict
-scores.parquet   family, direction, layer, neuron, method, score
+scores.parquet   family, direction, layer, neuron, method, score; in a mixture of experts name
 pairs.parquet    the pairs that were studied, as text
 effects.parquet  one row for each held-out pair × intervention × k, controls included
 estimates.parquet family, direction, layer, neuron, estimate, exact
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neurotrace.core.files import parse_json
-from neurotrace.core.neurons import NEURON_DEFINITION
+from neurotrace.core.neurons import definition
 from neurotrace.core.pairs import pair_record, pair_records
 from neurotrace.core.process import package_versions
 from neurotrace.core.writing import (
@@ -137,7 +137,7 @@ def summarise(study: Study, probes: Sequence[str]) -> dict[str, Any]:
     return {
         "model": study.model.name,
         "probes": list(probes),
-        "neuron_definition": NEURON_DEFINITION,
+        "neuron_definition": definition(study.model.experts),
         "pairs": {
             "read": study.read,
             "kept": len(study.encoded),
@@ -192,6 +192,7 @@ def manifest(
             "layers": info.n_layers,
             "neurons_per_layer": info.d_mlp,
             "d_model": info.d_model,
+            **info.naming,
             "weights_sha256": weights_hash(real),
             "attention": getattr(config, "_attn_implementation", None),
         },
@@ -211,7 +212,7 @@ def manifest(
         "settings": dict(study.settings),
         "probes": list(probes),
         "kept_pairs_sha256": hashlib.sha256(lines.encode()).hexdigest(),
-        "neuron_definition": NEURON_DEFINITION,
+        "neuron_definition": definition(info.experts),
     }
 
 
@@ -221,7 +222,7 @@ def _scores(study: Study) -> pa.Table:
 
     frames = []
     for (family, _, direction), scores in study.scores.items():
-        frame = scores.to_frame()[["layer", "neuron", "method", "score"]]
+        frame = scores.to_frame().drop(columns=list(scores.columns))
         frame.insert(0, "family", family)
         frame.insert(1, "direction", direction)
         frames.append(frame)

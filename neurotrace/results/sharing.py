@@ -18,6 +18,7 @@ from neurotrace.answers.circuit import Circuit
 from neurotrace.core.display import clip, line, percent
 from neurotrace.core.errors import InputError, first_line, one_of
 from neurotrace.core.files import check_inside
+from neurotrace.core.neurons import Experts, name_of
 from neurotrace.core.pairs import PromptPair, load_pairs, pair_record
 from neurotrace.core.writing import write_atomically
 from neurotrace.interventions.intervention import Intervention
@@ -243,9 +244,9 @@ def _card(what: Any, kind: Kind, repo: str, licence: str, about: str, judged: st
 
 def _of_circuit(circuit: Circuit) -> tuple[list[str], list[str]]:
     about = circuit.provenance
-    where = [_model(about)]
+    where, experts = [_model(about)], Experts.of(about.get("experts"))
     where += [
-        f"{name}: {len(neurons)} neurons, {_neurons(neurons)}"
+        f"{name}: {len(neurons)} neurons, {_neurons([name_of(n, experts) for n in neurons])}"
         for name, neurons in (("memory", circuit.memory), ("reasoning", circuit.reasoning))
     ]
     if "families" in about:
@@ -260,7 +261,7 @@ def _of_intervention(change: Intervention) -> tuple[list[str], list[str]]:
     about = change.provenance
     where = [
         _model(about),
-        f"{_word(change.kind)}, {change.direction}: {len(change)} neurons, {_neurons(change.neurons)}",
+        f"{_word(change.kind)}, {change.direction}: {len(change)} neurons, {_neurons(change.names)}",
     ]
     if "family" in about:
         where.append(f"family {_word(about['family'])}, fold {_word(about.get('fold'))}")
@@ -291,9 +292,9 @@ def _model(about: Mapping[str, Any]) -> str:
     return f"model {_word(about.get('model', 'unknown'))}" + (f", weights sha256 {known}" if known else "")
 
 
-def _neurons(neurons: Sequence[Any]) -> str:
-    rest = len(neurons) - _NAMED
-    return ", ".join(map(str, neurons[:_NAMED])) + (f" and {rest} more" if rest > 0 else "")
+def _neurons(names: Sequence[str]) -> str:
+    rest = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _word(value: Any) -> str:

@@ -4,7 +4,7 @@ rank:
 rankers.parquet         a row for each (family, ranker): `Comparison.rankers`
 flips.parquet           for each (family, ranker, direction, k, positions)
 curves.parquet          necessity and sufficiency at each k
-scores.parquet          family, direction, method, layer, neuron, score
+scores.parquet          family, direction, method, layer, neuron, score; in a mixture of experts name
 report.html             the same as a page
 
 detect:
@@ -95,14 +95,14 @@ def save_tables(comparison: Comparison, out: Path, *, command: str, seed: int) -
     from neurotrace.results.report import write_comparison
 
     scores = [
-        frame.to_frame()[["method", "layer", "neuron", "score"]].assign(family=family, direction=direction)
+        frame.to_frame().drop(columns=list(frame.columns)).assign(family=family, direction=direction)
         for (family, _, direction), frame in comparison.scores.items()
     ]
     record = {"command": command, "neurotrace": __version__, "seed": seed}
     note = record | {
         "model": comparison.model.name,
         "settings": dict(comparison.settings),
-        "truth": [str(neuron) for neuron in comparison.truth],
+        "truth": comparison.named_truth,
     }
     with sealing(out, TABLES, {"format": OF_RANK} | record):
         for name, frame in (

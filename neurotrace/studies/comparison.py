@@ -16,7 +16,7 @@ import numpy as np
 
 from neurotrace.ablation.neurons import ablate
 from neurotrace.core.errors import InputError, one_of
-from neurotrace.core.neurons import Neuron
+from neurotrace.core.neurons import Neuron, NeuronSet
 from neurotrace.core.pairs import PromptPair, sample_pairs, split_pairs
 from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
@@ -26,6 +26,7 @@ from neurotrace.folders.units import JSON, NOTHING_KEPT, TABLE, Units, many, sev
 from neurotrace.interventions.effects import measure
 from neurotrace.interventions.intervention import Intervention, patch
 from neurotrace.interventions.kinds import parse_kind
+from neurotrace.interventions.targets import routed
 from neurotrace.models.encoding import EncodedPairs, encode
 from neurotrace.models.hooks import ModelInfo, inspect_model
 from neurotrace.models.identity import model_record, pairs_hash, surroundings
@@ -68,6 +69,11 @@ class Comparison:
     exact_neurons: int  # measured exactly, of all
     pairs: Mapping[str, tuple[int, int]]  # family -> training, held-out
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def named_truth(self) -> list[str]:
+        """The names of the planted neurons."""
+        return NeuronSet(self.truth, experts=self.model.experts).names
 
 
 @takes_turns
@@ -126,6 +132,7 @@ def compare(
         "seed": seed,
         "ks": list(sizes),
         "positions": list(positions),
+        **routed(model),
     }
     units.begin(
         {"command": "compare", "model": {"name": info.name} | model_record(model), "rankers": asked}

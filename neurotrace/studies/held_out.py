@@ -32,6 +32,7 @@ from neurotrace.interventions.effects import flipped, measure
 from neurotrace.interventions.intervention import Intervention
 from neurotrace.interventions.kinds import values_at
 from neurotrace.interventions.reference import Reference
+from neurotrace.interventions.targets import routed
 from neurotrace.models.hooks import inspect_model
 from neurotrace.studies.selection import (
     Candidate,
@@ -205,8 +206,8 @@ class _Proof:
         self.frames.append(frame)
         self.draws.append(self._further_draws(fold, best, done.reference))
         self.applied.append((best, ref.moments.mean_of(best.donor)))
-        if fold.number == 0:
-            self._read(fold, best)
+        if fold.number == 0 and routed(self.ground.model).get("routing") != "frozen":
+            self._read(fold, best)  # a written token has no unchanged run whose routing it could keep
 
     def _measured(self, rows: Sequence[int], interventions: Sequence[Intervention]) -> Any:
         return measure(

@@ -33,6 +33,7 @@ from neurotrace.interventions.intervention import Intervention
 from neurotrace.interventions.kinds import Kind, values_at
 from neurotrace.interventions.logits import WithinRun
 from neurotrace.interventions.reference import Evidence, gather
+from neurotrace.interventions.targets import routed
 from neurotrace.models.encoding import EncodedPairs, encode
 from neurotrace.models.hooks import ModelInfo, inspect_model
 from neurotrace.models.identity import model_identity, model_record, pairs_hash, surroundings
@@ -209,7 +210,7 @@ def study(
     units.begin(
         {"command": "study", "model": {"name": info.name} | model_record(model), "exact": exactly}
         | {"pairs_sha256": pairs_hash(encoded), "settings": asdict(settings)}
-        | {"surroundings": surroundings(model)}
+        | {**routed(model), "surroundings": surroundings(model)}
     )
     jobs: dict[tuple[str, Direction], tuple[str, Callable[[], dict[str, Any]]]] = {}
     for family, (own, row_folds) in split_up.items():
@@ -232,12 +233,12 @@ def study(
             for (family, direction), part in parts.items()
             for method, each in zip(methods, part["scores"], strict=True)
         },
-        _join([part["effects"] for part in parts.values()]),
+        _join([part["effects"] for part in parts.values()], routed(model)),
         _all(parts, "flips"),
         tuple((*key, *part["estimates"]) for key, part in parts.items() if part["estimates"]),
         smallest,
         _all(parts, "examples"),
-        settings.record() | {"answers": encoded.reading},
+        settings.record() | {"answers": encoded.reading, **routed(model)},
         _all(parts, "interventions"),
     )
 
@@ -335,11 +336,12 @@ def folds_of(own: EncodedPairs, split: str, folds: int, seed: int) -> list[RowFo
     ]
 
 
-def _join(frames: Sequence[Any]) -> Effects:
+def _join(frames: Sequence[Any], note: Mapping[str, str]) -> Effects:
     import pandas as pd
     import pyarrow as pa
 
-    return Effects(pa.Table.from_pandas(pd.concat(frames, ignore_index=True), preserve_index=False))
+    table = pa.Table.from_pandas(pd.concat(frames, ignore_index=True), preserve_index=False)
+    return Effects(table.replace_schema_metadata({**(table.schema.metadata or {}), **note}))
 
 
 def _findings(

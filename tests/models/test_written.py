@@ -14,7 +14,7 @@ from neurotrace.core.sides import SIDES
 from neurotrace.engine.parts import hooked
 from neurotrace.interventions.reference import gather
 from neurotrace.models.encoding import encode
-from neurotrace.models.hooks import w_out, write_norms
+from neurotrace.models.hooks import w_out
 from neurotrace.models.origins import twin
 from neurotrace.models.sites import answer_slope, read_out, unembedding
 from neurotrace.models.written import (
@@ -22,6 +22,7 @@ from neurotrace.models.written import (
     is_plain,
     mean_written,
     pair_norms,
+    write_norms,
     written_norms,
     written_rows,
 )

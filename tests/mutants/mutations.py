@@ -411,6 +411,20 @@ MUTATIONS = (
         "return func(*args, **kwargs)",
         ("tests/rankers/test_rankers_relp_masks.py",),
     ),
+    Mutation(
+        "relevance through a router",
+        "engine/relp.py",
+        "with torch.no_grad():\n            found = own(*args, **kwargs)",
+        "with torch.enable_grad():\n            found = own(*args, **kwargs)",
+        ("tests/rankers/test_rankers_relp_masks.py",),
+    ),
+    Mutation(
+        "an expert's neuron is called by its index",
+        "core/neurons.py",
+        "return str(neuron) if experts is None else experts.name(neuron)",
+        "return str(neuron)",
+        ("tests/results/test_mixture_run.py",),
+    ),
     # exact effects
     Mutation(
         "effects are not differences",

@@ -9,7 +9,7 @@ import torch
 from families import CONFIGS, WORDS, family_model, random_pairs
 from planted import PLANTED, word_tokenizer
 from scipy.stats import spearmanr
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
+from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config
 
 import neurotrace as nt
 from neurotrace.core.errors import InputError
@@ -93,7 +93,7 @@ def test_a_pattern_is_a_constant_however_it_is_computed(attention):
     assert float(slopes[2].abs().max()) > 0
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama"])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "mixtral", "qwen2_moe"])
 def test_relevance_is_conserved(name, tmp_path):
     """Where the answer is read only off what layer 0's neurons wrote, their shares add up to L.
 
@@ -102,17 +102,22 @@ def test_relevance_is_conserved(name, tmp_path):
     """
     torch.manual_seed(0)
     common = {"vocab_size": len(WORDS), "bos_token_id": 0, "eos_token_id": 0}
+    experts = {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2}
+    experts |= {"moe_intermediate_size": 32, "shared_expert_intermediate_size": 16}
     config = (
         GPT2Config(**common, n_positions=32, n_embd=32, n_layer=2, n_head=4, n_inner=64)
         if name == "gpt2"
-        else LlamaConfig(
+        else AutoConfig.for_model(
+            name,
             **common,
             hidden_size=32,
             num_hidden_layers=2,
             num_attention_heads=4,
+            num_key_value_heads=4,
             intermediate_size=64,
             pad_token_id=0,
             tie_word_embeddings=False,
+            **(experts if name != "llama" else {}),
         )
     )
     config.tie_word_embeddings = False
@@ -138,9 +143,14 @@ def test_relevance_is_conserved(name, tmp_path):
                 block.mlp.c_fc.weight[: 16 * place] = 0
             else:
                 block.self_attn.o_proj.weight.zero_()
-                block.mlp.down_proj.weight[:16] = 0
-                for inner in (block.mlp.gate_proj, block.mlp.up_proj):
-                    inner.weight[:, : 16 * place] = 0
+                dense = block.mlp if name == "llama" else getattr(block.mlp, "shared_expert", None)
+                if dense is not None:
+                    dense.down_proj.weight[:16] = 0
+                    for inner in (dense.gate_proj, dense.up_proj):
+                        inner.weight[:, : 16 * place] = 0
+                if name != "llama":  # its router reads the embeddings, through which no share goes
+                    block.mlp.experts.down_proj[:, :16] = 0
+                    block.mlp.experts.gate_up_proj[..., : 16 * place] = 0
     hooked = nt.load_model(model, word_tokenizer(tmp_path, WORDS), name=name)
     encoded = nt.encode(hooked, random_pairs(4), check=False)
     there = float(encoded.behaviour("memorization").logit_difference.mean())

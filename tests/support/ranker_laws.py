@@ -146,22 +146,39 @@ def rows_lean_to_their_gradient(model: Any, parts: Parts, one: Any) -> None:
     """`imprint` in the first and last layer, from the weights' own gradients, solved layer by layer."""
     found = imprint(model, one).value
     modules: list[Any] = [parts.projections[0], parts.projections[-1]]
-    weights = [module.weight.requires_grad_() for module in modules]
+    weights = [each.requires_grad_() for module in modules for each in down_weights(module)]
     with torch.enable_grad():
         ids = one.ids(SIDES[0])[0][None].to(parts.device)
         logits = parts.model(ids, use_cache=False).logits[:, -1]
         slopes = torch.autograd.grad(difference(logits, one).sum(), weights)
-    for layer, module, slope in zip((0, -1), modules, slopes, strict=True):
-        signs = (slope if isinstance(module, Conv1D) else slope.t()).sign()
-        rows = projection_rows(module)
+    of = dict(zip(map(id, weights), slopes, strict=True))
+    for layer, module in zip((0, -1), modules, strict=True):
+        signs = torch.cat([slope_rows(module, each, of[id(each)]) for each in down_weights(module)]).sign()
+        rows = projection_rows(module)[: len(signs)]  # of a mixture: without the zeros behind them
+        assert 0 < float(signs.abs().mean()) <= 1
         spread = torch.cov(rows.t(), correction=0)
         spread += 0.01 * spread.diagonal().mean() * torch.eye(len(spread), device=spread.device)
         towards = torch.linalg.solve(spread, signs.t()).t()
         size = (towards * signs).sum(1).clamp(min=1e-12).sqrt()
         leans = (towards * (rows - rows.mean(0))).sum(1) / size
-        both = torch.stack([-found[layer], leans.cpu()])
+        both = torch.stack([-found[layer][: len(leans)], leans.cpu()])
         assert torch.corrcoef(both)[0, 1] > 0.99
         agree(both[0].abs().mean(), both[1].abs().mean(), within=0.05)
+
+
+def down_weights(module: Any) -> list[Any]:
+    """Transformers' own parameters that a block's neurons are rows of; experts' before the shared one's."""
+    if not isinstance(module, Neurons):
+        return [module.weight]
+    own = [] if module.routed is None else [module.routed.down_proj]
+    return own if module.down is None else [*own, module.down.weight]
+
+
+def slope_rows(module: Any, weight: Tensor, slope: Tensor) -> Tensor:
+    """A parameter's gradient as Float["neuron d_model"]."""
+    if weight.dim() == 3:  # experts
+        return (slope if module.routed.is_transposed else slope.transpose(1, 2)).flatten(0, 1)
+    return slope if isinstance(module, Conv1D) else slope.t()
 
 
 def probed(parts: Parts, one: Any, neuron: nt.Neuron) -> Probe:

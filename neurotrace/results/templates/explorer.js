@@ -46,8 +46,19 @@ function neurotraceExplorer(root, data) {
     if (text !== undefined) node.textContent = text;
     return node;
   };
-  const name = (place) => `L${Math.floor(place / data.width)}.N${place % data.width}`;
-  const placeOf = (text) => {  // "L2.N250", "2.250", "2 250"; -1 for what names no neuron of this model
+  const name = (place) => {  // as `Experts.name` has it; data.experts: (experts, width, shared) of each block of a mixture
+    const layer = Math.floor(place / data.width), index = place % data.width, [experts, wide] = data.experts?.[layer] ?? [0];
+    if (!experts) return `L${layer}.N${index}`;
+    const expert = Math.floor(index / wide);
+    return expert < experts ? `L${layer}.E${expert}.N${index % wide}` : `L${layer}.S.N${index - experts * wide}`;
+  };
+  const placeOf = (text) => {  // "L2.N250", "2.250", "2 250", "L2.E3.N4", "L2.S.N4"; -1 for what names no neuron of this model
+    const inside = /^\s*#?L(\d+)\.(S|E\d+)\.N(\d+)\s*$/i.exec(text);
+    if (inside) {
+      const at = Number(inside[1]), [experts, wide, more] = data.experts?.[at] ?? [0, 0, 0], unit = Number(inside[3]);
+      const own = /s/i.test(inside[2]), expert = own ? experts : Number(inside[2].slice(1));
+      return experts && unit < (own ? more : wide) && (own || expert < experts) ? at * data.width + expert * wide + unit : -1;
+    }
     const found = /^\s*#?L?(\d+)[.,\s]*N?(\d+)\s*$/i.exec(text), layer = Number(found?.[1]), index = Number(found?.[2]);
     return found && layer < data.layers && index < data.width ? layer * data.width + index : -1;
   };
@@ -69,7 +80,7 @@ function neurotraceExplorer(root, data) {
 
   // ---- the parts of the page
   const choice = (options) => make("select", {}, ...options.map(([value, text]) => make("option", { value }, text)));
-  const pick = choice(data.scores.map((score, i) => [i, score.label])), go = make("input", { size: 10, placeholder: "L0.N0", spellcheck: "false" });
+  const pick = choice(data.scores.map((score, i) => [i, score.label])), go = make("input", { size: 10, placeholder: name(0), spellcheck: "false" });
   const only = choice([["", "all"], ...Array.from({ length: data.layers }, (_, i) => [i, String(i)])]);
   const sign = choice([["0", "both"], ["-1", "reasoning"], ["1", "memory"]]), top = choice([20, 50, 100, 200].map((n) => [n, String(n)]));
   const zoom = ["zoom out", "zoom in", "whole map"].map((text) => make("button", { type: "button" }, text));
@@ -202,14 +213,14 @@ function neurotraceExplorer(root, data) {
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     const place = placeOf(go.value);
-    go.setCustomValidity(place >= 0 ? "" : `Write L0.N0 to L${data.layers - 1}.N${data.width - 1}`);
+    go.setCustomValidity(place >= 0 ? "" : `Write a neuron of layers 0 to ${data.layers - 1}, ${name(0)} say`);
     if (place >= 0) select(place); else go.reportValidity();
   });
   go.addEventListener("input", () => go.setCustomValidity(""));
   pick.addEventListener("change", () => show(Number(pick.value)));
   for (const each of [only, sign, top]) each.addEventListener("change", () => show(column));
-  const fromAddress = () => {  // a link to #L2.N250
-    const place = /^#L\d+\.N\d+$/.test(location.hash) ? placeOf(location.hash) : -1;
+  const fromAddress = () => {  // a link to #L2.N250, #L2.E3.N4
+    const place = /^#L\d+\.((S|E\d+)\.)?N\d+$/.test(location.hash) ? placeOf(location.hash) : -1;
     if (place < 0) return false;
     select(place);
     root.scrollIntoView();
