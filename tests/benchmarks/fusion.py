@@ -12,13 +12,14 @@ Rows that are in the table already are not computed again, so a run that was sto
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import spearmanr, t as student
+from scipy.stats import spearmanr
 from sklearn.metrics import log_loss, roc_auc_score
 
 import neurotrace as nt
@@ -28,6 +29,10 @@ from neurotrace.fusion import DeepFusion
 from neurotrace.fusion.modalities import modalities
 from neurotrace.fusion.planted import planted_views
 from neurotrace.fusion.rivals import WEIGHINGS, Rival
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
+
+from paired import told
 
 SPOIL = (0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 1.0)
 SETTINGS, SEEDS, ROWS = 24, 5, 700
@@ -191,10 +196,7 @@ def summary(table: pd.DataFrame) -> None:
     print(table.groupby(["things", "method"], sort=False)[names].mean().round(3).to_string())
     for things, part in table.groupby("things"):
         wide = part.pivot(index="seed", columns="method", values="accuracy missing")
-        for name in wide.drop(columns="deep product"):
-            gain = wide["deep product"] - wide[name]
-            half = student.ppf(0.975, len(gain) - 1) * gain.std() / np.sqrt(len(gain))
-            print(f"{things}: deep product − {name}: {gain.mean():+.3f} ± {half:.3f}")
+        told(wide, "deep product", f"{things}: ")
 
 
 if __name__ == "__main__":

@@ -11,12 +11,11 @@ import argparse
 import sys
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from scipy.stats import t as student
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
+from paired import told
 from spurious import METHODS, worst
 
 SEEDS = (*range(10, 15), *range(20, 25))
@@ -36,10 +35,7 @@ def main() -> None:
             print(done.tail(1).to_string(header=False), flush=True)
     wide = done.pivot(index="seed", columns="method", values="worst")[list(METHODS)]
     print(wide.T.assign(mean=wide.mean(), sd=wide.std()).round(3).to_string())
-    for method in wide.drop(columns="generated"):
-        gain = wide["generated"] - wide[method]
-        half = student.ppf(0.975, len(gain) - 1) * gain.std() / np.sqrt(len(gain))
-        print(f"generated − {method}: {gain.mean():+.3f} ± {half:.3f}")
+    told(wide, "generated")
 
 
 if __name__ == "__main__":
