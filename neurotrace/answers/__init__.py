@@ -6,13 +6,13 @@ margin       the causal margin
 calibration  the margin as a probability
 trust        the trust score of each prompt
 monitor      the same for each generated token
-baselines    signals that need no intervention
-reasking     the outside view: the model asked again with less of the prompt
+rivals       signals that switch no neuron off: the outside view, confidence, detectors that read
+learners     how those learn that are learned
 judging      evaluation: the score found, calibrated and tested on different prompts
 tables       a trust study's tables
 views        features of a prompt for detectors
 detection    every detector on every task
 
 May import: interventions, detectors and below; never ablation.
-To add a baseline: a column in baselines.py.
+To add a rival of the margin: a function and an entry in rivals.py.
 """

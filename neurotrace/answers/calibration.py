@@ -4,13 +4,14 @@ Two logistic regressions on the margin's parts (memory fall, reasoning fall) giv
 changed versions of the prompts were asked, P(the answer stays right after a change). A row is *outside*
 the calibration if its Mahalanobis distance is larger than that of all but one in a hundred calibration
 prompts, or if its margin is nearer zero than theirs: then neither kind of neuron affects the answer,
-and the sign of the margin has no meaning.
+and the sign of the margin has no meaning. `Familiar` tells prompts of another kind (another task, another
+language, code) by the residual stream at their end.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,58 @@ from neurotrace.core.errors import InputError
 Array = np.ndarray
 FEATURES = ("memory_fall", "reasoning_fall")  # nats; the order of the columns everywhere
 _INSIDE = 0.99  # share of the calibration prompts that count as seen
+_FAMILIAR, _AXES, _FOLDS = 0.97, 32, 4
+
+
+@dataclass(frozen=True)
+class Familiar:
+    """How far a prompt's residual stream is from the calibration's, at one block and the final position."""
+
+    block: int
+    center: Float[Array, " d_model"]
+    axes: Float[Array, "axis d_model"]  # principal axes of those prompts, each divided by its spread
+    rest: float  # mean squared length of what the axes leave
+    limit: float  # of the distance
+
+    def distance(self, streams: Float[Array, "row d_model"]) -> Float[Array, " row"]:
+        """Mean squared place on the axes, in spreads, and what they leave of the stream; 2 is usual."""
+        off = streams - self.center
+        along = off @ self.axes.T
+        basis = self.axes / np.linalg.norm(self.axes, axis=1, keepdims=True)
+        left = off - (off @ basis.T) @ basis
+        return (along**2).mean(axis=1) + (left**2).sum(axis=1) / self.rest
+
+    def strange(self, streams: Float[Array, "row d_model"]) -> Bool[Array, " row"]:
+        """Whether a prompt is farther than all but three in a hundred of kinds that were left out."""
+        return self.distance(streams) > self.limit
+
+
+def fit_familiar(
+    streams: Float[Array, "row d_model"], kinds: Sequence[Any] | Array, block: int
+) -> Familiar | None:
+    """The limit is chosen on kinds that the axes were not fitted on. None with fewer than four kinds.
+
+    From fewer one can't tell how far a prompt in another template is.
+    """
+    streams = np.asarray(streams, dtype=float)
+    names = sorted(set(np.asarray(kinds).tolist()))
+    if len(names) < _FOLDS:
+        return None
+    np.random.default_rng(0).shuffle(names)
+    fold = np.array([names.index(each) % _FOLDS for each in np.asarray(kinds).tolist()])
+    away = np.zeros(len(streams))
+    for place in range(_FOLDS):
+        away[fold == place] = _axes(streams[fold != place], block).distance(streams[fold == place])
+    return replace(_axes(streams, block), limit=float(np.quantile(away, _FAMILIAR)))
+
+
+def _axes(streams: Array, block: int) -> Familiar:
+    center = streams.mean(axis=0)
+    _, size, axes = np.linalg.svd(streams - center, full_matrices=False)
+    count = max(1, min(_AXES, len(streams) // 4))
+    spread = size[:count] / np.sqrt(len(streams)) + 1e-9
+    rest = float((size[count:] ** 2).sum() / len(streams)) + 1e-9
+    return Familiar(block, center, axes[:count] / spread[:, None], rest, np.inf)
 
 
 @dataclass(frozen=True)
@@ -35,6 +88,7 @@ class Calibration:
     limit: float  # squared distance from the center of all but one in a hundred calibration prompts
     count: int  # prompts
     least: float = 0.0  # nats; margins smaller than that were not seen
+    familiar: Familiar | None = None  # not in `to_json`: see `arrays`
 
     def p_memory(self, parts: Float[Array, "row feature"]) -> Float[Array, " row"]:
         """P(the answer is the memorized one), given that it is either of the two."""
@@ -46,10 +100,26 @@ class Calibration:
             return np.full(len(parts), np.nan)
         return expit(self.survival[0] + parts @ self.survival[1:])
 
-    def outside(self, parts: Float[Array, "row feature"]) -> Bool[Array, " row"]:
-        """Whether a row is outside the calibration."""
+    def outside(
+        self, parts: Float[Array, "row feature"], streams: Float[Array, "row d_model"] | None = None
+    ) -> Bool[Array, " row"]:
+        """Whether a row is outside the calibration; `streams`: at `familiar.block`."""
         far = _distance(parts, self.center, self.precision) > self.limit
+        if self.familiar is not None and streams is not None:
+            far = far | self.familiar.strange(streams)
         return far | (np.abs(_margin(parts)) < self.least)
+
+    def arrays(self) -> dict[str, Array]:
+        """What is too large for a header."""
+        own = self.familiar
+        if own is None:
+            return {}
+        numbers = np.array([own.block, own.rest, own.limit])
+        return {
+            "familiar_center": own.center,
+            "familiar_axes": np.ascontiguousarray(own.axes),
+            "familiar_numbers": numbers,
+        }
 
     def to_json(self) -> dict[str, Any]:
         found = {name: getattr(self, name) for name in ("memory", "survival", "center", "precision")}
@@ -58,7 +128,9 @@ class Calibration:
         return lists | {"features": list(FEATURES)} | numbers
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Calibration:
+    def from_json(
+        cls, content: Mapping[str, Any], arrays: Mapping[str, Array] | None = None
+    ) -> Calibration:
         if list(content["features"]) != list(FEATURES):
             raise InputError(
                 f"calibrated on {content['features']}, this version reads {list(FEATURES)}: "
@@ -83,7 +155,19 @@ class Calibration:
             float(content["limit"]),
             int(content["count"]),
             float(content.get("least", 0.0)),
+            _familiar_of(arrays or {}),
         )
+
+
+def _familiar_of(arrays: Mapping[str, Array]) -> Familiar | None:
+    if "familiar_numbers" not in arrays:
+        return None
+    center, axes, numbers = (arrays[f"familiar_{name}"] for name in ("center", "axes", "numbers"))
+    if numbers.shape != (3,) or center.ndim != 1 or axes.ndim != 2 or axes.shape[1:] != center.shape:
+        shapes = [center.shape, axes.shape, numbers.shape]
+        raise InputError(f"a damaged calibration: streams of shapes {shapes}")
+    block, rest, limit = numbers.tolist()
+    return Familiar(int(block), center, axes, rest, limit)
 
 
 def fit_calibration(
@@ -116,14 +200,14 @@ def fit_calibration(
     center, precision = parts.mean(axis=0), np.linalg.pinv(spread)
     survival = None
     if changed is not None and survived is not None and len(set(np.asarray(survived).tolist())) > 1:
-        survival = _logistic(np.asarray(changed, dtype=float), np.asarray(survived, dtype=bool))
+        survival = logistic(np.asarray(changed, dtype=float), np.asarray(survived, dtype=bool))
     limit = float(np.quantile(_distance(parts, center, precision), _INSIDE))
     least = float(np.quantile(np.abs(_margin(parts)), 1 - _INSIDE))
-    memory = _logistic(parts, from_memory)
+    memory = logistic(parts, from_memory)
     return Calibration(memory, survival, center, precision, limit, len(parts), least)
 
 
-def _logistic(parts: Array, y: Array) -> Float[Array, " 1+feature"]:
+def logistic(parts: Array, y: Array) -> Float[Array, " 1+feature"]:
     """Intercept and weights on the parts as they are; the penalty is on standardised ones."""
     from sklearn.linear_model import LogisticRegression
 

@@ -107,6 +107,8 @@ class Circuit(Shown):
             "calibration": self.calibration and self.calibration.to_json(),
         }
         tensors = {name: getattr(self, name) for name in ("memory_off", "reasoning_off", "norms")}
+        if self.calibration is not None:
+            tensors |= {name: torch.from_numpy(own) for name, own in self.calibration.arrays().items()}
         save_whole(
             Path(path),
             lambda made: save_tensors(tensors, made, metadata={"neurotrace": json.dumps(header)}),
@@ -133,7 +135,7 @@ class Circuit(Shown):
                 tensors["reasoning_off"],
                 tensors["norms"],
                 header["provenance"],
-                Calibration.from_json(header["calibration"]) if header["calibration"] else None,
+                _calibration(header["calibration"], tensors) if header["calibration"] else None,
             )
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise InputError(f"{path}: a damaged circuit ({error})") from None
@@ -182,6 +184,11 @@ class Circuit(Shown):
             for name, neurons in (("memory", self.memory), ("reasoning", self.reasoning))
         )
         return f"Circuit({len(self.memory)} + {len(self.reasoning)} neurons; {first})"
+
+
+def _calibration(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Calibration:
+    arrays = {name: own.numpy() for name, own in tensors.items() if name.startswith("familiar_")}
+    return Calibration.from_json(content, arrays)
 
 
 @dataclass(frozen=True)

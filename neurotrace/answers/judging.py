@@ -10,11 +10,10 @@
    items), those without one template (unseen templates), those without one family (unseen families).
    AUROC for "the answer is the memorized one", within each family, with intervals from resampled
    groups.
-5. *Compare*, on the same prompts, with the outside view (the model asked again with less context:
-   `reasking.py`), with signals without training (log-probability, entropy, position of the answer in
-   the prompt), with signals trained on the same first half (the prompt's words; logistic
-   regressions on all neurons at the final token position, on the residual stream at four depths, on
-   what each layer writes for the answer), and with `DRAWS` circuits of random neurons.
+5. *Compare*, on the same prompts, with `DRAWS` circuits of random neurons and with every rival
+   (`rivals.py`): the outside view, which asks the model again with less of the prompt, confidence, and
+   detectors that read the inside, trained on the same first half. The *combined score* is learnt on the
+   second half, cross-fitted.
 6. *Calibrate* on one half of the second half, score the other, and the other way round: ECE, the
    AUROC for "the answer fails on a changed version", risk against coverage, LiMem.
 """
@@ -34,11 +33,11 @@ import torch
 
 from neurotrace.answers import tables
 from neurotrace.answers.answered import Answered, answer
-from neurotrace.answers.baselines import inside_features, plain_signals
+from neurotrace.answers.calibration import fit_familiar
 from neurotrace.answers.circuit import OFFS, Circuit, Slopes, circuit_from, norms_of, slopes
 from neurotrace.answers.margin import Margins, causal_margins
-from neurotrace.answers.reasking import asked_again
-from neurotrace.answers.trust import consistencies, limem, parts_of
+from neurotrace.answers.rivals import PLAIN, depths, read_rivals
+from neurotrace.answers.trust import consistencies, familiar_block, kinds_of, limem, parts_of
 from neurotrace.core.display import Shown, Table, View, frame_table
 from neurotrace.core.errors import InputError
 from neurotrace.core.process import Progress
@@ -67,9 +66,9 @@ class TrustStudy(Shown):
     circuit: Circuit  # of the first half, calibrated on all of the second
     outcomes: pd.DataFrame  # family, template, memory, reasoning, other
     choices: pd.DataFrame  # k, off, auroc (first half, by circuits of the other families), chosen
-    signals: pd.DataFrame  # unseen, of, signal, auroc, auroc_lo, auroc_hi, n, memory, behind (the margin)
+    signals: pd.DataFrame  # unseen, of, signal, passes, auroc, n, memory, behind (the margin), combined
     scores: pd.DataFrame  # a row for each prompt of the second half
-    failures: pd.DataFrame  # signal, auroc, auroc_lo, auroc_hi for "fails on a changed version"
+    failures: pd.DataFrame  # signal, auroc, behind, combined for "fails on a changed version"
     coverage: pd.DataFrame  # signal, coverage, risk, risk_lo, risk_hi
     summary: dict[str, Any]  # what was chosen; ECE; LiMem
 
@@ -79,7 +78,7 @@ class TrustStudy(Shown):
 
     def _view(self) -> View:
         said = self.summary
-        failures = self.failures.drop(columns="failed")
+        failures = self.failures[["signal", "auroc", "auroc_lo", "auroc_hi", "n"]]
         failures.columns = ["signal", "AUROC", "from", "to", "prompts"]
         return View(
             f"A trust score for {self.circuit.provenance.get('model', 'a model')}, judged on "
@@ -139,27 +138,31 @@ def trust_study(
     asking = _Asking(model, data.asked, units, progress)
     found = units.once("slopes", _SLOPES, lambda: slopes(model, data.first, progress=progress))
     choices = _choose(asking, data, found, k, off)
-    values = asking.values
     best = choices[choices["chosen"]].iloc[0]
     make = _maker(model, found, int(best["k"]), best["off"])
     circuit = make(lambda family, template: True)
     assert circuit is not None  # a subset of these prompts gave a circuit
     falls, random_margins = _falls(asking, data, make, circuit, seed)
     frame = tables.frame_of(data.asked, data.train, falls, consistencies(asked))
-    outside = asked_again(model, data.asked, progress=progress) | plain_signals(model, data.asked)
-    for name, signal in outside.items():
-        frame[name] = signal
-    features = {"all neurons": values} | inside_features(model, data.asked, progress=progress)
+    rivals = read_rivals(model, data.asked, asking.values, progress=progress)
+    frame = frame.assign(**{name: rivals[name] for name in PLAIN if name in rivals})
     frame = tables.calibrated(frame, seed)
+    block, kinds, familiar = familiar_block(model), kinds_of(data.asked.prompts), None
+    if "residual stream" in rivals:
+        streams = rivals["residual stream"][:, depths(inspect_model(model).n_layers).index(block)]
+        frame["strange"] = tables.strangers(frame, streams, kinds, block)
+        familiar = fit_familiar(streams[~data.train], np.array(kinds)[~data.train], block)
+    learned = tables.rival_scores(frame, rivals)
+    risks = tables.risks(frame, learned)
     held = frame[~frame["train"]]
     return TrustStudy(
-        replace(circuit, calibration=tables.calibration(held)),
+        replace(circuit, calibration=replace(tables.calibration(held), familiar=familiar)),
         tables.outcomes(everything),
         choices,
-        tables.signals(frame, data.asked, features, random_margins),
+        tables.signals(frame, learned, random_margins),
         held.reset_index(drop=True),
-        tables.failures(held),
-        tables.coverage(held),
+        tables.failures(frame, risks),
+        tables.coverage(frame, risks),
         {
             "k": int(best["k"]),
             "off": str(best["off"]),

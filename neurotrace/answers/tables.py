@@ -9,16 +9,15 @@ signals.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from neurotrace.answers.answered import Answered
-from neurotrace.answers.baselines import PLAIN, by_features, by_words
-from neurotrace.answers.calibration import FEATURES, Calibration, fit_calibration
-from neurotrace.answers.reasking import ASKED_AGAIN
+from neurotrace.answers.calibration import FEATURES, Calibration, fit_calibration, fit_familiar, logistic
+from neurotrace.answers.rivals import RIVALS
 from neurotrace.core.display import Cell, share
 from neurotrace.detectors.judging import auroc, auroc_difference, auroc_interval, ece
 
@@ -28,6 +27,23 @@ UNSEEN = {
     "families": "family",
 }  # AUROC is computed within each
 Array = np.ndarray
+Scores = dict[str, Array]  # a score for each prompt, by what is unseen
+COMBINED = "combined score"
+_AGAIN = {  # what asking again gives the combined score, by what it is
+    "asking again": ["log p without context", "largest drop"],
+    "consistency": ["reordered context", "log-probability"],
+}
+_MARGIN_PASSES = "3"
+_PARTS_PASSES = {
+    COMBINED: "4 + sentences",
+    f"{COMBINED} without margin": "2 + sentences",
+    f"{COMBINED} without asking again": "4",
+    f"{COMBINED} without consistency": "3 + sentences",
+}
+_FOLDS = 4
+# of a confidence the sign of the risk
+_CONFIDENCE = {"log-probability": -1, "self-consistency": -1, "entropy": 1, "semantic entropy": 1}
+_COVERED = ("trust score", COMBINED, "log p without context", "largest drop", "log-probability", "entropy")
 
 
 def frame_of(
@@ -82,6 +98,26 @@ def calibrated(frame: pd.DataFrame, seed: int) -> pd.DataFrame:
     return frame
 
 
+def strangers(frame: pd.DataFrame, streams: Array, kinds: Sequence[str], block: int) -> Array:
+    """Whether each prompt of the second half is of another kind, by the other folds' groups."""
+    held = np.flatnonzero(~frame["train"])
+    groups, found = _dealt(frame["group"].to_numpy()[held]), np.zeros(len(frame), dtype=bool)
+    for place in range(_FOLDS):
+        own, others = held[groups == place], held[groups != place]
+        familiar = fit_familiar(streams[others], np.array(kinds)[others], block)
+        if familiar is not None and len(own):
+            found[own] = familiar.strange(streams[own])
+    return found
+
+
+def _dealt(groups: Array) -> Array:
+    """The fold of each row; whole groups, at random."""
+    names = sorted(set(groups.tolist()))
+    np.random.default_rng(0).shuffle(names)
+    place = {name: number % _FOLDS for number, name in enumerate(names)}
+    return np.array([place[each] for each in groups.tolist()])
+
+
 def calibration(held: pd.DataFrame) -> Calibration:
     """A calibration fitted on prompts that had no part in finding the circuit."""
     changed = held[held["survived"].notna()]
@@ -90,21 +126,19 @@ def calibration(held: pd.DataFrame) -> Calibration:
     )
 
 
-def signals(
-    frame: pd.DataFrame, asked: Answered, features: Mapping[str, Array], random_margins: Array
-) -> pd.DataFrame:
+def signals(frame: pd.DataFrame, learned: Mapping[str, Scores], random_margins: Array) -> pd.DataFrame:
     """AUROC of every signal on the second half, for unseen items, templates and families.
 
-    One detector is trained on each of the `features`; "mean" is the mean over families or templates.
-    `behind` of a mean is the causal margin's AUROC minus the signal's, with its paired interval.
-    `auroc_lo` and `auroc_hi` are a 95 % interval, groups resampled; where `draws` is not 1 (random
-    neurons) `auroc` is the mean of the draws, and they are the lowest and the highest draw's.
+    "mean" is the mean over families or templates. `behind` of a mean is the causal margin's AUROC minus the
+    signal's, with its paired interval; `combined` is the same of the combined score. `auroc_lo` and
+    `auroc_hi` are a 95 % interval, groups resampled; where `draws` is not 1 (random neurons) `auroc` is the
+    mean of the draws, and they are the lowest and the highest draw's.
 
     Args:
+        learned: of `rival_scores`.
         random_margins: [draw, prompt], NaN on the first half.
     """
-    y, train = frame["memory"].to_numpy(), frame["train"].to_numpy()
-    plain = {name: _oriented(frame[name].to_numpy(), train, y) for name in (*ASKED_AGAIN, *PLAIN)}
+    train = frame["train"].to_numpy()
     rows: list[dict[str, Any]] = []
     for unseen, column in UNSEEN.items():
         strata = frame[column].to_numpy()
@@ -112,51 +146,123 @@ def signals(
         if np.isnan(memory[~train]).all():
             continue
         found = {
-            "causal margin": memory - reasoning,
-            "memory fall alone": memory,
-            "reasoning fall alone": -reasoning,
-            "random neurons, same layers": random_margins,
-            "the prompt's words": _learned(by_words, _texts(asked), strata, unseen, train, y),
+            "causal margin": (memory - reasoning, _MARGIN_PASSES),
+            "memory fall alone": (memory, _MARGIN_PASSES),
+            "reasoning fall alone": (-reasoning, _MARGIN_PASSES),
+            "random neurons, same layers": (random_margins, _MARGIN_PASSES),
         }
-        for name, X in features.items():
-            found[name] = _learned(by_features, X, strata, unseen, train, y)
-        for signal, score in (found | plain).items():
-            about = {"unseen": unseen, "signal": signal}
+        found |= {name: (score, _PARTS_PASSES[name]) for name, score in combined(frame, unseen).items()}
+        found |= {name: (own[unseen], RIVALS[name].passes) for name, own in learned.items()}
+        best = found[COMBINED][0]
+        for signal, (score, passes) in found.items():
+            about = {"unseen": unseen, "signal": signal, "passes": passes}
             for stratum in sorted(set(strata)):
                 at = ~train & (strata == stratum)
                 rows.append(about | {"of": stratum} | _judged(score[..., at], frame[at]))
-            within = strata[~train]
-            mean = about | {"of": "mean"} | _judged(score[..., ~train], frame[~train], within)
-            rows.append(mean | _behind(memory - reasoning, score, frame, ~train, strata))
+            mean = about | {"of": "mean"} | _judged(score[..., ~train], frame[~train], strata[~train])
+            if score.ndim == 1:
+                mean |= _behind("behind", memory - reasoning, score, frame, strata)
+                mean |= _behind("combined", best, score, frame, strata)
+            rows.append(mean)
     return pd.DataFrame(rows)
 
 
-def failures(held: pd.DataFrame) -> pd.DataFrame:
-    """AUROC for "the answer fails on a changed version" by the trust score and by plain confidence."""
-    changed = held[held["survived"].notna()]
-    failed = (changed["survived"] < 0.5).to_numpy()
-    rows = []
-    for name, risk in _risks(changed).items():
-        low, high = auroc_interval(risk, failed, changed["group"].to_numpy())
-        rows.append(
-            {
-                "signal": name,
-                "auroc": auroc(risk, failed),
-                "auroc_lo": low,
-                "auroc_hi": high,
-                "n": len(changed),
-                "failed": int(failed.sum()),
-            }
-        )
+def rival_scores(frame: pd.DataFrame, values: Mapping[str, Array]) -> dict[str, Scores]:
+    """Rival -> what is unseen -> scores. Trained on the first half, without what is tested and unseen."""
+    y, first, groups = (frame[name].to_numpy() for name in ("memory", "train", "group"))
+    tested: list[tuple[str, Array]] = [("items", np.ones(len(y), dtype=bool))]
+    for unseen in ("templates", "families"):
+        strata = frame[UNSEEN[unseen]].to_numpy()
+        tested += [(unseen, strata == stratum) for stratum in sorted(set(strata))]
+    trained = [first & (~own if unseen != "items" else own) for unseen, own in tested]
+    able = [0 < y[rows].sum() < rows.sum() for rows in trained]
+    found: dict[str, Scores] = {}
+    for name, own in values.items():
+        rows = [each for each, fits in zip(trained, able, strict=True) if fits]
+        scores = iter(RIVALS[name].scores(own, rows, first, y, groups))
+        found[name] = {unseen: np.full(len(y), np.nan) for unseen in UNSEEN}
+        for (unseen, at), fits in zip(tested, able, strict=True):
+            if fits:
+                found[name][unseen][at] = next(scores)[at]
+    return found
+
+
+def combined(frame: pd.DataFrame, unseen: str) -> dict[str, Array]:
+    """The combined score and the same without each of its parts: log-odds of memory, the second half only.
+
+    A logistic regression on the margin's two parts and on what asking again says. The margins of the first
+    half are not held out, so it learns on the second: each of `_FOLDS` sets of groups is scored by the
+    regression of the others (without the tested template or family where that is unseen).
+    """
+    parts = {"margin": [f"{unseen} {name}" for name in FEATURES]} | _AGAIN
+    held = frame[~frame["train"]]
+    fold = _dealt(held["group"].to_numpy())
+    y = held["memory"].to_numpy()
+    strata = np.zeros(len(held)) if unseen == "items" else held[UNSEEN[unseen]].to_numpy()
+    found = {}
+    for name, left_out in [(COMBINED, ""), *((f"{COMBINED} without {part}", part) for part in parts)]:
+        X = held[[c for part, own in parts.items() if part != left_out for c in own]].to_numpy(float)
+        score = np.full(len(frame), np.nan)
+        own = np.full(len(held), np.nan)
+        known = ~np.isnan(X).any(axis=1)
+        for place in range(_FOLDS):
+            for stratum in sorted(set(strata)):
+                at = known & (fold == place) & (strata == stratum)
+                train = known & (fold != place)
+                train &= (strata != stratum) | (unseen == "items")
+                if at.any() and 0 < y[train].sum() < train.sum():
+                    weights = logistic(X[train], y[train])
+                    own[at] = weights[0] + X[at] @ weights[1:]
+        score[np.flatnonzero(~frame["train"])] = own
+        found[name] = score
+    return found
+
+
+def risks(frame: pd.DataFrame, learned: Mapping[str, Scores]) -> dict[str, Array]:
+    """Signal -> risk that an answer fails on a changed version: the trust score's and every rival's.
+
+    A confidence's risk is its reverse; any other signal's is what stands for memory.
+    """
+    found = {
+        "trust score": frame["p_memory"].to_numpy(),
+        COMBINED: combined(frame, "items")[COMBINED],
+    }
+    found |= {name: own["items"] for name, own in learned.items()}
+    for name, sign in _CONFIDENCE.items():
+        if name in frame:
+            found[name] = sign * frame[name].to_numpy()
+    return found
+
+
+def failures(frame: pd.DataFrame, risks: Mapping[str, Array]) -> pd.DataFrame:
+    """AUROC for "the answer fails on a changed version" by each signal, on the second half.
+
+    `behind`: the trust score's AUROC minus the signal's, paired, groups resampled; `combined`: the combined
+    score's.
+    """
+    at = (~frame["train"] & frame["survived"].notna()).to_numpy()
+    changed = frame[at].assign(memory=frame["survived"][at] < 0.5)
+    failed, one = changed["memory"].to_numpy(), np.zeros(at.sum())
+    rows: list[dict[str, Any]] = []
+    for name, risk in risks.items():
+        low, high = auroc_interval(risk[at], failed, changed["group"].to_numpy())
+        about = {"signal": name, "auroc": auroc(risk[at], failed), "auroc_lo": low, "auroc_hi": high}
+        about |= {"n": len(changed), "failed": int(failed.sum())}
+        for column, best in (("behind", "trust score"), ("combined", COMBINED)):
+            about |= _behind(column, risks[best][at], risk[at], changed, one)
+        rows.append(about)
     return pd.DataFrame(rows)
 
 
-def coverage(held: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
+def coverage(
+    frame: pd.DataFrame, risks: Mapping[str, Array], *, resamples: int = 1000, seed: int = 0
+) -> pd.DataFrame:
     """Risk against coverage: the share of kept answers that fail on a changed version, least risky first.
 
     `risk_lo`, `risk_hi`: 95 %, groups resampled, of the risk above the same threshold.
     """
-    changed = held[held["survived"].notna()]
+    at = (~frame["train"] & frame["survived"].notna()).to_numpy()
+    changed = frame[at]
     failed = (changed["survived"] < 0.5).to_numpy()
     group = np.unique(changed["group"], return_inverse=True)[1]
     count = group.max(initial=0) + 1
@@ -164,17 +270,15 @@ def coverage(held: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) -> pd.
     if not len(changed):  # no prompt has a changed version
         return pd.DataFrame(columns=["signal", "coverage", "risk", "risk_lo", "risk_hi"], dtype=float)
     parts = []
-    for name, risk in _risks(changed).items():
-        order = np.argsort(risk, kind="stable")
+    for name in _COVERED:
+        order = np.argsort(risks[name][at], kind="stable")
         kept = np.arange(1, len(order) + 1)
         weight = drawn[:, group[order]]
         total = np.cumsum(weight, axis=1)
-        risks = np.where(
-            total > 0, np.cumsum(weight * failed[order], axis=1) / np.maximum(total, 1), np.nan
-        )
+        each = np.where(total > 0, np.cumsum(weight * failed[order], axis=1) / np.maximum(total, 1), np.nan)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # no resample may hold the first prompts
-            low, high = np.nanquantile(risks, [0.025, 0.975], axis=0)
+            low, high = np.nanquantile(each, [0.025, 0.975], axis=0)
         parts.append(
             pd.DataFrame(
                 {
@@ -202,6 +306,7 @@ def summary(held: pd.DataFrame, everything: Answered, survived: Mapping[str, flo
         "ece": ece(held["p_memory"].to_numpy(), held["memory"].to_numpy()),
         "accuracy": float(((held["p_memory"] > 0.5) == held["memory"]).mean()),
         "abstains": float(held["abstain"].mean()),
+        "strange": float(held["strange"].mean()) if "strange" in held else float("nan"),
         "survive": kept,
         "survive_where_p_memory_below_half": float((changed["survived"][trusted] > 0.5).mean()),
         "survive_where_p_memory_above_half": float((changed["survived"][~trusted] > 0.5).mean()),
@@ -250,49 +355,14 @@ def _judged(score: Array, part: pd.DataFrame, strata: Array | None = None) -> di
     }
 
 
-def _behind(
-    margin: Array, score: Array, frame: pd.DataFrame, held: Array, strata: Array
-) -> dict[str, float]:
-    """How far a signal is behind the causal margin in mean AUROC, on the prompts that have both."""
-    if score.ndim > 1:
-        return {}
-    known = held & ~np.isnan(score) & ~np.isnan(margin)
+def _behind(name: str, best: Array, score: Array, frame: pd.DataFrame, strata: Array) -> dict[str, float]:
+    """`best` minus a signal in mean AUROC, on the held-out prompts that have both; paired."""
+    known = ~frame["train"].to_numpy() & ~np.isnan(score) & ~np.isnan(best)
     y, groups, within = frame["memory"].to_numpy()[known], frame["group"].to_numpy()[known], strata[known]
-    both = [mean_auroc(each[known], y, within) for each in (margin, score)]
-    low, high = auroc_difference(margin[known], score[known], y, groups, within)
-    return {"behind": both[0] - both[1], "behind_lo": low, "behind_hi": high}
-
-
-def _learned(learn: Any, X: Any, strata: Array, unseen: str, train: Array, y: Array) -> Array:
-    """Trained on the first half; for unseen templates and families without the tested one."""
-    if unseen == "items":
-        return learn(X, train, y)
-    found = np.full(len(y), np.nan)
-    for stratum in sorted(set(strata)):
-        others = train & (strata != stratum)
-        if 0 < y[others].sum() < others.sum():
-            found[strata == stratum] = learn(X, others, y)[strata == stratum]
-    return found
-
-
-def _risks(changed: pd.DataFrame) -> dict[str, Array]:
-    return {
-        "trust score": changed["p_memory"].to_numpy(),
-        "log p without context": changed["log p without context"].to_numpy(),
-        "largest drop": -changed["largest drop"].to_numpy(),
-        "log-probability": -changed["log-probability"].to_numpy(),
-        "entropy": changed["entropy"].to_numpy(),
-    }
-
-
-def _oriented(signal: Array, train: Array, y: Array) -> Array:
-    """With reversed sign if lower values mean memory on the first half."""
-    return -signal if auroc(signal[train], y[train]) < 0.5 else signal
+    both = [mean_auroc(each[known], y, within) for each in (best, score)]
+    low, high = auroc_difference(best[known], score[known], y, groups, within)
+    return {name: both[0] - both[1], f"{name}_lo": low, f"{name}_hi": high}
 
 
 def _parts(frame: pd.DataFrame) -> Array:
     return frame[[f"items {name}" for name in FEATURES]].to_numpy()
-
-
-def _texts(asked: Answered) -> Array:
-    return np.array([prompt.prompt for prompt in asked.prompts], dtype=object)

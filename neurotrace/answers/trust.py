@@ -8,8 +8,9 @@
     p_memory            calibrated P(the answer comes from memory)
     p_survives          calibrated P(the answer stays right after a change of the question)
     consistency         share of the given changed versions on which the answer stays right
-    abstain             the parts are outside the calibration's range, or the margin is nearer 0 (these
-                        neurons do not affect the answer): the numbers have no meaning
+    abstain             the parts are outside the calibration's range, the margin is nearer 0 (these
+                        neurons do not affect the answer), or, with `kind`, the prompt is of another kind
+                        than the calibration's by its residual stream: the numbers have no meaning
 
 No named answers are needed to score; `calibrate` needs them, on prompts that had no part in finding the
 circuit. An answer *survives* a changed version if the model gives the corresponding answer there: the
@@ -24,19 +25,24 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
+from torch import Tensor
 
-from neurotrace.answers.answered import Answered, answer
-from neurotrace.answers.calibration import FEATURES, fit_calibration
+from neurotrace.answers.answered import Answered, answer, prompt_ids
+from neurotrace.answers.calibration import FEATURES, fit_calibration, fit_familiar
 from neurotrace.answers.circuit import Circuit
 from neurotrace.answers.margin import Margins, causal_margin
+from neurotrace.answers.rivals import depths
 from neurotrace.core.display import Bar, Shown, Table, View, clip, rate
 from neurotrace.core.errors import InputError
-from neurotrace.core.process import Progress
+from neurotrace.core.process import Progress, over
 from neurotrace.core.prompts import Prompt
 from neurotrace.engine.turns import takes_turns
+from neurotrace.models.encoding import by_length
+from neurotrace.models.hooks import inspect_model, site_name
 from neurotrace.models.origins import tokenizer_of
 from neurotrace.models.protocol import HookedModel
+from neurotrace.models.sites import read_sites
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,6 +103,7 @@ def trust(
     circuit: Circuit,
     detector: Any = None,
     *,
+    kind: bool = False,
     batch_size: int = 32,
     progress: Progress = None,
 ) -> Trust:
@@ -109,6 +116,7 @@ def trust(
         detector: a fitted scikit-learn classifier over the two parts (memory_fall, reasoning_fall)
             whose P(class 1) replaces `p_memory`; default: the circuit's calibration. For a detector
             over other views (neurons, fused) use `read_views`.
+        kind: also abstain on prompts of another kind than the calibration's; one more pass a prompt.
 
     Raises:
         InputError: no prompts; an uncalibrated circuit or one of another model; an empty or too long
@@ -130,6 +138,15 @@ def trust(
         raise InputError("no prompts to score: expected at least one that is not a changed version")
     margins = causal_margin(model, scored, circuit, batch_size=batch_size, progress=progress)
     parts = parts_of(margins)
+    familiar, streams = circuit.calibration.familiar, None
+    if kind and familiar is None:
+        raise InputError(
+            "kind=True: this circuit's calibration can't tell prompts of another kind; it takes prompts in "
+            "four templates or more: circuit = nt.calibrate(model, held_out_prompts, circuit)"
+        )
+    if kind and familiar is not None:
+        every = prompt_ids(model, [p if isinstance(p, str) else p.prompt for p in scored])
+        streams = streams_at(model, every, familiar.block, progress=progress)
     tokenizer = tokenizer_of(model)
     consistency = np.full(len(scored), np.nan)
     if len(scored) < len(prompts):
@@ -153,7 +170,7 @@ def trust(
                 "p_memory": p_memory,
                 "p_survives": circuit.calibration.p_survives(parts),
                 "consistency": consistency,
-                "abstain": circuit.calibration.outside(parts),
+                "abstain": circuit.calibration.outside(parts, streams),
             }
         )
     )
@@ -183,7 +200,35 @@ def calibrate(
     rows = [row for row, prompt in enumerate(scored.prompts) if prompt.id in shares]
     survived = [shares[scored.prompts[row].id] > 0.5 for row in rows]
     recalled = [outcome == "memory" for outcome in scored.outcome]
-    return replace(circuit, calibration=fit_calibration(parts, recalled, parts[rows], survived))
+    block = familiar_block(model)
+    streams = streams_at(model, scored.ids, block, progress=progress)
+    familiar = None if streams is None else fit_familiar(streams, kinds_of(scored.prompts), block)
+    found = fit_calibration(parts, recalled, parts[rows], survived)
+    return replace(circuit, calibration=replace(found, familiar=familiar))
+
+
+def kinds_of(prompts: Sequence[Prompt]) -> list[str]:
+    """What is left out to find how far an unseen prompt is: the template."""
+    return [f"{prompt.family}/{prompt.template}" for prompt in prompts]
+
+
+def familiar_block(model: HookedModel) -> int:
+    """The block behind which prompts of another kind are told: two thirds up."""
+    found = depths(inspect_model(model).n_layers)
+    return found[len(found) * 2 // 3]
+
+
+def streams_at(
+    model: HookedModel, ids: Sequence[Int[Tensor, " pos"]], block: int, *, progress: Progress = None
+) -> Float[np.ndarray, "prompt d_model"] | None:
+    """The residual stream behind a block at each prompt's final position; None if the hook is missing."""
+    if site_name("residual", block) not in model.hook_dict:
+        return None
+    found: dict[int, np.ndarray] = {}
+    for rows, batch in over(progress, list(by_length(ids, 32)), "reading streams"):
+        read = read_sites(model, batch, [("residual", block)])["residual", block].numpy()
+        found |= dict(zip(rows, read, strict=True))
+    return np.array([found[row] for row in range(len(ids))])
 
 
 def consistencies(asked: Answered) -> dict[str, float]:

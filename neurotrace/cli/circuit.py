@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from neurotrace.answers.judging import TrustStudy
     from neurotrace.core.prompts import Prompt
 
-_MARGIN, _RANDOM, _RIVALS = "causal margin", "random neurons, same layers", 3
-_PARTS = ("memory fall alone", "reasoning fall alone")  # of the margin, no rivals
+_RIVALS, _FAILURES = 3, 5  # shown, the best ones
+# always shown; what else uses the circuit is no rival
+_SHOWN = ("causal margin", "combined score", "random neurons, same layers")
 
 
 def circuit(
@@ -73,14 +74,17 @@ def _study_of(source: Source, prompts: list[Prompt], k: int | None, seed: int) -
 
 
 def _show(study: TrustStudy, folder: Path) -> None:
+    import pandas as pd
+
+    from neurotrace.answers.rivals import RIVALS
     from neurotrace.core.display import Table, View, to_rich
 
     terminal = console()
-    terminal.width = max(terminal.width, 110)  # a row stays a line in a file
+    terminal.width = max(terminal.width, 120)  # a row stays a line in a file
     means = study.signals[study.signals["of"] == "mean"]
-    rivals = means[~means["signal"].isin((_MARGIN, _RANDOM, *_PARTS))].sort_values("auroc", kind="stable")
+    rivals = means[means["signal"].isin(RIVALS)].sort_values("auroc", kind="stable")
     kept = rivals.groupby("unseen").tail(_RIVALS).index
-    shown = means[means.index.isin(kept) | means["signal"].isin((_MARGIN, _RANDOM))]
+    shown = means[means.index.isin(kept) | means["signal"].isin(_SHOWN)]
     rows = []
     for mean in shown.to_dict("records"):
         own = study.signals[
@@ -88,26 +92,28 @@ def _show(study: TrustStudy, folder: Path) -> None:
         ]
         least = own[own["of"] != "mean"]["auroc"].min()
         ahead = ""
-        if mean["signal"] != _MARGIN and mean["behind"] == mean["behind"]:
+        if mean["signal"] != _SHOWN[0] and mean["behind"] == mean["behind"]:
             ahead = f"{mean['behind']:+.3f} [{mean['behind_lo']:+.3f}, {mean['behind_hi']:+.3f}]"
         interval = f"{mean['auroc_lo']:.3f}–{mean['auroc_hi']:.3f}"
-        rows.append(
-            (mean["unseen"], mean["signal"], f"{mean['auroc']:.3f}", interval, f"{least:.3f}", ahead)
-        )
-    columns = ("unseen", "signal", "mean", "95 % *", "least", "margin minus it")
+        about = (mean["unseen"], mean["signal"], mean["passes"])
+        rows.append((*about, f"{mean['auroc']:.3f}", interval, f"{least:.3f}", ahead))
+    columns = ("unseen", "signal", "passes", "mean", "95 % *", "least", "margin minus it")
     left = len(means) - len(shown)
     terminal.print(
         to_rich(
             View(
                 "AUROC for “the answer comes from memory” on held-out prompts",
                 (Table(columns, rows),),
-                f"The margin, random neurons, the {_RIVALS} best rivals; {left} more rows: signals.parquet",
+                f"The margin, the combined score, random neurons, the {_RIVALS} best rivals; {left} more "
+                "rows: signals.parquet. Passes: forward passes a prompt",
             )
         )
     )
     drawn = int(study.signals["draws"].max())
     terminal.print(f"* of random neurons the lowest and the highest of {drawn} draws")
-    for row in study.failures.to_dict("records"):
+    ours = study.failures["signal"].isin(("trust score", "combined score"))
+    best = study.failures[~ours].nlargest(_FAILURES, "auroc")
+    for row in pd.concat([study.failures[ours], best]).to_dict("records"):
         terminal.print(
             f"fails on a changed version, {row['signal']}: AUROC {row['auroc']:.3f} "
             f"[{row['auroc_lo']:.3f}, {row['auroc_hi']:.3f}], {row['n']} prompts"

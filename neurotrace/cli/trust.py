@@ -28,6 +28,10 @@ def trust(
     ] = Path("-"),
     batch: Annotated[int, typer.Option(help="Number of prompts scored and written together.")] = 16,
     write: Annotated[int, typer.Option(help="Also generate this many tokens, each with its score.")] = 0,
+    kind: Annotated[
+        bool,
+        typer.Option("--kind", help="Also abstain on prompts of another kind; one more pass a prompt."),
+    ] = False,
     device: Device = None,
     dtype: Dtype = None,
     trust_remote_code: TrustRemoteCode = False,
@@ -50,7 +54,7 @@ def trust(
     with source:
         for part in _parts(source, batch, lambda text: prompt_ids(loaded, [text])):
             scored = [prompt for prompt in part if prompt.perturbs is None]
-            for prompt, row in zip(scored, score(loaded, part, read).rows(), strict=True):
+            for prompt, row in zip(scored, score(loaded, part, read, kind=kind).rows(), strict=True):
                 if write:
                     written = monitor(loaded, prompt.prompt, read, max_new_tokens=write)
                     row["tokens"] = [asdict(token) for token in written]

@@ -42,13 +42,14 @@ Site = Literal["neurons", "residual", "attention", "mlp", "heads", "router"]
 Point = tuple[Site, int]  # a site in a layer
 # what the MLP's neurons do; the residual stream behind the block; what its attention, its MLP write;
 # what each head reads, side by side; a mixture's router before it picks (a name of ours)
-_SITES: dict[Site, str] = {
+_SITES: dict[str, str] = {
     "neurons": "mlp.hook_post",
     "residual": "hook_resid_post",
     "attention": "hook_attn_out",
     "mlp": "hook_mlp_out",
     "heads": "attn.hook_z",
     "router": "mlp.router",
+    "pattern": "attn.hook_pattern",  # where each head looks: no site of interventions
 }
 SITES: tuple[Site, ...] = ("neurons", "residual", "attention")  # those that detectors look at
 

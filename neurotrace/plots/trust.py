@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _OWN = "trust score"
 _SIGNALS = {
     "trust score": INK,
+    "combined score": OTHERS[4],
     "log p without context": OTHERS[0],
     "largest drop": OTHERS[1],
     "log-probability": OTHERS[2],

@@ -258,6 +258,7 @@ def _caveats(trust: JudgedTrust, kinds: list[str]) -> list[str]:
     for kind in kinds:
         own = mean[mean["unseen"] == kind].set_index("signal")["auroc"]
         rivals = own.drop([MARGIN, *_PARTS], errors="ignore")
+        rivals = rivals[~rivals.index.str.startswith("combined score")]  # of which the margin is a part
         as_good = rivals[rivals >= own.get(MARGIN, 1) - _AS_GOOD].index
         equal.setdefault(tuple(f"“{name}”" for name in as_good), []).append(kind)
     for names, where in equal.items():

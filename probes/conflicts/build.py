@@ -309,6 +309,9 @@ def prompts(family: str) -> list[dict[str, str | None]]:
     return rows
 
 
+def build(folder: Path) -> None:
+    write_rows(folder / "prompts.jsonl", [row for family in RELATIONS for row in prompts(family)])
+
+
 if __name__ == "__main__":
-    made = [row for family in RELATIONS for row in prompts(family)]
-    write_rows(Path(__file__).with_name("prompts.jsonl"), made)
+    build(Path(__file__).parent)

@@ -13,10 +13,10 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 import neurotrace as nt
-from neurotrace.answers import judging, reasking
+from neurotrace.answers import judging, rivals
 from neurotrace.answers.answered import Answered
 from neurotrace.answers.calibration import Calibration, fit_calibration
-from neurotrace.answers.reasking import ASKED_AGAIN, asked_again, sentences
+from neurotrace.answers.rivals import RIVALS, read_rivals, sentences
 from neurotrace.answers.trust import limem
 from neurotrace.core.errors import InputError
 from neurotrace.core.prompts import originals
@@ -208,12 +208,12 @@ def test_asking_again_is_what_shorter_prompts_say(organism, monkeypatch):
     first = nt.load_prompts("letters")[0]
     lead = "recall shift 2 , b c "  # the organism's language has no full stop
     monkeypatch.setattr(
-        reasking, "sentences", lambda text: [lead, text[len(lead) :]] if text.startswith(lead) else [text]
+        rivals, "sentences", lambda text: [lead, text[len(lead) :]] if text.startswith(lead) else [text]
     )
     two = replace(first, id="two", prompt=f"{lead}{first.prompt}")
     one = replace(first, id="one")
     asked = nt.answer(organism, [two, one])
-    found = asked_again(organism, asked)
+    found = read_rivals(organism, asked, np.zeros((2, 1)))
     log_p = []
     for each in (first.prompt, two.prompt):
         with torch.no_grad():
@@ -234,7 +234,7 @@ def test_each_signal_is_set_beside_the_margin(trust_study):
     entropy = mean.loc[("items", "entropy")]
     assert entropy["behind"] == pytest.approx(own["auroc"] - entropy["auroc"])
     assert entropy["behind_lo"] < entropy["behind"] < entropy["behind_hi"]
-    assert set(ASKED_AGAIN) <= set(trust_study.signals["signal"])
+    assert set(RIVALS) <= set(trust_study.signals["signal"])
 
 
 @pytest.mark.parametrize(("peak", "chosen", "largest"), [(384, 384, False), (10**6, 768, True)])
@@ -313,13 +313,12 @@ def test_a_study_of_one_outcome_is_refused(organism, prompts):
 
 def test_the_writes_follow_the_models_own_slope(organism, prompts):
     """Per-layer writes by the unembedding, against the gradient through the model itself."""
-    from neurotrace.answers.baselines import inside_features
     from neurotrace.engine import metrics
     from neurotrace.models.sites import final_residual_slope, read_sites
 
     asked = nt.answer(organism, originals(prompts)[:6])
-    found = inside_features(organism, asked)
-    assert [f"residual stream, block {layer}" for layer in range(4)] == list(found)[1:]
+    found = read_rivals(organism, asked, np.zeros((6, 1)))
+    assert found["residual stream"].shape[:2] == (6, 4)
     for row in (0, 5):
         ids, top = asked.ids[row][None], asked.top[row : row + 1]
         slope = final_residual_slope(organism, ids, lambda x, y=top: metrics.log_probability(x, y))

@@ -37,6 +37,7 @@ SAME = ("tests/models/test_sameness.py",)
 CHECKS = ("tests/models/test_checks.py",)
 ENGINE = ("tests/engine/test_suffix.py",)
 MARGIN = ("tests/answers/test_circuits.py",)
+RIVALS = ("tests/answers/test_rivals.py",)
 CALIBRATION = ("tests/answers/test_trust.py",)
 SWEEPS = ("tests/sweeps/test_sweeps.py",)
 STUDY = ("tests/studies/test_study.py",)
@@ -541,6 +542,34 @@ MUTATIONS = (
         'held = frame[~frame["train"]]\n    groups',
         "held = frame\n    groups",
         TRUST,
+    ),
+    Mutation(
+        "the combined score learns its own groups",
+        "answers/tables.py",
+        "train = known & (fold != place)",
+        "train = known & (fold >= 0)",
+        RIVALS,
+    ),
+    Mutation(
+        "the combined score learns the tested family",
+        "answers/tables.py",
+        'train &= (strata != stratum) | (unseen == "items")',
+        'train &= (strata == stratum) | (unseen == "items")',
+        RIVALS,
+    ),
+    Mutation(
+        "a rival is tuned on what is judged",
+        "answers/rivals.py",
+        "self.learner.choose(values[first], y[first], groups[first])",
+        "self.learner.choose(values, y, groups)",
+        RIVALS,
+    ),
+    Mutation(
+        "how far unseen kinds are is taken from seen ones",
+        "answers/calibration.py",
+        "_axes(streams[fold != place], block).distance(",
+        "_axes(streams, block).distance(",
+        ("tests/answers/test_familiar.py",),
     ),
     Mutation(
         "abstention never",

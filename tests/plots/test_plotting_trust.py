@@ -13,7 +13,7 @@ from rich.console import Console
 from torch.overrides import TorchFunctionMode
 
 import neurotrace as nt
-from neurotrace.answers.tables import coverage
+from neurotrace.answers.tables import coverage, risks
 from neurotrace.core.errors import InputError
 
 EVIL = "<script>alert(1)</script>"
@@ -80,7 +80,10 @@ def test_detectors_show_what_they_learnt():
 
 
 def test_bands_hold_the_risk_and_widen_where_few_are_kept(study):
-    table = coverage(study.scores)
+    names = ("log p without context", "largest drop", "log-probability", "entropy")
+    table = coverage(
+        study.scores, risks(study.scores, {name: {"items": study.scores[name]} for name in names})
+    )
     for _, line in table.groupby("signal"):
         inside = (line["risk_lo"] <= line["risk"] + 1e-9) & (line["risk"] <= line["risk_hi"] + 1e-9)
         assert inside.mean() > 0.9
@@ -92,6 +95,7 @@ def test_figures_of_a_study(prompts, study):
     risk = nt.plot_coverage(study.coverage)
     assert [line.name for line in risk.data if line.name] == [
         "kept by trust score",
+        "kept by combined score",
         "kept by log p without context",
         "kept by largest drop",
         "kept by log-probability",

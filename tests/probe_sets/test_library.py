@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -14,7 +15,9 @@ from planted import WORDS, planted_pairs, word_tokenizer
 import neurotrace as nt
 from neurotrace.core.errors import InputError
 from neurotrace.core.pairs import load_pairs
-from neurotrace.core.records import probe_names
+from neurotrace.core.prompts import load_prompts
+from neurotrace.core.records import probe_names, probes_folder
+from neurotrace.probe_sets import checking
 from neurotrace.probe_sets.cards import BEGIN, END, behaviour_table, digest, write_behaviour
 from neurotrace.probe_sets.chat import chat_pairs, chat_record
 from neurotrace.probe_sets.checking import build_set, check_pairs, check_set, set_folder
@@ -41,6 +44,27 @@ def test_sets_for_real_models_are_large_and_varied(name):
     assert len(pairs) >= 200
     assert len({pair.template for pair in pairs}) >= 4
     assert (set_folder(name) / "pairs.jsonl").stat().st_size < 400_000
+
+
+@pytest.mark.parametrize("name", sorted(set(probe_names("prompts")) - set(probe_names())))
+def test_a_set_of_prompts_that_ships_keeps_its_promises(name, tmp_path):
+    """Its card, the same bytes again, and in every template at least 20 answers of each kind."""
+    folder = probes_folder() / name
+    card = (folder / "README.md").read_text("utf-8")
+    assert [word for word in checking._SAID if word.lower() not in card.lower()] == []
+    (made,) = build_set(folder, tmp_path)
+    assert made.read_bytes() == (folder / "prompts.jsonl").read_bytes()
+    prompts = load_prompts(name)
+    rows = {
+        (family, template): (int(memory), int(reasoning))
+        for family, template, memory, reasoning in re.findall(
+            r"^\| ([\w-]+) \| ([\w-]+) \| (\d+) \| (\d+) \| \d+ \|$", card, re.MULTILINE
+        )
+    }
+    assert rows.keys() == {(prompt.family, prompt.template) for prompt in prompts}
+    assert min(min(counts) for counts in rows.values()) >= 20
+    for prompt in prompts:
+        assert prompt.prompt == prompt.prompt.strip()
 
 
 @pytest.fixture

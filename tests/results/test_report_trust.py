@@ -84,7 +84,8 @@ def test_the_terminal_shows_the_rivals_that_matter(judged, tmp_path, capsys):
     mean = judged.signals[(judged.signals["of"] == "mean") & (judged.signals["unseen"] == "items")]
     rivals = mean[~mean["signal"].isin(("causal margin", "memory fall alone", "reasoning fall alone"))]
     best = rivals.sort_values("auroc").iloc[-1]
-    assert len(rows) == 5  # the margin, random neurons, three rivals: a line each
+    assert len(rows) == 6  # the margin, the combined score, random neurons, three rivals: a line each
+    assert any("combined score" in row for row in rows)
     assert any("causal margin" in row for row in rows)
     assert any("random neurons" in row for row in rows)
     assert any(f"{best['auroc']:.3f}" in row for row in rows)
