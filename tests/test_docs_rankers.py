@@ -11,7 +11,8 @@ DOCS = Path(__file__).parent.parent / "docs"
 
 
 @pytest.mark.parametrize(
-    ("name", "shown"), [("summary", "rankers"), ("when", "rankers"), ("paper", "paper")]
+    ("name", "shown"),
+    [("summary", "rankers"), ("when", "rankers"), ("paper", "paper"), ("claims", "replicate")],
 )
 def test_the_page_holds_the_tables_as_they_are_printed(name, shown, capsys, monkeypatch):
     monkeypatch.syspath_prepend(DOCS / "tables")  # where a script's own folder is
@@ -19,6 +20,6 @@ def test_the_page_holds_the_tables_as_they_are_printed(name, shown, capsys, monk
     printed = capsys.readouterr().out
     page = (DOCS / f"{shown}.md").read_text("utf-8")
     tables = [part for part in printed.split("\n\n") if part.startswith("|")]
-    assert len(tables) >= 4
+    assert len(tables) >= (2 if name == "claims" else 4)
     for table in tables:
         assert table.strip() in page

@@ -43,7 +43,7 @@ from neurotrace.studies.held_out import RANDOM_DRAWS, Flip
 from neurotrace.studies.selection import Ground, RowFold, StudySettings, activations_at, halves_of
 
 _DRAWS = 3  # of the other controls, and of the random one in the choice
-_TRIED = 12  # candidates whose controls are measured
+_TRIED = 8  # candidates whose controls are measured
 
 
 @dataclass(frozen=True)
@@ -228,9 +228,12 @@ class _Proof:
         return self._proposed(fold.train)[furthest]
 
     def _loudest(self, key: tuple[str, int], parts: Sequence[tuple[Any, Sequence[int]]]) -> float:
-        """The largest share of training answers that a control flips, over its draws."""
-        rates = []
+        """The largest share of training answers that a control flips, over its draws; of the first one
+        that is too loud."""
+        rates = [0.0]
         for role in _ROLES:
+            if rates[-1] > QUIET:
+                break
             own = [
                 self._flipped(rows, controls).float().mean()
                 for made, rows in parts
