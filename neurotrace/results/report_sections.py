@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from neurotrace.results.reading import Run
     from neurotrace.results.trust import JudgedTrust
 
+SCORE = "trust score"
 MARGIN, RANDOM = "causal margin", "random neurons, same layers"
 _PARTS = ("memory fall alone", "reasoning fall alone")  # parts of the margin, not baselines
 _AS_GOOD = 0.02  # AUROC: a signal this close to the margin counts as equal
@@ -36,6 +37,7 @@ _UNSURE = 0.1  # a probability this close to one half makes no claim
 _FEW = 30  # minimum number of prompts of the rarer outcome for a rate
 
 
+_NAMED = 3  # signals beside the trust score that the text names
 _SHORT = 90  # characters of an example in a card
 _LEAST, _DECADES = 1e-3, 4  # the scale of side effects: 0.001 to 10 nats
 
@@ -178,7 +180,8 @@ def trust_section(trust: JudgedTrust) -> dict[str, Any]:
             for kind, mean in zip(kinds, rows[MARGIN], strict=True)
         ],
         "rows": rows,
-        "failures": trust.failures.to_dict("records"),
+        "failures": trust.failures.set_index("signal", drop=False).to_dict("index"),
+        "fails_best": _best_at_failures(trust.failures),
         "kept_half": _kept_half(trust.coverage),
         "caveats": _caveats(trust, kinds),
         "figures": _figures(trust),
@@ -241,9 +244,17 @@ def _least(signals: pd.DataFrame, kind: str) -> dict[str, Any] | None:
     return own.loc[own["auroc"].idxmin()].to_dict() if own["auroc"].nunique() > 1 else None
 
 
+def _best_at_failures(failures: pd.DataFrame) -> list[dict[str, Any]]:
+    """The trust score, and the other signals that tell failures best."""
+    own = failures[failures["signal"] == SCORE]
+    others = failures[failures["signal"] != SCORE].sort_values("auroc", ascending=False, kind="stable")
+    found: list[dict[str, Any]] = [*own.to_dict("records"), *others.head(_NAMED).to_dict("records")]
+    return found
+
+
 def _kept_half(coverage: pd.DataFrame) -> dict[str, float] | None:
     """The share of answers that fail: of the half with the highest trust, and of all."""
-    own = coverage[coverage["signal"] == "trust score"]
+    own = coverage[coverage["signal"] == SCORE]
     if own.empty:
         return None
     half = own.iloc[(own["coverage"] - 0.5).abs().argmin()]
