@@ -37,7 +37,9 @@ class Learner:
 
 
 def linear(X: Array, y: Array, other: Array, C: float = 10.0) -> Float[Array, " other"]:
-    """Logistic regression on standardised features."""
+    """Logistic regression on standardised features; 0 where they are the same for every row."""
+    if not np.ptp(X, axis=0).any():
+        return np.zeros(len(other))
     return LinearDetector(C=C).fit(X, y).decision_function(other)
 
 

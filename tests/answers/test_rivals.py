@@ -110,6 +110,15 @@ def test_what_learns_sees_the_first_half_only(name):
     assert tables.auroc(told[~train], y[~train]) > 0.9
 
 
+@pytest.mark.parametrize("name", ["BY_FEATURES", "BY_DEPTH", "BY_LAYERS", "BY_BEST", "BY_MEANS"])
+def test_what_is_the_same_everywhere_tells_nothing(name):
+    """As attention to a context where no prompt has any: more features than rows, all zero."""
+    learner, y, train = getattr(learners, name), np.arange(40) % 3 == 0, np.arange(40) < 30
+    X = np.zeros((40, 90) if name in ("BY_FEATURES", "BY_BEST") else (40, 2, 90))
+    (score,) = rivals.Rival("1", lambda r: X, learner).scores(X, [train], train, y, np.arange(40))
+    assert len(set(score.tolist())) == 1
+
+
 def frame(rng) -> pd.DataFrame:
     """Groups whose outcome only they know; family f0's answers have the signs the other way round."""
     rows = pd.DataFrame({"group": np.arange(320) // 4, "family": np.arange(320) % 2})
