@@ -45,6 +45,12 @@ def locate(
         int,
         typer.Option(help="Maximum number of correctly answered pairs of each family; 0: all."),
     ] = 64,
+    decide_only: Annotated[
+        bool,
+        typer.Option(
+            "--decide-only", help="Patch only what decided.csv needs: a sixth of the patches, no figures."
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the split and of the controls.")] = 0,
     device: Device = None,
     dtype: Dtype = None,
@@ -100,12 +106,14 @@ def locate(
                     heads=heads,
                     places=places,
                     neutral=neutral,
+                    everywhere=not decide_only,
                     seed=seed,
                     progress=bars,
                 )
             )
             console().print(located[-1])
-            figures[_figure(family, donor)] = plot_located(located[-1])
+            if not decide_only:
+                figures[_figure(family, donor)] = plot_located(located[-1])
             tables.append(located[-1].table.assign(family=family, donor=donor))
         decided = decided_by(*located)
         decisions.append(decided.assign(family=family))

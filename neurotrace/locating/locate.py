@@ -109,6 +109,7 @@ def locate(
     heads: int = 8,
     places: int = 6,
     neutral: Sequence[str] = (),
+    everywhere: bool = True,
     seed: int = 0,
     batch_size: int = 16,
     progress: Progress = None,
@@ -123,6 +124,8 @@ def locate(
         places: heads and neurons are patched at the last token, and at each of as many last tokens as the
             two prompts of every pair share, at most so many; 1: at the last token only.
         neutral: texts on which the damage is measured.
+        everywhere: patch the outputs and the direction of every block, and heads alone; False: only what
+            `decided_by` reads, a sixth of the patches.
 
     Raises:
         InputError: the model lacks one of the hooks (the message names it).
@@ -150,7 +153,12 @@ def locate(
         learned = learn(patching, donor, [*patching.points, *(("neurons", layer) for layer in dense)])
         tried = heads_of(patching, learned, int(model.cfg.n_heads), heads, donor, seed)
         if at == 1:
-            tried = [*outputs(patching, learned), *tried, *directions(patching, learned, seed)]
+            own_ways = directions(patching, learned, seed)
+            best = max(own_ways, key=lambda each: each.score * (-1 if donor == "reasoning" else 1))
+            if everywhere:
+                tried = [*outputs(patching, learned), *tried, *own_ways]
+            else:
+                tried = [*(each for each in tried if each.unit == "heads"), best]
         rows += _rows(patching, learned, tried, donor, texts, progress)
         if at == 1:
             rows += _neurons(patching, learned, two_ended(model, own, donor=donor), donor, seed, texts)

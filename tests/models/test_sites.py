@@ -56,6 +56,13 @@ def test_the_planted_layer_decides(found):
     assert frame["n"].min() > 15
 
 
+def test_what_decides_is_the_same_without_the_map(found, organism):
+    train, test = nt.split_pairs(nt.load_pairs("arithmetic")[:120], seed=0)
+    few = nt.locate(organism, train, test, heads=3, everywhere=False, neutral=nt.neutral_texts(organism))
+    assert set(few.table["unit"]) == {"heads", "direction", "neurons"}
+    pd.testing.assert_frame_equal(nt.decided_by(few, few), nt.decided_by(found, found), rtol=1e-4)
+
+
 def test_the_fewest_of_each_kind_are_said():
     def located(neurons, heads, control=0.0):
         rows = [("neurons", k, rate, 0.0) for k, rate in neurons.items()]
