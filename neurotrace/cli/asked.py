@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from neurotrace.cli.options import Source, pairs_of
 from neurotrace.cli.together import ALONE, Study, Together
 from neurotrace.core.errors import InputError
+from neurotrace.core.files import read_text
 
 if TYPE_CHECKING:
     from neurotrace.core.pairs import PromptPair
@@ -135,9 +136,9 @@ def study_of(asked: Asked, studied: EncodedPairs) -> Study:
 
 def _texts(path: Path) -> list[str]:
     try:
-        lines = [line for line in path.read_text("utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--neutral {path}: can't be read as UTF-8 text ({error})") from None
+        lines = [line for line in read_text(path).splitlines() if line.strip()]
+    except InputError as error:
+        raise InputError(f"--neutral {error}") from None
     if not lines:
         raise InputError(f"--neutral {path}: no text in it; expected one text a line")
     return lines

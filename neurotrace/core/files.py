@@ -179,7 +179,10 @@ def read_text(path: str | Path) -> str:
         InputError: no such file, or bytes that are no such text.
     """
     try:
-        raw = Path(path).read_bytes()
+        with open(path, "rb") as file:
+            if stat.S_ISCHR(os.fstat(file.fileno()).st_mode):  # /dev/zero has no end
+                raise OSError(errno.EINVAL, f"a device, {_REGULAR}")
+            raw = file.read()
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from reprlib import repr as short
 from typing import Any
 
 from neurotrace.core.errors import InputError
+from neurotrace.core.files import read_text
 from neurotrace.core.neurons import Neuron
 from neurotrace.sweeps.layout import PART_ROWS
 
@@ -133,9 +133,9 @@ def asked_of(record: Any, where: str) -> Sweep:
 def read_neurons(path: str) -> list[Neuron]:
     """Neurons named in a text file, one a line or separated by spaces."""
     try:
-        words = Path(path).read_bytes().decode("utf-8").split()
-    except (OSError, ValueError) as error:
-        raise InputError(f"neurons {path!r}: can't be read as UTF-8 text ({error})") from None
+        words = read_text(path).split()
+    except InputError as error:
+        raise InputError(f"neurons {path!r}: {error}") from None
     if not words:
         raise InputError(f"neurons {path!r}: no neuron in it; expected one a line, e.g. L3.N771")
     try:

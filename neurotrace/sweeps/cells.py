@@ -23,7 +23,7 @@ from reprlib import repr as short
 from typing import Any
 
 from neurotrace.core.errors import InputError
-from neurotrace.core.files import parse_json
+from neurotrace.core.files import parse_json, read_text
 from neurotrace.folders.shards import Shard, parse_shard
 from neurotrace.sweeps.asked import Sweep, asked_of
 from neurotrace.sweeps.driver import Stop, load, sweep
@@ -178,11 +178,10 @@ def _cell(asked: Sweep) -> Cell:
 def _yaml(path: str | Path) -> Any:
     import yaml
 
+    text = read_text(path)
     try:
-        raw = Path(path).read_bytes()
-        if len(raw) > _MOST_BYTES:
-            raise ValueError(f"{len(raw)} bytes, expected at most {_MOST_BYTES}")
-        text = raw.decode("utf-8")
+        if len(text) > _MOST_BYTES:
+            raise ValueError(f"{len(text)} characters, expected at most {_MOST_BYTES}")
         depth = 0
         for event in yaml.parse(text):
             if isinstance(event, yaml.AliasEvent):
@@ -192,6 +191,6 @@ def _yaml(path: str | Path) -> Any:
             if depth > _DEEPEST:  # PyYAML's time grows with its square
                 raise ValueError("nested too deep")
         return yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
         line = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: can't be read as YAML ({line})") from None

@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 import neurotrace as nt
 from neurotrace.cli import main as cli
 from neurotrace.core.errors import InputError
+from neurotrace.core.files import read_json
 from neurotrace.probe_sets.importing import import_counterfact
 from neurotrace.results.tables import known_truth, read_truth
 from neurotrace.sweeps.cells import read_cells
@@ -143,3 +144,9 @@ def test_headers_of_tensors_are_checked(read, kind, tmp_path):
 
 def test_a_model_with_a_name_that_is_too_long_has_no_known_truth():
     assert known_truth(LONG) == ()
+
+
+def test_a_device_is_no_file():
+    """/dev/zero has no end: a read of it took all memory."""
+    with pytest.raises(InputError, match="can't be read \\(a device, expected a regular file"):
+        read_json("/dev/zero")

@@ -6,8 +6,8 @@
 Folders of `run`, `rank`, `circuit` and `detect`, units that are unfinished, saved circuits,
 interventions, detectors and scores, and models (configuration, tokenizer, safetensors and GGUF headers):
 one file of a good one is changed. In most of the folders the manifest is sealed again or its hashes taken
-out, so that what is behind is met. More than two minutes is a hang; a new or changed file outside is
-a failure.
+out, so that what is behind is met. More than two minutes is a hang, more than 12 GiB of memory or a new or
+changed file outside a failure.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import json
 import random
+import resource
 import shutil
 import sys
 import tempfile
@@ -50,6 +51,7 @@ from neurotrace.results.trust import prepare_trust, save_trust
 from neurotrace.results.verify import verify
 
 Call = Callable[[], object]
+MOST = 12 << 30  # bytes of memory, beyond which an input is a failure
 SLOW = 20  # seconds, after which an input is named
 HUGE = [10**9, 2**31 - 1, 2**63 - 1, -1, 0]
 
@@ -61,6 +63,7 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="*", choices=list(KINDS), default=list(KINDS))
     options = parser.parse_args()
     draw = random.Random(options.seed)
+    resource.setrlimit(resource.RLIMIT_AS, (MOST, MOST))
     counts: Counter[str] = Counter()
     slowest = 0.0
     with tempfile.TemporaryDirectory() as home, warnings.catch_warnings():
