@@ -128,16 +128,18 @@ class Circuit(Shown):
             raise InputError(f"{path}: not written by Circuit.save of this version")
         try:
             memory, reasoning = (tuple(map(Neuron.parse, header[name])) for name in ("memory", "reasoning"))
-            return cls(
+            found = cls(
                 memory,
                 reasoning,
                 tensors["memory_off"],
                 tensors["reasoning_off"],
                 tensors["norms"],
-                header["provenance"],
+                dict(header["provenance"]),
                 _calibration(header["calibration"], tensors) if header["calibration"] else None,
             )
-        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            found._named([*memory, *reasoning])  # by its record of a mixture's experts
+            return found
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise InputError(f"{path}: a damaged circuit ({error})") from None
 
     def to_frame(self) -> pd.DataFrame:
