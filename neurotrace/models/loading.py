@@ -282,8 +282,10 @@ def _parsed_once(path: Path) -> Iterator[GGUFReader]:
         def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
             plain = self.__dict__.setdefault("plain", np.asarray(self.data))  # slices of a map are slow
             kind = np.dtype(dtype).newbyteorder(override_order or self.byte_order)
-            part = plain[offset : offset + kind.itemsize * int(count)]
-            return part.view(kind)[: int(count)]
+            end = int(offset) + kind.itemsize * int(count)
+            if end > len(plain):  # a length in the header that the file does not have
+                raise ValueError(f"it ends at byte {len(plain)}, its header names byte {end}")
+            return plain[offset:end].view(kind)[: int(count)]
 
     def rows_together(data: Any, kind: Any) -> Any:
         many = 16 if data.ndim == 2 and data.shape[0] % 16 == 0 else 1

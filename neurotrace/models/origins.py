@@ -365,7 +365,8 @@ def refuse_kind(name: str, settings: Mapping[str, Any]) -> None:
             f"{name}: a sequence-to-sequence model ({kind}), which writes with another stack than it "
             "reads with: use a causal language model"
         )
-    made = [str(each) for each in settings.get("architectures") or ()]
+    named = settings.get("architectures")
+    made = [str(each) for each in named] if isinstance(named, list) else []
     if made and all(each.endswith(("MaskedLM", "Classification", "Answering")) for each in made):
         raise InputError(
             f"{name}: {made[0]} does not predict the next token: use a causal language model (…ForCausalLM)"

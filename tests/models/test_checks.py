@@ -192,6 +192,18 @@ def write_gguf(path, change=lambda tensors: tensors, blocks=3):
     return str(path)
 
 
+def test_a_length_that_a_gguf_file_does_not_have_is_refused(tmp_path):
+    """The package's reader went on for as many entries as the header says, beyond the file's end."""
+    gguf = pytest.importorskip("gguf")
+    path = tmp_path / "whole.gguf"
+    write_gguf(path)
+    reader = gguf.GGUFReader(path, "r+")
+    reader.fields["tokenizer.ggml.tokens"].parts[4][0] = 2**40
+    del reader
+    with pytest.raises(InputError, match="it ends at byte"):
+        nt.load_model(path, device="cpu")
+
+
 def test_gguf_files_are_whole(tmp_path):
     pytest.importorskip("gguf")
     write_gguf(tmp_path / "whole.gguf")
