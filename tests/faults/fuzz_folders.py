@@ -219,6 +219,8 @@ def other_header(draw: random.Random, raw: bytes) -> bytes:
 def sealed_again(draw: random.Random, folder: Path) -> None:
     """The manifest is made to fit (mostly), or names no hashes."""
     path = folder / "manifest.json"
+    if path.is_symlink():  # to /dev/zero, by `spoilt`
+        return
     try:
         record = json.loads(path.read_bytes())
     except (OSError, ValueError):
