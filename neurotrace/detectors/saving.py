@@ -73,7 +73,7 @@ def about_detector(path: str | Path) -> dict[str, Any]:
 def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     header, arrays = read_tensors(path, "np")
     form, name = header.get("format"), header.get("class")
-    if form not in (FORMAT, _BEFORE) or name not in CLASSES:
+    if form not in (FORMAT, _BEFORE) or not isinstance(name, str) or name not in CLASSES:
         raise InputError(f"{path}: not written by nt.save_detector of this version")
     if form == _BEFORE and name == FusedDetector.__name__:
         raise InputError(

@@ -223,7 +223,7 @@ def sealed_again(draw: random.Random, folder: Path) -> None:
         return
     try:
         record = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return
     if not isinstance(record, dict) or draw.random() < 0.2:
         return
