@@ -20,10 +20,12 @@ def compare(
     """The same neurons? The same flips? With what chance would give beside each."""
     quiet()
 
+    from neurotrace.core.errors import reading
     from neurotrace.results.comparing import compare_runs
     from neurotrace.results.reading import load_run
 
-    found = compare_runs(load_run(first), load_run(second))
+    with reading(f"{first} or {second}"):
+        found = compare_runs(load_run(first), load_run(second))
     if as_json:
         for row in parse_json(found.to_frame().to_json(orient="records")):
             tell_json(row)

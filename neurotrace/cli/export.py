@@ -10,7 +10,7 @@ import typer
 
 from neurotrace.cli.console import console, plain
 from neurotrace.cli.options import Device, Dtype, Source, TrustRemoteCode
-from neurotrace.core.errors import InputError
+from neurotrace.core.errors import InputError, reading
 from neurotrace.core.process import quiet
 from neurotrace.organism import NAMES
 
@@ -78,9 +78,9 @@ def _found(
         return Intervention.load(run), []
     from neurotrace.results.reading import load_run
 
-    loaded = load_run(run)
-    found = loaded.intervention(
-        family=family, direction=direction, fold=int(fold) if fold.isdigit() else fold
-    )
-    own = [pair for pair in loaded.pairs if pair.family == found.provenance["family"]]
-    return found, loaded.held_out(found) or own
+    number = int(fold) if fold.isdigit() else fold
+    with reading(run):
+        loaded = load_run(run)
+        found = loaded.intervention(family=family, direction=direction, fold=number)
+        own = [pair for pair in loaded.pairs if pair.family == found.provenance["family"]]
+        return found, loaded.held_out(found) or own

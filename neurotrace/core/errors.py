@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
@@ -29,7 +30,20 @@ class InputError(ValueError):
 
 
 # what code meets in a file that is well-formed and lacks something, or holds something else
-READ_WRONG = (ArithmeticError, LookupError, TypeError, ValueError)
+READ_WRONG = (ArithmeticError, AttributeError, LookupError, StopIteration, TypeError, ValueError)
+
+
+@contextmanager
+def reading(folder: object) -> Iterator[None]:
+    """Inside the `with`, what is met in a folder that holds something else than its command writes is an
+    `InputError` that names the folder."""
+    try:
+        yield
+    except InputError:
+        raise
+    except READ_WRONG as error:
+        what = f"{type(error).__name__}: {first_line(error)}"
+        raise InputError(f"{folder}: it holds something else than its command writes ({what})") from error
 
 
 def first_line(error: BaseException) -> str:

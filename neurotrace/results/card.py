@@ -91,7 +91,7 @@ def claim_card(run: Run, *, family: str | None = None, direction: Direction | st
         )
     except InputError:
         raise
-    except (*READ_WRONG, StopIteration, jinja2.UndefinedError) as error:
+    except (*READ_WRONG, jinja2.UndefinedError) as error:
         raise InputError(
             f"{run.folder}: the run lacks what the card shows ({error}): run the study again"
         ) from error

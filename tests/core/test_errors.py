@@ -3,7 +3,7 @@
 import pytest
 
 import neurotrace as nt
-from neurotrace.core.errors import one_of
+from neurotrace.core.errors import one_of, reading
 
 
 def test_a_near_name_is_offered_first():
@@ -23,3 +23,15 @@ def test_a_message_that_quotes_a_file_is_cut_in_the_middle():
     assert len(said) < 2_000
     assert said.startswith("in the file: x")
     assert said.endswith("x: mend it")
+
+
+def test_what_is_met_in_a_foreign_folder_names_the_folder():
+    with (
+        pytest.raises(nt.InputError, match="runs/x: it holds something else .*KeyError: 'fold'"),
+        reading("runs/x"),
+    ):
+        raise KeyError("fold")
+    with pytest.raises(nt.InputError, match="^as it is$"), reading("runs/x"):
+        raise nt.InputError("as it is")
+    with pytest.raises(MemoryError), reading("runs/x"):
+        raise MemoryError
