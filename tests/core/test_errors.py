@@ -27,11 +27,11 @@ def test_a_message_that_quotes_a_file_is_cut_in_the_middle():
 
 def test_what_is_met_in_a_foreign_folder_names_the_folder():
     with (
-        pytest.raises(nt.InputError, match="runs/x: it holds something else .*KeyError: 'fold'"),
+        pytest.raises(nt.InputError, match=r"runs/x: it holds something else .*KeyError: 'fold'"),
         reading("runs/x"),
     ):
         raise KeyError("fold")
-    with pytest.raises(nt.InputError, match="^as it is$"), reading("runs/x"):
+    with pytest.raises(nt.InputError, match=r"^as it is$"), reading("runs/x"):
         raise nt.InputError("as it is")
     with pytest.raises(MemoryError), reading("runs/x"):
         raise MemoryError
