@@ -147,6 +147,6 @@ def test_a_model_with_a_name_that_is_too_long_has_no_known_truth():
 
 
 def test_a_device_is_no_file():
-    """/dev/zero has no end: a read of it took all memory."""
+    """/dev/zero has no end: a read of it took all memory. /dev/null, which has one, is such a file, too."""
     with pytest.raises(InputError, match="can't be read \\(a device, expected a regular file"):
-        read_json("/dev/zero")
+        read_json("/dev/null")

@@ -37,6 +37,7 @@ SAME = ("tests/models/test_sameness.py",)
 CHECKS = ("tests/models/test_checks.py",)
 ENGINE = ("tests/engine/test_suffix.py",)
 MARGIN = ("tests/answers/test_circuits.py",)
+SITES = ("tests/models/test_sites.py",)
 RIVALS = ("tests/answers/test_rivals.py",)
 CALIBRATION = ("tests/answers/test_trust.py",)
 SWEEPS = ("tests/sweeps/test_sweeps.py",)
@@ -634,5 +635,47 @@ MUTATIONS = (
         "(r_hat <= R_HAT).all() and",
         "(r_hat <= R_HAT).all() or",
         (WEIGHTS + "test_a_posterior_that_has_not_converged_is_refused",),
+    ),
+    Mutation(
+        "patched sites: every change of a pass by the first one's rule",
+        "locating/patching.py",
+        "            changed[:, place] = rule(changed[:, place], given)",
+        "            changed[:, 0] = rule(changed[:, 0], given)",
+        SITES,
+    ),
+    Mutation(
+        "the shared tail counts what stands before a difference",
+        "locating/patching.py",
+        "same.long().cumprod(0).sum()",
+        "same.long().sum()",
+        SITES,
+    ),
+    Mutation(
+        "what decides: controls don't count",
+        "locating/deciding.py",
+        "enough = pairs[(least >= FLIPPED) & (control <= QUIET)]",
+        "enough = pairs[least >= FLIPPED]",
+        SITES,
+    ),
+    Mutation(
+        "a tail is changed at its last token alone",
+        "models/sites.py",
+        "where: Any = slice(-tail.read, None) if tail is ids else -1",
+        "where: Any = slice(-1, None) if tail is ids else -1",
+        SITES,
+    ),
+    Mutation(
+        "a GGUF header may name more than the file has",
+        "models/loading.py",
+        "if end > len(plain):",
+        "if end > 2**62:",
+        CHECKS,
+    ),
+    Mutation(
+        "a device is read",
+        "core/files.py",
+        "if stat.S_ISCHR(os.fstat(file.fileno()).st_mode):",
+        "if stat.S_ISBLK(os.fstat(file.fileno()).st_mode):",
+        ("tests/core/test_files.py::test_a_device_is_no_file",),
     ),
 )
