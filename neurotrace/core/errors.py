@@ -30,7 +30,10 @@ class InputError(ValueError):
 
 
 # what code meets in a file that is well-formed and lacks something, or holds something else
-READ_WRONG = (ArithmeticError, AttributeError, LookupError, StopIteration, TypeError, ValueError)
+READ_WRONG = (
+    *(ArithmeticError, AttributeError, LookupError, NotImplementedError, StopIteration),
+    *(TypeError, ValueError),
+)
 
 
 @contextmanager

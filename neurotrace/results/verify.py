@@ -7,6 +7,7 @@ own; a sweep's parts hold checksums of themselves. A sweep's locks and hidden fi
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from neurotrace.results.reading import Run
 
+_ENDS_SEALED = re.compile(rb'[0-9a-f]{64}"\n\}\n$')  # also where the word "seal" is damaged
 _NUMBERS = ("L_before", "L_after", "p_memorized_after", "p_reasoned_after", "kl")
 _SAME_ROW = ("pair", "direction", "intervention", "label", "k")
 
@@ -90,7 +92,7 @@ def _one(place: Path) -> tuple[int, dict[Path, str]]:
     except OSError as error:
         raise InputError(f"can't read {place / MANIFEST}: {error.strerror or error}") from None
     if not is_sealed(raw):
-        if b'"seal"' in raw or b'"files"' in raw:
+        if b'"seal"' in raw or b'"files"' in raw or _ENDS_SEALED.search(raw):
             return 1, {place / MANIFEST: "changed"}
         raise InputError(
             f"{place / MANIFEST}: it names no hashes: written by an earlier version, or changed"

@@ -15,7 +15,7 @@ import neurotrace as nt
 from neurotrace.core import writing
 from neurotrace.core.errors import InputError
 from neurotrace.core.files import read_seal
-from neurotrace.folders.sealing import sealing
+from neurotrace.folders.sealing import sealed_json, sealing
 from neurotrace.results.trust import prepare_trust, save_trust
 from neurotrace.results.verify import remeasure, verify
 
@@ -199,6 +199,11 @@ def test_verify_measures_by_the_command_line(planted_folder, tmp_path):
     refused(neurotrace("verify", out, "--model", str(planted_folder), "--rows", "0"), "--rows 0")
     changed = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert list(changed)[-2:] == ["files", "seal"]
+
+
+def test_a_seal_whose_name_is_damaged_is_a_change(tmp_path):
+    (tmp_path / "manifest.json").write_bytes(sealed_json({"format": "x"}).replace(b'"seal"', b'"sea,"'))
+    assert verify(tmp_path).problems == {tmp_path / "manifest.json": "changed"}
 
 
 def test_a_sweep_is_verified(planted_folder, tmp_path):
