@@ -1,6 +1,6 @@
-"""Prints docs/sites.md's table of thirteen families from its CSV, or from folders of `neurotrace locate`.
+"""Prints a table of what decides each family, from folders of `neurotrace locate`.
 
-python docs/tables/deciding.py [FOLDER ...]      # with folders, the CSV is written first
+python docs/tables/deciding.py FOLDER ...
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from pathlib import Path
 import pandas as pd
 from summary import markdown
 
-TABLE = Path(__file__).parent / "deciding-smollm2.csv"
 KINDS = (("neurons", False), ("neurons", True), ("heads", False), ("heads", True), ("direction", False))
 HEAD = ("neurons, last", "neurons, more", "heads, last", "heads, more", "direction, last")
 
@@ -37,10 +36,7 @@ def table(found: pd.DataFrame) -> str:
 
 
 if __name__ == "__main__":
-    if folders := sys.argv[1:]:
-        parts = [pd.read_csv(Path(folder) / "decided.csv") for folder in folders]
-        pd.concat(parts).to_csv(TABLE, index=False, float_format="%.4f")
-    found = pd.read_csv(TABLE)
+    found = pd.concat([pd.read_csv(Path(folder) / "decided.csv") for folder in sys.argv[1:]])
     print(table(found))
     decided = found[found["decides"]]["family"].nunique()
     print(f"\n{decided} of {found['family'].nunique()} families are decided by some unit")
