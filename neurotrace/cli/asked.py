@@ -16,7 +16,7 @@ from neurotrace.core.files import read_text
 if TYPE_CHECKING:
     from neurotrace.core.pairs import PromptPair
     from neurotrace.core.prompts import Item
-    from neurotrace.models.encoding import EncodedPairs
+    from neurotrace.models.encoding import EncodedPairs, Reading
     from neurotrace.models.protocol import HookedModel
 
 
@@ -90,7 +90,9 @@ class Ready:
 
                 pairs = chat_pairs(loaded, pairs, role=asked.chat, system=asked.chat_system)
                 rendering = chat_record(loaded, role=asked.chat, system=asked.chat_system)
-            studied = _behaving(asked, loaded, pairs)
+            studied = behaving(
+                loaded, pairs, asked.source.name, asked.at_most, asked.seed, cast(Any, asked.answers)
+            )
         texts = _texts(asked.neutral) if asked.neutral else neutral_texts(loaded)
         call = partial(
             study,
@@ -108,24 +110,31 @@ class Ready:
         return cls(loaded, call, rendering)
 
 
-def _behaving(asked: Asked, loaded: HookedModel, pairs: list[PromptPair]) -> EncodedPairs:
+def behaving(
+    model: HookedModel,
+    pairs: Sequence[PromptPair],
+    name: str,
+    at_most: int,
+    seed: int,
+    answers: Reading = "first",
+) -> EncodedPairs:
+    """The pairs that the model, called `name`, answers both ways; at most so many of a family, 0: all."""
     from neurotrace.core.process import bars
     from neurotrace.models.encoding import encode, nothing_left
     from neurotrace.probe_sets.mining import mine_pairs
 
-    answers = cast(Any, asked.answers)
-    if not asked.at_most:
-        return encode(loaded, pairs, answers=answers, progress=bars)
+    if not at_most:
+        return encode(model, pairs, answers=answers, progress=bars)
     mined = mine_pairs(
-        loaded,
+        model,
         pairs,
-        max_pairs=asked.at_most,
+        max_pairs=at_most,
         answers=answers,
-        seed=asked.seed,
+        seed=seed,
         progress=bars,
     )
     if not len(mined.encoded):
-        raise nothing_left(asked.source.name, mined.encoded)
+        raise nothing_left(name, mined.encoded)
     return mined.encoded
 
 

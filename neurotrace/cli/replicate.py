@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from neurotrace.cli.asked import behaving
 from neurotrace.cli.console import console, tell, tell_json
 from neurotrace.cli.options import Device, Dtype, Model, Quiet, Source, TrustRemoteCode, pairs_of
 from neurotrace.core.errors import InputError
@@ -59,8 +60,6 @@ def replicate(
     quiet()
     from neurotrace.core.process import bars, command_line
     from neurotrace.interventions.damage import neutral_texts
-    from neurotrace.models.encoding import encode, nothing_left
-    from neurotrace.probe_sets.mining import mine_pairs
     from neurotrace.recipes.folder import FILES, save_replication, summary
     from neurotrace.recipes.replicate import replicate as replicated
     from neurotrace.recipes.table import recipe_of
@@ -69,15 +68,9 @@ def replicate(
         recipe_of(name)
     hold_folder(prepare_folder(out, FILES, overwrite=overwrite))
     loaded = Source(model, device, dtype, trust_remote_code).load()
-    if at_most:
-        asked = mine_pairs(loaded, pairs, max_pairs=at_most, seed=seed, progress=bars).encoded
-        if not len(asked):
-            raise nothing_left(model, asked)
-    else:
-        asked = encode(loaded, pairs, progress=bars)
     found = replicated(
         loaded,
-        asked,
+        behaving(loaded, pairs, model, at_most, seed),
         recipes or None,
         folds=folds,
         split=split,

@@ -153,10 +153,9 @@ def locate(
         learned = learn(patching, donor, [*patching.points, *(("neurons", layer) for layer in dense)])
         tried = heads_of(patching, learned, int(model.cfg.n_heads), heads, donor, seed)
         if at == 1:
-            own_ways = directions(patching, learned, seed)
-            best = max(own_ways, key=lambda each: each.score * (-1 if donor == "reasoning" else 1))
+            best, every = directions(patching, learned, donor, seed)
             if everywhere:
-                tried = [*outputs(patching, learned), *tried, *own_ways]
+                tried = [*outputs(patching, learned), *tried, *every]
             else:
                 tried = [*(each for each in tried if each.unit == "heads"), best]
         rows += _rows(patching, learned, tried, donor, texts, progress)
@@ -180,7 +179,7 @@ def _rows(
     effects, flipped = patching.flips(changes, donor, progress)
     harmful = [each.change for each in tried if _is_small(each)]
     harms = iter(patching.damage(harmful, learned.means, texts, progress))
-    sign = -1.0 if donor == "reasoning" else 1.0  # L decreases towards reasoning
+    sign = Direction.from_donor(donor).sign  # L decreases towards reasoning
     rows, place = [], 0
     for each in tried:
         drawn = flipped[place + 1 : place + 1 + len(each.controls)].float().mean(dim=1).tolist()
@@ -245,7 +244,7 @@ def _neurons(
         mine = table[table["k"] == len(neurons)]
         own, random = (mine[mine["role"] == role] for role in ("selected", "random"))
         moved = float((own["L_after"] - own["L_before"]).mean())
-        effect = -moved if donor == "reasoning" else moved
+        effect = moved * Direction.from_donor(donor).sign
         row = _measured(
             ("neurons", -1, -1, len(neurons), places),
             effect,

@@ -93,7 +93,7 @@ def heads(
     layers, places = range(patching.n_layers), patching.places
     size = learned.moves["heads", 0].shape[-1] // count
     by_head = torch.stack([_by_head(learned.predicted(("heads", layer)), count) for layer in layers])
-    wanted = -by_head if donor == "reasoning" else by_head
+    wanted = by_head * Direction.from_donor(donor).sign
     chosen = [divmod(place, count) for place in wanted.flatten().argsort(descending=True)[:most].tolist()]
     found: list[Unit] = []
     if places == 1:
@@ -111,10 +111,10 @@ def heads(
     return found
 
 
-def directions(patching: Patching, learned: Learned, seed: int) -> list[Unit]:
-    """In each block the residual stream's direction between the sides' means.
+def directions(patching: Patching, learned: Learned, donor: Side, seed: int) -> tuple[Unit, list[Unit]]:
+    """In each block the residual stream's direction between the sides' means; the best one, and all.
 
-    `DRAWS` controls where the predicted effect is the largest, one elsewhere.
+    The best has the largest predicted effect towards the donor and `DRAWS` controls, the others have one.
     """
     generator = torch.Generator().manual_seed(seed)
     found = []
@@ -133,8 +133,8 @@ def directions(patching: Patching, learned: Learned, seed: int) -> list[Unit]:
                 controls=tuple({("residual", layer): _Along(along, each / each.norm())} for each in others),
             )
         )
-    best = max(found, key=lambda each: abs(each.score))
-    return [each if each is best else replace(each, controls=each.controls[:1]) for each in found]
+    best = max(found, key=lambda each: each.score * Direction.from_donor(donor).sign)
+    return best, [each if each is best else replace(each, controls=each.controls[:1]) for each in found]
 
 
 def of_neurons(neurons: Sequence[tuple[int, int]], places: int) -> Change:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -87,9 +87,8 @@ def by_neurons(
     ) -> tuple[Flip, ...]:
         ks = sizes(inspect_model(grounds[0].model).n_neurons, shares, numbers)
         own = replace(settings, methods=tuple(methods) or (name,), kinds=tuple(kinds), ks=ks)
-        if prepare is None:
-            return tuple(flip for each in grounds for flip in prove(each, folds, own, progress).flips)
-        with lent(name, prepare(grounds[0], settings, progress)):
+        ranked = nullcontext() if prepare is None else lent(name, prepare(grounds[0], settings, progress))
+        with ranked:
             return tuple(flip for each in grounds for flip in prove(each, folds, own, progress).flips)
 
     return proved

@@ -14,8 +14,8 @@ from neurotrace.core.scores import Scores
 from neurotrace.core.sides import DIRECTIONS
 from neurotrace.rankers.training import Training
 from neurotrace.recipes.base import Rank, Recipe, by_neurons
-from neurotrace.recipes.knowledge import drawn, places
-from neurotrace.recipes.paths import MOST, attributions, shared
+from neurotrace.recipes.knowledge import by_share, drawn
+from neurotrace.recipes.paths import MOST, attributions
 from neurotrace.studies.selection import Ground, StudySettings
 
 THRESHOLD = 0.1
@@ -32,9 +32,7 @@ def _prepare(ground: Ground, settings: StudySettings, progress: Progress) -> Ran
     }
 
     def rank(training: Training) -> Scores:
-        to = training.direction
-        value = to.sign * shared(found[to][places(some, training)], THRESHOLD)
-        return Scores("ircan", value, "share of prompts", provenance=training.record())
+        return by_share("ircan", training, found[training.direction], some, THRESHOLD)
 
     return rank
 

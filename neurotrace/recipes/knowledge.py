@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import random
 
+from jaxtyping import Float
+from torch import Tensor
+
 from neurotrace.core.errors import InputError
 from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
@@ -38,6 +41,18 @@ def places(some: list[int], training: Training) -> list[int]:
     return found
 
 
+def by_share(
+    name: str,
+    training: Training,
+    found: Float[Tensor, "pair layer neuron"],
+    some: list[int],
+    threshold: float,
+) -> Scores:
+    """A ranking by the share of prompts, from the attributions of the pairs at the rows `some`."""
+    value = training.direction.sign * shared(found[places(some, training)], threshold)
+    return Scores(name, value, "share of prompts", provenance=training.record())
+
+
 def _prepare(ground: Ground, settings: StudySettings, progress: Progress) -> Rank:
     some = drawn(ground, settings)
     part = ground.own.at(some)
@@ -48,8 +63,7 @@ def _prepare(ground: Ground, settings: StudySettings, progress: Progress) -> Ran
         to = training.direction
         # suppress what supports the present answer, or amplify what supports the other one
         side = to.recipient if name == "zero" else to.donor
-        value = to.sign * shared(found[side][places(some, training)], THRESHOLD)
-        return Scores("knowledge", value, "share of prompts", provenance=training.record())
+        return by_share("knowledge", training, found[side], some, THRESHOLD)
 
     return rank
 
