@@ -158,7 +158,7 @@ def test_neurons_and_layers_are_those_asked_for(asked, tmp_path):
     assert nt.open_run(tmp_path / "fewer").layout.neurons == 2
     for wrong, message in [
         ({"layers": "2"}, "layers are 0-1"),
-        ({"layers": "0", "neurons": "/nowhere"}, "can't be read"),
+        ({"layers": "0", "neurons": "/nowhere"}, "/nowhere: no such file"),
     ]:
         with pytest.raises(InputError, match=message):
             nt.sweep(replace(asked, **wrong), tmp_path / "wrong")
