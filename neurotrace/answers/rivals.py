@@ -367,3 +367,11 @@ def read_rivals(
     reading = Reading(model, asked, neurons, progress)
     found = {name: rival.read(reading) for name, rival in RIVALS.items()}
     return {name: values for name, values in found.items() if values is not None}
+
+
+def asked_again(
+    model: HookedModel, asked: Answered, *, progress: Progress = None
+) -> Float[Array, "prompt 2"]:
+    """log p(own | the last sentence alone), and its largest drop with another sentence left out."""
+    reading = Reading(model, asked, np.empty((len(asked), 0)), progress)
+    return np.stack([_alone(reading), _largest_drop(reading)], axis=1)

@@ -7,8 +7,10 @@
     confidence         log-probability of the answer and entropy of the next token
     length             tokens in the prompt
     occurs             whether the model's answer stands in the prompt, as a token
+    again              the answer's log-probability behind the last sentence alone, and its largest drop
+                       with another sentence left out (`rivals.py`)
 
-The last three use no model internals. A detector must be better than these.
+The last four use no model internals. A detector must be better than these.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from jaxtyping import Float
 from neurotrace.answers.answered import Answered
 from neurotrace.answers.circuit import Circuit
 from neurotrace.answers.margin import causal_margin
+from neurotrace.answers.rivals import asked_again
 from neurotrace.core.errors import InputError
 from neurotrace.core.process import Progress, over
 from neurotrace.engine.turns import takes_turns
@@ -84,6 +87,8 @@ def read_views(
                 raise InputError("the view 'margin' needs a circuit: nt.find_circuit(model, pairs)")
             margins = causal_margin(model, answered, circuit, progress=progress)
             views[name] = torch.stack([margins.memory_fall, margins.reasoning_fall], 1).numpy()
+        elif name == "again":
+            views[name] = asked_again(model, answered, progress=progress)
         elif points[name]:
             views[name] = np.concatenate([read[point] for point in points[name]], axis=1)
         else:
@@ -104,7 +109,7 @@ def _outside(answered: Answered, name: str) -> Float[Array, "prompt feature"]:
 
 
 def _points(model: HookedModel, name: str) -> list[tuple[Site, int]]:
-    if name in ("margin", "confidence", "length", "occurs"):
+    if name in ("margin", "confidence", "length", "occurs", "again"):
         return []
     count = inspect_model(model).n_layers
     if name == "neurons":
@@ -114,6 +119,6 @@ def _points(model: HookedModel, name: str) -> list[tuple[Site, int]]:
         raise InputError(
             f"{name!r} is no view of this model: expected neurons, "
             f"{', '.join(f'{s}@LAYER' for s in SITES)} with a layer below {count}, margin, confidence, "
-            "length or occurs"
+            "length, occurs or again"
         )
     return [(site, int(layer))]

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 OTHERS = "others"
-BASELINES = ("length", "occurs", "confidence")  # views that use no model internals; with words
+BASELINES = ("length", "occurs", "confidence", "again")  # views that use no model internals; with words
 LEAST = 5  # minimum number of rows of the rarer class for training
 COLUMNS = (
     "detector",

@@ -25,6 +25,7 @@ SHOWN = (
     ("invariant vrex", "neurons"),
     ("baseline", "words"),
     ("baseline", "confidence"),
+    ("baseline", "again"),
 )
 
 

@@ -7,67 +7,85 @@ from pathlib import Path
 from neurotrace.probe_sets.making import write_rows
 
 SEED = 0
-SHOT = (4, 2)
+SHOTS = 3  # prompts for the same numbers, each with another example of the rule, where there are as many
+# words, so that no answer's digit stands in the question
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 # numbers, the sum, what the rule gives
 Case = tuple[int, int, str, str]
+Rule = Callable[[int, int], int]
 
 
-def cases(rule: Callable[[int, int], int]) -> list[Case]:
+def cases(rule: Rule) -> list[Case]:
     """Only the first digit is read, so it must tell the two answers apart."""
     found = []
     for a in range(1, 10):
         for b in range(1, 10):
             usual, ruled = str(a + b), str(rule(a, b))
-            if (a, b) != SHOT and a != b and ruled[0] != usual[0]:
+            if a != b and ruled[0] != usual[0]:
                 found.append((a, b, usual, ruled))
     return found
 
 
-# family: a rule, in words, its value, an example
-RULES: dict[str, tuple[str, Callable[[int, int], int]]] = {
-    "larger": ("the larger of two numbers", max),
-    "first": ("the first number", lambda a, b: a),
+EXAMPLES = ((4, 2), (2, 3), (5, 6), (7, 8), (6, 9))
+# family: a rule, in words, its value
+RULES: dict[str, tuple[str, Rule]] = {
     "join": ("joining", lambda a, b: 10 * a + b),
+    "first": ("the first number", lambda a, b: a),
 }
 TEMPLATES = {
     "sign": "With + as the sign for {rule} {shot} and {x}",
     "means": "Where + means {rule} {shot} and so {x}",
     "pupil": "A pupil who takes + for {rule} writes {shot} and {x}",
+    "robot": "A robot uses + for {rule}: {shot}, {x}",
 }
 # family -> the templates in which SmolLM2-135M's answers vary
-USED = {"larger": ("means", "pupil"), "first": ("pupil",), "join": ("sign", "means")}
+USED = {
+    "join": ("sign", "means", "pupil", "robot"),
+    "first": ("means", "pupil", "robot"),
+}
 
 
 def prompts(family: str, template: str) -> list[dict[str, str | None]]:
     """One template's prompts; each is followed by the same question about other numbers."""
     words, rule = RULES[family]
     rng = random.Random(f"{SEED}/{family}/{template}")
-    shot = f"{SHOT[0]}+{SHOT[1]}={rule(*SHOT)}"
+    own = cases(rule)
 
-    def text(a: int, b: int) -> str:
-        return TEMPLATES[template].format(rule=words, shot=shot, x=f"{a}+{b}=")
+    def text(case: Case, shot: tuple[int, int]) -> str:
+        (c, d), (a, b, *_) = shot, case
+        example = f"{NUMBERS[c]}+{NUMBERS[d]}={rule(c, d)}"
+        return TEMPLATES[template].format(rule=words, shot=example, x=f"{NUMBERS[a]}+{NUMBERS[b]}=")
+
+    def apart(case: Case, shot: tuple[int, int]) -> bool:
+        """The example has none of the question's numbers, and neither answer's digit."""
+        a, b, usual, ruled = case
+        return {a, b}.isdisjoint(shot) and not {usual[0], ruled[0]} & {*str(rule(*shot))}
 
     rows: list[dict[str, str | None]] = []
-    for a, b, usual, ruled in (own := cases(rule)):
-        name = f"{family}-{a}-{b}-{template}"
-        row = {
-            "id": name,
-            "family": family,
-            "template": template,
-            "group": f"{a}, {b}",
-            "prompt": text(a, b),
-            "memorized_answer": usual,
-            "reasoned_answer": ruled,
-            "perturbs": None,
-            "perturbation": None,
-        }
-        rows.append(row)
-        # the sum that was recalled is wrong there
-        others = [case for case in own if usual[0] not in (case[2][0], case[3][0])]
-        c, d, _, again = rng.choice(others)
-        about = {"id": f"{name}-numbers", "perturbs": name, "perturbation": "numbers"}
-        rows.append(row | about | {"prompt": text(c, d), "reasoned_answer": again})
+    for case in own:
+        a, b, usual, ruled = case
+        fit = [shot for shot in EXAMPLES if apart(case, shot)]
+        for number, shot in enumerate(rng.sample(fit, min(SHOTS, len(fit)))):
+            name = f"{family}-{a}-{b}-{template}-{number + 1}"
+            row = {
+                "id": name,
+                "family": family,
+                "template": template,
+                "group": f"{a}, {b}",
+                "prompt": text(case, shot),
+                "memorized_answer": usual,
+                "reasoned_answer": ruled,
+                "perturbs": None,
+                "perturbation": None,
+            }
+            rows.append(row)
+            # the sum that was recalled is wrong there
+            others = [each for each in own if apart(each, shot) and usual[0] not in (each[2][0], each[3][0])]
+            if number == 0 and others:
+                other = rng.choice(others)
+                about = {"id": f"{name}-numbers", "perturbs": name, "perturbation": "numbers"}
+                rows.append(row | about | {"prompt": text(other, shot), "reasoned_answer": other[3]})
     return rows
 
 

@@ -13,6 +13,7 @@ import torch
 import neurotrace as nt
 from neurotrace.answers import learners, rivals, tables
 from neurotrace.answers.rivals import RIVALS, Reading, read_rivals
+from neurotrace.answers.views import read_views
 from neurotrace.models.origins import tokenizer_of
 
 
@@ -49,6 +50,11 @@ def test_less_of_the_prompt_is_asked_as_it_says(organism, asked, read):
     swapped = f"a m = recall shift 2 , b c {asked.prompts[2].prompt}"
     assert read["reordered context"][0] == pytest.approx(log_p(organism, swapped, own) - whole, abs=1e-4)
     assert read["reordered context"][2] == 0
+    again = read_views(organism, asked, ["again"])["again"]  # the same, as a view of detectors
+    question = asked.prompts[2].prompt
+    without = [log_p(organism, f"{kept} {question}", own) for kept in ("a m =", "recall shift 2 , b c")]
+    assert again[0] == pytest.approx([log_p(organism, question, own), whole - min(without)], abs=1e-4)
+    assert again[2] == pytest.approx([float(asked.log_probability[2]), 0], abs=1e-4)
 
 
 def test_attention_to_the_context_is_what_the_hooks_show(organism, asked, read):

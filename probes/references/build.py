@@ -1,0 +1,90 @@
+"""Write prompts.jsonl: questions that mean nothing without their context; the same bytes every time.
+
+Relations, facts and invented subjects are those of the set `conflicts`.
+"""
+
+import random
+import runpy
+from pathlib import Path
+
+from neurotrace.probe_sets.making import slug, write_rows
+
+SEED = 0
+CONFLICTS = runpy.run_path(str(Path(__file__).parent.parent / "conflicts" / "build.py"))
+
+# family -> what the subject is, the statement up to its answer, the claim in other words
+RELATIONS = {
+    "capital": (
+        "the country {s}",
+        "the capital of that country is the city of",
+        "its government sits in the city of {claimed}",
+        "Anna has been to {known}.",
+    ),
+    "country": (
+        "the city of {s}",
+        "that city is in the country of",
+        "it lies in the middle of {claimed}",
+        "Anna has been to {known}.",
+    ),
+}
+TEMPLATES = {
+    "pupil": ("A pupil wrote that {claim}.", "The teacher said that {statement}"),
+    "sign": ("A sign says that {claim}.", "So {statement}"),
+    "story": ("In this story, {claim}.", "In real life, {statement}"),
+}
+INTRODUCED = "This is about {subject}."
+# family -> the templates in which SmolLM2-135M's answers vary
+USED = {"capital": ("pupil", "story"), "country": ("sign", "story")}
+CLAIMS = 2  # for each subject
+
+
+def text(family: str, template: str, subject: str, claimed: str, known: str, *, known_first: bool) -> str:
+    """One prompt; it names both answers once, in the order asked for."""
+    what, statement, claim, mention = RELATIONS[family]
+    before, after = TEMPLATES[template]
+    middle = [before.format(claim=claim.format(claimed=claimed)), mention.format(known=known)]
+    if known_first:
+        middle.reverse()
+    about = INTRODUCED.format(subject=what.format(s=subject))
+    return " ".join([about, *middle, after.format(statement=statement)])
+
+
+def prompts(family: str) -> list[dict[str, str | None]]:
+    """A family's prompts by template and subject; the first claim's renamed version follows it."""
+    table, _, invented, _ = CONFLICTS["RELATIONS"][family]
+    rows: list[dict[str, str | None]] = []
+    for template in USED[family]:
+        rng = random.Random(f"{SEED}/{family}/{template}")
+        for number, (subject, known) in enumerate(table.items()):
+            others = sorted({v for v in table.values() if v.split()[-1][0] != known.split()[-1][0]})
+            others = [other for other in others if other != subject]
+            known_first = rng.random() < 0.5
+            for claim, claimed in enumerate(rng.sample(others, CLAIMS)):
+                known_first = not known_first
+                name = f"{family}-{slug(subject)}-{slug(claimed)}-{template}"
+                row = {
+                    "id": name,
+                    "family": family,
+                    "template": template,
+                    "group": subject.removeprefix("the "),
+                    "prompt": text(family, template, subject, claimed, known, known_first=known_first),
+                    "memorized_answer": f" {known}",
+                    "reasoned_answer": f" {claimed}",
+                    "perturbs": None,
+                    "perturbation": None,
+                }
+                rows.append(row)
+                if claim == 0:
+                    other = invented[number % len(invented)]
+                    renamed = text(family, template, other, claimed, known, known_first=known_first)
+                    about = {"id": f"{name}-rename", "perturbs": name, "perturbation": "rename"}
+                    rows.append(row | about | {"prompt": renamed})
+    return rows
+
+
+def build(folder: Path) -> None:
+    write_rows(folder / "prompts.jsonl", [row for family in USED for row in prompts(family)])
+
+
+if __name__ == "__main__":
+    build(Path(__file__).parent)
