@@ -24,10 +24,9 @@ from neurotrace.cli.options import (
 )
 from neurotrace.core.process import quiet
 from neurotrace.core.sides import SIDES
-from neurotrace.locating.deciding import DECIDED
+from neurotrace.locating.deciding import DECIDED, PAIRS, TEXTS
 
 FORMAT = "neurotrace.locate/1"
-_TEXTS = 32  # neutral texts, for the damage
 FILES = ("sites.csv", "decided.csv", DECIDED)
 
 
@@ -44,7 +43,7 @@ def locate(
     at_most: Annotated[
         int,
         typer.Option(help="Maximum number of correctly answered pairs of each family; 0: all."),
-    ] = 64,
+    ] = PAIRS,
     decide_only: Annotated[
         bool,
         typer.Option(
@@ -60,7 +59,6 @@ def locate(
 ) -> None:
     """Patch attention, MLPs, heads, the residual stream and a direction of it on held-out pairs."""
     from neurotrace.core.errors import InputError
-    from neurotrace.core.pairs import split_pairs
     from neurotrace.core.writing import hold_folder, noted, prepare_folder, save_file, write_atomically
     from neurotrace.folders.sealing import sealing
 
@@ -74,10 +72,9 @@ def locate(
     quiet()
     import pandas as pd
 
-    from neurotrace.core.process import bars, command_line, over
+    from neurotrace.core.process import bars, command_line
     from neurotrace.interventions.damage import neutral_texts
-    from neurotrace.locating.deciding import decided_by, in_words
-    from neurotrace.locating.locate import locate as located_by
+    from neurotrace.locating.deciding import decided_families, in_words
     from neurotrace.models.encoding import nothing_left
     from neurotrace.models.identity import model_identity
     from neurotrace.plots.sites import plot_located
@@ -88,35 +85,24 @@ def locate(
     asked = mine_pairs(loaded, pairs, max_pairs=at_most or None, seed=seed, progress=bars).encoded
     if not len(asked):
         raise nothing_left(model, asked)
-    neutral = neutral_texts(loaded)[:_TEXTS]
+    neutral = neutral_texts(loaded)[:TEXTS]
     tables, decisions, figures = [], [], {}
-    for family in over(
-        bars, list(dict.fromkeys(pair.family for pair in asked.pairs)), "family", outer=True
+    for family, both, decided in decided_families(
+        loaded,
+        asked,
+        heads=heads,
+        places=places,
+        neutral=neutral,
+        everywhere=not decide_only,
+        seed=seed,
+        progress=bars,
     ):
-        own = [pair for pair in asked.pairs if pair.family == family]
-        train, test = (asked.of(part) for part in split_pairs(own, seed=seed))
-        located = []
-        for donor in SIDES[::-1]:
-            located.append(
-                located_by(
-                    loaded,
-                    train,
-                    test,
-                    donor=donor,
-                    heads=heads,
-                    places=places,
-                    neutral=neutral,
-                    everywhere=not decide_only,
-                    seed=seed,
-                    progress=bars,
-                )
-            )
-            console().print(located[-1])
+        for located in both:
+            console().print(located)
             if not decide_only:
-                figures[_figure(family, donor)] = plot_located(located[-1])
-            tables.append(located[-1].table.assign(family=family, donor=donor))
-        decided = decided_by(*located)
-        decisions.append(decided.assign(family=family))
+                figures[_figure(family, located.donor)] = plot_located(located)
+            tables.append(located.table.assign(family=family, donor=located.donor))
+        decisions.append(decided)
         tell(f"{family}: {in_words(decided)}")
     record = {"format": FORMAT, **model_identity(loaded), "command": command_line(), "seed": seed}
     with sealing(out, files, record):

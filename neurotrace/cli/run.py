@@ -29,7 +29,11 @@ from neurotrace.core.process import quiet
 from neurotrace.organism import NAMES
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from neurotrace.decoding.tokens import Dropped
+    from neurotrace.models.encoding import EncodedPairs
+    from neurotrace.models.protocol import HookedModel
 
 
 def demo(
@@ -90,6 +94,13 @@ def run(
             "token of a whole answer)."
         ),
     ] = "read",
+    units: Annotated[
+        str,
+        typer.Option(
+            help="What is changed: neurons; or all, which adds decided.parquet: of neurons, attention "
+            "heads and a direction, the fewest that flip both ways (64 pairs of a family)."
+        ),
+    ] = "neurons",
     neutral: Annotated[Path | None, typer.Option(help="Texts to measure damage on, one a line.")] = None,
     damage_task: Annotated[
         Path | None,
@@ -131,6 +142,7 @@ def run(
             at_most=at_most,
             answers=answers,
             positions=positions,
+            units=units,
             neutral=neutral,
             damage_task=damage_task,
             chat=chat,
@@ -185,6 +197,7 @@ def _study(asked: Asked) -> None:
     except MemoryError:  # only the report needs it
         shown = None
         tell("warning: memory ran out for the neuron explorer; the report is without it", error=True)
+    decided = _decided(loaded, found.encoded, asked.seed) if asked.units == "all" else None
     if inside:
         prompts = [prompt for name in asked.probes for prompt in load_prompts(name)]
         kept = Units(inside, overwrite=asked.overwrite)
@@ -200,11 +213,30 @@ def _study(asked: Asked) -> None:
         overwrite=True,
         explorer=shown,
         benchmark=side,
+        decided=decided,
     )
     if asked.as_json:
         tell_json(summary)
     else:
         _show(summary, asked.out, inside, found.encoded.dropped)
+
+
+def _decided(model: HookedModel, pairs: EncodedPairs, seed: int) -> pd.DataFrame:
+    """What decides each family, said as soon as it is known."""
+    import pandas as pd
+
+    from neurotrace.core.process import bars
+    from neurotrace.interventions.damage import neutral_texts
+    from neurotrace.locating.deciding import PAIRS, TEXTS, decided_families, in_words
+
+    found = []
+    texts = neutral_texts(model)[:TEXTS]
+    for family, _, decided in decided_families(
+        model, pairs, at_most=PAIRS, neutral=texts, everywhere=False, seed=seed, progress=bars
+    ):
+        tell(f"{family}: {in_words(decided)}", error=True)
+        found.append(decided)
+    return pd.concat(found, ignore_index=True)
 
 
 def _show(summary: dict[str, Any], out: Path, inside: Path | None, dropped: Sequence[Dropped]) -> None:

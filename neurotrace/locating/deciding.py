@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
+
+from neurotrace.core.process import Progress, over
+from neurotrace.core.sides import SIDES
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from neurotrace.locating.locate import Located
+    from neurotrace.models.encoding import EncodedPairs
+    from neurotrace.models.protocol import HookedModel
 
 DECIDED = "decided.parquet"  # the file
 # columns of the table that words are made of
 WORDS, NUMBERS = ("unit", "why"), ("places", "k", "decides")
+PAIRS, TEXTS = 64, 32  # by default: of a family, halved; neutral, for the damage
 FLIPPED, QUIET = 0.9, 0.05  # of held-out answers: at least by a unit, at most by its control
 _NAMES = {
     "neurons": ("neuron", "neurons"),
@@ -66,6 +73,37 @@ def _fewest(kind: str, tables: list[pd.DataFrame]) -> dict[str, Any]:
     why = "" if len(enough) else _why(float(least[found.name]), float(control[found.name]))
     own = {"decides": bool(len(enough)), "k": int(found["k"]), "why": why}
     return own | ways | {"control": float(control[found.name]), "n": found["n_to_memory"]}
+
+
+def decided_families(
+    model: HookedModel,
+    pairs: EncodedPairs,
+    *,
+    at_most: int = 0,
+    seed: int = 0,
+    progress: Progress = None,
+    **how: Any,
+) -> Iterator[tuple[str, tuple[Located, Located], pd.DataFrame]]:
+    """Of each family: its name, what `locate` finds to reasoning and to memory, and `decided_by`.
+
+    Half of the family's groups choose the units, the other half measures them.
+
+    Args:
+        at_most: pairs of each family, drawn at random; 0: all.
+        how: further arguments of `locate`.
+    """
+    from neurotrace.core.pairs import sample_pairs, split_pairs
+    from neurotrace.locating.locate import locate
+
+    for family in over(progress, list(dict.fromkeys(p.family for p in pairs.pairs)), "family", outer=True):
+        own = [pair for pair in pairs.pairs if pair.family == family]
+        drawn = sample_pairs(own, at_most, seed=seed) if at_most else own
+        train, test = (pairs.of(part) for part in split_pairs(drawn, seed=seed))
+        both = [
+            locate(model, train, test, donor=donor, seed=seed, progress=progress, **how)
+            for donor in SIDES[::-1]
+        ]
+        yield family, (both[0], both[1]), decided_by(*both).assign(family=family)
 
 
 def in_words(decided: pd.DataFrame) -> str:

@@ -9,6 +9,7 @@ effects.parquet  one row for each held-out pair × intervention × k, controls i
 estimates.parquet family, direction, layer, neuron, estimate, exact
 dropped.parquet  the dropped pairs, with the reason
 neurons.csv, interventions/  what was chosen: its neurons, and files to apply it (`findings.py`)
+decided.parquet  if asked for (`--units all`): of each kind of unit the fewest that flip both ways
 explorer.json    the data of the neuron explorer
 report.html      the report
 """
@@ -29,6 +30,7 @@ from neurotrace.core.pairs import pair_record, pair_records
 from neurotrace.core.process import package_versions
 from neurotrace.core.writing import (
     json_bytes,
+    noted,
     parquet,
     prepare_folder,
     save_page,
@@ -36,11 +38,13 @@ from neurotrace.core.writing import (
 )
 from neurotrace.engine.turns import takes_turns
 from neurotrace.folders.sealing import sealing
+from neurotrace.locating.deciding import DECIDED
 from neurotrace.models.identity import weights_hash
 from neurotrace.models.protocol import HookedModel
 from neurotrace.results.findings import save_findings
 
 if TYPE_CHECKING:
+    import pandas as pd
     import pyarrow as pa
 
     from neurotrace.results.explorer import Explorer
@@ -73,6 +77,7 @@ def save_run(
     overwrite: bool = False,
     explorer: Explorer | None = None,
     benchmark: dict[str, Any] | None = None,
+    decided: pd.DataFrame | None = None,
 ) -> dict[str, Any]:
     """Write the run's folder; returns the content of `summary.json`.
 
@@ -80,6 +85,7 @@ def save_run(
         chat: the rendering for a chat model (`probe_sets.chat.chat_record`), if there is one.
         explorer: from `nt.explore(model, study.encoded, study)`, for the report.
         benchmark: `Benchmark.record()` and `file`: accuracy before and under what all pairs chose.
+        decided: rows of `nt.decided_by` with a column `family`.
 
     Raises:
         InputError: the folder holds a run already, or can't be written (full, read-only).
@@ -99,7 +105,8 @@ def save_run(
     if benchmark is not None:
         summary["benchmark"] = benchmark
     record = manifest(study, model=model, probes=probes, command=command, chat=chat)
-    with sealing(folder, FILES, record, beside=False):
+    files = FILES if decided is None else (*FILES, DECIDED)
+    with sealing(folder, files, record, beside=False):
         for name, table in (
             ("scores.parquet", _scores(study)),
             (
@@ -112,6 +119,9 @@ def save_run(
         ):
             write_atomically(folder / name, parquet(table))
         save_findings(study.interventions, _estimates(study).to_pandas(), folder)
+        if decided is not None:
+            of = {"model": study.model.name, "weights_sha256": record["model"]["weights_sha256"]}
+            write_atomically(folder / DECIDED, noted(decided, of))
         if explorer is None:  # a file of an earlier run would not match this one
             (folder / "explorer.json").unlink(missing_ok=True)
         else:

@@ -13,12 +13,13 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from commands import neurotrace, unsealed
+from commands import neurotrace, refused, unsealed
 
 import neurotrace as nt
 from neurotrace.cli import main as cli
 from neurotrace.core import writing
 from neurotrace.core.errors import InputError
+from neurotrace.locating.deciding import in_words
 from neurotrace.results.report_sections import trust_section
 from neurotrace.results.trust import FILES, prepare_trust, read_trust, save_trust
 
@@ -250,3 +251,22 @@ def test_a_family_says_which_units_decide_it(run):
     assert f"Of all kinds of unit , it is {said.removeprefix('arithmetic: ')[:40]}" in text
     assert {"neurons", "heads", "direction"} == set(nt.load_run(run).decided["unit"])
     assert neurotrace("verify", str(run)).returncode == 0
+
+
+def test_a_run_of_all_units_opens_with_what_decides(tmp_path):
+    call = ("run", "--model", "organism", "--probes", "arithmetic", "--at-most", "20", "--folds", "2")
+    done = neurotrace(*call, "--units", "all", "--out", str(tmp_path / "all"))
+    assert done.returncode == 0, done.stderr
+    said = next(line for line in done.stderr.splitlines() if line.startswith("arithmetic: "))
+    found = nt.load_run(tmp_path / "all")
+    assert set(found.decided["unit"]) == {"neurons", "heads", "direction"}
+    assert said == f"arithmetic: {in_words(found.decided)}"
+    text = " ".join(re.sub(r"<[^>]+>", " ", (tmp_path / "all" / "report.html").read_text()).split())
+    assert f"Of all kinds of unit , it is {said.removeprefix('arithmetic: ')[:40]}" in text
+    assert neurotrace("verify", str(tmp_path / "all")).returncode == 0
+    for more, message in (
+        (("--units", "heads"), "--units heads: expected neurons or all"),
+        (("--units", "all", "--answers", "whole"), "reads an answer's first token"),
+    ):
+        refused(neurotrace(*call, *more, "--out", str(tmp_path / "no")), message)
+    assert not (tmp_path / "no").exists()
