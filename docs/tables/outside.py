@@ -107,9 +107,8 @@ def write_foreign(model_name: str, folder: Path) -> None:
 
     model, circuit = nt.load_model(model_name, device="cpu"), nt.Circuit.load(folder)
     scores = pd.read_parquet(folder / "scores.parquet")
-    rows = [
-        {"prompts": "of the set, unseen groups", "n": len(scores), "abstains": scores["abstain"].mean()}
-    ]
+    own = (scores["abstain"] | scores["strange"]).mean()
+    rows = [{"prompts": "of the set, unseen groups", "n": len(scores), "abstains": own}]
     for name, texts in foreign().items():
         abstains = nt.trust(model, texts, circuit, kind=True).to_frame()["abstain"]
         rows.append({"prompts": name, "n": len(texts), "abstains": abstains.mean()})
@@ -147,7 +146,7 @@ def write_freshqa(model_name: str, folder: Path, freshqa: Path) -> None:
 
 def show() -> str:
     shares = (20, 50, 80, 100)
-    rows = [[row.prompts, row.n, f"{row.abstains:.1%}"] for row in read("foreign").itertuples()]
+    rows = [[row.prompts, str(row.n), f"{row.abstains:.1%}"] for row in read("foreign").itertuples()]
     fresh = [
         [row["signal"], f"{row['auroc']:.3f} [{row['auroc_lo']:.3f}, {row['auroc_hi']:.3f}]"]
         + [f"{row[f'risk_at_{share}']:.1%}" for share in shares]

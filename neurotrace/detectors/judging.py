@@ -85,7 +85,10 @@ def auroc_difference(
 
 
 def _middle(values: Float[Array, " resample"]) -> tuple[float, float]:
-    low, high = np.nanquantile(values, [0.025, 0.975])
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return float("nan"), float("nan")
+    low, high = np.quantile(known, [0.025, 0.975])
     return float(low), float(high)
 
 
