@@ -1,7 +1,8 @@
-"""Prints docs/trust.md's tables of SmolLM2 from trust-smollm2.csv and trust-smollm2-failures.csv.
+"""Prints docs/trust.md's tables of real models from trust-signals.csv and trust-failures.csv.
 
 python docs/tables/trust.py                  prints
-python docs/tables/trust.py SET=FOLDER ...   first writes the two files from folders of `neurotrace circuit`
+python docs/tables/trust.py SET=FOLDER ...   first writes the two files from folders of `neurotrace circuit`; a set of
+                                             another model is called "SET, MODEL"
 """
 
 from __future__ import annotations
@@ -15,7 +16,24 @@ from summary import markdown
 
 HERE = Path(__file__).parent
 UNSEEN = ("items", "templates", "families")
-FILES = {"signals": "trust-smollm2.csv", "failures": "trust-smollm2-failures.csv"}
+FILES = {"signals": "trust-signals.csv", "failures": "trust-failures.csv"}
+WHOLE = "conflicts"  # the set whose table has every signal
+SHOWN = (
+    "causal margin",
+    "random neurons, same layers",
+    "combined score",
+    "combined score without margin",
+    "log p without context",
+    "largest drop",
+    "drop of each half",
+    "first answer token",
+    "what each layer writes",
+    "residual stream",
+    "all neurons",
+    "answer occurs in the prompt",
+    "the prompt's words",
+    "log-probability",
+)
 MARGIN, COMBINED, TRUST = "causal margin", "combined score", "trust score"
 # what uses the circuit is no rival
 OURS = (MARGIN, COMBINED, TRUST, "memory fall alone", "reasoning fall alone", "random neurons, same layers")
@@ -92,4 +110,5 @@ if __name__ == "__main__":
     signals, failures = read("signals"), read("failures")
     print(beside_best(signals, failures))
     for name, own in signals.groupby("set", sort=False):
-        print(f"\n{name}\n\n{table(own)}")
+        shown = own if name == WHOLE else own[own["signal"].isin(SHOWN)]
+        print(f"\n{name}\n\n{table(shown)}")

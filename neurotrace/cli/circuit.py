@@ -11,6 +11,7 @@ import typer
 from neurotrace.cli.console import console
 from neurotrace.cli.options import Device, Dtype, Model, MoreProbes, Quiet, Source, TrustRemoteCode
 from neurotrace.cli.together import Ray, Shard, Together, Workers
+from neurotrace.core.errors import InputError
 from neurotrace.core.process import quiet
 from neurotrace.core.writing import hold_folder
 
@@ -32,7 +33,10 @@ def circuit(
     out: Annotated[Path, typer.Option(help="Folder for the circuit and the tables.")],
     more_probes: MoreProbes = None,
     k: Annotated[int, typer.Option(help="Number of neurons of either kind; 0: chosen on one half.")] = 0,
-    seed: Annotated[int, typer.Option(help="Seed of the halves.")] = 0,
+    max_groups: Annotated[
+        int, typer.Option(help="Maximum number of groups, drawn at random with all their prompts; 0: all.")
+    ] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the halves and of the draw.")] = 0,
     device: Device = None,
     dtype: Dtype = None,
     trust_remote_code: TrustRemoteCode = False,
@@ -46,12 +50,14 @@ def circuit(
 ) -> None:
     """Find, calibrate and evaluate the memory and reasoning neurons of a model."""
     from neurotrace.core.process import command_line
-    from neurotrace.core.prompts import load_prompts
+    from neurotrace.core.prompts import load_prompts, of_groups
     from neurotrace.results.trust import prepare_trust, save_trust
 
     # the whole call is checked before torch is loaded
     names = [*probes, *(more_probes or [])]
-    prompts = [prompt for name in names for prompt in load_prompts(name)]
+    if max_groups < 0:
+        raise InputError(f"--max-groups {max_groups}: expected 0, for all, or more")
+    prompts = of_groups([p for name in names for p in load_prompts(name)], max_groups, seed=seed)
     together = Together(shard, ray, workers)
     folder = prepare_trust(out)
     hold_folder(folder, shared=together.shared)

@@ -7,6 +7,7 @@ stays right after the change. An answer from memory does not: nothing is memoriz
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -80,6 +81,18 @@ def prompts_of(pairs: Iterable[PromptPair | Prompt]) -> list[Prompt]:
 def originals(prompts: Sequence[Prompt]) -> list[Prompt]:
     """The prompts that are not a changed version of another."""
     return [prompt for prompt in prompts if prompt.perturbs is None]
+
+
+def of_groups(prompts: Sequence[Prompt], count: int, *, seed: int = 0) -> list[Prompt]:
+    """The prompts of at most `count` groups, drawn at random, in their order; 0: all.
+
+    A changed version has the group of its original, so it stays with it.
+    """
+    groups = sorted({prompt.group for prompt in prompts})
+    if count <= 0 or count >= len(groups):
+        return list(prompts)
+    drawn = set(random.Random(seed).sample(groups, count))
+    return [prompt for prompt in prompts if prompt.group in drawn]
 
 
 def prompt_from(record: Any, where: str) -> Prompt:

@@ -50,7 +50,9 @@ def prompts(family: str) -> list[dict[str, str | None]]:
             others = sorted({v for v in table.values() if v.split()[-1][0] != known.split()[-1][0]})
             others = [each for each in others if each != subject]
             for claim, (claimed, beside) in enumerate(_pairs_of(rng, others)):
-                unasked = rng.choice([s for s in table if s != subject and table[s] not in (known, claimed)])
+                unasked = rng.choice(
+                    [s for s in table if s != subject and table[s] not in (known, claimed)]
+                )
                 place, known_first = rng.randrange(2), rng.random() < 0.5
                 claims = [(unasked, beside)]
                 claims.insert(place, (subject, claimed))

@@ -81,7 +81,9 @@ def prompts(family: str, template: str) -> list[dict[str, str | None]]:
             }
             rows.append(row)
             # the sum that was recalled is wrong there
-            others = [each for each in own if apart(each, shot) and usual[0] not in (each[2][0], each[3][0])]
+            others = [
+                each for each in own if apart(each, shot) and usual[0] not in (each[2][0], each[3][0])
+            ]
             if number == 0 and others:
                 other = rng.choice(others)
                 about = {"id": f"{name}-numbers", "perturbs": name, "perturbation": "numbers"}

@@ -8,7 +8,7 @@ import pytest
 
 import neurotrace as nt
 from neurotrace.core.errors import InputError
-from neurotrace.core.prompts import PROMPT_FIELDS, originals
+from neurotrace.core.prompts import PROMPT_FIELDS, of_groups, originals
 
 GOOD = {
     "id": "a",
@@ -68,3 +68,12 @@ def test_a_pair_is_two_prompts():
     assert [prompt.prompt for prompt in prompts[:2]] == [pairs[0].memorization, pairs[0].reasoning]
     assert len({prompt.id for prompt in prompts}) == 6
     assert nt.prompts_of(prompts) == prompts
+
+
+def test_a_draw_of_groups_takes_all_their_prompts():
+    prompts = nt.load_prompts("conflicts")
+    some = of_groups(prompts, 7, seed=3)
+    assert len(drawn := {prompt.group for prompt in some}) == 7
+    assert some == [prompt for prompt in prompts if prompt.group in drawn]
+    assert {prompt.group for prompt in of_groups(prompts, 7, seed=4)} != drawn
+    assert of_groups(prompts, 0) == of_groups(prompts, 9_999) == prompts
