@@ -1,8 +1,8 @@
 """Prints docs/trust.md's tables of real models from trust-signals.csv and trust-failures.csv.
 
 python docs/tables/trust.py                  prints
-python docs/tables/trust.py SET=FOLDER ...   first writes the two files from folders of `neurotrace circuit`; a set of
-                                             another model is called "SET, MODEL"
+python docs/tables/trust.py SET=FOLDER ...   first writes both files from folders of `neurotrace circuit`;
+                                             a set of another model is called "SET, MODEL"
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a trust score costs beside its rivals, in units of the pass that answers the prompt (processor time).
+"""What a trust score costs beside its rivals, in units of the pass that answers the prompt (CPU time).
 
     python tests/benchmarks/trust.py MODEL CIRCUIT PROBES     # one thread; the better of two rounds
 

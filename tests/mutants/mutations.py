@@ -678,4 +678,25 @@ MUTATIONS = (
         "if stat.S_ISBLK(os.fstat(file.fileno()).st_mode):",
         ("tests/core/test_files.py::test_a_device_is_no_file",),
     ),
+    Mutation(
+        "the smallest drop",
+        "answers/rivals.py",
+        "np.maximum.at(drop, rows, r.own[rows] - without)",
+        "np.maximum.at(drop, rows, without - r.own[rows])",
+        ("tests/answers/test_rivals.py::test_less_of_the_prompt_is_asked_as_it_says",),
+    ),
+    Mutation(
+        "a draw takes the other groups",
+        "core/prompts.py",
+        "if prompt.group in drawn]",
+        "if prompt.group not in drawn]",
+        ("tests/core/test_prompts.py",),
+    ),
+    Mutation(
+        "what decides is not sealed",
+        "results/run.py",
+        "files = FILES if decided is None else (*FILES, DECIDED)",
+        "files = FILES",
+        ("tests/results/test_report_trust.py::test_a_run_of_all_units_opens_with_what_decides",),
+    ),
 )
