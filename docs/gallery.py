@@ -274,7 +274,7 @@ def _trust(rng: np.random.Generator) -> tuple[pd.DataFrame, pd.DataFrame, pd.Dat
 
 
 def _tokens() -> list[Any]:
-    from neurotrace.answers.monitor import Token
+    from neurotrace.answers.margin import Token
 
     words = (" Paris", ",", " and", " 4", "+", "4", " is", " 8", ".")
     margins = (3.0, 1.0, 0.2, -0.5, -1.0, -1.5, -0.2, -3.0, 0.4)

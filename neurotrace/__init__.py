@@ -29,8 +29,12 @@ if TYPE_CHECKING:
     from neurotrace.answers.circuit import Circuit as Circuit, find_circuit as find_circuit
     from neurotrace.answers.detection import Detection as Detection, detect as detect
     from neurotrace.answers.judging import TrustStudy as TrustStudy, trust_study as trust_study
-    from neurotrace.answers.margin import Margins as Margins, causal_margin as causal_margin
-    from neurotrace.answers.monitor import Token as Token, monitor as monitor
+    from neurotrace.answers.margin import (
+        Margins as Margins,
+        Token as Token,
+        causal_margin as causal_margin,
+        monitor as monitor,
+    )
     from neurotrace.answers.trust import Trust as Trust, calibrate as calibrate, trust as trust
     from neurotrace.answers.views import read_views as read_views, view_names as view_names
     from neurotrace.core.display import to_dataset as to_dataset
@@ -239,7 +243,7 @@ _HOME = {
     "interventions.damage": ("damage", "neutral_texts"),
     "answers.answered": ("Answered", "answer"),
     "answers.circuit": ("Circuit", "find_circuit"),
-    "answers.margin": ("Margins", "causal_margin"),
+    "answers.margin": ("Margins", "Token", "causal_margin", "monitor"),
     "answers.views": ("read_views", "view_names"),
     "answers.detection": ("Detection", "detect"),
     "locating.deciding": ("decided_by",),
@@ -247,7 +251,6 @@ _HOME = {
     "plots.sites": ("plot_located",),
     "plots.detectors": ("plot_sites", "plot_transfer", "plot_weights"),
     "answers.trust": ("Trust", "calibrate", "trust"),
-    "answers.monitor": ("Token", "monitor"),
     "plots.trust": ("plot_coverage", "plot_margins", "plot_reliability", "plot_signals"),
     "plots.fusion": ("plot_fusion",),
     "plots.monitor": ("plot_monitor",),

@@ -150,7 +150,7 @@ print(json.dumps(answers(AutoModelForCausalLM.from_pretrained(f"{out}/checkpoint
 )
 def test_what_is_exported_answers_alike_without_neurotrace(smol, gguf, tmp_path, kind, forms):
     """In a process that can't import neurotrace: hooks at the last token, weights at every token."""
-    pairs = nt.encode(smol, sample_pairs(nt.load_pairs("capitals"), 24, seed=1))
+    pairs = nt.encode(smol, sample_pairs(nt.load_pairs("capitals"), 12, seed=1))
     top = nt.gradient(smol, pairs, donor="reasoning", kind="zero").top(32)
     change = make(kind, top, nt.reference(smol, pairs))
     for to in forms:

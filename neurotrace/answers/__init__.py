@@ -2,10 +2,10 @@
 
 answered     the model's answers to single prompts
 circuit      the memory and reasoning neurons
-margin       the causal margin
+margin       the causal margin, of an answer and of each generated token
 calibration  the margin as a probability
 trust        the trust score of each prompt
-monitor      the same for each generated token
+score        what the trust score is read from: the margin, or what is cheaper and as good
 rivals       signals that switch no neuron off: the outside view, confidence, detectors that read
 learners     how those learn that are learned
 judging      evaluation: the score found, calibrated and tested on different prompts

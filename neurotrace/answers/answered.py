@@ -187,6 +187,23 @@ def answer(
     )
 
 
+def ask(
+    model: HookedModel,
+    prompts: Sequence[str | Prompt],
+    *,
+    batch_size: int = 32,
+    progress: Progress = None,
+) -> Answered:
+    """The model's own answers to prompts or plain texts; no answer is named, so no outcome is known."""
+    own = [
+        Prompt(str(n), "", "", "", each, "", "") if isinstance(each, str) else each
+        for n, each in enumerate(prompts)
+    ]
+    ids = prompt_ids(model, [prompt.prompt for prompt in own])
+    none = torch.full((len(ids),), -1)
+    return Answered(tuple(own), tuple(ids), none, none, *_ask(model, ids, batch_size, progress))
+
+
 def prompt_ids(model: HookedModel, texts: Sequence[str]) -> list[Int[Tensor, " pos"]]:
     """Token ids of each text; InputError names one that is empty, too long or not all in the vocabulary."""
     inspect_model(model)

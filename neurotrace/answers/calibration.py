@@ -89,6 +89,7 @@ class Calibration:
     count: int  # prompts
     least: float = 0.0  # nats; margins smaller than that were not seen
     familiar: Familiar | None = None  # not in `to_json`: see `arrays`
+    features: tuple[str, ...] = FEATURES  # the margin's parts, or the name of one other signal
 
     def p_memory(self, parts: Float[Array, "row feature"]) -> Float[Array, " row"]:
         """P(the answer is the memorized one), given that it is either of the two."""
@@ -103,11 +104,14 @@ class Calibration:
     def outside(
         self, parts: Float[Array, "row feature"], streams: Float[Array, "row d_model"] | None = None
     ) -> Bool[Array, " row"]:
-        """Whether a row is outside the calibration; `streams`: at `familiar.block`."""
+        """Whether a row is outside the calibration; `streams`: at `familiar.block`.
+
+        Another signal than the margin has no value at which it says nothing: only what is far is outside.
+        """
         far = _distance(parts, self.center, self.precision) > self.limit
         if self.familiar is not None and streams is not None:
             far = far | self.familiar.strange(streams)
-        return far | (np.abs(_margin(parts)) < self.least)
+        return far | (np.abs(_margin(parts)) < self.least) if self.features == FEATURES else far
 
     def arrays(self) -> dict[str, Array]:
         """What is too large for a header."""
@@ -125,13 +129,14 @@ class Calibration:
         found = {name: getattr(self, name) for name in ("memory", "survival", "center", "precision")}
         lists = {name: None if v is None else v.tolist() for name, v in found.items()}
         numbers = {name: getattr(self, name) for name in ("limit", "count", "least")}
-        return lists | {"features": list(FEATURES)} | numbers
+        return lists | {"features": list(self.features)} | numbers
 
     @classmethod
     def from_json(
         cls, content: Mapping[str, Any], arrays: Mapping[str, Array] | None = None
     ) -> Calibration:
-        if list(content["features"]) != list(FEATURES):
+        features = tuple(content["features"])
+        if features != FEATURES and len(features) != 1:
             raise InputError(
                 f"calibrated on {content['features']}, this version reads {list(FEATURES)}: "
                 "calibrate again with nt.calibrate(model, prompts, circuit)"
@@ -144,7 +149,7 @@ class Calibration:
         shapes = [
             each.shape for each in (memory, memory if survival is None else survival, center, precision)
         ]
-        wide = len(FEATURES)
+        wide = len(features)
         if shapes != [(1 + wide,), (1 + wide,), (wide,), (wide, wide)]:
             raise InputError(f"a damaged calibration: numbers of shapes {shapes}")
         return cls(
@@ -156,6 +161,7 @@ class Calibration:
             int(content["count"]),
             float(content.get("least", 0.0)),
             _familiar_of(arrays or {}),
+            features,
         )
 
 
@@ -175,6 +181,7 @@ def fit_calibration(
     from_memory: Sequence[bool] | Array,
     changed: Float[Array, "row feature"] | None = None,
     survived: Sequence[bool] | Array | None = None,
+    features: tuple[str, ...] = FEATURES,
 ) -> Calibration:
     """Fit on prompts that had no part in finding the circuit.
 
@@ -182,6 +189,7 @@ def fit_calibration(
         from_memory: whether the answer was the memorized one.
         changed, survived: the parts of the prompts whose changed version was asked, and whether the
             answer stayed right.
+        features: the names of the columns.
 
     Raises:
         InputError: one outcome only, or numbers that are not finite.
@@ -196,15 +204,15 @@ def fit_calibration(
             f"calibration on {len(from_memory)} prompts that are all answered from {kind}: it needs "
             "both outcomes; add prompts that the model answers the other way"
         )
-    spread = np.cov(parts, rowvar=False) + 1e-9 * np.eye(parts.shape[1])
+    spread = np.atleast_2d(np.cov(parts, rowvar=False)) + 1e-9 * np.eye(parts.shape[1])
     center, precision = parts.mean(axis=0), np.linalg.pinv(spread)
     survival = None
     if changed is not None and survived is not None and len(set(np.asarray(survived).tolist())) > 1:
         survival = logistic(np.asarray(changed, dtype=float), np.asarray(survived, dtype=bool))
     limit = float(np.quantile(_distance(parts, center, precision), _INSIDE))
-    least = float(np.quantile(np.abs(_margin(parts)), 1 - _INSIDE))
+    least = float(np.quantile(np.abs(_margin(parts)), 1 - _INSIDE)) if features == FEATURES else 0.0
     memory = logistic(parts, from_memory)
-    return Calibration(memory, survival, center, precision, limit, len(parts), least)
+    return Calibration(memory, survival, center, precision, limit, len(parts), least, features=features)
 
 
 def logistic(parts: Array, y: Array) -> Float[Array, " 1+feature"]:

@@ -19,12 +19,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from neurotrace.answers.answered import Answered, Outcome, answer
-from neurotrace.answers.calibration import Calibration
+from neurotrace.answers.calibration import FEATURES, Calibration
+from neurotrace.answers.score import Score
 from neurotrace.core.display import Shown, Table, View
 from neurotrace.core.errors import InputError, one_of
 from neurotrace.core.files import read_tensors
@@ -64,6 +66,7 @@ class Circuit(Shown):
     norms: Float[Tensor, " neuron"]  # ||W_out row||, memory's then reasoning's: identifies the model
     provenance: Mapping[str, Any] = field(default_factory=dict)
     calibration: Calibration | None = None
+    score: Score | None = None  # what `nt.trust` reads instead of the margin: cheaper or better
 
     def __post_init__(self) -> None:
         every = (*self.memory, *self.reasoning)
@@ -105,10 +108,13 @@ class Circuit(Shown):
             "reasoning": [str(neuron) for neuron in self.reasoning],
             "provenance": dict(self.provenance),
             "calibration": self.calibration and self.calibration.to_json(),
+            "score": self.score and self.score.to_json(),
         }
         tensors = {name: getattr(self, name) for name in ("memory_off", "reasoning_off", "norms")}
         if self.calibration is not None:
             tensors |= {name: torch.from_numpy(own) for name, own in self.calibration.arrays().items()}
+        if self.score is not None:
+            tensors["score_weights"] = torch.from_numpy(np.ascontiguousarray(self.score.weights))
         save_whole(
             Path(path),
             lambda made: save_tensors(tensors, made, metadata={"neurotrace": json.dumps(header)}),
@@ -136,6 +142,7 @@ class Circuit(Shown):
                 tensors["norms"],
                 dict(header["provenance"]),
                 _calibration(header["calibration"], tensors) if header["calibration"] else None,
+                _score(header.get("score"), tensors),
             )
             found._named([*memory, *reasoning])  # by its record of a mixture's experts
             return found
@@ -173,7 +180,9 @@ class Circuit(Shown):
         ]
         state = "not calibrated: nt.calibrate(model, held_out_prompts, circuit)"
         if self.calibration is not None:
-            state = f"calibrated on {self.calibration.count} prompts: nt.trust(model, prompts, circuit)"
+            read = self.score.signal if self.score else "the causal margin"
+            state = f"calibrated on {self.calibration.count} prompts: "
+            state += f"nt.trust(model, prompts, circuit) reads {read}"
         return View(
             f"The neurons behind memory and reasoning in {about.get('model', 'a model')}.{found}",
             (Table(("kind", "count", "neurons, strongest first"), rows),),
@@ -190,7 +199,14 @@ class Circuit(Shown):
 
 def _calibration(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Calibration:
     arrays = {name: own.numpy() for name, own in tensors.items() if name.startswith("familiar_")}
-    return Calibration.from_json(content, arrays)
+    found = Calibration.from_json(content, arrays)
+    if found.features != FEATURES:
+        raise InputError(f"a circuit's calibration is of {' and '.join(FEATURES)}, got {found.features}")
+    return found
+
+
+def _score(content: Mapping[str, Any] | None, tensors: Mapping[str, Tensor]) -> Score | None:
+    return Score.from_json(content, tensors["score_weights"].numpy()) if content else None
 
 
 @dataclass(frozen=True)

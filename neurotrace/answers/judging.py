@@ -14,7 +14,8 @@
    (`rivals.py`): the outside view, which asks the model again with less of the prompt, confidence, and
    detectors that read the inside, trained on the same first half. The *combined score* is learnt on the
    second half, cross-fitted.
-6. *Calibrate* on one half of the second half, score the other, and the other way round: ECE, the
+6. *Choose the default score*: the cheapest of three signals that is as good as the best (`score.py`).
+7. *Calibrate* on one half of the second half, score the other, and the other way round: ECE, the
    AUROC for "the answer fails on a changed version", risk against coverage, LiMem.
 """
 
@@ -37,6 +38,7 @@ from neurotrace.answers.calibration import fit_familiar
 from neurotrace.answers.circuit import OFFS, Circuit, Slopes, circuit_from, norms_of, slopes
 from neurotrace.answers.margin import Margins, causal_margins
 from neurotrace.answers.rivals import PLAIN, depths, read_rivals
+from neurotrace.answers.score import MARGIN, fit_score
 from neurotrace.answers.trust import consistencies, familiar_block, kinds_of, limem, parts_of
 from neurotrace.core.display import Shown, Table, View, frame_table
 from neurotrace.core.errors import InputError
@@ -84,7 +86,8 @@ class TrustStudy(Shown):
             f"A trust score for {self.circuit.provenance.get('model', 'a model')}, judged on "
             f"{said['held_out']} prompts that had no part in it: ECE {said['ece']:.3f}, abstains on "
             f"{said['abstains']:.1%}; {said['k']} neurons of either kind"
-            f"{', the most that were tried' * said['k_is_largest_tried']}, off: {said['off']}.",
+            f"{', the most that were tried' * said['k_is_largest_tried']}, off: {said['off']}. "
+            f"nt.trust reads {said['score']}: of three signals the cheapest that is as good as the best.",
             (
                 Table(
                     ("signal", *(f"unseen {name}" for name in tables.UNSEEN)),
@@ -155,8 +158,13 @@ def trust_study(
     learned = tables.rival_scores(frame, rivals)
     risks = tables.risks(frame, learned)
     held = frame[~frame["train"]]
+    signal = tables.cheapest(frame, learned)
+    score = None
+    if signal != MARGIN:
+        about = [frame[name].to_numpy() for name in ("memory", "train", "group", "survived")]
+        score = fit_score(signal, rivals[signal], *about)
     return TrustStudy(
-        replace(circuit, calibration=replace(tables.calibration(held), familiar=familiar)),
+        replace(circuit, calibration=replace(tables.calibration(held), familiar=familiar), score=score),
         tables.outcomes(everything),
         choices,
         tables.signals(frame, learned, random_margins),
@@ -168,6 +176,7 @@ def trust_study(
             "off": str(best["off"]),
             "seed": seed,
             "random_draws": DRAWS,
+            "score": signal,
             "k_is_largest_tried": k is None and int(best["k"]) == int(choices["k"].max()),
         }
         | tables.summary(held, everything, consistencies(asked))

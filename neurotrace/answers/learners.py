@@ -77,6 +77,21 @@ def _weighed(weights: LinearDetector, X: Array, train: Array, y: Array) -> Array
     return weights.decision_function(np.stack(each, axis=1))
 
 
+def linear_weights(
+    weights: LinearDetector, X: Float[Array, "row depth feature"], train: Array, y: Array
+) -> tuple[Float[Array, "depth feature"], float]:
+    """What `BY_LAYERS` computes, as weights on the features and a constant."""
+    each, rest = [], float(weights.intercept_[0])
+    for depth, share in enumerate(weights.coef_[0]):
+        if not np.ptp(X[train, depth], axis=0).any():  # `linear` is 0 there
+            each.append(np.zeros(X.shape[2]))
+            continue
+        fitted = LinearDetector(C=10.0).fit(X[train, depth], y[train])
+        each.append(share * fitted.coef_[0])
+        rest += float(share * fitted.intercept_[0])
+    return np.array(each), rest
+
+
 def _pick(X: Array, y: Array, groups: Array) -> tuple[Array, Array]:
     above = np.array([auroc(own, y) for own in X.T]) - 0.5
     best = np.argsort(-np.abs(above), kind="stable")[:_BEST]

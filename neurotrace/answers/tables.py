@@ -18,6 +18,7 @@ import pandas as pd
 from neurotrace.answers.answered import Answered
 from neurotrace.answers.calibration import FEATURES, Calibration, fit_calibration, fit_familiar, logistic
 from neurotrace.answers.rivals import RIVALS
+from neurotrace.answers.score import CANDIDATES, MARGIN
 from neurotrace.core.display import Cell, share
 from neurotrace.detectors.judging import auroc, auroc_difference, auroc_interval, ece
 
@@ -216,6 +217,22 @@ def combined(frame: pd.DataFrame, unseen: str) -> dict[str, Array]:
         score[np.flatnonzero(~frame["train"])] = own
         found[name] = score
     return found
+
+
+def cheapest(frame: pd.DataFrame, learned: Mapping[str, Scores]) -> str:
+    """The first of `CANDIDATES`, cheapest first, that is as good as the best: second half, unseen items."""
+    held = ~frame["train"].to_numpy()
+    y, groups, families = (frame[name].to_numpy()[held] for name in ("memory", "group", "family"))
+    margin = frame[f"items {FEATURES[0]}"] - frame[f"items {FEATURES[1]}"]
+    scores = {MARGIN: margin.to_numpy()} | {name: own["items"] for name, own in learned.items()}
+    scores = {name: scores[name][held] for name in CANDIDATES if name in scores}
+    means = {name: mean_auroc(score, y, families) for name, score in scores.items()}
+    best = max(means, key=lambda name: means[name])
+    for name, score in scores.items():
+        ahead, _ = auroc_difference(scores[best], score, y, groups, families)
+        if not ahead > 0:
+            return name
+    return best
 
 
 def risks(frame: pd.DataFrame, learned: Mapping[str, Scores]) -> dict[str, Array]:

@@ -2,6 +2,8 @@
 
     id, prompt          a bare text's id is its place, from 0
     answer              the model's own next token
+    signal, score       what `p_memory` is read from, and its value: the causal margin in nats, or what the
+                        circuit's study found to be cheaper and as good, or better (`score.py`)
     memory_fall         drop of log p(answer) with the memory neurons off, nats
     reasoning_fall      the same with the reasoning neurons off
     margin              memory_fall - reasoning_fall
@@ -11,6 +13,8 @@
     abstain             the parts are outside the calibration's range, the margin is nearer 0 (these
                         neurons do not affect the answer), or, with `kind`, the prompt is of another kind
                         than the calibration's by its residual stream: the numbers have no meaning
+
+The parts of the margin and the margin are NaN where another signal is read.
 
 No named answers are needed to score; `calibrate` needs them, on prompts that had no part in finding the
 circuit. An answer *survives* a changed version if the model gives the corresponding answer there: the
@@ -28,11 +32,12 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from neurotrace.answers.answered import Answered, answer, prompt_ids
+from neurotrace.answers.answered import Answered, answer, ask, prompt_ids
 from neurotrace.answers.calibration import FEATURES, fit_calibration, fit_familiar
 from neurotrace.answers.circuit import Circuit
 from neurotrace.answers.margin import Margins, causal_margin
 from neurotrace.answers.rivals import depths
+from neurotrace.answers.score import MARGIN, Score
 from neurotrace.core.display import Bar, Shown, Table, View, clip, rate
 from neurotrace.core.errors import InputError
 from neurotrace.core.process import Progress, over
@@ -70,19 +75,19 @@ class Trust(Shown):
 
     def _view(self) -> View:
         shown = self.to_frame().head(10)
-        bound = float(shown["margin"].abs().max())
+        bound = float(shown["score"].abs().max())
         cells = [
             (
                 clip(row.prompt, 60),
                 row.answer,
                 rate(row.p_memory),
                 rate(row.p_survives),
-                Bar(row.margin, bound, f"{row.margin:+.2f}", signed=True),
+                Bar(row.score, bound, f"{row.score:+.2f}", signed=True),
                 "abstains" if row.abstain else "",
             )
             for row in shown.itertuples()
         ]
-        columns = ("prompt", "answer", "P(from memory)", "P(survives)", "margin, nats", " ")
+        columns = ("prompt", "answer", "P(from memory)", "P(survives)", str(shown["signal"].iloc[0]), " ")
         count, abstains = len(self), int(np.sum(self.table["abstain"].to_numpy()))
         recalled = int(np.sum(self.table["p_memory"].to_numpy() > 0.5))
         return View(
@@ -103,6 +108,7 @@ def trust(
     circuit: Circuit,
     detector: Any = None,
     *,
+    margin: bool = False,
     kind: bool = False,
     batch_size: int = 32,
     progress: Progress = None,
@@ -116,6 +122,8 @@ def trust(
         detector: a fitted scikit-learn classifier over the two parts (memory_fall, reasoning_fall)
             whose P(class 1) replaces `p_memory`; default: the circuit's calibration. For a detector
             over other views (neurons, fused) use `read_views`.
+        margin: read the causal margin even where the circuit's study found another signal as good; a
+            detector always reads it.
         kind: also abstain on prompts of another kind than the calibration's; one more pass a prompt.
 
     Raises:
@@ -136,8 +144,15 @@ def trust(
     scored = [p for p in prompts if isinstance(p, str) or p.perturbs is None]
     if not scored:
         raise InputError("no prompts to score: expected at least one that is not a changed version")
-    margins = causal_margin(model, scored, circuit, batch_size=batch_size, progress=progress)
-    parts = parts_of(margins)
+    cheaper = circuit.score if not margin and detector is None else None
+    if cheaper is None:
+        read = _by_margin(causal_margin(model, scored, circuit, batch_size=batch_size, progress=progress))
+        calibration = circuit.calibration
+    else:
+        circuit.check(model)
+        read = _by_score(model, scored, cheaper, batch_size, progress)
+        calibration = cheaper.calibration
+    parts = read.pop("parts")
     familiar, streams = circuit.calibration.familiar, None
     if kind and familiar is None:
         raise InputError(
@@ -155,25 +170,59 @@ def trust(
         shares = consistencies(asked)
         ids = ["" if isinstance(p, str) else p.id for p in scored]
         consistency = np.array([shares.get(name, np.nan) for name in ids])
-    p_memory = circuit.calibration.p_memory(parts) if detector is None else _detected(detector, parts)
+    p_memory = calibration.p_memory(parts) if detector is None else _detected(detector, parts)
+    outside = replace(calibration, familiar=familiar).outside(parts, streams)
     return Trust(
         pa.table(
             {
                 "id": [str(n) if isinstance(p, str) else p.id for n, p in enumerate(scored)],
                 "prompt": [p if isinstance(p, str) else p.prompt for p in scored],
-                "answer": [tokenizer.decode([token]) for token in margins.answer.tolist()],
-                "log_probability": margins.log_probability.numpy(),
-                "entropy": margins.entropy.numpy(),
-                "memory_fall": margins.memory_fall.numpy(),
-                "reasoning_fall": margins.reasoning_fall.numpy(),
-                "margin": margins.margin.numpy(),
+                "answer": [tokenizer.decode([token]) for token in read.pop("answer").tolist()],
+                **read,
                 "p_memory": p_memory,
-                "p_survives": circuit.calibration.p_survives(parts),
+                "p_survives": calibration.p_survives(parts),
                 "consistency": consistency,
-                "abstain": circuit.calibration.outside(parts, streams),
+                "abstain": outside,
             }
         )
     )
+
+
+def _by_margin(margins: Margins) -> dict[str, Any]:
+    parts = parts_of(margins)
+    own = margins.margin.numpy()
+    return {
+        "parts": parts,
+        "answer": margins.answer,
+        "signal": [MARGIN] * len(own),
+        "score": own,
+        "log_probability": margins.log_probability.numpy(),
+        "entropy": margins.entropy.numpy(),
+        "memory_fall": margins.memory_fall.numpy(),
+        "reasoning_fall": margins.reasoning_fall.numpy(),
+        "margin": own,
+    }
+
+
+def _by_score(
+    model: HookedModel, scored: Sequence[str | Prompt], score: Score, batch_size: int, progress: Progress
+) -> dict[str, Any]:
+    asked = ask(model, scored, batch_size=batch_size, progress=progress)
+    parts = score.read(model, asked, progress=progress)
+    if not np.isfinite(parts).all():
+        raise InputError("the score is not finite on these prompts: try dtype=float32")
+    missing = np.full(len(asked), np.nan, dtype=np.float32)
+    return {
+        "parts": parts,
+        "answer": asked.top,
+        "signal": [score.signal] * len(asked),
+        "score": parts[:, 0],
+        "log_probability": asked.log_probability.numpy(),
+        "entropy": asked.entropy.numpy(),
+        "memory_fall": missing,
+        "reasoning_fall": missing,
+        "margin": missing,
+    }
 
 
 @takes_turns

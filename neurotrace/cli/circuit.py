@@ -128,6 +128,6 @@ def _show(study: TrustStudy, folder: Path) -> None:
     edge = " (the largest tried)" if said["k_is_largest_tried"] else ""
     terminal.print(
         f"k {said['k']}{edge}, off {said['off']}; {said['held_out']} prompts judged; "
-        f"ECE {said['ece']:.3f}; abstains on {said['abstains']:.1%}"
+        f"ECE {said['ece']:.3f}; abstains on {said['abstains']:.1%}; neurotrace trust reads {said['score']}"
     )
     terminal.print(f"circuit: {folder / 'circuit.safetensors'}", soft_wrap=True)

@@ -28,6 +28,13 @@ def trust(
     ] = Path("-"),
     batch: Annotated[int, typer.Option(help="Number of prompts scored and written together.")] = 16,
     write: Annotated[int, typer.Option(help="Also generate this many tokens, each with its score.")] = 0,
+    margin: Annotated[
+        bool,
+        typer.Option(
+            "--margin",
+            help="Read the causal margin even where the circuit's study found another signal as good.",
+        ),
+    ] = False,
     kind: Annotated[
         bool,
         typer.Option("--kind", help="Also abstain on prompts of another kind; one more pass a prompt."),
@@ -44,7 +51,7 @@ def trust(
     quiet()
     from neurotrace.answers.answered import prompt_ids
     from neurotrace.answers.circuit import Circuit
-    from neurotrace.answers.monitor import monitor
+    from neurotrace.answers.margin import monitor
     from neurotrace.answers.trust import trust as score
 
     read = Circuit.load(circuit)
@@ -54,7 +61,9 @@ def trust(
     with source:
         for part in _parts(source, batch, lambda text: prompt_ids(loaded, [text])):
             scored = [prompt for prompt in part if prompt.perturbs is None]
-            for prompt, row in zip(scored, score(loaded, part, read, kind=kind).rows(), strict=True):
+            for prompt, row in zip(
+                scored, score(loaded, part, read, margin=margin, kind=kind).rows(), strict=True
+            ):
                 if write:
                     written = monitor(loaded, prompt.prompt, read, max_new_tokens=write)
                     row["tokens"] = [asdict(token) for token in written]

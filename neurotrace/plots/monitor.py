@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from neurotrace.answers.monitor import Token
+from neurotrace.answers.margin import Token
 from neurotrace.core.errors import InputError
 from neurotrace.plots.style import SIGNED, clip, finish
 

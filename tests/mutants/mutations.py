@@ -699,4 +699,18 @@ MUTATIONS = (
         "files = FILES",
         ("tests/results/test_report_trust.py::test_a_run_of_all_units_opens_with_what_decides",),
     ),
+    Mutation(
+        "the default score is the cheapest, good or not",
+        "answers/tables.py",
+        "        if not ahead > 0:\n            return name",
+        "        if True:\n            return name",
+        ("tests/answers/test_score.py",),
+    ),
+    Mutation(
+        "a probe loses its constant",
+        "answers/score.py",
+        'np.einsum("pdw,dw->p", streams, self.weights)[:, None] + self.bias',
+        'np.einsum("pdw,dw->p", streams, self.weights)[:, None]',
+        ("tests/answers/test_score.py",),
+    ),
 )

@@ -1,6 +1,6 @@
 """What a trust score costs beside its rivals, in units of the pass that answers the prompt (CPU time).
 
-    python tests/benchmarks/trust.py MODEL CIRCUIT PROBES     # one thread; the better of two rounds
+    python tests/benchmarks/trust_cost.py MODEL CIRCUIT PROBES     # one thread; the better of two rounds
 
 The circuit is a folder of `neurotrace circuit`. Finding it, and training what is learnt, is not counted.
 """
@@ -16,11 +16,9 @@ import numpy as np
 import torch
 
 import neurotrace as nt
-from neurotrace.answers.rivals import RIVALS, Reading, depths
+from neurotrace.answers.rivals import RIVALS, Reading
+from neurotrace.answers.score import at_answer
 from neurotrace.core.prompts import originals
-from neurotrace.models.encoding import by_length
-from neurotrace.models.hooks import inspect_model
-from neurotrace.models.sites import read_sites
 
 PROMPTS, ROUNDS = 128, 2
 
@@ -40,15 +38,9 @@ def main(model_name: str, folder: str, probes: str) -> None:
     prompts = originals(nt.load_prompts(probes))
     prompts = random.Random(0).sample(prompts, min(PROMPTS, len(prompts)))
     answered = nt.answer(model, prompts)
-    own = [torch.cat([ids, top[None]]) for ids, top in zip(answered.ids, answered.top, strict=True)]
-    points = [("residual", layer) for layer in depths(inspect_model(model).n_layers)]
 
     def asking(name: str) -> Callable[[], object]:
         return lambda: RIVALS[name].read(Reading(model, answered, np.empty((len(answered), 0))))
-
-    def first_answer_token() -> None:
-        for _, batch in by_length(own, 16):
-            read_sites(model, batch, points)
 
     unit = seconds(lambda: nt.answer(model, prompts))
     texts = [prompt.prompt for prompt in prompts]
@@ -56,7 +48,7 @@ def main(model_name: str, folder: str, probes: str) -> None:
     print(f"causal margin: {seconds(lambda: nt.causal_margin(model, texts, circuit)) / unit:.2f}")
     for name in ("log p without context", "largest drop"):
         print(f"{name}: {1 + seconds(asking(name)) / unit:.2f}")
-    print(f"first answer token: {1 + seconds(first_answer_token) / unit:.2f}")
+    print(f"first answer token: {1 + seconds(lambda: at_answer(model, answered)) / unit:.2f}")
 
 
 if __name__ == "__main__":
