@@ -104,7 +104,7 @@ def trust_score(circuit: str) -> Scorer:
             raise InputError("the trust score reads neurons: expected --model neurotrace/...")
         said = len(state.messages) - (state.messages[-1].role == "assistant")
         prompt = api.prompt(state.messages[:said])
-        (row,) = trust(api.source.model, [prompt], Circuit.load(circuit)).rows()
+        (row,) = trust(api.source.model, [prompt], Circuit.load(circuit), margin=True).rows()
         values = {name: float(row[name]) for name in ("p_memory", "margin", "abstain")}
         about = f"the unchanged model's next token {row['answer']!r}; abstain: outside the calibration"
         return Score(value=values, answer=row["answer"], explanation=about, metadata=row)

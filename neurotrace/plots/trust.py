@@ -292,6 +292,11 @@ def plot_margins(
         kinds = np.where(table["memory"], "answered from memory", "answered by reasoning")
     if table.empty:
         raise InputError("no prompt is scored: nothing to draw")
+    if x.isna().all():
+        raise InputError(
+            f"these scores were read from {table['signal'].iloc[0]}, a margin has two parts: "
+            "nt.trust(model, prompts, circuit, margin=True)"
+        )
     said |= {prompt.id: prompt.prompt for prompt in prompts}
     text = np.array([clip(said.get(n, str(n)), 90) for n in names])
     p_memory, abstain = table["p_memory"].to_numpy(), table["abstain"].to_numpy(dtype=bool)

@@ -59,6 +59,8 @@ def test_trust_reads_the_circuits_score_unless_the_margin_is_asked_for(
     np.testing.assert_allclose(found["log_probability"], asked.log_probability[:9].numpy(), atol=1e-4)
     assert found["margin"].isna().all()
     assert f"reads {signal}" in str(circuit._view())
+    with pytest.raises(InputError, match=f"read from {signal}, a margin has two parts"):
+        nt.plot_margins(nt.trust(organism, asked.prompts[:3], circuit))
     by_margin = nt.trust(organism, asked.prompts[:9], circuit, margin=True).to_frame()
     plain = nt.trust(organism, asked.prompts[:9], trust_study.circuit).to_frame()
     pd.testing.assert_frame_equal(by_margin, plain)
