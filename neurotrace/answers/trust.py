@@ -37,7 +37,7 @@ from neurotrace.answers.calibration import FEATURES, fit_calibration, fit_famili
 from neurotrace.answers.circuit import Circuit
 from neurotrace.answers.margin import Margins, causal_margin
 from neurotrace.answers.rivals import depths
-from neurotrace.answers.score import MARGIN, Score
+from neurotrace.answers.score import MARGIN
 from neurotrace.core.display import Bar, Shown, Table, View, clip, rate
 from neurotrace.core.errors import InputError
 from neurotrace.core.process import Progress, over
@@ -145,14 +145,19 @@ def trust(
     if not scored:
         raise InputError("no prompts to score: expected at least one that is not a changed version")
     cheaper = circuit.score if not margin and detector is None else None
+    found: Margins | Answered
     if cheaper is None:
-        read = _by_margin(causal_margin(model, scored, circuit, batch_size=batch_size, progress=progress))
-        calibration = circuit.calibration
+        found = causal_margin(model, scored, circuit, batch_size=batch_size, progress=progress)
+        calibration, tokens, parts = circuit.calibration, found.answer, parts_of(found)
+        own, falls = found.margin.numpy(), [getattr(found, name).numpy() for name in FEATURES]
     else:
         circuit.check(model)
-        read = _by_score(model, scored, cheaper, batch_size, progress)
-        calibration = cheaper.calibration
-    parts = read.pop("parts")
+        found = ask(model, scored, batch_size=batch_size, progress=progress)
+        calibration, tokens = cheaper.calibration, found.top
+        parts = cheaper.read(model, found, progress=progress)
+        own, falls = parts[:, 0], [np.full(len(scored), np.nan, dtype=np.float32)] * 2
+        if not np.isfinite(own).all():
+            raise InputError("the score is not finite on these prompts: try dtype=float32")
     familiar, streams = circuit.calibration.familiar, None
     if kind and familiar is None:
         raise InputError(
@@ -177,8 +182,13 @@ def trust(
             {
                 "id": [str(n) if isinstance(p, str) else p.id for n, p in enumerate(scored)],
                 "prompt": [p if isinstance(p, str) else p.prompt for p in scored],
-                "answer": [tokenizer.decode([token]) for token in read.pop("answer").tolist()],
-                **read,
+                "answer": [tokenizer.decode([token]) for token in tokens.tolist()],
+                "signal": [cheaper.signal if cheaper else MARGIN] * len(scored),
+                "score": own,
+                "log_probability": found.log_probability.numpy(),
+                "entropy": found.entropy.numpy(),
+                **dict(zip(FEATURES, falls, strict=True)),
+                "margin": falls[0] - falls[1],
                 "p_memory": p_memory,
                 "p_survives": calibration.p_survives(parts),
                 "consistency": consistency,
@@ -186,43 +196,6 @@ def trust(
             }
         )
     )
-
-
-def _by_margin(margins: Margins) -> dict[str, Any]:
-    parts = parts_of(margins)
-    own = margins.margin.numpy()
-    return {
-        "parts": parts,
-        "answer": margins.answer,
-        "signal": [MARGIN] * len(own),
-        "score": own,
-        "log_probability": margins.log_probability.numpy(),
-        "entropy": margins.entropy.numpy(),
-        "memory_fall": margins.memory_fall.numpy(),
-        "reasoning_fall": margins.reasoning_fall.numpy(),
-        "margin": own,
-    }
-
-
-def _by_score(
-    model: HookedModel, scored: Sequence[str | Prompt], score: Score, batch_size: int, progress: Progress
-) -> dict[str, Any]:
-    asked = ask(model, scored, batch_size=batch_size, progress=progress)
-    parts = score.read(model, asked, progress=progress)
-    if not np.isfinite(parts).all():
-        raise InputError("the score is not finite on these prompts: try dtype=float32")
-    missing = np.full(len(asked), np.nan, dtype=np.float32)
-    return {
-        "parts": parts,
-        "answer": asked.top,
-        "signal": [score.signal] * len(asked),
-        "score": parts[:, 0],
-        "log_probability": asked.log_probability.numpy(),
-        "entropy": asked.entropy.numpy(),
-        "memory_fall": missing,
-        "reasoning_fall": missing,
-        "margin": missing,
-    }
 
 
 @takes_turns
