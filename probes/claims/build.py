@@ -15,8 +15,8 @@ RELATIONS, TEMPLATES, MENTION = (CONFLICTS[name] for name in ("RELATIONS", "TEMP
 CLAIMS = 3  # for each subject, each beside a claim about another subject
 # family -> the templates in which SmolLM2-135M's answers vary
 USED = {
-    "capital": ("suppose", "sign", "robot"),
-    "language": ("suppose", "game", "sign", "robot"),
+    "capital": ("suppose", "sign"),
+    "language": ("suppose", "game"),
     "country": ("suppose", "game", "sign", "robot"),
 }
 
