@@ -414,11 +414,11 @@ MUTATIONS = (
         ("tests/rankers/test_rankers_relp_masks.py",),
     ),
     Mutation(
-        "relevance through a router",
+        "a router's softmax counts as attention",
         "engine/relp.py",
-        "with torch.no_grad():\n            found = own(*args, **kwargs)",
-        "with torch.enable_grad():\n            found = own(*args, **kwargs)",
-        ("tests/rankers/test_rankers_relp_masks.py",),
+        "        patterns.met = met\n",
+        "        del met\n",
+        ("tests/rankers/test_rankers_relp_masks.py::test_a_routers_softmax_is_no_attention_pattern",),
     ),
     Mutation(
         "an expert's neuron is called by its index",

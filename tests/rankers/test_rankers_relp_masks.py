@@ -6,7 +6,7 @@ import importlib
 
 import pytest
 import torch
-from families import CONFIGS, WORDS, family_model, random_pairs
+from families import CONFIGS, WORDS, build, family_model, random_pairs
 from planted import PLANTED, word_tokenizer
 from scipy.stats import spearmanr
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config
@@ -191,6 +191,13 @@ def test_relp_refuses_what_its_rules_do_not_reach(tmp_path):
         block.mlp.unheard_of = torch.nn.Linear(32, 96, bias=False)
     with pytest.raises(InputError, match="neither plain nor gated"):
         nt.relp(model, encoded)
+
+
+def test_a_routers_softmax_is_no_attention_pattern(tmp_path):
+    """Jamba has experts in each block and attention in half of them: their state spaces have no rule."""
+    model = nt.load_model(build("jamba"), word_tokenizer(tmp_path, WORDS), name="jamba")
+    with pytest.raises(InputError, match="attention patterns in"):
+        nt.relp(model, nt.encode(model, random_pairs(2), check=False))
 
 
 @pytest.mark.parametrize(
