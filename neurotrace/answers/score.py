@@ -63,10 +63,12 @@ class Score:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], weights: Array) -> Score:
-        signal = content["signal"]
-        if signal not in CANDIDATES[1:] or weights.ndim != 2 or bool(weights.size) != (signal == PROBE):
+        signal, calibration = content["signal"], Calibration.from_json(content["calibration"])
+        if signal not in CANDIDATES[1:] or calibration.features != (signal,):
+            raise InputError(f"a damaged score: {signal!r}, calibrated on {calibration.features}")
+        if weights.ndim != 2 or bool(weights.size) != (signal == PROBE):
             raise InputError(f"a damaged score: {signal!r} with weights of shape {weights.shape}")
-        return cls(signal, Calibration.from_json(content["calibration"]), weights, float(content["bias"]))
+        return cls(signal, calibration, weights, float(content["bias"]))
 
 
 def at_answer(

@@ -99,13 +99,14 @@ def test_the_study_names_what_it_chose(trust_study):
     assert set(CANDIDATES) - {MARGIN} <= set(RIVALS)
 
 
-def test_a_damaged_score_is_refused(organism, asked, values):
+def test_a_damaged_score_is_refused(organism, asked, values, trust_study):
     score, *_ = fitted(PROBE, asked, values)
     content = score.to_json()
     for wrong, weights in (
         (content | {"signal": "entropy"}, score.weights),
         (content, np.empty((0, 0))),
         (content | {"signal": AGAIN}, score.weights),
+        (content | {"calibration": trust_study.circuit.calibration.to_json()}, score.weights),
     ):
         with pytest.raises(InputError, match="a damaged score"):
             Score.from_json(wrong, weights)
