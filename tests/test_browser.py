@@ -57,6 +57,7 @@ def opened(browser):
     def open_page(path: Path, viewport=DESKTOP, **options):
         context = browser.new_context(viewport=viewport, offline=True, **options)
         page = context.new_page()
+        page.set_default_timeout(120_000)  # ms; on a busy machine a page of megabytes takes long
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
         page.on("request", lambda r: r.url.startswith(("file:", "data:", "blob:")) or said.append(r.url))
