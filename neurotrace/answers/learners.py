@@ -36,11 +36,18 @@ class Learner:
     score: Callable[[Any, Any, Bool[Array, " row"], Bool[Array, " row"]], Float[Array, " row"]]
 
 
-def linear(X: Array, y: Array, other: Array, C: float = 10.0) -> Float[Array, " other"]:
-    """Logistic regression on standardised features; 0 where they are the same for every row."""
+def linear_fit(X: Array, y: Array, C: float = 10.0) -> tuple[Float[Array, " feature"], float]:
+    """Weights and constant of a logistic regression; 0 where the features are the same for every row."""
     if not np.ptp(X, axis=0).any():
-        return np.zeros(len(other))
-    return LinearDetector(C=C).fit(X, y).decision_function(other)
+        return np.zeros(X.shape[1]), 0.0
+    fitted = LinearDetector(C=C).fit(X, y)
+    return fitted.coef_[0], float(fitted.intercept_[0])
+
+
+def linear(X: Array, y: Array, other: Array, C: float = 10.0) -> Float[Array, " other"]:
+    """Log-odds by `linear_fit`, on standardised features."""
+    weights, constant = linear_fit(X, y, C)
+    return other @ weights + constant
 
 
 def between_means(X: Array, y: Array, other: Array) -> Float[Array, " other"]:
@@ -81,15 +88,11 @@ def linear_weights(
     weights: LinearDetector, X: Float[Array, "row depth feature"], train: Array, y: Array
 ) -> tuple[Float[Array, "depth feature"], float]:
     """What `BY_LAYERS` computes, as weights on the features and a constant."""
-    each, rest = [], float(weights.intercept_[0])
-    for depth, share in enumerate(weights.coef_[0]):
-        if not np.ptp(X[train, depth], axis=0).any():  # `linear` is 0 there
-            each.append(np.zeros(X.shape[2]))
-            continue
-        fitted = LinearDetector(C=10.0).fit(X[train, depth], y[train])
-        each.append(share * fitted.coef_[0])
-        rest += float(share * fitted.intercept_[0])
-    return np.array(each), rest
+    fits = [linear_fit(X[train, depth], y[train]) for depth in range(X.shape[1])]
+    shares = weights.coef_[0]
+    each = np.array([share * own for share, (own, _) in zip(shares, fits, strict=True)])
+    constants = sum(share * constant for share, (_, constant) in zip(shares, fits, strict=True))
+    return each, float(weights.intercept_[0] + constants)
 
 
 def _pick(X: Array, y: Array, groups: Array) -> tuple[Array, Array]:

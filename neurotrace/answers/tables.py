@@ -147,7 +147,7 @@ def signals(frame: pd.DataFrame, learned: Mapping[str, Scores], random_margins: 
         if np.isnan(memory[~train]).all():
             continue
         found = {
-            "causal margin": (memory - reasoning, _MARGIN_PASSES),
+            MARGIN: (memory - reasoning, _MARGIN_PASSES),
             "memory fall alone": (memory, _MARGIN_PASSES),
             "reasoning fall alone": (-reasoning, _MARGIN_PASSES),
             "random neurons, same layers": (random_margins, _MARGIN_PASSES),

@@ -58,6 +58,26 @@ def rows(family: str, templates: Mapping[str, str], items: Iterable[Item]) -> li
     return made
 
 
+def prompt_rows(
+    about: Mapping[str, str], prompt: str, changed: Mapping[str, str] | None = None, *, how: str = "rename"
+) -> list[dict[str, str | None]]:
+    """A prompt's row and that of its changed version; the keys of `prompts.jsonl`.
+
+    Args:
+        about: id, family, template, group and the two answers.
+        changed: what the changed version has instead, its prompt among it; None: there is none.
+        how: the kind of change, which ends the version's id.
+    """
+    order = ("id", "family", "template", "group", "prompt", "memorized_answer", "reasoned_answer")
+    whole = {**about, "prompt": prompt}
+    row: dict[str, str | None] = {name: whole[name] for name in order}
+    made = [row | {"perturbs": None, "perturbation": None}]
+    if changed is not None:
+        name = about["id"]
+        made.append(row | {"id": f"{name}-{how}", **changed, "perturbs": name, "perturbation": how})
+    return made
+
+
 def slug(text: str) -> str:
     """`text` as a part of an id: "the United Kingdom" becomes "united-kingdom"."""
     return re.sub(r"[^a-z0-9]+", "-", text.removeprefix("the ").lower()).strip("-")

@@ -7,7 +7,7 @@ import random
 import runpy
 from pathlib import Path
 
-from neurotrace.probe_sets.making import slug, write_rows
+from neurotrace.probe_sets.making import prompt_rows, slug, write_rows
 
 SEED = 0
 CONFLICTS = runpy.run_path(str(Path(__file__).parent.parent / "conflicts" / "build.py"))
@@ -47,8 +47,7 @@ def prompts(family: str) -> list[dict[str, str | None]]:
     for template in USED[family]:
         rng = random.Random(f"{SEED}/{family}/{template}")
         for number, (subject, known) in enumerate(table.items()):
-            others = sorted({v for v in table.values() if v.split()[-1][0] != known.split()[-1][0]})
-            others = [each for each in others if each != subject]
+            others = CONFLICTS["others_of"](table, subject)
             for claim, (claimed, beside) in enumerate(_pairs_of(rng, others)):
                 unasked = rng.choice(
                     [s for s in table if s != subject and table[s] not in (known, claimed)]
@@ -61,21 +60,15 @@ def prompts(family: str) -> list[dict[str, str | None]]:
                     for about in (subject, invented[number % len(invented)])
                 )
                 name = f"{family}-{slug(subject)}-{slug(claimed)}-{template}"
-                row = {
+                about = {
                     "id": name,
                     "family": family,
                     "template": template,
                     "group": subject.removeprefix("the "),
-                    "prompt": own,
                     "memorized_answer": f" {known}",
                     "reasoned_answer": f" {claimed}",
-                    "perturbs": None,
-                    "perturbation": None,
                 }
-                rows.append(row)
-                if claim == 0:
-                    about = {"id": f"{name}-rename", "perturbs": name, "perturbation": "rename"}
-                    rows.append(row | about | {"prompt": renamed})
+                rows += prompt_rows(about, own, {"prompt": renamed} if claim == 0 else None)
     return rows
 
 

@@ -6,7 +6,7 @@ Run it from anywhere as `python probes/conflicts/build.py`; it writes the same b
 import random
 from pathlib import Path
 
-from neurotrace.probe_sets.making import slug, write_rows
+from neurotrace.probe_sets.making import prompt_rows, slug, write_rows
 
 SEED = 0
 
@@ -268,6 +268,12 @@ def text(statement: str, template: str, claimed: str, known: str, *, known_first
     return " ".join([*sentences, after.format(statement=statement)])
 
 
+def others_of(table: dict[str, str], subject: str) -> list[str]:
+    """Answers that begin with another letter than the subject's own, and are not the subject."""
+    first = table[subject].split()[-1][0]
+    return [v for v in sorted(set(table.values())) if v.split()[-1][0] != first and v != subject]
+
+
 def prompts(family: str) -> list[dict[str, str | None]]:
     """Return a family's prompts by template and subject; the first claim's renamed version follows it."""
     table, statement, invented, templates = RELATIONS[family]
@@ -275,37 +281,24 @@ def prompts(family: str) -> list[dict[str, str | None]]:
     for template, claims in templates.items():
         rng = random.Random(f"{SEED}/{family}/{template}")
         for number, (subject, known) in enumerate(table.items()):
-            others = sorted({v for v in table.values() if v.split()[-1][0] != known.split()[-1][0]})
-            others = [other for other in others if other != subject]
+            others = others_of(table, subject)
             known_first = rng.random() < 0.5
             for claim, claimed in enumerate(rng.sample(others, claims)):
                 name = f"{family}-{slug(subject)}-{slug(claimed)}-{template}"
                 known_first = not known_first
-                row = {
+                about = {
                     "id": name,
                     "family": family,
                     "template": template,
                     "group": subject.removeprefix("the "),
-                    "prompt": text(
-                        statement.format(s=subject), template, claimed, known, known_first=known_first
-                    ),
                     "memorized_answer": f" {known}",
                     "reasoned_answer": f" {claimed}",
-                    "perturbs": None,
-                    "perturbation": None,
                 }
-                rows.append(row)
-                if claim == 0:
-                    renamed = statement.format(s=invented[number % len(invented)])
-                    rows.append(
-                        row
-                        | {
-                            "id": f"{name}-rename",
-                            "prompt": text(renamed, template, claimed, known, known_first=known_first),
-                            "perturbs": name,
-                            "perturbation": "rename",
-                        }
-                    )
+                own, renamed = (
+                    text(statement.format(s=s), template, claimed, known, known_first=known_first)
+                    for s in (subject, invented[number % len(invented)])
+                )
+                rows += prompt_rows(about, own, {"prompt": renamed} if claim == 0 else None)
     return rows
 
 

@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
-from neurotrace.probe_sets.making import write_rows
+from neurotrace.probe_sets.making import prompt_rows, write_rows
 
 SEED = 0
 SHOTS = 3  # prompts for the same numbers, each with another example of the rule, where there are as many
@@ -68,26 +68,23 @@ def prompts(family: str, template: str) -> list[dict[str, str | None]]:
         fit = [shot for shot in EXAMPLES if apart(case, shot)]
         for number, shot in enumerate(rng.sample(fit, min(SHOTS, len(fit)))):
             name = f"{family}-{a}-{b}-{template}-{number + 1}"
-            row = {
+            about = {
                 "id": name,
                 "family": family,
                 "template": template,
                 "group": f"{a}, {b}",
-                "prompt": text(case, shot),
                 "memorized_answer": usual,
                 "reasoned_answer": ruled,
-                "perturbs": None,
-                "perturbation": None,
             }
-            rows.append(row)
             # the sum that was recalled is wrong there
             others = [
                 each for each in own if apart(each, shot) and usual[0] not in (each[2][0], each[3][0])
             ]
+            changed = None
             if number == 0 and others:
                 other = rng.choice(others)
-                about = {"id": f"{name}-numbers", "perturbs": name, "perturbation": "numbers"}
-                rows.append(row | about | {"prompt": text(other, shot), "reasoned_answer": other[3]})
+                changed = {"prompt": text(other, shot), "reasoned_answer": other[3]}
+            rows += prompt_rows(about, text(case, shot), changed, how="numbers")
     return rows
 
 

@@ -7,7 +7,7 @@ import random
 import runpy
 from pathlib import Path
 
-from neurotrace.probe_sets.making import slug, write_rows
+from neurotrace.probe_sets.making import prompt_rows, slug, write_rows
 
 SEED = 0
 CONFLICTS = runpy.run_path(str(Path(__file__).parent.parent / "conflicts" / "build.py"))
@@ -56,29 +56,24 @@ def prompts(family: str) -> list[dict[str, str | None]]:
     for template in USED[family]:
         rng = random.Random(f"{SEED}/{family}/{template}")
         for number, (subject, known) in enumerate(table.items()):
-            others = sorted({v for v in table.values() if v.split()[-1][0] != known.split()[-1][0]})
-            others = [other for other in others if other != subject]
+            others = CONFLICTS["others_of"](table, subject)
             known_first = rng.random() < 0.5
             for claim, claimed in enumerate(rng.sample(others, CLAIMS)):
                 known_first = not known_first
                 name = f"{family}-{slug(subject)}-{slug(claimed)}-{template}"
-                row = {
+                about = {
                     "id": name,
                     "family": family,
                     "template": template,
                     "group": subject.removeprefix("the "),
-                    "prompt": text(family, template, subject, claimed, known, known_first=known_first),
                     "memorized_answer": f" {known}",
                     "reasoned_answer": f" {claimed}",
-                    "perturbs": None,
-                    "perturbation": None,
                 }
-                rows.append(row)
-                if claim == 0:
-                    other = invented[number % len(invented)]
-                    renamed = text(family, template, other, claimed, known, known_first=known_first)
-                    about = {"id": f"{name}-rename", "perturbs": name, "perturbation": "rename"}
-                    rows.append(row | about | {"prompt": renamed})
+                own, renamed = (
+                    text(family, template, s, claimed, known, known_first=known_first)
+                    for s in (subject, invented[number % len(invented)])
+                )
+                rows += prompt_rows(about, own, {"prompt": renamed} if claim == 0 else None)
     return rows
 
 
