@@ -90,6 +90,9 @@ def plot_transfer(
         autorange="reversed",
     )
     figure.update_xaxes(title="tested on", row=deep)
+    for column in range(columns):  # the last row may be short: its neighbours end a row above
+        lowest = (len(there) - 1 - column) // columns + 1
+        figure.update_xaxes(showticklabels=True, row=lowest, col=column + 1)
     figure.update_yaxes(title="trained on", col=1)
     return finish(
         figure,
