@@ -38,6 +38,7 @@ def figures() -> dict[str, Any]:
         "plot_volcano": nt.plot_volcano(_assessed(rng)),
         "plot_curves": nt.plot_curves(_curves()),
         "plot_located": nt.plot_located(_located(rng)),
+        "plot_places": nt.plot_places(_located(np.random.default_rng(1))),
         "plot_timeline": nt.plot_timeline(_timeline()),
         "plot_signals": nt.plot_signals(signals),
         "plot_coverage": nt.plot_coverage(coverage),
@@ -192,11 +193,25 @@ def _located(rng: np.random.Generator) -> nt.Located:
         for layer in range(8):
             share = height * np.exp(-((layer - peak) ** 2) / 6)
             low, high = max(0.0, share - 0.1), min(1.0, share + 0.1)
-            rows.append((unit, layer, -1, 1, share, 5 * share, share, low, high, np.nan, 40))
+            rows.append((unit, layer, -1, 1, share, 5 * share, share, low, high, np.nan, 40, "last", 0))
             if unit == "direction":
-                rows[-1] = (*rows[-1][:9], 0.05 * share, 40)
+                rows[-1] = (*rows[-1][:9], 0.05 * share, *rows[-1][10:])
+                continue
+            for back in range(1, 5):
+                early = share * (layer < 4) * (back == 3) + 0.04 * rng.random()
+                measured = (
+                    early,
+                    5 * early,
+                    early,
+                    max(0.0, early - 0.1),
+                    min(1.0, early + 0.1),
+                    np.nan,
+                    40,
+                )
+                rows.append((unit, layer, -1, 1, *measured, "one", back))
     names = ["unit", "layer", "head", "k", "score", "effect", "answers", "low", "high", "control", "n"]
-    return nt.Located(pd.DataFrame(rows, columns=names), "reasoning", "a model")
+    table = pd.DataFrame(rows, columns=[*names, "place", "back"])
+    return nt.Located(table, "reasoning", "a model", ("=", "", "", "+", ""))
 
 
 def _timeline() -> pd.DataFrame:

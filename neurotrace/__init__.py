@@ -107,7 +107,7 @@ if TYPE_CHECKING:
         plot_scores as plot_scores,
         plot_volcano as plot_volcano,
     )
-    from neurotrace.plots.sites import plot_located as plot_located
+    from neurotrace.plots.sites import plot_located as plot_located, plot_places as plot_places
     from neurotrace.plots.style import save_figure as save_figure, template as template
     from neurotrace.plots.timeline import plot_timeline as plot_timeline
     from neurotrace.plots.trust import (
@@ -248,7 +248,7 @@ _HOME = {
     "answers.detection": ("Detection", "detect"),
     "locating.deciding": ("decided_by",),
     "locating.locate": ("Located", "locate"),
-    "plots.sites": ("plot_located",),
+    "plots.sites": ("plot_located", "plot_places"),
     "plots.detectors": ("plot_sites", "plot_transfer", "plot_weights"),
     "answers.trust": ("Trust", "calibrate", "trust"),
     "plots.trust": ("plot_coverage", "plot_margins", "plot_reliability", "plot_signals"),

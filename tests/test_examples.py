@@ -45,6 +45,7 @@ NOT_RUN = {
     "plot_estimates",
     "plot_fusion",
     "plot_located",
+    "plot_places",
     "plot_reliability",
     "plot_signals",
     "plot_sites",

@@ -11,28 +11,28 @@ from pathlib import Path
 import pandas as pd
 from summary import markdown
 
-KINDS = (("neurons", False), ("neurons", True), ("heads", False), ("heads", True), ("direction", False))
-HEAD = ("neurons, last", "neurons, more", "heads, last", "heads, more", "direction, last")
+KINDS = ("neurons", "heads", "direction")
+PLACES = {"last": "last", "cue": "where they differ", "anywhere": "anywhere"}
 
 
-def cell(row: pd.Series) -> str:
-    """Number of units (in bold where it decides), flips both ways, the larger control."""
-    ways = " / ".join(f"{row[f'answers_{way}']:.0%}" for way in ("to_reasoning", "to_memory"))
-    count = f"**{row['k']}**" if row["decides"] else str(row["k"])
-    where = f" at {row['places']}" if row["places"] > 1 else ""
-    return f"{count}{where}: {ways} ({row['control']:.0%})"
+def cell(own: pd.DataFrame) -> str:
+    """Of one kind at each place: units (in bold where they decide), flips both ways, the larger control."""
+    said = []
+    for row in own.to_dict("records"):
+        ways = " / ".join(f"{row[f'answers_{way}']:.0%}" for way in ("to_reasoning", "to_memory"))
+        count = f"**{row['k']}**" if row["decides"] else str(row["k"])
+        control = "" if pd.isna(row["control"]) else f" ({row['control']:.0%})"
+        said.append(f"{PLACES[row['place']]}: {count}: {ways}{control}")
+    return "<br>".join(said) or "–"
 
 
 def table(found: pd.DataFrame) -> str:
     """A family in a row."""
     rows = []
     for family, own in found.groupby("family", sort=False):
-        cells = []
-        for kind, more in KINDS:
-            mine = own[(own["unit"] == kind) & ((own["places"] > 1) == more)]
-            cells.append(cell(mine.iloc[0]) if len(mine) else "–")
+        cells = [cell(own[own["unit"] == kind]) for kind in KINDS]
         rows.append([str(family), str(int(own["n"].iloc[0])), *cells])
-    return markdown(["family", "pairs", *HEAD], rows)
+    return markdown(["family", "pairs", *KINDS], rows)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`neurotrace locate`: is the answer decided in the MLPs or in attention?"""
+"""`neurotrace locate`: by which units, and at which tokens, is the answer decided?"""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from neurotrace.cli.options import (
 )
 from neurotrace.core.process import quiet
 from neurotrace.core.sides import SIDES
-from neurotrace.locating.deciding import DECIDED, PAIRS, TEXTS
+from neurotrace.locating.deciding import DECIDED
+from neurotrace.locating.families import PAIRS, TEXTS
 
 FORMAT = "neurotrace.locate/1"
 FILES = ("sites.csv", "decided.csv", DECIDED)
@@ -38,7 +39,7 @@ def locate(
     heads: Annotated[int, typer.Option(help="Attention heads to patch together.")] = 8,
     places: Annotated[
         int,
-        typer.Option(help="Last tokens at which heads and neurons are patched, if the prompts share them."),
+        typer.Option(help="Last tokens at each of which the outputs of every block are patched."),
     ] = 6,
     at_most: Annotated[
         int,
@@ -47,7 +48,7 @@ def locate(
     decide_only: Annotated[
         bool,
         typer.Option(
-            "--decide-only", help="Patch only what decided.csv needs: a sixth of the patches, no figures."
+            "--decide-only", help="Patch only what decided.csv needs, without the map of blocks and tokens."
         ),
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the split and of the controls.")] = 0,
@@ -57,7 +58,7 @@ def locate(
     silent: Quiet = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder.")] = False,
 ) -> None:
-    """Patch attention, MLPs, heads, the residual stream and a direction of it on held-out pairs."""
+    """By which units, and at which tokens, is the answer decided? Patches them on held-out pairs."""
     from neurotrace.core.errors import InputError
     from neurotrace.core.writing import hold_folder, noted, prepare_folder, save_file, write_atomically
     from neurotrace.folders.sealing import sealing
@@ -67,17 +68,21 @@ def locate(
         raise InputError(
             f"--heads {heads} --places {places} --at-most {at_most}: expected at least 1, 1 and 0"
         )
-    files = [*FILES, *(_figure(*each) for each in product({pair.family for pair in pairs}, SIDES))]
+    files = [
+        *FILES,
+        *(_figure(*each) for each in product({pair.family for pair in pairs}, SIDES, ("", "-tokens"))),
+    ]
     hold_folder(prepare_folder(out, files, overwrite=overwrite))
     quiet()
     import pandas as pd
 
     from neurotrace.core.process import bars, command_line
     from neurotrace.interventions.damage import neutral_texts
-    from neurotrace.locating.deciding import decided_families, in_words
+    from neurotrace.locating.deciding import in_words
+    from neurotrace.locating.families import decided_families
     from neurotrace.models.encoding import nothing_left
     from neurotrace.models.identity import model_identity
-    from neurotrace.plots.sites import plot_located
+    from neurotrace.plots.sites import plot_located, plot_places
     from neurotrace.plots.style import save_figure
     from neurotrace.probe_sets.mining import mine_pairs
 
@@ -101,6 +106,7 @@ def locate(
             console().print(located)
             if not decide_only:
                 figures[_figure(family, located.donor)] = plot_located(located)
+                figures[_figure(family, located.donor, "-tokens")] = plot_places(located)
             tables.append(located.table.assign(family=family, donor=located.donor))
         decisions.append(decided)
         tell(f"{family}: {in_words(decided)}")
@@ -114,5 +120,5 @@ def locate(
     tell(f"tables and figures: {out}")
 
 
-def _figure(family: str, donor: str) -> str:
-    return f"{re.sub('[^A-Za-z0-9]+', '-', family)}-to-{donor}.html"
+def _figure(family: str, donor: str, of: str = "") -> str:
+    return f"{re.sub('[^A-Za-z0-9]+', '-', family)}-to-{donor}{of}.html"

@@ -227,7 +227,8 @@ def _decided(model: HookedModel, pairs: EncodedPairs, seed: int) -> pd.DataFrame
 
     from neurotrace.core.process import bars
     from neurotrace.interventions.damage import neutral_texts
-    from neurotrace.locating.deciding import PAIRS, TEXTS, decided_families, in_words
+    from neurotrace.locating.deciding import in_words
+    from neurotrace.locating.families import PAIRS, TEXTS, decided_families
 
     found = []
     texts = neutral_texts(model)[:TEXTS]

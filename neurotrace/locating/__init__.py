@@ -2,10 +2,12 @@
 
 May import: everything up to `rankers`.
 
-    patching    reads, differentiates and patches the last tokens of prompts, what stands before them kept
-    units       what is patched at once: whole outputs, heads, a direction, and controls of the same size
+    places      which tokens of a pair's prompts correspond: the last, those that differ, any
+    patching    reads, differentiates and patches prompts there, what stands before the first of them kept
+    units       what is patched at once: outputs, heads, neurons, a direction, and controls of that size
     locate      `nt.locate`: each unit's flips on held-out pairs
     deciding    of each kind of unit the fewest that flip an answer both ways
+    families    the same of each family, other tokens asked where the last does not decide
 
 To add a kind of unit: a function in `units` that returns `Unit`s, and its name in `deciding`.
 """

@@ -1,8 +1,8 @@
-"""By which units is an answer decided? Each is patched on held-out pairs, beside changes of the same size.
+"""By which units, and where, is an answer decided? Each is patched on held-out pairs, with controls.
 
-The units are those of `units.py`, and sets of neurons: the best k by `two_ended` on training pairs, at the
-last token or at each of the last tokens that a pair's prompts share. The recipient's value is replaced by
-the donor's.
+The units are those of `units.py`, and sets of neurons: the best k by `two_ended` on training pairs. The
+recipient's values are replaced by the donor's at the prompt's last token, at the tokens in which a pair's
+prompts differ (`cue`), or at every token from the first of them on (`anywhere`; before it nothing differs).
 
 A patch of a block's whole residual stream copies the donor's whole state and flips nearly everything
 from some depth on. It shows by which depth the answer is decided, not which unit decides it.
@@ -14,11 +14,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from neurotrace.core import statistics
 from neurotrace.core.display import Shown, Table, View, rate
@@ -32,46 +35,57 @@ from neurotrace.engine.turns import takes_turns
 from neurotrace.interventions.damage import neutral_ids
 from neurotrace.interventions.effects import measure
 from neurotrace.interventions.intervention import patch
-from neurotrace.locating.patching import Patching, shared_tail
+from neurotrace.locating.patching import WHOLE, Patching
+from neurotrace.locating.places import Where
 from neurotrace.locating.units import (
-    DRAWS,
     Learned,
     Unit,
     directions,
     heads as heads_of,
     learn,
-    of_neurons,
+    neuron_sets,
+    neurons as neurons_of,
     outputs,
 )
 from neurotrace.models.encoding import EncodedPairs, encode
 from neurotrace.models.hooks import inspect_model
+from neurotrace.models.origins import tokenizer_of
 from neurotrace.models.protocol import HookedModel
 from neurotrace.rankers.two_ended import two_ended
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_SHARES = (0.0005, 0.001, 0.002, 0.005, 0.01)  # of all neurons, patched at once
+_SETS = ("heads", "direction", "neurons")  # what may decide: not a whole output, not one head
 
 
 @dataclass(frozen=True)
 class Located(Shown):
     """Each unit's effect on held-out pairs.
 
-    Columns of the table: `unit`, `layer`, `head`; `k`, number patched at once; `places`, number of last
-    tokens at which; `score`, the effect predicted on the training pairs (nats, towards the donor; NaN if
-    there is none); `effect`, measured on the held-out pairs (nats); `answers` with its interval, the share
-    of their answers that flip; `control`, this share for as many random heads of the same layers, for as
-    long a move along a random direction, or for as many random neurons of the same layers, mean of three
-    draws; `damage`, mean KL of the next token after neutral texts (nats; NaN without texts); `n`.
+    Columns of the table: `unit`, `layer`, `head`; `k`, number patched at once; `place`: `last`, `cue`,
+    `anywhere` (`places.py`), or `one` token, `back` before the last; `tokens`, the largest number of tokens
+    of a pair that are patched; `unmatched`, of its tokens without a counterpart; `score`, the effect
+    predicted on the training pairs (nats, towards the donor; NaN if there is none); `effect`, measured on
+    the held-out pairs (nats); `answers` with its interval, the share of their answers that flip; `control`,
+    this share for as many random heads of the same layers, for as long a move along a random direction, or
+    for as many random neurons of the same layers, mean of three draws; `damage`, mean KL of the next token
+    after neutral texts (nats; NaN without texts); `n`.
     """
 
     table: pd.DataFrame = field(repr=False)
     donor: Side
     model: str
+    texts: tuple[str, ...] = ()  # of the token so many before the last; "" where it is not the same
 
     def to_frame(self) -> pd.DataFrame:
         return self.table
+
+    def with_rows(self, other: Located) -> Located:
+        """With another measurement's rows below."""
+        import pandas as pd
+
+        return replace(self, table=pd.concat([self.table, other.table], ignore_index=True))
 
     def _view(self) -> View:
         best = self.table.sort_values("answers", ascending=False, kind="stable")
@@ -82,7 +96,7 @@ class Located(Shown):
                 "" if row.layer < 0 else row.layer,
                 "" if row.head < 0 else row.head,
                 row.k,
-                "last" if row.places == 1 else f"last {row.places}",
+                row.place if row.place != "one" else f"{row.back} before",
                 f"{row.effect:.2f}",
                 rate(row.answers),
                 f"{row.low:.0%}–{row.high:.0%}",
@@ -110,6 +124,9 @@ def locate(
     places: int = 6,
     neutral: Sequence[str] = (),
     everywhere: bool = True,
+    where: Sequence[Where] = ("last", "cue", "anywhere"),
+    kinds: Sequence[str] = _SETS,
+    control_from: float = 0.0,
     seed: int = 0,
     batch_size: int = 16,
     progress: Progress = None,
@@ -121,11 +138,15 @@ def locate(
             alone, and the best 1, 2, 4, … of `heads` together).
         test: other pairs, for all measurements.
         donor: ``"reasoning"`` for flips to reasoning, ``"memorization"`` for flips to memory.
-        places: heads and neurons are patched at the last token, and at each of as many last tokens as the
-            two prompts of every pair share, at most so many; 1: at the last token only.
+        places: the outputs of every block are patched at each of so many last tokens, one token at a time;
+            1: at the last token only.
         neutral: texts on which the damage is measured.
         everywhere: patch the outputs and the direction of every block, and heads alone; False: only what
-            `decided_by` reads, a sixth of the patches.
+            `decided_by` reads.
+        where: at which tokens sets of heads and neurons are patched (`places.py`).
+        kinds: of these the sets: ``"neurons"``, ``"heads"``, ``"direction"`` (at the last token alone).
+        control_from: controls and damage are measured only for sets that flip at least this share of the
+            answers, and for the one of each kind that flips most.
 
     Raises:
         InputError: the model lacks one of the hooks (the message names it).
@@ -146,68 +167,102 @@ def locate(
     if places < 1:
         raise InputError(f"places={places}: expected 1 or more last tokens")
     texts = neutral_ids(model, neutral)
-    dense = () if info.experts else range(info.n_layers)
+    blocks, dense = range(info.n_layers), not info.experts
     rows: list[dict[str, Any]] = []
-    for at in sorted({1, min(shared_tail(pairs, places) for pairs in (own, other))}):
-        patching = Patching(model, own, other, places=at, batch_size=batch_size)
-        learned = learn(patching, donor, [*patching.points, *(("neurons", layer) for layer in dense)])
-        tried = heads_of(patching, learned, int(model.cfg.n_heads), heads, donor, seed)
-        if at == 1:
+    made = partial(Patching, model, own, other, batch_size=batch_size)
+    rowed = partial(_rows, donor=donor, texts=texts, control_from=control_from, progress=progress)
+    for at in where:
+        patching = made(where=at)
+        if not patching.least:  # a pair whose prompts differ in no token that corresponds
+            continue
+        whole = WHOLE if everywhere and at == "last" else ("residual",) if at == "last" else ()
+        sites = (*whole, "heads", "neurons") if dense else (*whole, "heads")
+        patching.points = [(site, layer) for site in sites for layer in blocks]
+        learned = learn(patching, donor)
+        tried: list[Unit] = []
+        if at == "last" and everywhere:
+            tried += outputs(patching, learned, 0)
+        if "heads" in kinds:
+            found = heads_of(patching, learned, int(model.cfg.n_heads), heads, donor, seed)
+            tried += [each for each in found if everywhere or each.unit == "heads"]
+        if at == "last" and "direction" in kinds:
             best, every = directions(patching, learned, donor, seed)
-            if everywhere:
-                tried = [*outputs(patching, learned), *tried, *every]
-            else:
-                tried = [*(each for each in tried if each.unit == "heads"), best]
-        rows += _rows(patching, learned, tried, donor, texts, progress)
-        if at == 1:
-            rows += _neurons(patching, learned, two_ended(model, own, donor=donor), donor, seed, texts)
-        elif dense:
-            rows += _neurons(patching, learned, _summed(learned, len(dense)), donor, seed, texts)
-    return Located(pd.DataFrame(rows), donor, info.name)
+            tried += every if everywhere else [best]
+        if "neurons" in kinds and dense:
+            scores = two_ended(model, own, donor=donor) if at == "last" else _summed(learned, info.n_layers)
+            tried += neurons_of(scores, donor, seed)
+        rows += rowed(patching, learned, tried) if tried else []
+        if "neurons" in kinds and not dense and at == "last":
+            rows += _of_experts(patching, two_ended(model, own, donor=donor), donor, seed)
+    said: tuple[str, ...] = ()
+    if everywhere:
+        patching = made(where="end", at_most=places)
+        patching.points = [(site, layer) for site in WHOLE for layer in blocks]
+        learned = learn(patching, donor)
+        for back in range(1, patching.least):
+            rows += rowed(patching, learned, outputs(patching, learned, back))
+        said = _texts(model, patching, Direction.from_donor(donor).recipient)
+    return Located(pd.DataFrame(rows), donor, info.name, said)
+
+
+def _texts(model: HookedModel, patching: Patching, side: Side) -> tuple[str, ...]:
+    """Of the map's tokens, from the last on; "" where the pairs' are not the same."""
+    found = []
+    for back in range(1, patching.least + 1):
+        at = zip(patching.test.ids(side), patching.places["test"].at[side], strict=True)
+        same = {int(ids[own[-back]]) for ids, own in at}
+        found.append(tokenizer_of(model).decode([same.pop()]) if len(same) == 1 else "")
+    return tuple(found)
 
 
 def _rows(
     patching: Patching,
     learned: Learned,
     tried: Sequence[Unit],
+    *,
     donor: Side,
     texts: Sequence[torch.Tensor],
+    control_from: float,
     progress: Progress,
 ) -> list[dict[str, Any]]:
-    """A row for each unit, all of them and their controls patched together."""
-    changes = [change for each in tried for change in (each.change, *each.controls)]
-    effects, flipped = patching.flips(changes, donor, progress)
-    harmful = [each.change for each in tried if _is_small(each)]
-    harms = iter(patching.damage(harmful, learned.means, texts, progress))
+    """A row for each unit, many patched in a pass; then the controls and the damage."""
+    effects, flipped = patching.flips([each.change for each in tried], donor, progress)
+    shares = flipped.float().mean(1).tolist()
+    best = {each.unit: share for share, each in sorted(zip(shares, tried, strict=True), key=lambda x: x[0])}
+    worth = [
+        each.controls if share >= min(control_from, best[each.unit]) else ()
+        for share, each in zip(shares, tried, strict=True)
+    ]
+    controls = [change for each in worth for change in each]
+    drawn = iter(patching.flips(controls, donor, progress)[1].float().mean(1).tolist())
+    harmful = [each.unit in _SETS and bool(own) for each, own in zip(tried, worth, strict=True)]
+    changes = [each.change for each, harms in zip(tried, harmful, strict=True) if harms]
+    damage = iter(patching.damage(changes, learned.means, texts, progress))
     sign = Direction.from_donor(donor).sign  # L decreases towards reasoning
-    rows, place = [], 0
-    for each in tried:
-        drawn = flipped[place + 1 : place + 1 + len(each.controls)].float().mean(dim=1).tolist()
-        at = (each.unit, each.layer, each.head, each.k, each.places)
-        effect = sign * float(effects[place].mean())
-        row = _measured(at, effect, flipped[place].numpy(), patching.groups, drawn)
-        harm = next(harms) if _is_small(each) else math.nan
-        rows.append(row | {"score": sign * each.score, "damage": harm})
-        place += 1 + len(each.controls)
-    return rows
+    return [
+        {"unit": each.unit, "layer": each.layer, "head": each.head, "k": each.k, "score": sign * each.score}
+        | _at(patching, each.back)
+        | _measured(sign * float(effect.mean()), flips, patching, [next(drawn) for _ in own])
+        | {"damage": next(damage) if harms else math.nan}
+        for each, own, harms, effect, flips in zip(tried, worth, harmful, effects, flipped, strict=True)
+    ]
 
 
-def _is_small(each: Unit) -> bool:
-    """Not a whole output, and not one of the heads alone: something that may decide."""
-    return each.unit in ("heads", "direction")
+def _at(patching: Patching, back: int = -1) -> dict[str, Any]:
+    one, both = patching.where == "last" or back >= 0, patching.places.values()
+    place = "one" if back > 0 else "last" if back == 0 else patching.where
+    return {
+        **{"place": place, "back": max(back, 0) if one else -1, "tokens": 1 if one else patching.width},
+        "unmatched": max(each.unmatched for each in both),
+    }
 
 
 def _measured(
-    at: tuple[str, int, int, int, int],
-    effect: float,
-    flipped: np.ndarray,
-    groups: list[str],
-    drawn: Sequence[float],
+    effect: float, flipped: Bool[Tensor, " pair"], patching: Patching, drawn: Sequence[float]
 ) -> dict[str, Any]:
-    low, high = statistics.rate_interval(flipped, groups)
+    low, high = statistics.rate_interval(flipped.numpy(), patching.groups)
     return {
-        **dict(zip(("unit", "layer", "head", "k", "places"), at, strict=True)),
-        **{"effect": effect, "answers": float(flipped.mean()), "low": low, "high": high},
+        **{"effect": effect, "answers": float(flipped.float().mean()), "low": low, "high": high},
         **{"control": float(np.mean(drawn)) if len(drawn) else math.nan, "n": len(flipped)},
     }
 
@@ -218,39 +273,17 @@ def _summed(learned: Learned, layers: int) -> Scores:
     return Scores("two_ended", torch.stack(found))
 
 
-def _neurons(
-    patching: Patching,
-    learned: Learned,
-    scores: Scores,
-    donor: Side,
-    seed: int,
-    texts: Sequence[torch.Tensor],
-) -> list[dict[str, Any]]:
-    """Rows of the best k neurons, patched together; control: as many random ones of the same layers."""
-    places = patching.places
-    sizes = sorted({max(1, round(share * scores.n_neurons)) for share in _SHARES})
-    best = [scores.top(k, direction=Direction.from_donor(donor)) for k in sizes]
-    drawn = [[scores.random_like(each, seed=seed + draw) for draw in range(DRAWS)] for each in best]
-    tried = [patch(each, donor=donor) for each in best]
-    tried += [patch(each, donor=donor, role="random") for of_one in drawn for each in of_one]
-    at = tuple(range(-places, 0)) if places > 1 else "read"
-    table = measure(patching.model, patching.test, tried, positions=at).to_frame()  # type: ignore[arg-type]
-    harms = [math.nan] * len(best)
-    if ("neurons", 0) in learned.means:
-        changes = [of_neurons([(n.layer, n.index) for n in each], places) for each in best]
-        harms = patching.damage(changes, learned.means, texts)
+def _of_experts(patching: Patching, scores: Scores, donor: Side, seed: int) -> list[dict[str, Any]]:
+    """Rows of a mixture's neurons, on the suffix engine, which knows experts; without their damage."""
     rows = []
-    for neurons, harm in zip(best, harms, strict=True):
-        mine = table[table["k"] == len(neurons)]
-        own, random = (mine[mine["role"] == role] for role in ("selected", "random"))
-        moved = float((own["L_after"] - own["L_before"]).mean())
-        effect = moved * Direction.from_donor(donor).sign
-        row = _measured(
-            ("neurons", -1, -1, len(neurons), places),
-            effect,
-            own["answers"].to_numpy(),
-            own["group"].tolist(),
-            [float(random["answers"].mean())],
-        )
-        rows.append(row | {"score": math.nan, "damage": harm})
+    for of_one in neuron_sets(scores, donor, seed):
+        tried = [replace(patch(each, donor=donor), label=str(n)) for n, each in enumerate(of_one)]
+        table = measure(patching.model, patching.test, tried).to_frame()
+        own = table[table["label"] == "0"].set_index("pair").loc[[pair.id for pair in patching.test.pairs]]
+        effect = float((own["L_after"] - own["L_before"]).mean()) * Direction.from_donor(donor).sign
+        controls = [float(table.loc[table["label"] != "0", "answers"].mean())]
+        flips = torch.tensor(own["answers"].tolist())
+        named = {"unit": "neurons", "layer": -1, "head": -1, "k": len(of_one[0]), "score": math.nan}
+        measured = _measured(effect, flips, patching, controls)
+        rows.append(named | _at(patching) | measured | {"damage": math.nan})
     return rows

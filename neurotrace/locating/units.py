@@ -1,11 +1,12 @@
 """What is patched at once, and changes of the same size beside it.
 
 - *attention*, *mlp*, *residual*: the whole output of a block's attention or MLP, or the residual stream
-  behind the block, takes the donor's value at the last token (Vig et al. 2020; Meng et al. 2022).
-- *heads*: attention heads with the largest scores on training pairs, at the last token or at each of the
-  last shared tokens. Controls: as many other heads of the same blocks.
-- *direction*: only the coordinate along the difference of the two sides' means on training pairs takes the
-  donor's value. Controls: as long a move along a random direction.
+  behind the block, takes the donor's value at one place (Vig et al. 2020; Meng et al. 2022).
+- *heads*: attention heads with the largest scores on training pairs, at all places together. Controls: as
+  many other heads of the same blocks.
+- *neurons*: the best of a ranking. Controls: as many random ones of the same layers.
+- *direction*: at the last token, only the coordinate along the difference of the two sides' means on
+  training pairs takes the donor's value. Controls: as long a move along a random direction.
 
 Scores predict the effect on L from training pairs: the donor's value minus the recipient's, times
 dL/d value averaged over both runs (as in `two_ended`).
@@ -16,19 +17,23 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from neurotrace.core.neurons import Neuron, NeuronSet
 from neurotrace.core.process import Progress
+from neurotrace.core.scores import Scores
 from neurotrace.core.sides import Direction, Side
 from neurotrace.locating.patching import WHOLE, Change, Patching, Rule, Values
 from neurotrace.models.hooks import Point
 
 Name = Literal["attention", "mlp", "residual", "direction", "head", "heads", "neurons"]
 DRAWS = 3  # of each random control
+_SHARES = (0.0005, 0.001, 0.002, 0.005, 0.01)  # of all neurons, patched at once
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class Unit:
     score: float = math.nan
     head: int = -1
     k: int = 1
-    places: int = 1
+    back: int = -1  # the one place that is changed, counted from the last (0); -1: all of them
     controls: tuple[Change, ...] = ()
 
 
@@ -65,21 +70,23 @@ def learn(
     recipient = Direction.from_donor(donor).recipient
     own, near = patching.slopes(recipient, points, progress)
     other, far = patching.slopes(donor, points, progress)
+    present = patching.present.clamp(min=1)[:, None]
     return Learned(
         {point: (near[point] + far[point]) / 2 for point in near},
         {point: other[point] - own[point] for point in own},
-        {point: each.mean(0, keepdim=True) for point, each in other.items()},
+        {point: each.sum(0, keepdim=True) / present for point, each in other.items()},
     )
 
 
-def outputs(patching: Patching, learned: Learned) -> list[Unit]:
-    """Every block's whole outputs."""
+def outputs(patching: Patching, learned: Learned, back: int) -> list[Unit]:
+    """Every block's whole outputs at the place so many before the last."""
     return [
         Unit(
             site,  # type: ignore[arg-type]
             layer,
-            {(site, layer): _all},
-            float(learned.predicted((site, layer))[:, -1].sum(1).mean()),
+            {(site, layer): partial(_whole, back)},
+            float(learned.predicted((site, layer))[:, -1 - back].sum(1).mean()),
+            back=back,
         )
         for site in WHOLE
         for layer in range(patching.n_layers)
@@ -90,24 +97,24 @@ def heads(
     patching: Patching, learned: Learned, count: int, most: int, donor: Side, seed: int
 ) -> list[Unit]:
     """The best 1, 2, 4, … `most` heads (of `count` in a block) together; at the last token also alone."""
-    layers, places = range(patching.n_layers), patching.places
+    layers = range(patching.n_layers)
     size = learned.moves["heads", 0].shape[-1] // count
     by_head = torch.stack([_by_head(learned.predicted(("heads", layer)), count) for layer in layers])
     wanted = by_head * Direction.from_donor(donor).sign
     chosen = [divmod(place, count) for place in wanted.flatten().argsort(descending=True)[:most].tolist()]
     found: list[Unit] = []
-    if places == 1:
+    if patching.where == "last":
         found += [
-            Unit("head", layer, _of_heads([(layer, head)], size), float(by_head[layer, head]), head)
+            Unit("head", layer, _of_heads([(layer, head)], size), float(by_head[layer, head]), head, back=0)
             for layer, head in chosen
         ]
     for k in sorted({1, *(2**n for n in range(1, 12) if 2**n < len(chosen)), len(chosen)}):
         drawn = [_as_many(chosen[:k], len(layers), count, seed + draw) for draw in range(DRAWS)]
         enough = all(len(each) == k for each in drawn)  # or fewer others are left than were chosen
-        controls = tuple(_of_heads(each, size, places) for each in drawn) if enough else ()
-        change = _of_heads(chosen[:k], size, places)
+        controls = tuple(_of_heads(each, size) for each in drawn) if enough else ()
+        change = _of_heads(chosen[:k], size)
         score = float(sum(by_head[layer, head] for layer, head in chosen[:k]))
-        found.append(Unit("heads", -1, change, score, k=k, places=places, controls=controls))
+        found.append(Unit("heads", -1, change, score, k=k, controls=controls))
     return found
 
 
@@ -137,12 +144,29 @@ def directions(patching: Patching, learned: Learned, donor: Side, seed: int) -> 
     return best, [each if each is best else replace(each, controls=each.controls[:1]) for each in found]
 
 
-def of_neurons(neurons: Sequence[tuple[int, int]], places: int) -> Change:
-    """These (layer, index) take the donor's values at the last `places` tokens."""
+def neurons(scores: Scores, donor: Side, seed: int) -> list[Unit]:
+    """The best k neurons together; controls: as many random ones of the same layers."""
+    return [
+        Unit(
+            "neurons", -1, of_neurons(best), k=len(best), controls=tuple(of_neurons(each) for each in drawn)
+        )
+        for best, *drawn in neuron_sets(scores, donor, seed)
+    ]
+
+
+def neuron_sets(scores: Scores, donor: Side, seed: int) -> list[list[NeuronSet]]:
+    """For each size the best, and `DRAWS` random sets."""
+    sizes = sorted({max(1, round(share * scores.n_neurons)) for share in _SHARES})
+    best = [scores.top(k, direction=Direction.from_donor(donor)) for k in sizes]
+    return [[each, *(scores.random_like(each, seed=seed + draw) for draw in range(DRAWS))] for each in best]
+
+
+def of_neurons(neurons: Sequence[Neuron]) -> Change:
+    """These (layer, index) take the donor's values at all places."""
     found: dict[Point, Rule] = {}
-    for layer in sorted({layer for layer, _ in neurons}):
-        units = torch.tensor([index for own, index in neurons if own == layer])
-        found["neurons", layer] = _At(units, places)
+    for layer in sorted({each.layer for each in neurons}):
+        units = torch.tensor([each.index for each in neurons if each.layer == layer])
+        found["neurons", layer] = _At(units)
     return found
 
 
@@ -150,8 +174,10 @@ def _by_head(effects: Float[Tensor, "pair place unit"], count: int) -> Float[Ten
     return effects.unflatten(2, (count, -1)).sum((1, 3)).mean(0)
 
 
-def _all(own: Tensor, donor: Tensor) -> Tensor:
-    return torch.cat([own[:, :-1], donor[:, -1:]], dim=1)
+def _whole(back: int, own: Tensor, donor: Tensor) -> Tensor:
+    changed = own.clone()
+    changed[:, -1 - back] = donor[:, -1 - back]
+    return changed
 
 
 @dataclass(frozen=True)
@@ -170,22 +196,21 @@ class _Along:
 
 @dataclass(frozen=True)
 class _At:
-    """The donor's values of these units at the last `places` tokens."""
+    """The donor's values of these units at all places."""
 
     units: Int[Tensor, " unit"]
-    places: int
 
     def __call__(self, own: Tensor, donor: Tensor) -> Tensor:
         changed = own.clone()
-        changed[:, -self.places :, self.units] = donor[:, -self.places :, self.units]
+        changed[..., self.units] = donor[..., self.units]
         return changed
 
 
-def _of_heads(chosen: Sequence[tuple[int, int]], size: int, places: int = 1) -> Change:
+def _of_heads(chosen: Sequence[tuple[int, int]], size: int) -> Change:
     found: dict[Point, Rule] = {}
     for layer in sorted({layer for layer, _ in chosen}):
         units = [torch.arange(head * size, (head + 1) * size) for own, head in chosen if own == layer]
-        found["heads", layer] = _At(torch.cat(units), places)
+        found["heads", layer] = _At(torch.cat(units))
     return found
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from functools import partial
 
 import pandas as pd
 import pytest
@@ -13,8 +15,10 @@ import neurotrace as nt
 from neurotrace.core.errors import InputError
 from neurotrace.engine.metrics import logit_difference
 from neurotrace.locating.deciding import decided_by, in_words
-from neurotrace.locating.patching import Patching, shared_tail
-from neurotrace.locating.units import _as_many, of_neurons
+from neurotrace.locating.families import decided_families
+from neurotrace.locating.patching import Patching
+from neurotrace.locating.places import corresponding, places_of
+from neurotrace.locating.units import _as_many, _of_heads, of_neurons
 from neurotrace.models.encoding import encode
 from neurotrace.models.hooks import forward
 from neurotrace.models.sites import Tail, change_sites, read_sites, tail_of
@@ -34,7 +38,8 @@ def organism():
 
 
 def test_the_planted_layer_decides(found):
-    table = found.to_frame().set_index(["unit", "layer"])["answers"]
+    table = found.to_frame()
+    table = table[table["place"] == "last"].set_index(["unit", "layer"])["answers"]
     assert table["mlp", 2] > 0.9  # the planted neurons lie there
     assert table["residual", 2] > 0.9
     assert table["direction", 2] > 0.9
@@ -44,12 +49,18 @@ def test_the_planted_layer_decides(found):
     assert (frame.loc["direction", "control"] < 0.2).all()
     heads = frame.loc["heads"].set_index("k")
     assert heads.index.unique().tolist() == [1, 2, 3]
-    assert (heads["control"] < 0.3).all()
-    neurons = frame[frame["places"] == 1].loc["neurons"].set_index("k")["answers"]
+    assert not (heads["control"] >= 0.3).any()
+    neurons = frame[frame["place"] == "last"].loc["neurons"].set_index("k")["answers"]
     assert neurons.index.tolist() == [1, 2, 3, 8, 15]  # of 1,536; eight were planted
     assert neurons[8] > 0.9
     assert neurons[1] < 0.5
     assert (frame.loc["neurons", "control"] < 0.1).all()
+    everywhere = frame[frame["place"] == "anywhere"].loc["neurons"].set_index("k")["answers"]
+    assert everywhere[8] > 0.9
+    assert found.texts == ("=", "", "", "+", "", "")
+    cue = frame[frame["place"] == "cue"]
+    assert set(cue["tokens"]) == {1}
+    assert cue.loc["neurons", "answers"].max() < 0.1  # planted at the last token
     damage = frame.loc["neurons", "damage"]
     assert damage.max() < 0.5
     assert damage.notna().all()
@@ -63,6 +74,19 @@ def test_what_decides_is_the_same_without_the_map(found, organism):
     pd.testing.assert_frame_equal(nt.decided_by(few, few), nt.decided_by(found, found), rtol=1e-4)
 
 
+def test_other_tokens_are_asked_where_the_last_does_not_decide(organism):
+    """The organism's heads don't decide at the last token, nor anywhere: the cue isn't asked."""
+    pairs = encode(organism, nt.load_pairs("arithmetic")[:120])
+    ((_, both, decided),) = decided_families(organism, pairs, heads=3, everywhere=False)
+    places = decided.groupby("unit")["place"].agg(list).to_dict()
+    assert places == {"direction": ["last"], "heads": ["last", "anywhere"], "neurons": ["last"]}
+    controls = both[0].table.groupby(["unit", "place"])["control"]
+    answers = both[0].table["answers"]
+    assert both[0].table["control"][answers >= 0.9].notna().all()
+    assert (controls.count() >= 1).all()
+    assert controls.count()["heads", "anywhere"] == 1  # no other number of heads could decide
+
+
 def test_the_fewest_of_each_kind_are_said():
     def located(neurons, heads, control=0.0):
         rows = [("neurons", k, rate, 0.0) for k, rate in neurons.items()]
@@ -70,7 +94,7 @@ def test_the_fewest_of_each_kind_are_said():
         rows += [("direction", 1, 0.95, 0.0), ("direction", 1, 0.2, 0.0)]
         table = pd.DataFrame(rows, columns=["unit", "k", "answers", "control"])
         table["score"] = [0.0] * (len(rows) - 2) + [1.0, 2.0]  # training pairs mislead about the layer
-        rest = {"layer": 0, "places": 1, "low": 0.0, "high": 1.0, "damage": 0.0, "n": 20}
+        rest = {"layer": 0, "place": "last", "low": 0.0, "high": 1.0, "damage": 0.0, "n": 20}
         return nt.Located(table.assign(**rest), "reasoning", "m")
 
     few = decided_by(located({1: 0.2, 8: 0.9}, {1: 0.95}), located({1: 0.95, 8: 0.95}, {1: 0.95}, 0.1))
@@ -150,7 +174,7 @@ def test_nothing_stays_and_errors_are_named(organism):
 def test_where_no_other_heads_are_left_there_is_no_control(organism):
     pairs = encode(organism, nt.load_pairs("arithmetic")[:4])
     table = nt.locate(organism, pairs.at([0, 1]), pairs.at([2, 3]), heads=99).table
-    heads = table[(table["unit"] == "heads") & (table["places"] == 1)].set_index("k")["control"]
+    heads = table[(table["unit"] == "heads") & (table["place"] == "last")].set_index("k")["control"]
     assert heads.index.tolist() == [1, 2, 4, 8, 16]
     assert heads.isna()[16]
 
@@ -188,11 +212,9 @@ def test_neurons_patched_by_hooks_are_those_that_measure_patches(organism):
     """At each of the last three tokens."""
     pairs = encode(organism, nt.load_pairs("arithmetic")[:6])
     neurons = [nt.Neuron(2, 12), nt.Neuron(2, 57), nt.Neuron(3, 5)]
-    patching = Patching(organism, pairs, pairs, places=3)
+    patching = Patching(organism, pairs, pairs, where="end", at_most=3)
     patching.points = [("neurons", layer) for layer in range(4)]
-    patching.given = {side: patching._read("test", side) for side in ("memorization", "reasoning")}
-    change = of_neurons([(each.layer, each.index) for each in neurons], 3)
-    (effect,), _ = patching.flips([change], "reasoning")
+    (effect,), _ = patching.flips([of_neurons(neurons)], "reasoning")
     measured = nt.measure(
         organism, pairs, [nt.patch(neurons, donor="reasoning")], positions=(-3, -2, -1)
     ).to_frame()
@@ -201,15 +223,72 @@ def test_neurons_patched_by_hooks_are_those_that_measure_patches(organism):
     assert effect.abs().max() > 0.01
 
 
-def test_the_shared_tail_ends_where_the_prompts_differ(organism):
-    rows = [
-        {"id": "a", "family": "f", "template": "t", "group": "a"}
-        | {"memorization": "recall 31 + 28 =", "reasoning": "think 31 + 28 ="}
-        | {"memorized_answer": "62", "reasoned_answer": "71"}
+def test_tokens_correspond_from_the_ends_of_what_differs():
+    assert corresponding([1, 2, 3, 4], [1, 9, 4]) == [(0, 0), (2, 1), (3, 2)]
+    assert corresponding([1, 2, 5, 6, 3], [1, 5, 6, 3]) == [(0, 0), (2, 1), (3, 2), (4, 3)]
+    assert corresponding([7, 1], [8, 9, 1]) == [(0, 1), (1, 2)]
+
+
+def several_lengths(model):
+    """Pairs with cues and questions of several lengths, as token ids."""
+    pairs = encode(model, random_pairs(3), check=False)
+    sides = (
+        ([1, 2, 3, 4, 5, 6], [1, 2, 7, 8, 3], [4, 2, 3, 9]),
+        ([1, 7, 4, 5, 6], [1, 5, 6, 8, 3], [5, 8, 3, 9]),
+    )
+    memorization, reasoning = (tuple(torch.tensor(each) for each in side) for side in sides)
+    return replace(pairs, memorization=memorization, reasoning=reasoning)
+
+
+def test_places_have_names(tmp_path):
+    pairs = several_lengths(family_model("gpt2", tmp_path))
+    cue, every, end = (places_of(pairs, where, 2) for where in ("cue", "anywhere", "end"))
+    assert cue.at["memorization"] == ((-4,), (-4, -3), (-4, -3))
+    assert cue.at["reasoning"] == ((-4,), (-4, -3), (-4, -3))
+    assert every.at["memorization"] == ((-4, -3, -2, -1),) * 3
+    assert end.at["reasoning"] == ((-2, -1),) * 3
+    assert (cue.least, cue.width, every.unmatched, places_of(pairs, "last").width) == (1, 2, 1, 1)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma2", "opt", "llama"])
+@pytest.mark.parametrize("where", ["cue", "anywhere", "end"])
+def test_any_place_is_patched_as_a_hook_would(family, where, tmp_path):
+    """Values of the donor's tokens that correspond, put there by hand in full passes, prompt by prompt."""
+    model = family_model(family, tmp_path)
+    pairs = several_lengths(model)
+    patching = Patching(model, pairs, pairs, where=where, at_most=3)
+    columns = {("heads", 0): list(range(8, 16)), ("neurons", 1): [3, 5]}
+    patching.points = list(columns)
+    changes = [
+        _of_heads([(0, 1)], 8),
+        of_neurons([nt.Neuron(1, 3), nt.Neuron(1, 5)]),
+        {**_of_heads([(0, 1)], 8), **of_neurons([nt.Neuron(1, 3), nt.Neuron(1, 5)])},
     ]
-    pairs = encode(organism, nt.load_pairs(rows), check=False)
-    first, second = pairs.memorization[0], pairs.reasoning[0]
-    assert shared_tail(pairs, 3) == 3
-    places = shared_tail(pairs, 99)
-    assert torch.equal(first[-places:], second[-places:])
-    assert first[-places - 1] != second[-places - 1]
+    effects, _ = patching.flips(changes, "reasoning")
+    before = pairs.behaviour("memorization").logit_difference
+    for row in range(3):
+        own, donor = (list(patching.places["test"].at[side][row]) for side in ("memorization", "reasoning"))
+        values = read_sites(model, whole(pairs.reasoning[row]), patching.points)
+        for point in columns:
+            given = patching.given["reasoning"][point][row, -len(own) :]
+            torch.testing.assert_close(given, values[point][0, donor])
+        by_hand = {point: partial(put, own, values[point][0, donor], at) for point, at in columns.items()}
+        for change, effect in zip(changes, effects[:, row], strict=True):
+            with torch.no_grad():
+                logits = change_sites(
+                    model, whole(pairs.memorization[row]), {p: by_hand[p] for p in change}
+                )
+            after = logit_difference(logits, pairs.memorized[row][None], pairs.reasoned[row][None])
+            assert float(after - before[row]) == pytest.approx(float(effect), abs=1e-4)
+    assert effects.abs().max() > 1e-4
+
+
+def whole(ids):
+    return Tail(ids[None], len(ids))
+
+
+def put(places, values, columns, own):
+    changed = own.clone()
+    for place, value in zip(places, values, strict=True):
+        changed[0, place, columns] = value[columns].to(own)
+    return changed

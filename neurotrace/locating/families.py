@@ -1,0 +1,81 @@
+"""Of each family, by what it is decided: at the last token, or at others where nothing decides there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from neurotrace.core.process import Progress, over
+from neurotrace.core.sides import SIDES
+from neurotrace.locating.deciding import FLIPPED, decided_by
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from neurotrace.locating.locate import Located
+    from neurotrace.models.encoding import EncodedPairs
+    from neurotrace.models.protocol import HookedModel
+
+PAIRS, TEXTS = 64, 32  # by default: of a family, halved; neutral, for the damage
+Both = tuple["Located", "Located"]  # to reasoning, to memory
+
+
+def decided_families(
+    model: HookedModel,
+    pairs: EncodedPairs,
+    *,
+    at_most: int = 0,
+    seed: int = 0,
+    progress: Progress = None,
+    **how: Any,
+) -> Iterator[tuple[str, Both, pd.DataFrame]]:
+    """Of each family: its name, what `locate` finds to reasoning and to memory, and `decided_by`.
+
+    Half of the family's groups choose the units, the other half measures them.
+
+    Args:
+        at_most: pairs of each family, drawn at random; 0: all.
+        how: further arguments of `locate`.
+    """
+    from neurotrace.core.pairs import sample_pairs, split_pairs
+
+    for family in over(progress, list(dict.fromkeys(p.family for p in pairs.pairs)), "family", outer=True):
+        own = [pair for pair in pairs.pairs if pair.family == family]
+        drawn = sample_pairs(own, at_most, seed=seed) if at_most else own
+        train, test = (pairs.of(part) for part in split_pairs(drawn, seed=seed))
+        both = _found(partial(_both, model, train, test, seed=seed, progress=progress, **how), **how)
+        yield family, both, decided_by(*both).assign(family=family)
+
+
+def _both(model: HookedModel, train: EncodedPairs, test: EncodedPairs, **how: Any) -> Both:
+    from neurotrace.locating.locate import locate
+
+    first, second = (locate(model, train, test, donor=donor, **how) for donor in SIDES[::-1])
+    return first, second
+
+
+def _found(both: Callable[..., Both], everywhere: bool = True, **_: Any) -> Both:
+    """Without the map other tokens are asked only for a kind of unit that decides nothing at the last one.
+
+    Of these, the tokens that differ only for a kind that decides anywhere, which takes as long.
+    """
+    if everywhere:
+        return both()
+    sparing = partial(both, control_from=FLIPPED)
+    found = sparing(where=["last"])
+    kinds = _left(found, "last", decide=False)
+    for place, decide in (("anywhere", True), ("cue", False)):
+        if not kinds:
+            break
+        more = sparing(where=[place], kinds=kinds)
+        found = found[0].with_rows(more[0]), found[1].with_rows(more[1])
+        kinds = _left(found, place, decide)
+    return found
+
+
+def _left(found: Both, place: str, decide: bool) -> list[str]:
+    """Kinds of sets that decide there, or that don't."""
+    rows = decided_by(*found)
+    rows = rows[(rows["place"] == place) & (rows["unit"] != "direction")]
+    return rows.loc[rows["decides"] == decide, "unit"].tolist()

@@ -1,0 +1,97 @@
+"""Which tokens of a pair's two prompts correspond, and at which of them something is patched.
+
+Tokens that both prompts share in the same order correspond, one by one. Where the prompts differ, the
+tokens of the two spans correspond from the spans' ends; a longer span's first tokens have no counterpart
+and are never patched. Before the first difference the model computes the same in both prompts, so that
+nothing is patched there, either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from typing import Literal
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from neurotrace.core.sides import SIDES, Side
+from neurotrace.models.encoding import EncodedPairs
+
+Where = Literal["last", "end", "cue", "anywhere"]
+
+
+@dataclass(frozen=True)
+class Places:
+    """Positions in both prompts of each pair, ascending, counted from the prompt's end.
+
+    Attributes:
+        name: `last`, the last token; `cue`, the tokens that differ; `anywhere`, every token from the first
+            that differs on; `end`, the last few of these.
+        at: for each side and pair its positions, negative; as many on both sides.
+        unmatched: the most tokens of a pair, both prompts taken together, that have no counterpart.
+    """
+
+    name: Where
+    at: dict[Side, tuple[tuple[int, ...], ...]]
+    unmatched: int = 0
+
+    @property
+    def width(self) -> int:
+        """The most places of a pair."""
+        return max((len(each) for each in self.at["reasoning"]), default=0)
+
+    @property
+    def least(self) -> int:
+        """The fewest places of a pair."""
+        return min((len(each) for each in self.at["reasoning"]), default=0)
+
+
+def places_of(pairs: EncodedPairs, name: Where, at_most: int = 1) -> Places:
+    """The pairs' places of that name.
+
+    Args:
+        at_most: of `end`, the number of tokens.
+
+    Example::
+
+        places_of(encoded, "cue").at["reasoning"][0]  # (-6,) in "think 31 + 28 ="
+    """
+    if name == "last":
+        return Places(name, {side: ((-1,),) * len(pairs) for side in SIDES})
+    found: dict[Side, list[tuple[int, ...]]] = {side: [] for side in SIDES}
+    unmatched = 0
+    for first, second in zip(pairs.memorization, pairs.reasoning, strict=True):
+        both = corresponding(first.tolist(), second.tolist())
+        unmatched = max(unmatched, len(first) + len(second) - 2 * len(both))
+        differ = [int(first[a]) != int(second[b]) for a, b in both]
+        start = differ.index(True) if True in differ else len(both)
+        kept = (
+            [each for each, new in zip(both, differ, strict=True) if new] if name == "cue" else both[start:]
+        )
+        kept = kept[-at_most:] if name == "end" else kept
+        found["memorization"].append(tuple(a - len(first) for a, _ in kept))
+        found["reasoning"].append(tuple(b - len(second) for _, b in kept))
+    return Places(name, {side: tuple(each) for side, each in found.items()}, unmatched)
+
+
+def corresponding(first: Sequence[int], second: Sequence[int]) -> list[tuple[int, int]]:
+    """Positions (in the first, in the second) of tokens that correspond, ascending."""
+    found: list[tuple[int, int]] = []
+    for _, a, a_end, b, b_end in SequenceMatcher(None, first, second, autojunk=False).get_opcodes():
+        count = min(a_end - a, b_end - b)
+        found += zip(range(a_end - count, a_end), range(b_end - count, b_end), strict=True)
+    return found
+
+
+def in_tail(at: Sequence[tuple[int, ...]], width: int) -> tuple[int, Int[Tensor, "row place"]]:
+    """(number of last tokens that hold all places, each row's places counted from their start).
+
+    Rows are aligned at their last place; one with fewer places begins with the number of last tokens, which
+    stands for none.
+    """
+    read = max((-each[0] for each in at if each), default=1)
+    rows = [[read] * (width - len(each)) + [place + read for place in each] for each in at]
+    return read, torch.tensor(rows, dtype=torch.long).reshape(len(at), width)
