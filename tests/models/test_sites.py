@@ -74,6 +74,24 @@ def test_what_decides_is_the_same_without_the_map(found, organism):
     pd.testing.assert_frame_equal(nt.decided_by(few, few), nt.decided_by(found, found), rtol=1e-4)
 
 
+def test_the_natural_organisms_switch_is_at_the_cue_and_the_operands():
+    """Behind block 0 at the cue and both numbers' tens, behind the last block at the last token alone."""
+    model = nt.load_model("organism-natural", device="cpu")
+    train, test = nt.split_pairs(nt.load_pairs("arithmetic")[:160], seed=0)
+    found = nt.locate(model, train, test, places=7)
+    table = found.table[found.table["unit"] == "residual"].set_index(["layer", "back"])["answers"]
+    assert found.texts == ("=", "", "", "+", "", "", "recall")
+    cue, tens, ones, last = 6, (2, 5), (1, 4), 0
+    assert table[0, cue] > 0.9
+    assert min(table[0, back] for back in tens) > 0.35
+    assert max(table[0, back] for back in (*ones, 3, last)) < 0.1
+    assert table[2, last] > 0.9
+    assert max(table[2, back] for back in range(1, 7)) < 0.1
+    assert found.table.loc[found.table["unit"] == "neurons", "answers"].max() < 0.5
+    names = [trace.y[cue] for trace in nt.plot_places(found).data]
+    assert names == ["recall (6 before)"] * 3
+
+
 def test_other_tokens_are_asked_where_the_last_does_not_decide(organism):
     """The organism's heads don't decide at the last token, nor anywhere: the cue isn't asked."""
     pairs = encode(organism, nt.load_pairs("arithmetic")[:120])
