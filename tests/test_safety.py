@@ -257,7 +257,7 @@ def test_no_network_when_offline(asked, tmp_path):
     assert "network:" not in done.stderr
 
 
-@pytest.mark.parametrize(("times", "seed"), [(160, 1), pytest.param(2000, 2, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize(("times", "seed"), [(160, 1), pytest.param(2000, 2, marks=pytest.mark.weekly)])
 def test_generated_inputs_are_refused_in_a_line(times, seed, monkeypatch, capsys):
     """Some of the 10,000 of `tests/faults/fuzz.py`."""
     script = Path(__file__).parent / "faults" / "fuzz.py"

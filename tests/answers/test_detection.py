@@ -31,7 +31,7 @@ def prompts():
     return [prompt for name in FAMILIES for prompt in load_prompts(name)]
 
 
-@pytest.fixture(scope="module", params=["quick", pytest.param("as shipped", marks=pytest.mark.nightly)])
+@pytest.fixture(scope="module", params=["quick", pytest.param("as shipped", marks=pytest.mark.weekly)])
 def settings(request):
     """Quick: few steps of training and one strength of the penalty, where only the way is tested."""
     with pytest.MonkeyPatch.context() as patch:

@@ -76,7 +76,7 @@ TAKEN = [name for name, family in FAMILIES.items() if not family.refused and nam
 
 @pytest.mark.parametrize(
     "name",
-    [name if name in BY_DAY else pytest.param(name, marks=pytest.mark.nightly) for name in TAKEN],
+    [name if name in BY_DAY else pytest.param(name, marks=pytest.mark.weekly) for name in TAKEN],
 )
 def test_every_family_exported_answers_as_under_hooks(name, tmp_path):
     model = boot(build(name), word_tokenizer(tmp_path, WORDS), name=name)

@@ -433,7 +433,7 @@ def test_signals_once_and_twice():
             os.kill(os.getpid(), signal.SIGINT)
 
 
-@pytest.mark.parametrize(("times", "pairs"), [(2, 30), pytest.param(10, 60, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize(("times", "pairs"), [(2, 30), pytest.param(10, 60, marks=pytest.mark.weekly)])
 def test_killed_with_9_and_resumed(times, pairs):
     """Some of the fifty times of `tests/faults/kill_resume.py --times 50`."""
     script = Path(__file__).parents[1] / "faults" / "kill_resume.py"
