@@ -4,6 +4,7 @@ tokens     prompts and answers of pairs as token ids
 tokenizers a tokenizer by name; BOS, or none
 unknown    what a tokenizer has no token for
 sequences  answers as sequences of tokens, read teacher-forced from logits
+places     which tokens of a pair's two prompts correspond: the last, those that differ, any
 endings    where a word ends, by the text of its tokens
 
 May import: core, organism. The caller makes the forward passes.

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from jaxtyping import Int
+from torch import Tensor
+
 from neurotrace.core.errors import InputError
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.sides import SIDES
@@ -75,3 +78,19 @@ def refuse_whole(encoded: Any, what: str) -> None:
     """InputError for encoded pairs whose answers are read whole."""
     if encoded.answers is not None:
         raise InputError(f"{what} reads an answer's first token alone: encode pairs with answers='first'")
+
+
+class Words:
+    """Token ids as text, each decoded once."""
+
+    def __init__(self, tokenizer: Any):
+        self.tokenizer = tokenizer
+        self.known: dict[int, str] = {}
+
+    def __call__(self, tokens: Int[Tensor, " row"]) -> list[str]:
+        found = []
+        for token in tokens.tolist():
+            if token not in self.known:
+                self.known[token] = self.tokenizer.decode([token])
+            found.append(self.known[token])
+        return found

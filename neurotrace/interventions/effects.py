@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,7 +16,9 @@ from neurotrace.core.errors import InputError
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress, over
 from neurotrace.core.sides import SIDES, Direction, spoken
+from neurotrace.decoding.places import in_both
 from neurotrace.decoding.sequences import Judged
+from neurotrace.decoding.tokens import Words
 from neurotrace.engine import metrics
 from neurotrace.engine.turns import takes_turns
 from neurotrace.interventions.donors import donor_values, donors_of
@@ -139,7 +141,7 @@ def measure(
     pairs: Sequence[PromptPair] | EncodedPairs,
     interventions: Sequence[Intervention],
     *,
-    positions: Positions = "read",
+    positions: Positions | Literal["cue", "anywhere"] = "read",
     site: Site = "neurons",
     activations: Activations | None = None,
     cleans: dict[bytes, Any] | None = None,
@@ -152,8 +154,10 @@ def measure(
             patch takes its values from the next pair of another group (other answers, same
             behaviour).
         positions: ``"read"``: the prompt's last token; ``"onward"``: there and at each token of a whole
-            answer behind it; ``"all"`` positions of the prompt; or places counted from its end,
-            ``(-3, -2, -1)``. Patching them all needs pairs whose two prompts have equally many tokens.
+            answer behind it; ``"all"`` positions of the prompt; places counted from its end,
+            ``(-3, -2, -1)``; ``"cue"``: the tokens in which the pair's two prompts differ; ``"anywhere"``:
+            every token from the first of these on (`decoding/places.py`). Patching them all needs pairs
+            whose two prompts have equally many tokens.
         site: ``"residual"`` and ``"attention"``: the interventions' neurons are then dimensions of the
             output of each block, or of its attention; ``"router"``: a mixture's experts, whose logits
             are changed (by full passes; patches need `activations`).
@@ -163,14 +167,22 @@ def measure(
             (they cost as much as twenty changed rows). Clear it when the model changes.
 
     Raises:
-        InputError: no interventions; a patch at all positions on pairs whose prompts differ in length.
+        InputError: no interventions; a patch at all positions on pairs whose prompts differ in length; at
+            the cue or anywhere a pair whose tokens there stand at other places in its two prompts.
 
     Example::
 
         effects = nt.measure(model, test, [nt.patch(scores.top(8)), nt.zero(scores.top(8))])
         effects.rates()
     """
+    import pyarrow as pa
+
     encoded = encode(model, pairs)
+    if positions == "cue" or positions == "anywhere":
+        rest: dict[str, Any] = {"site": site, "cleans": cleans, "progress": progress}
+        alike = in_both(encoded.memorization, encoded.reasoning, positions, [p.id for p in encoded.pairs])
+        found = [measure(model, encoded.at(r), interventions, positions=at, **rest) for at, r in alike]
+        return Effects(pa.concat_tables([each.table for each in found]).combine_chunks())
     info = inspect_model(model)
     if not interventions:
         raise InputError("no interventions to measure: pass nt.patch(neurons, donor=...) or others")
@@ -195,7 +207,7 @@ def measure(
     if activations is not None and activations.pairs != encoded.pairs:
         raise InputError("activations= are of other pairs than the ones to measure")
     parts: list[pa.Table] = []
-    words = _Words(tokenizer_of(model))
+    words = Words(tokenizer_of(model))
     reader = Reader(model, encoded)
     for direction in dict.fromkeys(each.direction for each in interventions):
         own = [each for each in interventions if each.direction == direction]
@@ -210,8 +222,6 @@ def measure(
             given = donors(range(len(ids)), ids[:, :0])
             clean, changed = logits_under(model, ids, own, given, **where)
             parts += _rows(words, encoded.at(places), own, clean, changed)
-    import pyarrow as pa
-
     table = pa.concat_tables(parts).combine_chunks()
     return Effects(table.replace_schema_metadata(routed(model)) if routed(model) else table)
 
@@ -263,8 +273,8 @@ def _checked(positions: Positions, encoded: EncodedPairs) -> Positions:
     given = tuple(positions) if isinstance(positions, list | tuple | range) else ()
     if not given or not all(isinstance(each, int) and -shortest <= each < 0 for each in given):
         raise InputError(
-            f"positions={positions!r}: expected 'read', 'onward', 'all' or places from the prompt's end, "
-            f"{-shortest} to -1"
+            f"positions={positions!r}: expected 'read', 'onward', 'all', 'cue', 'anywhere' or places from "
+            f"the prompt's end, {-shortest} to -1"
         )
     return given
 
@@ -281,24 +291,8 @@ def _batches(
     return over(progress, batches, f"intervening ({spoken(first.direction)})")
 
 
-class _Words:
-    """Token ids as text, each decoded once."""
-
-    def __init__(self, tokenizer: Any):
-        self.tokenizer = tokenizer
-        self.known: dict[int, str] = {}
-
-    def __call__(self, tokens: Int[Tensor, " row"]) -> list[str]:
-        found = []
-        for token in tokens.tolist():
-            if token not in self.known:
-                self.known[token] = self.tokenizer.decode([token])
-            found.append(self.known[token])
-        return found
-
-
 def _rows(
-    words: _Words,
+    words: Words,
     part: EncodedPairs,
     interventions: Sequence[Intervention],
     clean: Float[Tensor, "pair vocab"],
@@ -333,7 +327,7 @@ def _rows(
 
 
 def _whole_rows(
-    words: _Words, part: EncodedPairs, interventions: Sequence[Intervention], judged: Judged
+    words: Words, part: EncodedPairs, interventions: Sequence[Intervention], judged: Judged
 ) -> list[pa.Table]:
     """The same of whole answers; run 0 is the unchanged model."""
     import pyarrow as pa
@@ -385,7 +379,7 @@ def _made(intervention: Intervention, rows: int) -> dict[str, list[Any]]:
 
 
 def _readout(
-    words: _Words,
+    words: Words,
     logits: Float[Tensor, "pair vocab"],
     log_p: Float[Tensor, "pair vocab"],
     part: EncodedPairs,

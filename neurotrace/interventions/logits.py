@@ -26,8 +26,8 @@ from neurotrace.models.origins import engine_of
 from neurotrace.models.protocol import HookedModel
 from neurotrace.models.sites import end_logits
 
-# the prompt's last token; there and at each token of the answer behind it; every token of the prompt; or
-# places counted from the prompt's end, -1 the last token
+# the prompt's last token; there and at each token of the answer behind it; every token of the prompt;
+# places counted from the prompt's end, -1 the last token. `measure` also takes "cue" and "anywhere"
 Positions = Literal["read", "onward", "all"] | tuple[int, ...]
 WithinRun = Literal["read", "onward"]  # where a study changes neurons
 # (places of the prompts, the tokens behind them) -> for each intervention the donor's values

@@ -2,8 +2,7 @@
 
 May import: everything up to `rankers`.
 
-    places      which tokens of a pair's prompts correspond: the last, those that differ, any
-    patching    reads, differentiates and patches prompts there, what stands before the first of them kept
+    patching    reads, differentiates and patches some tokens of prompts, what stands before them kept
     units       what is patched at once: outputs, heads, neurons, a direction, and controls of that size
     locate      `nt.locate`: each unit's flips on held-out pairs
     deciding    of each kind of unit the fewest that flip an answer both ways

@@ -30,13 +30,13 @@ from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import Direction, Side
+from neurotrace.decoding.places import Where
 from neurotrace.decoding.tokens import refuse_whole
 from neurotrace.engine.turns import takes_turns
 from neurotrace.interventions.damage import neutral_ids
 from neurotrace.interventions.effects import measure
 from neurotrace.interventions.intervention import patch
 from neurotrace.locating.patching import WHOLE, Patching
-from neurotrace.locating.places import Where
 from neurotrace.locating.units import (
     Learned,
     Unit,

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from neurotrace.core.process import Progress, over
 from neurotrace.core.sides import SIDES, Direction, Side
+from neurotrace.decoding.places import Where, in_tail, places_of
 from neurotrace.engine import metrics
-from neurotrace.locating.places import Where, in_tail, places_of
 from neurotrace.models.encoding import EncodedPairs, by_length
 from neurotrace.models.hooks import Point, Site, inspect_model
 from neurotrace.models.protocol import HookedModel
@@ -66,8 +66,8 @@ class Patching:
         self.n_layers = inspect_model(model).n_layers
         self.points: list[Point] = [(site, at) for site in _SITES for at in range(self.n_layers)]
         self.places = both = {
-            "train": places_of(train, where, at_most),
-            "test": places_of(test, where, at_most),
+            part: places_of(pairs.memorization, pairs.reasoning, where, at_most)
+            for part, pairs in (("train", train), ("test", test))
         }
         self.width = max(each.width for each in both.values())
         self.parts = {

@@ -13,11 +13,11 @@ from families import family_model, random_pairs
 
 import neurotrace as nt
 from neurotrace.core.errors import InputError
+from neurotrace.decoding.places import corresponding, places_of
 from neurotrace.engine.metrics import logit_difference
 from neurotrace.locating.deciding import decided_by, in_words
 from neurotrace.locating.families import decided_families
 from neurotrace.locating.patching import Patching
-from neurotrace.locating.places import corresponding, places_of
 from neurotrace.locating.units import _as_many, _of_heads, of_neurons
 from neurotrace.models.encoding import encode
 from neurotrace.models.hooks import forward
@@ -241,6 +241,32 @@ def test_neurons_patched_by_hooks_are_those_that_measure_patches(organism):
     assert effect.abs().max() > 0.01
 
 
+@pytest.mark.parametrize("where", ["cue", "anywhere"])
+def test_measure_takes_the_names_of_places(organism, where):
+    pairs = encode(organism, nt.load_pairs("arithmetic")[:6])
+    neurons = [nt.Neuron(layer, index) for layer in range(4) for index in range(0, 384, 2)]
+    patching = Patching(organism, pairs, pairs, where=where)
+    patching.points = [("neurons", layer) for layer in range(4)]
+    (effect,), _ = patching.flips([of_neurons(neurons)], "reasoning")
+    table = nt.measure(organism, pairs, [nt.patch(neurons, donor="reasoning")], positions=where).to_frame()
+    moved = (table["L_after"] - table["L_before"]).set_axis(table["pair"])[[p.id for p in pairs.pairs]]
+    torch.testing.assert_close(
+        effect.double(), torch.tensor(moved.to_numpy()).double(), rtol=1e-3, atol=1e-3
+    )
+    assert effect.abs().max() > 0.001
+
+
+def test_measure_refuses_places_that_are_not_the_same_in_both_prompts(tmp_path):
+    model = family_model("gpt2", tmp_path)
+    pairs = several_lengths(model)
+    longer = torch.tensor([1, 2, 9, 9, 5, 6, 7, 8, 3])
+    uneven = replace(pairs, memorization=(*pairs.memorization[:2], longer))
+    with pytest.raises(
+        InputError, match=rf"{pairs.pairs[2].id}: the tokens that differ stand at the places"
+    ):
+        nt.measure(model, uneven, [nt.patch([nt.Neuron(1, 3)], donor="reasoning")], positions="cue")
+
+
 def test_tokens_correspond_from_the_ends_of_what_differs():
     assert corresponding([1, 2, 3, 4], [1, 9, 4]) == [(0, 0), (2, 1), (3, 2)]
     assert corresponding([1, 2, 5, 6, 3], [1, 5, 6, 3]) == [(0, 0), (2, 1), (3, 2), (4, 3)]
@@ -260,12 +286,13 @@ def several_lengths(model):
 
 def test_places_have_names(tmp_path):
     pairs = several_lengths(family_model("gpt2", tmp_path))
-    cue, every, end = (places_of(pairs, where, 2) for where in ("cue", "anywhere", "end"))
+    sides = pairs.memorization, pairs.reasoning
+    cue, every, end = (places_of(*sides, where, 2) for where in ("cue", "anywhere", "end"))
     assert cue.at["memorization"] == ((-4,), (-4, -3), (-4, -3))
     assert cue.at["reasoning"] == ((-4,), (-4, -3), (-4, -3))
     assert every.at["memorization"] == ((-4, -3, -2, -1),) * 3
     assert end.at["reasoning"] == ((-2, -1),) * 3
-    assert (cue.least, cue.width, every.unmatched, places_of(pairs, "last").width) == (1, 2, 1, 1)
+    assert (cue.least, cue.width, every.unmatched, places_of(*sides, "last").width) == (1, 2, 1, 1)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gemma2", "opt", "llama"])

@@ -17,8 +17,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from neurotrace.core.errors import InputError
 from neurotrace.core.sides import SIDES, Side
-from neurotrace.models.encoding import EncodedPairs
+
+Prompts = Sequence[Int[Tensor, " pos"]]
 
 Where = Literal["last", "end", "cue", "anywhere"]
 
@@ -49,21 +51,23 @@ class Places:
         return min((len(each) for each in self.at["reasoning"]), default=0)
 
 
-def places_of(pairs: EncodedPairs, name: Where, at_most: int = 1) -> Places:
-    """The pairs' places of that name.
+def places_of(memorization: Prompts, reasoning: Prompts, name: Where, at_most: int = 1) -> Places:
+    """The places of that name in each pair's two prompts.
 
     Args:
+        memorization, reasoning: token ids, a prompt of each side for every pair.
         at_most: of `end`, the number of tokens.
 
     Example::
 
-        places_of(encoded, "cue").at["reasoning"][0]  # (-6,) in "think 31 + 28 ="
+        encoded = nt.encode(model, pairs)  # "recall 31 + 28 =", "think 31 + 28 ="
+        places_of(encoded.memorization, encoded.reasoning, "cue").at["reasoning"][0]  # (-7,)
     """
     if name == "last":
-        return Places(name, {side: ((-1,),) * len(pairs) for side in SIDES})
+        return Places(name, {side: ((-1,),) * len(reasoning) for side in SIDES})
     found: dict[Side, list[tuple[int, ...]]] = {side: [] for side in SIDES}
     unmatched = 0
-    for first, second in zip(pairs.memorization, pairs.reasoning, strict=True):
+    for first, second in zip(memorization, reasoning, strict=True):
         both = corresponding(first.tolist(), second.tolist())
         unmatched = max(unmatched, len(first) + len(second) - 2 * len(both))
         differ = [int(first[a]) != int(second[b]) for a, b in both]
@@ -75,6 +79,26 @@ def places_of(pairs: EncodedPairs, name: Where, at_most: int = 1) -> Places:
         found["memorization"].append(tuple(a - len(first) for a, _ in kept))
         found["reasoning"].append(tuple(b - len(second) for _, b in kept))
     return Places(name, {side: tuple(each) for side, each in found.items()}, unmatched)
+
+
+def in_both(
+    memorization: Prompts, reasoning: Prompts, name: Where, ids: Sequence[str]
+) -> list[tuple[tuple[int, ...], list[int]]]:
+    """(places, rows of the pairs that have just these), counted from the end of both prompts.
+
+    Raises:
+        InputError: a pair has none, or others in one prompt than in the other; it is named by its id.
+    """
+    at = places_of(memorization, reasoning, name).at
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for row, (own, other) in enumerate(zip(at["memorization"], at["reasoning"], strict=True)):
+        if not own or own != other:
+            raise InputError(
+                f"{ids[row]}: the tokens that differ stand at the places {own} and {other} from the end of "
+                f"its two prompts; positions={name!r} wants the same ones (nt.locate takes others, too)"
+            )
+        alike.setdefault(own, []).append(row)
+    return list(alike.items())
 
 
 def corresponding(first: Sequence[int], second: Sequence[int]) -> list[tuple[int, int]]:
