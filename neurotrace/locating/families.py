@@ -48,10 +48,15 @@ def decided_families(
         yield family, both, decided_by(*both).assign(family=family)
 
 
-def _both(model: HookedModel, train: EncodedPairs, test: EncodedPairs, **how: Any) -> Both:
+def _both(
+    model: HookedModel, train: EncodedPairs, test: EncodedPairs, progress: Progress, **how: Any
+) -> Both:
     from neurotrace.locating.locate import locate
 
-    first, second = (locate(model, train, test, donor=donor, **how) for donor in SIDES[::-1])
+    first, second = (
+        locate(model, train, test, donor=donor, progress=progress, **how)
+        for donor in over(progress, SIDES[::-1], "direction", outer=True)
+    )
     return first, second
 
 
