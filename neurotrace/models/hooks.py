@@ -227,7 +227,7 @@ def forward(
     `every`: at every position. A hook that doesn't fire exactly once raises RuntimeError.
     """
     edits = {(site, layer): partial(edit or (lambda layer, value: None), layer) for layer in layers}
-    logits, fired = run_hooked(model, ids, edits)
+    logits, fired = run_hooked(model, ids, edits, last=not every)
     for point, count in fired.items():
         if count != 1:
             raise RuntimeError(f"{site_name(*point)} fired {count} times; expected once")
@@ -239,10 +239,12 @@ def run_hooked(
     ids: Int[Tensor, "batch pos"],
     edits: Mapping[Point, Callable[[Float[Tensor, "batch pos unit"]], Tensor | None]],
     past: Any = None,
+    last: bool = False,
 ) -> tuple[Float[Tensor, "batch pos vocab"], dict[Point, int]]:
     """Logits, with each point's values handed to its edit; and how often each hook fired.
 
-    `past`: keys and values of what stands before `ids`, in transformers' form.
+    `past`: keys and values of what stands before `ids`, in transformers' form. `last`: logits of the last
+    position alone, "batch 1 vocab"; for a large vocabulary the others cost as much as several layers.
 
     The hooks are gone when this returns, exceptions included; the user's own hooks stay.
     """
@@ -261,8 +263,17 @@ def run_hooked(
         return hook
 
     behind = {} if past is None else {"past_key_values": past}
-    with hooks_on(model, [(site_name(*point), make(point)) for point in fired]):
+    cut = [(model.unembed, "input", _last)] if last else []
+    hooks = [(site_name(*point), make(point)) for point in fired]
+    with hooks_on(model, hooks), hooked(cut):
         return model(ids.to(_device(model)), **behind), fired
+
+
+def _last(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+    """An unembedding's input, of the last position alone."""
+    if not args or args[0].dim() != 3:
+        return None
+    return (args[0][:, -1:], *args[1:]), kwargs
 
 
 @contextmanager

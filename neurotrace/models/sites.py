@@ -81,7 +81,7 @@ def tail_of(model: HookedModel, ids: Int[Tensor, "batch pos"], read: int) -> Tai
             return whole
         tail = Tail(ids[:, -read:], read, past)
         wanted = end_logits(model, ids, 1)[:, -1].float().cpu()
-        found = run_hooked(model, tail.ids, {}, past=past)[0][:, -1].float().cpu()
+        found = run_hooked(model, tail.ids, {}, past=past, last=True)[0][:, -1].float().cpu()
     close = torch.allclose(found, wanted, rtol=1e-3, atol=1e-3 * float(wanted.abs().max()))
     return tail if close else whole
 
@@ -112,7 +112,7 @@ def read_sites(
 
     _want(model, points)
     with torch.no_grad():
-        run_hooked(model, tail.ids, {point: keep(point) for point in points}, past=tail.past)
+        run_hooked(model, tail.ids, {point: keep(point) for point in points}, past=tail.past, last=True)
     if len(found) != len(points):
         silent = next(point for point in points if point not in found)
         raise RuntimeError(f"{site_name(*silent)} did not fire")
@@ -143,7 +143,8 @@ def change_sites(
         return put
 
     _want(model, changes)
-    logits, fired = run_hooked(model, tail.ids, {point: make(point) for point in changes}, past=tail.past)
+    edits = {point: make(point) for point in changes}
+    logits, fired = run_hooked(model, tail.ids, edits, past=tail.past, last=True)
     for point, count in fired.items():
         if count != 1:
             raise InputError(f"{site_name(*point)} fired {count} times; expected once")

@@ -51,6 +51,7 @@ def test_a_hook_that_does_not_fire_once_is_refused(model):
         """Runs the model twice inside one forward call."""
 
         cfg, hook_dict, hooks = model.cfg, model.hook_dict, model.hooks
+        unembed = model.unembed
         parameters = model.parameters
 
         def __call__(self, ids):
