@@ -22,6 +22,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 )
 def test_the_page_holds_the_tables_as_they_are_printed(name, shown, capsys, monkeypatch):
     monkeypatch.syspath_prepend(DOCS / "tables")  # where a script's own folder is
+    monkeypatch.setattr("sys.argv", [name])
     runpy.run_path(str(DOCS / "tables" / f"{name}.py"), run_name="__main__")
     printed = capsys.readouterr().out
     page = (DOCS / f"{shown}.md").read_text("utf-8")
