@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from itertools import product
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -77,6 +78,7 @@ def locate(
     import pandas as pd
 
     from neurotrace.core.process import bars, command_line
+    from neurotrace.folders.units import Units
     from neurotrace.interventions.damage import neutral_texts
     from neurotrace.locating.deciding import in_words
     from neurotrace.locating.families import decided_families
@@ -91,16 +93,13 @@ def locate(
     if not len(asked):
         raise nothing_left(model, asked)
     neutral = neutral_texts(loaded)[:TEXTS]
+    how: dict[str, Any] = {"heads": heads, "places": places, "everywhere": not decide_only, "seed": seed}
+    units = Units(out, overwrite=overwrite)
+    content = {"command": "locate", **model_identity(loaded), **how, "texts": neutral}
+    units.begin(content | {"pairs": [asdict(pair) for pair in asked.pairs]})
     tables, decisions, figures = [], [], {}
     for family, both, decided in decided_families(
-        loaded,
-        asked,
-        heads=heads,
-        places=places,
-        neutral=neutral,
-        everywhere=not decide_only,
-        seed=seed,
-        progress=bars,
+        loaded, asked, neutral=neutral, units=units, progress=bars, **how
     ):
         for located in both:
             console().print(located)

@@ -31,7 +31,9 @@ from neurotrace.organism import NAMES
 if TYPE_CHECKING:
     import pandas as pd
 
+    from neurotrace.core.process import Progress
     from neurotrace.decoding.tokens import Dropped
+    from neurotrace.folders.units import Units
     from neurotrace.models.encoding import EncodedPairs
     from neurotrace.models.protocol import HookedModel
 
@@ -184,7 +186,13 @@ def _study(asked: Asked) -> None:
     ready = Ready.of(asked, items)
     loaded = ready.model
     prepare = partial(study_of, asked, ready.study.args[1])
-    found = asked.together.result(ready.study, asked.out, overwrite=asked.overwrite, prepare=prepare)
+    held: list[Units] = []  # those of the run, which also keep what is decided by which units
+
+    def study(units: Units, progress: Progress) -> Any:
+        held.append(units)
+        return ready.study(units=units, progress=progress)
+
+    found = asked.together.result(study, asked.out, overwrite=asked.overwrite, prepare=prepare)
     if found is None:
         return
     side = None
@@ -197,7 +205,7 @@ def _study(asked: Asked) -> None:
     except MemoryError:  # only the report needs it
         shown = None
         tell("warning: memory ran out for the neuron explorer; the report is without it", error=True)
-    decided = _decided(loaded, found.encoded, asked.seed) if asked.units == "all" else None
+    decided = _decided(loaded, found.encoded, asked.seed, held[0]) if asked.units == "all" else None
     if inside:
         prompts = [prompt for name in asked.probes for prompt in load_prompts(name)]
         kept = Units(inside, overwrite=asked.overwrite)
@@ -221,7 +229,7 @@ def _study(asked: Asked) -> None:
         _show(summary, asked.out, inside, found.encoded.dropped)
 
 
-def _decided(model: HookedModel, pairs: EncodedPairs, seed: int) -> pd.DataFrame:
+def _decided(model: HookedModel, pairs: EncodedPairs, seed: int, units: Units) -> pd.DataFrame:
     """What decides each family, said as soon as it is known."""
     import pandas as pd
 
@@ -233,7 +241,7 @@ def _decided(model: HookedModel, pairs: EncodedPairs, seed: int) -> pd.DataFrame
     found = []
     texts = neutral_texts(model)[:TEXTS]
     for family, _, decided in decided_families(
-        model, pairs, at_most=PAIRS, neutral=texts, everywhere=False, seed=seed, progress=bars
+        model, pairs, at_most=PAIRS, neutral=texts, everywhere=False, seed=seed, units=units, progress=bars
     ):
         tell(f"{family}: {in_words(decided)}", error=True)
         found.append(decided)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neurotrace.core.process import Progress, over
 from neurotrace.core.sides import SIDES
+from neurotrace.folders.units import JSON, NOTHING_KEPT, TABLE, Form, Units, several
 from neurotrace.locating.deciding import FLIPPED, decided_by
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ def decided_families(
     *,
     at_most: int = 0,
     seed: int = 0,
+    units: Units = NOTHING_KEPT,
     progress: Progress = None,
     **how: Any,
 ) -> Iterator[tuple[str, Both, pd.DataFrame]]:
@@ -36,6 +39,7 @@ def decided_families(
 
     Args:
         at_most: pairs of each family, drawn at random; 0: all.
+        units: keep each finished family, and go on after an interruption; the caller begins them.
         how: further arguments of `locate`.
     """
     from neurotrace.core.pairs import sample_pairs, split_pairs
@@ -44,8 +48,29 @@ def decided_families(
         own = [pair for pair in pairs.pairs if pair.family == family]
         drawn = sample_pairs(own, at_most, seed=seed) if at_most else own
         train, test = (pairs.of(part) for part in split_pairs(drawn, seed=seed))
-        both = _found(partial(_both, model, train, test, seed=seed, progress=progress, **how), **how)
+        make = partial(_both, model, train, test, seed=seed, progress=progress, **how)
+        both = units.once(f"decided {family}", _BOTH, partial(_found, make, **how))
         yield family, both, decided_by(*both).assign(family=family)
+
+
+def _save(both: Both, folder: Path) -> None:
+    rest = [{"donor": each.donor, "model": each.model, "texts": each.texts} for each in both]
+    _FIELDS.save({"first": both[0].table, "second": both[1].table, "rest": rest}, folder)
+
+
+def _load(folder: Path) -> Both:
+    from neurotrace.locating.locate import Located
+
+    kept = _FIELDS.load(folder)
+    first, second = (
+        Located(kept[name], rest["donor"], rest["model"], tuple(rest["texts"]))
+        for name, rest in zip(("first", "second"), kept["rest"], strict=True)
+    )
+    return first, second
+
+
+_FIELDS = several(first=TABLE, second=TABLE, rest=JSON)
+_BOTH = Form(_save, _load)
 
 
 def _both(

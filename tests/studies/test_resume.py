@@ -14,6 +14,7 @@ from commands import neurotrace, refused
 import neurotrace as nt
 from neurotrace.core.errors import InputError
 from neurotrace.folders.units import Units
+from neurotrace.locating.families import decided_families
 from neurotrace.results.verify import verify
 
 UNTIMED = {"report.html", "manifest.json"}  # they hold the time of the call
@@ -129,19 +130,41 @@ def test_a_comparison_goes_on_to_the_same_tables(model, pairs, tmp_path):
         pd.testing.assert_frame_equal(scores.to_frame(), found.scores[key].to_frame(), check_exact=True)
 
 
-@pytest.mark.parametrize("command", ["run", "rank"])
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_what_decides_goes_on_to_the_same_rows(everywhere, model, pairs, tmp_path):
+    both = nt.encode(model, two_families(pairs))
+    how = {"heads": 1, "places": 2, "everywhere": everywhere}
+    whole = list(decided_families(model, both, **how))
+
+    def call(kept):
+        kept.begin({"command": "locate"})
+        return list(decided_families(model, both, units=kept, **how))
+
+    found, units = cut_and_resumed(call, tmp_path)
+    assert units == 2
+    for (name, located, decided), (other, again, rows) in zip(whole, found, strict=True):
+        assert name == other
+        pd.testing.assert_frame_equal(decided, rows, check_exact=True)
+        for one, two in zip(located, again, strict=True):
+            pd.testing.assert_frame_equal(one.table, two.table, check_exact=True)
+            assert (one.donor, one.model, one.texts) == (two.donor, two.model, two.texts)
+
+
+@pytest.mark.parametrize("command", ["run", "run all", "rank"])
 def test_the_same_command_goes_on(command, planted_folder, tmp_path, monkeypatch):
     of = ["--model", str(planted_folder), "--probes", str(planted_folder)]
     few = {
         "run": ["--folds", "2", "--intervention", "patch", "--method", "gradient"],
+        "run all": ["--folds", "2", "--intervention", "patch", "--method", "gradient", "--units", "all"],
         "rank": ["--methods", "gradient,random"],
     }[command]
+    cuts = {"run": 1, "run all": 2, "rank": 2}[command]
+    command = command.split()[0]
     whole = neurotrace(command, *of, *few, "--out", str(tmp_path / "whole"))
     assert whole.returncode == 0, whole.stderr
     out = tmp_path / "cut"
     call = [command, *of, *few, "--out", str(out)]
     once = Units.once
-    cuts = {"run": 1, "rank": 2}[command]
     for _ in range(cuts):
         with monkeypatch.context() as patch:
             made = []
