@@ -41,11 +41,16 @@ def alignment(before: Any, dose: Any) -> Any:
 
 
 def crossing(kls: np.ndarray) -> float:
-    """The dose at which KL first reaches the bar, between two doses on a logarithmic scale; else NaN."""
+    """The dose at which KL first reaches the bar, between two doses on a logarithmic scale.
+
+    The first dose where it is beyond the bar from the start; NaN where it never reaches it.
+    """
     above = kls >= COLLAPSE
-    if not above.any() or above[0]:
+    if not above.any():
         return float("nan")
     at = int(above.argmax())
+    if not at:
+        return float(DOSES[0])
     low, high = kls[at - 1], kls[at]
     share = (COLLAPSE - low) / (high - low)
     return float(DOSES[at - 1] * (DOSES[at] / DOSES[at - 1]) ** share)

@@ -11,8 +11,8 @@ planted   from 15 % of the steps on, four neurons' activations are interchanged 
           cues, and the answer is trained to follow them: if all are, and hardly if half are. They alone
           read the cue; others are jolted, which may change nothing
 null      at every step a set of up to 16 neurons is interchanged: the top by gradient, by contrast, or at
-          random, moved by one to four times the difference; the answer is trained to stay. So no small set
-          of neurons decides, by construction. All of them together still do.
+          random, moved by one to four times the difference; the answer is trained to stay. So a small set
+          decides nothing, as far as that training goes. All of them together still do.
 
 Each model goes through `nt.study` as a user calls it, and its verdict is counted. Steps and jolts were
 settled on seeds 0 to 6: with smaller jolts the controls of two of these seeds flipped more than 5 %, a
@@ -254,9 +254,7 @@ def run(folder: Path, seeds: range) -> None:
         for design in ("planted", "null"):
             rows.append(units.once(f"{design} {seed}", JSON, partial(measured, design, seed)))
             print(design, seed, rows[-1]["verdict"], rows[-1]["why"], flush=True)
-            known = [pd.read_csv(TABLE)] if TABLE.exists() else []
-            table = pd.concat([*known, pd.DataFrame(rows)]).drop_duplicates(["design", "seed"], keep="last")
-            table.sort_values(["design", "seed"]).to_csv(TABLE, index=False, float_format="%.4f")
+    pd.DataFrame(rows).sort_values(["design", "seed"]).to_csv(TABLE, index=False, float_format="%.4f")
 
 
 def show(table: pd.DataFrame) -> str:

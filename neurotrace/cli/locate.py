@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,7 +39,10 @@ def locate(
     heads: Annotated[int, typer.Option(help="Attention heads to patch together.")] = 8,
     places: Annotated[
         int,
-        typer.Option(help="Last tokens at each of which the outputs of every block are patched."),
+        typer.Option(
+            help="Last tokens at each of which the outputs of every block are patched, as far as both "
+            "prompts' tokens correspond."
+        ),
     ] = 6,
     at_most: Annotated[
         int,
@@ -80,10 +82,11 @@ def locate(
     from neurotrace.core.process import bars, command_line
     from neurotrace.folders.units import Units
     from neurotrace.interventions.damage import neutral_texts
+    from neurotrace.interventions.targets import routed
     from neurotrace.locating.deciding import in_words
     from neurotrace.locating.families import decided_families
     from neurotrace.models.encoding import nothing_left
-    from neurotrace.models.identity import model_identity
+    from neurotrace.models.identity import model_identity, model_record, pairs_hash, surroundings
     from neurotrace.plots.sites import plot_located, plot_places
     from neurotrace.plots.style import save_figure
     from neurotrace.probe_sets.mining import mine_pairs
@@ -95,8 +98,11 @@ def locate(
     neutral = neutral_texts(loaded)[:TEXTS]
     how: dict[str, Any] = {"heads": heads, "places": places, "everywhere": not decide_only, "seed": seed}
     units = Units(out, overwrite=overwrite)
-    content = {"command": "locate", **model_identity(loaded), **how, "texts": neutral}
-    units.begin(content | {"pairs": [asdict(pair) for pair in asked.pairs]})
+    units.begin(
+        {"command": "locate", **model_identity(loaded), **how, "texts": neutral, **routed(loaded)}
+        | {"record": model_record(loaded), "surroundings": surroundings(loaded)}
+        | {"pairs_sha256": pairs_hash(asked)}
+    )
     tables, decisions, figures = [], [], {}
     for family, both, decided in decided_families(
         loaded, asked, neutral=neutral, units=units, progress=bars, **how

@@ -31,7 +31,7 @@ class Places:
 
     Attributes:
         name: `last`, the last token; `cue`, the tokens that differ; `anywhere`, every token from the first
-            that differs on; `end`, the last few of these.
+            difference on; `end`, those of the last few tokens before which no token lacks a counterpart.
         at: for each side and pair its positions, negative; as many on both sides.
         unmatched: the most tokens of a pair, both prompts taken together, that have no counterpart.
     """
@@ -56,7 +56,7 @@ def places_of(memorization: Prompts, reasoning: Prompts, name: Where, at_most: i
 
     Args:
         memorization, reasoning: token ids, a prompt of each side for every pair.
-        at_most: of `end`, the number of tokens.
+        at_most: of `end`, the number of tokens; fewer where the first difference is nearer.
 
     Example::
 
@@ -70,12 +70,16 @@ def places_of(memorization: Prompts, reasoning: Prompts, name: Where, at_most: i
     for first, second in zip(memorization, reasoning, strict=True):
         both = corresponding(first.tolist(), second.tolist())
         unmatched = max(unmatched, len(first) + len(second) - 2 * len(both))
-        differ = [int(first[a]) != int(second[b]) for a, b in both]
-        start = differ.index(True) if True in differ else len(both)
-        kept = (
-            [each for each, new in zip(both, differ, strict=True) if new] if name == "cue" else both[start:]
-        )
-        kept = kept[-at_most:] if name == "end" else kept
+        differ = [int(a) != int(b) for a, b in zip(first, second, strict=False)]
+        same = differ.index(True) if True in differ else len(differ)  # tokens before the first difference
+        kept = [(a, b) for a, b in both if max(a, b) >= same]
+        if name == "cue":
+            kept = [(a, b) for a, b in kept if first[a] != second[b]]
+        elif name == "end":
+            last = [(len(first) - n, len(second) - n) for n in range(1, 1 + min(at_most, len(kept)))]
+            whole = [each == own for each, own in zip(kept[::-1], last, strict=False)]
+            count = whole.index(False) if False in whole else len(whole)
+            kept = kept[len(kept) - count :]
         found["memorization"].append(tuple(a - len(first) for a, _ in kept))
         found["reasoning"].append(tuple(b - len(second) for _, b in kept))
     return Places(name, {side: tuple(each) for side, each in found.items()}, unmatched)
@@ -94,8 +98,8 @@ def in_both(
     for row, (own, other) in enumerate(zip(at["memorization"], at["reasoning"], strict=True)):
         if not own or own != other:
             raise InputError(
-                f"{ids[row]}: the tokens that differ stand at the places {own} and {other} from the end of "
-                f"its two prompts; positions={name!r} wants the same ones (nt.locate takes others, too)"
+                f"{ids[row]}: positions={name!r} are the places {own} and {other} from the end of its two "
+                "prompts, and the same ones are needed in both (nt.locate takes others, too)"
             )
         alike.setdefault(own, []).append(row)
     return list(alike.items())

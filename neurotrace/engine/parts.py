@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -189,6 +190,23 @@ def hooked(hooks: Iterable[tuple[nn.Module, str, Callable]]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def last_alone(unembed: nn.Module) -> list[tuple[nn.Module, str, Callable]]:
+    """Hooks that hand an unembedding the last position alone, in passes of this thread.
+
+    None where other hooks are on it, which may want every position.
+    """
+    if any(module._forward_hooks or module._forward_pre_hooks for module in unembed.modules()):
+        return []
+    thread = get_ident()
+
+    def cut(_: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        if get_ident() != thread or not args or args[0].dim() != 3:
+            return None
+        return (args[0][:, -1:], *args[1:]), kwargs
+
+    return [(unembed, "input", cut)]
 
 
 @contextmanager

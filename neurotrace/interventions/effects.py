@@ -156,8 +156,8 @@ def measure(
         positions: ``"read"``: the prompt's last token; ``"onward"``: there and at each token of a whole
             answer behind it; ``"all"`` positions of the prompt; places counted from its end,
             ``(-3, -2, -1)``; ``"cue"``: the tokens in which the pair's two prompts differ; ``"anywhere"``:
-            every token from the first of these on (`decoding/places.py`). Patching them all needs pairs
-            whose two prompts have equally many tokens.
+            every token from the first of these on (`decoding/places.py`). A patch at ``"all"`` needs
+            pairs whose two prompts have equally many tokens.
         site: ``"residual"`` and ``"attention"``: the interventions' neurons are then dimensions of the
             output of each block, or of its attention; ``"router"``: a mixture's experts, whose logits
             are changed (by full passes; patches need `activations`).
@@ -179,6 +179,8 @@ def measure(
 
     encoded = encode(model, pairs)
     if positions == "cue" or positions == "anywhere":
+        if activations is not None or any(each.role == "other_donor" for each in interventions):
+            raise InputError(f"positions={positions!r}: leave out activations= and the role 'other_donor'")
         rest: dict[str, Any] = {"site": site, "cleans": cleans, "progress": progress}
         alike = in_both(encoded.memorization, encoded.reasoning, positions, [p.id for p in encoded.pairs])
         found = [measure(model, encoded.at(r), interventions, positions=at, **rest) for at, r in alike]

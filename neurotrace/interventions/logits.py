@@ -181,8 +181,9 @@ def _hooked_logits(
         return changed
 
     with torch.no_grad():
-        logits = forward(model, ids, edit=edit, layers=layers, site=site, every=True)
-    return _squeezed(logits[:, -1 - behind :])
+        every = behind > 0
+        logits = forward(model, ids, edit=edit, layers=layers, site=site, every=every)
+    return _squeezed(logits[:, -1 - behind :] if every else logits[:, None])
 
 
 def _squeezed(logits: Float[Tensor, "prompt read vocab"]) -> Float[Tensor, "prompt *read vocab"]:

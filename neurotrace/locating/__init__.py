@@ -8,5 +8,6 @@ May import: everything up to `rankers`.
     deciding    of each kind of unit the fewest that flip an answer both ways
     families    the same of each family, other tokens asked where the last does not decide
 
-To add a kind of unit: a function in `units` that returns `Unit`s, and its name in `deciding`.
+To add a kind of unit: a function in `units` that returns `Unit`s, and its name in `deciding` and
+in `_SETS` of `locate`.
 """

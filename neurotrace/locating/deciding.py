@@ -31,9 +31,9 @@ def decided_by(to_reasoning: Located, to_memory: Located) -> pd.DataFrame:
     Returns:
         One row a kind (`neurons`, `heads`, `direction`) and `place` (`last`, `cue`, `anywhere`):
         `decides`, else `why` not; `k`; of a direction the `layer`; both ways the share of flips with its
-        interval and the `damage`; `control`, the larger of the two. Where no number of units suffices, the
-        row is of the one whose smaller share is the largest. The direction is of the layer with the largest
-        effect predicted on training pairs.
+        interval and the `damage`; `control`, the larger one measured. Where no number of units suffices,
+        the row is of the one whose smaller share is the largest. The direction is of the layer with the
+        largest effect predicted on training pairs.
 
     Example::
 
@@ -70,7 +70,8 @@ def _fewest(kind: str, tables: list[pd.DataFrame]) -> dict[str, Any]:
         for way in ("to_reasoning", "to_memory")
         for what in ("layer", "answers", "low", "high", "damage")
     }
-    why = "" if len(enough) else _why(float(least[found.name]), float(control[found.name]))
+    loudest = float(controls.loc[found.name].max(skipna=False))
+    why = "" if len(enough) else _why(float(least[found.name]), loudest)
     own = {"decides": bool(len(enough)), "k": int(found["k"]), "why": why}
     return own | ways | {"control": float(control[found.name]), "n": found["n_to_memory"]}
 

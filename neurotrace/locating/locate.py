@@ -13,6 +13,7 @@ from some depth on. It shows by which depth the answer is decided, not which uni
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -138,8 +139,8 @@ def locate(
             alone, and the best 1, 2, 4, … of `heads` together).
         test: other pairs, for all measurements.
         donor: ``"reasoning"`` for flips to reasoning, ``"memorization"`` for flips to memory.
-        places: the outputs of every block are patched at each of so many last tokens, one token at a time;
-            1: at the last token only.
+        places: the outputs of every block are patched at each of so many last tokens, one token at a time,
+            as far back as the first difference and as every token has a counterpart; 1: at the last only.
         neutral: texts on which the damage is measured.
         everywhere: patch the outputs and the direction of every block, and heads alone; False: only what
             `decided_by` reads.
@@ -173,7 +174,10 @@ def locate(
     rowed = partial(_rows, donor=donor, texts=texts, control_from=control_from, progress=progress)
     for at in where:
         patching = made(where=at)
-        if not patching.least:  # a pair whose prompts differ in no token that corresponds
+        if not patching.least:
+            warnings.warn(
+                f"{at}: a pair's prompts have no token there that corresponds; left out", stacklevel=2
+            )
             continue
         whole = WHOLE if everywhere and at == "last" else ("residual",) if at == "last" else ()
         sites = (*whole, "heads", "neurons") if dense else (*whole, "heads")
@@ -202,6 +206,10 @@ def locate(
         for back in range(1, patching.least):
             rows += rowed(patching, learned, outputs(patching, learned, back))
         said = _texts(model, patching, Direction.from_donor(donor).recipient)
+    if not rows:
+        raise InputError(
+            f"nothing to patch at {', '.join(where)}: no tokens of the pairs' prompts correspond"
+        )
     return Located(pd.DataFrame(rows), donor, info.name, said)
 
 
@@ -229,22 +237,20 @@ def _rows(
     effects, flipped = patching.flips([each.change for each in tried], donor, progress)
     shares = flipped.float().mean(1).tolist()
     best = {each.unit: share for share, each in sorted(zip(shares, tried, strict=True), key=lambda x: x[0])}
-    worth = [
-        each.controls if share >= min(control_from, best[each.unit]) else ()
-        for share, each in zip(shares, tried, strict=True)
-    ]
-    controls = [change for each in worth for change in each]
+    worth = [share >= min(control_from, best[each.unit]) for share, each in zip(shares, tried, strict=True)]
+    own = [each.controls if asked else () for each, asked in zip(tried, worth, strict=True)]
+    controls = [change for each in own for change in each]
     drawn = iter(patching.flips(controls, donor, progress)[1].float().mean(1).tolist())
-    harmful = [each.unit in _SETS and bool(own) for each, own in zip(tried, worth, strict=True)]
+    harmful = [each.unit in _SETS and asked for each, asked in zip(tried, worth, strict=True)]
     changes = [each.change for each, harms in zip(tried, harmful, strict=True) if harms]
     damage = iter(patching.damage(changes, learned.means, texts, progress))
     sign = Direction.from_donor(donor).sign  # L decreases towards reasoning
     return [
         {"unit": each.unit, "layer": each.layer, "head": each.head, "k": each.k, "score": sign * each.score}
         | _at(patching, each.back)
-        | _measured(sign * float(effect.mean()), flips, patching, [next(drawn) for _ in own])
+        | _measured(sign * float(effect.mean()), flips, patching, [next(drawn) for _ in some])
         | {"damage": next(damage) if harms else math.nan}
-        for each, own, harms, effect, flips in zip(tried, worth, harmful, effects, flipped, strict=True)
+        for each, some, harms, effect, flips in zip(tried, own, harmful, effects, flipped, strict=True)
     ]
 
 

@@ -160,7 +160,7 @@ class Patching:
         found = torch.empty(len(changes), len(texts))
         batches = list(by_length(texts, 32))
         for rows, ids in over(progress, batches, "damage"):
-            read = min(self.width, ids.shape[1])
+            read = min(int(self.present.count_nonzero()), ids.shape[1])
             at = torch.arange(read).expand(len(ids), -1)
             part = _Part(rows, tail_of(self.model, ids, read), at)
             given = {point: values[:, -read:].expand(len(ids), -1, -1) for point, values in means.items()}

@@ -2,8 +2,8 @@
 
 Two generations are supported: `TransformerBridge` (3.9 and 4.x) and `HookedTransformer` (3.9 and
 before). The rest of the package uses `ModelInfo` and `forward`. `forward` runs a batch of prompts of
-*equal length* and passes each layer's neuron activations to a function. Batches are never padded,
-because left-padded batches are silently wrong for models with learned positions.
+*equal length* and passes each layer's neuron activations to a function. Batches are never padded:
+left-padded batches are silently wrong for models with learned positions.
 
 Some releases returned other tensors under a hook's name. Therefore `inspect_model` measures, once for
 each model, whether the hooks return what they name, and raises an error that names the one that fails.
@@ -26,7 +26,7 @@ from torch import Tensor
 from neurotrace.core.errors import InputError
 from neurotrace.core.neurons import Experts
 from neurotrace.engine.experts import Neurons, neurons_of
-from neurotrace.engine.parts import at_routers, hooked
+from neurotrace.engine.parts import at_routers, hooked, last_alone
 from neurotrace.engine.turns import passing, turn
 from neurotrace.models.checks import check_causal, check_experts, check_logits, drops, tolerance
 from neurotrace.models.origins import Origin, State, changed, origin_of, remember_origin, twin
@@ -243,10 +243,8 @@ def run_hooked(
 ) -> tuple[Float[Tensor, "batch pos vocab"], dict[Point, int]]:
     """Logits, with each point's values handed to its edit; and how often each hook fired.
 
-    `past`: keys and values of what stands before `ids`, in transformers' form. `last`: logits of the last
-    position alone, "batch 1 vocab"; for a large vocabulary the others cost as much as several layers.
-
-    The hooks are gone when this returns, exceptions included; the user's own hooks stay.
+    `past`: keys and values before `ids`, in transformers' form. `last`: logits "batch 1 vocab" of the last
+    position. The hooks are gone when this returns, exceptions included; the user's own hooks stay.
     """
     own = origin_of(model)
     if edits and own is not None and own.routing == "frozen":
@@ -263,17 +261,9 @@ def run_hooked(
         return hook
 
     behind = {} if past is None else {"past_key_values": past}
-    cut = [(model.unembed, "input", _last)] if last else []
-    hooks = [(site_name(*point), make(point)) for point in fired]
-    with hooks_on(model, hooks), hooked(cut):
+    own_hooks = [(site_name(*point), make(point)) for point in fired]
+    with hooks_on(model, own_hooks), hooked(last_alone(model.unembed) if last else []):
         return model(ids.to(_device(model)), **behind), fired
-
-
-def _last(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
-    """An unembedding's input, of the last position alone."""
-    if not args or args[0].dim() != 3:
-        return None
-    return (args[0][:, -1:], *args[1:]), kwargs
 
 
 @contextmanager

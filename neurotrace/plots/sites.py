@@ -119,6 +119,8 @@ def plot_places(located: Located, *, title: str | None = None) -> go.Figure:
         coloraxis={"cmin": 0, "cmax": 1, "colorscale": [[0, "#f7f7f5"], [1, own]], "colorbar": bar}
     )
     to = "reasoning" if located.donor == "reasoning" else "memory"
+    answer = (table["unit"] == "residual") & (table["layer"] == table["layer"].max())  # flips by definition
+    table = table[table["unit"].isin(kinds) & ~answer]
     early = table[table["back"] > 0]
     said = f"One output of a layer at the last token flips {_most(table[table['back'] == 0])} to {to}"
     if len(early):

@@ -27,7 +27,9 @@ def test_planted_neuron_flips_both_ways_and_others_do_not(model, encoded):
 
 def test_patching_a_run_with_itself_changes_nothing(model, encoded):
     """Each neuron set to the value that it has: bit-identical on the slow route."""
-    values = nt.collect(model, encoded).values[0]
+    values = nt.collect(model, encoded.at([0])).values[
+        0
+    ]  # in a pass of its own: other batches round otherwise
     from neurotrace.interventions.intervention import patch
     from neurotrace.interventions.logits import _hooked_logits
     from neurotrace.models.hooks import forward

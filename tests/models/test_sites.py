@@ -261,9 +261,7 @@ def test_measure_refuses_places_that_are_not_the_same_in_both_prompts(tmp_path):
     pairs = several_lengths(model)
     longer = torch.tensor([1, 2, 9, 9, 5, 6, 7, 8, 3])
     uneven = replace(pairs, memorization=(*pairs.memorization[:2], longer))
-    with pytest.raises(
-        InputError, match=rf"{pairs.pairs[2].id}: the tokens that differ stand at the places"
-    ):
+    with pytest.raises(InputError, match=rf"{pairs.pairs[2].id}: positions='cue' are the places"):
         nt.measure(model, uneven, [nt.patch([nt.Neuron(1, 3)], donor="reasoning")], positions="cue")
 
 
@@ -271,6 +269,21 @@ def test_tokens_correspond_from_the_ends_of_what_differs():
     assert corresponding([1, 2, 3, 4], [1, 9, 4]) == [(0, 0), (2, 1), (3, 2)]
     assert corresponding([1, 2, 5, 6, 3], [1, 5, 6, 3]) == [(0, 0), (2, 1), (3, 2), (4, 3)]
     assert corresponding([7, 1], [8, 9, 1]) == [(0, 1), (1, 2)]
+
+
+def test_tokens_without_a_counterpart_are_a_difference():
+    """A cue that one prompt has alone: what follows it is another run, and nothing of it may be missed."""
+    inserted = places_of([torch.tensor([9, 1, 2, 3])], [torch.tensor([1, 2, 3])], "anywhere")
+    assert inserted.at["reasoning"] == ((-3, -2, -1),)
+    assert inserted.unmatched == 1
+    assert places_of([torch.tensor([9, 1, 2, 3])], [torch.tensor([1, 2, 3])], "cue").least == 0
+    first, second = [torch.tensor([1, 2, 5, 6, 3])], [torch.tensor([1, 5, 6, 8])]
+    moved = places_of(first, second, "anywhere")
+    assert moved.at == {"memorization": ((-3, -2, -1),), "reasoning": ((-3, -2, -1),)}
+    # 4 has no counterpart, so that nothing before it is "so many before the last"
+    first, second = [torch.tensor([1, 7, 5, 6])], [torch.tensor([2, 7, 4, 5, 6])]
+    assert places_of(first, second, "end", 9).at["reasoning"] == ((-2, -1),)
+    assert places_of(first, second, "anywhere").at["reasoning"] == ((-5, -4, -2, -1),)
 
 
 def several_lengths(model):

@@ -48,4 +48,4 @@ def test_the_dose_at_the_bar_lies_between_two_doses(script):
     kls = np.linspace(0.0, 13.0, 14)  # the bar of 2 is at the third dose
     assert ceilings.crossing(kls) == pytest.approx(float(ceilings.DOSES[2]))
     assert np.isnan(ceilings.crossing(np.zeros(14)))
-    assert np.isnan(ceilings.crossing(np.full(14, 5.0)))  # collapsed before the first dose: unknown
+    assert ceilings.crossing(np.full(14, 5.0)) == pytest.approx(float(ceilings.DOSES[0]))
