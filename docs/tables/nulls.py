@@ -282,4 +282,4 @@ if __name__ == "__main__":
     if len(sys.argv) > 1:
         first, last = map(int, sys.argv[2:4] or (SEEDS.start, SEEDS.stop))
         run(Path(sys.argv[1]), range(first, last))
-    print(show(pd.read_csv(TABLE)))
+    print(show(pd.read_csv(TABLE, keep_default_na=False)))  # "null" is a design
