@@ -1,4 +1,4 @@
-"""The mixture organisms: their text, and nightly that both tools and planted neurons do what is said."""
+"""The mixture organisms: their text, and weekly that both tools and planted neurons do what is said."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_few_steps_make_a_model_with_its_truth_beside_it(tmp_path):
         make_mixture("three", seed=0)
 
 
-@pytest.mark.nightly
+@pytest.mark.weekly
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("design", ["one", "two"])
 def test_the_planted_neurons_are_found_and_flip_held_out_answers(design, seed, tmp_path):

@@ -248,7 +248,7 @@ SHORT = [
 ]
 
 
-@pytest.mark.parametrize("call", [SHORT, pytest.param(["demo"], marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("call", [SHORT, pytest.param(["demo"], marks=pytest.mark.weekly)])
 def test_the_folder_alone_names_the_planted_neurons_and_repeats_the_flips(organism, tmp_path, call):
     done = neurotrace(*call, "--out", str(tmp_path / "run"))
     assert done.returncode == 0, done.stderr
