@@ -277,6 +277,8 @@ def test_tokens_without_a_counterpart_are_a_difference():
     assert inserted.at["reasoning"] == ((-3, -2, -1),)
     assert inserted.unmatched == 1
     assert places_of([torch.tensor([9, 1, 2, 3])], [torch.tensor([1, 2, 3])], "cue").least == 0
+    twice = places_of([torch.tensor([1, 1, 2])], [torch.tensor([1, 2])], "anywhere")  # the second 1 is 1
+    assert twice.at == {"memorization": ((-2, -1),), "reasoning": ((-2, -1),)}
     first, second = [torch.tensor([1, 2, 5, 6, 3])], [torch.tensor([1, 5, 6, 8])]
     moved = places_of(first, second, "anywhere")
     assert moved.at == {"memorization": ((-3, -2, -1),), "reasoning": ((-3, -2, -1),)}
@@ -297,6 +299,21 @@ def several_lengths(model):
     return replace(pairs, memorization=memorization, reasoning=reasoning)
 
 
+def several_cues(model):
+    """Two tokens differ in one pair, and one in another, behind a token that it alone has."""
+    pairs = encode(model, random_pairs(3), check=False)
+    sides = (
+        ([1, 2, 3, 4, 5, 6], [8, 2, 3, 4, 5, 6], [4, 2, 3, 9, 1, 7]),
+        (
+            [1, 7, 8, 4, 5, 6],
+            [2, 3, 4, 9, 6],
+            [5, 8, 3, 9, 1, 7],
+        ),
+    )
+    memorization, reasoning = (tuple(torch.tensor(each) for each in side) for side in sides)
+    return replace(pairs, memorization=memorization, reasoning=reasoning)
+
+
 def test_places_have_names(tmp_path):
     pairs = several_lengths(family_model("gpt2", tmp_path))
     sides = pairs.memorization, pairs.reasoning
@@ -310,10 +327,11 @@ def test_places_have_names(tmp_path):
 
 @pytest.mark.parametrize("family", ["gpt2", "gemma2", "opt", "llama"])
 @pytest.mark.parametrize("where", ["cue", "anywhere", "end"])
-def test_any_place_is_patched_as_a_hook_would(family, where, tmp_path):
+@pytest.mark.parametrize("made", [several_lengths, several_cues])
+def test_any_place_is_patched_as_a_hook_would(family, made, where, tmp_path):
     """Values of the donor's tokens that correspond, put there by hand in full passes, prompt by prompt."""
     model = family_model(family, tmp_path)
-    pairs = several_lengths(model)
+    pairs = made(model)
     patching = Patching(model, pairs, pairs, where=where, at_most=3)
     columns = {("heads", 0): list(range(8, 16)), ("neurons", 1): [3, 5]}
     patching.points = list(columns)
