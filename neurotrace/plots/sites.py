@@ -84,8 +84,8 @@ def plot_located(located: Located, *, title: str | None = None) -> go.Figure:
 def plot_places(located: Located, *, title: str | None = None) -> go.Figure:
     """Share of held-out answers that flip, by block and token whose output takes the donor's value.
 
-    One panel each for attention, MLPs and the residual stream behind the block. Tokens count from the
-    prompt's end; the text of one that is the same in all prompts stands beside it.
+    One panel below another for attention, MLPs and the residual stream behind the block. Tokens count from
+    the prompt's end; the text of one that is the same in all prompts is shown with it.
 
     Example::
 
@@ -98,8 +98,9 @@ def plot_places(located: Located, *, title: str | None = None) -> go.Figure:
     if not kinds:
         raise InputError("nothing to draw: locate with everywhere=True patches every block's outputs")
     names = [_SHOWN[unit] for unit in kinds]
-    figure = make_subplots(1, len(kinds), subplot_titles=names, shared_yaxes=True, horizontal_spacing=0.03)
-    for column, unit in enumerate(kinds, start=1):
+    figure = make_subplots(len(kinds), 1, subplot_titles=names, shared_xaxes=True, vertical_spacing=0.08)
+    tokens = sorted(set(table["back"]))
+    for row, unit in enumerate(kinds, start=1):
         flips = table[table["unit"] == unit].pivot_table(index="back", columns="layer", values="answers")
         figure.add_heatmap(
             x=flips.columns.tolist(),
@@ -107,12 +108,11 @@ def plot_places(located: Located, *, title: str | None = None) -> go.Figure:
             z=flips.to_numpy(),
             coloraxis="coloraxis",
             hovertemplate=f"{_SHOWN[unit]}, layer %{{x}}<br>%{{y}}<br>%{{z:.1%}} flip<extra></extra>",
-            row=1,
-            col=column,
+            row=row,
+            col=1,
         )
-        figure.update_xaxes(title="layer", dtick=max(1, len(flips.columns) // 6), row=1, col=column)
+    figure.update_xaxes(title="layer", dtick=max(1, int(table["layer"].max() + 1) // 10), row=len(kinds))
     figure.update_yaxes(autorange="reversed")
-    figure.update_yaxes(title="token", row=1, col=1)
     own = TOWARDS_REASONING if located.donor == "reasoning" else TOWARDS_MEMORY
     bar = {"title": "flipped", "tickformat": ".0%"}
     figure.update_layout(
@@ -130,6 +130,7 @@ def plot_places(located: Located, *, title: str | None = None) -> go.Figure:
         title or said,
         subtitle=f"{located.model}: held-out answers that flip when one output of a layer, at one token, "
         "takes the donor's value",
+        height=70 + len(kinds) * (50 + 22 * len(tokens)),
     )
 
 
