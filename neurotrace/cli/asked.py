@@ -59,8 +59,6 @@ def check(asked: Asked) -> None:
         raise InputError(f"--positions {asked.positions}: expected read or onward")
     if asked.units not in ("neurons", "all"):
         raise InputError(f"--units {asked.units}: expected neurons or all")
-    if asked.units == "all" and asked.answers == "whole":
-        raise InputError("--units all reads an answer's first token: leave out --answers whole")
     if asked.chat_system is not None and asked.chat is None:
         raise InputError("--chat-system goes with --chat user or --chat assistant")
     if asked.chat not in (None, "user", "assistant"):

@@ -48,6 +48,9 @@ def locate(
         int,
         typer.Option(help="Maximum number of correctly answered pairs of each family; 0: all."),
     ] = PAIRS,
+    answers: Annotated[
+        str, typer.Option(help="How answers are read: first (their first token) or whole.")
+    ] = "first",
     decide_only: Annotated[
         bool,
         typer.Option(
@@ -71,6 +74,9 @@ def locate(
         raise InputError(
             f"--heads {heads} --places {places} --at-most {at_most}: expected at least 1, 1 and 0"
         )
+    if answers not in ("first", "whole"):
+        raise InputError(f"--answers {answers}: expected first or whole")
+    reading: Any = answers
     files = [
         *FILES,
         *(_figure(*each) for each in product({pair.family for pair in pairs}, SIDES, ("", "-tokens"))),
@@ -92,7 +98,9 @@ def locate(
     from neurotrace.probe_sets.mining import mine_pairs
 
     loaded = Source(model, device, dtype, trust_remote_code).load()
-    asked = mine_pairs(loaded, pairs, max_pairs=at_most or None, seed=seed, progress=bars).encoded
+    asked = mine_pairs(
+        loaded, pairs, max_pairs=at_most or None, answers=reading, seed=seed, progress=bars
+    ).encoded
     if not len(asked):
         raise nothing_left(model, asked)
     neutral = neutral_texts(loaded)[:TEXTS]
@@ -101,7 +109,7 @@ def locate(
     units.begin(
         {"command": "locate", **model_identity(loaded), **how, "texts": neutral, **routed(loaded)}
         | {"record": model_record(loaded), "surroundings": surroundings(loaded)}
-        | {"pairs_sha256": pairs_hash(asked)}
+        | {"pairs_sha256": pairs_hash(asked), "answers": answers}
     )
     tables, decisions, figures = [], [], {}
     for family, both, decided in decided_families(

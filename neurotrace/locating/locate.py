@@ -1,8 +1,10 @@
 """By which units, and where, is an answer decided? Each is patched on held-out pairs, with controls.
 
-The units are those of `units.py`, and sets of neurons: the best k by `two_ended` on training pairs. The
-recipient's values are replaced by the donor's at the prompt's last token, at the tokens in which a pair's
-prompts differ (`cue`), or at every token from the first of them on (`anywhere`; before it nothing differs).
+The units are those of `units.py`; sets of heads and neurons are chosen in rounds on training pairs
+(`pursuit.py`; a mixture's neurons by `two_ended`). The recipient's values are replaced by the donor's at
+the prompt's last token, at the tokens in which a pair's prompts differ (`cue`), or at every token from the
+first of them on (`anywhere`; before it nothing differs). Whole answers are written behind the prompt, and
+the prompt alone is patched.
 
 A patch of a block's whole residual stream copies the donor's whole state and flips nearly everything
 from some depth on. It shows by which depth the answer is decided, not which unit decides it.
@@ -32,18 +34,17 @@ from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import Direction, Side
 from neurotrace.decoding.places import Where
-from neurotrace.decoding.tokens import refuse_whole
 from neurotrace.engine.turns import takes_turns
 from neurotrace.interventions.damage import neutral_ids
 from neurotrace.interventions.effects import measure
 from neurotrace.interventions.intervention import patch
 from neurotrace.locating.patching import WHOLE, Patching
 from neurotrace.locating.units import (
-    Learned,
     Unit,
     directions,
     heads as heads_of,
     learn,
+    means_of,
     neuron_sets,
     neurons as neurons_of,
     outputs,
@@ -67,8 +68,8 @@ class Located(Shown):
     Columns of the table: `unit`, `layer`, `head`; `k`, number patched at once; `place`: `last`, `cue`,
     `anywhere` (`places.py`), or `one` token, `back` before the last; `tokens`, the largest number of tokens
     of a pair that are patched; `unmatched`, of its tokens without a counterpart; `score`, the effect
-    predicted on the training pairs (nats, towards the donor; NaN if there is none); `effect`, measured on
-    the held-out pairs (nats); `answers` with its interval, the share of their answers that flip; `control`,
+    predicted on the training pairs (nats, towards the donor, `units.py`; NaN if there is none); `effect`,
+    measured on the held-out pairs (nats); `answers` with its interval, the share that flip; `control`,
     this share for as many random heads of the same layers, for as long a move along a random direction, or
     for as many random neurons of the same layers, mean of three draws; `damage`, mean KL of the next token
     after neutral texts (nats; NaN without texts); `n`.
@@ -135,8 +136,8 @@ def locate(
     """Patch attention, MLPs, heads, the residual stream, a direction of it, and sets of neurons.
 
     Args:
-        train: pairs that give the directions and the choice of heads and neurons (each head is measured
-            alone, and the best 1, 2, 4, … of `heads` together).
+        train: pairs that give the directions and the choice of heads and neurons (1, 2, 4, … `heads`
+            together; at the last token the best are measured alone, too).
         test: other pairs, for all measurements.
         donor: ``"reasoning"`` for flips to reasoning, ``"memorization"`` for flips to memory.
         places: the outputs of every block are patched at each of so many last tokens, one token at a time,
@@ -162,7 +163,6 @@ def locate(
     info = inspect_model(model)
     own, other = encode(model, train), encode(model, test)
     for pairs in (own, other):
-        refuse_whole(pairs, "locate")
         if not len(pairs):
             raise InputError("locate needs pairs that the model answers both ways, in train and in test")
     if places < 1:
@@ -182,29 +182,28 @@ def locate(
         whole = WHOLE if everywhere and at == "last" else ("residual",) if at == "last" else ()
         sites = (*whole, "heads", "neurons") if dense else (*whole, "heads")
         patching.points = [(site, layer) for site in sites for layer in blocks]
-        learned = learn(patching, donor)
         tried: list[Unit] = []
-        if at == "last" and everywhere:
-            tried += outputs(patching, learned, 0)
+        if whole and (everywhere or "direction" in kinds):
+            learned = learn(patching, donor, [(site, layer) for site in whole for layer in blocks])
+            tried += outputs(patching, learned, 0, donor) if everywhere else []
+            if "direction" in kinds:
+                best, every = directions(patching, learned, donor, seed)
+                tried += every if everywhere else [best]
         if "heads" in kinds:
-            found = heads_of(patching, learned, int(model.cfg.n_heads), heads, donor, seed)
+            found = heads_of(patching, int(model.cfg.n_heads), heads, donor, seed, progress)
             tried += [each for each in found if everywhere or each.unit == "heads"]
-        if at == "last" and "direction" in kinds:
-            best, every = directions(patching, learned, donor, seed)
-            tried += every if everywhere else [best]
         if "neurons" in kinds and dense:
-            scores = two_ended(model, own, donor=donor) if at == "last" else _summed(learned, info.n_layers)
-            tried += neurons_of(scores, donor, seed)
-        rows += rowed(patching, learned, tried) if tried else []
+            tried += neurons_of(patching, info.d_mlp, donor, seed, progress)
+        rows += rowed(patching, tried) if tried else []
         if "neurons" in kinds and not dense and at == "last":
             rows += _of_experts(patching, two_ended(model, own, donor=donor), donor, seed)
     said: tuple[str, ...] = ()
     if everywhere:
         patching = made(where="end", at_most=places)
         patching.points = [(site, layer) for site in WHOLE for layer in blocks]
-        learned = learn(patching, donor)
+        learned = learn(patching, donor, patching.points)
         for back in range(1, patching.least):
-            rows += rowed(patching, learned, outputs(patching, learned, back))
+            rows += rowed(patching, outputs(patching, learned, back, donor))
         said = _texts(model, patching, Direction.from_donor(donor).recipient)
     if not rows:
         raise InputError(
@@ -225,7 +224,6 @@ def _texts(model: HookedModel, patching: Patching, side: Side) -> tuple[str, ...
 
 def _rows(
     patching: Patching,
-    learned: Learned,
     tried: Sequence[Unit],
     *,
     donor: Side,
@@ -243,10 +241,10 @@ def _rows(
     drawn = iter(patching.flips(controls, donor, progress)[1].float().mean(1).tolist())
     harmful = [each.unit in _SETS and asked for each, asked in zip(tried, worth, strict=True)]
     changes = [each.change for each, harms in zip(tried, harmful, strict=True) if harms]
-    damage = iter(patching.damage(changes, learned.means, texts, progress))
+    damage = iter(patching.damage(changes, means_of(patching, donor), texts, progress))
     sign = Direction.from_donor(donor).sign  # L decreases towards reasoning
     return [
-        {"unit": each.unit, "layer": each.layer, "head": each.head, "k": each.k, "score": sign * each.score}
+        {"unit": each.unit, "layer": each.layer, "head": each.head, "k": each.k, "score": each.score}
         | _at(patching, each.back)
         | _measured(sign * float(effect.mean()), flips, patching, [next(drawn) for _ in some])
         | {"damage": next(damage) if harms else math.nan}
@@ -271,12 +269,6 @@ def _measured(
         **{"effect": effect, "answers": float(flipped.float().mean()), "low": low, "high": high},
         **{"control": float(np.mean(drawn)) if len(drawn) else math.nan, "n": len(flipped)},
     }
-
-
-def _summed(learned: Learned, layers: int) -> Scores:
-    """`two_ended` summed over the places."""
-    found = [learned.predicted(("neurons", layer)).sum(1).mean(0) for layer in range(layers)]
-    return Scores("two_ended", torch.stack(found))
 
 
 def _of_experts(patching: Patching, scores: Scores, donor: Side, seed: int) -> list[dict[str, Any]]:

@@ -1,10 +1,15 @@
-"""Reads, differentiates and patches sites at given places of two sets of pairs."""
+"""Reads, differentiates and patches sites at given places of two sets of pairs.
+
+Whole answers are written behind the prompt; only the prompt's tokens are patched. Slopes are those of each
+answer's first accepted form, flips count all of them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,10 +17,13 @@ from torch import Tensor
 
 from neurotrace.core.process import Progress, over
 from neurotrace.core.sides import SIDES, Direction, Side
+from neurotrace.decoding.endings import WordEnds
 from neurotrace.decoding.places import Where, in_tail, places_of
+from neurotrace.decoding.sequences import Judged, judge
 from neurotrace.engine import metrics
 from neurotrace.models.encoding import EncodedPairs, by_length
 from neurotrace.models.hooks import Point, Site, inspect_model
+from neurotrace.models.origins import tokenizer_of
 from neurotrace.models.protocol import HookedModel
 from neurotrace.models.sites import Tail, change_sites, end_logits, read_sites, site_slopes, tail_of
 
@@ -73,21 +81,23 @@ class Patching:
         self.parts = {
             (part, side): [
                 self._part(rows, ids, places.at[side])
-                for rows, ids in by_length(getattr(self, part).ids(side), batch_size)
+                for rows, ids in _alike(getattr(self, part), side, batch_size)
             ]
             for part, places in both.items()
             for side in SIDES
         }
+        self._values: dict[tuple[str, Side], Values] = {}
 
     @property
     def least(self) -> int:
         """The fewest places of a pair."""
         return min(each.least for each in self.places.values())
 
-    @cached_property
-    def given(self) -> dict[Side, Values]:
-        """The test prompts' own values, of each side."""
-        return {side: self._read(side) for side in SIDES}
+    def values(self, part: Literal["train", "test"], side: Side) -> Values:
+        """The prompts' own values, of one side; read once."""
+        if (part, side) not in self._values:
+            self._values[part, side] = self._read(part, side)
+        return self._values[part, side]
 
     @property
     def present(self) -> Int[Tensor, " place"]:
@@ -99,52 +109,101 @@ class Patching:
         read, places = in_tail([at[row] for row in rows], self.width)
         return _Part(rows, tail_of(self.model, ids, read), places)
 
-    def _read(self, side: Side) -> Values:
+    def _read(self, name: Literal["train", "test"], side: Side) -> Values:
         found: Values = {}
-        for part in self.parts["test", side]:
+        for part in self.parts[name, side]:
             for point, values in read_sites(self.model, part.tail, self.points).items():
                 own = part.taken(values)
-                found.setdefault(point, torch.empty(len(self.test), *own.shape[1:]))[part.rows] = own
+                shape = len(getattr(self, name)), *own.shape[1:]
+                found.setdefault(point, torch.empty(shape))[part.rows] = own
         return found
 
     def slopes(
-        self, side: Side, points: Sequence[Point] = (), progress: Progress = None
-    ) -> tuple[Values, Values]:
-        """(values, dL / d value) of the training prompts of one side, [pair place unit] each."""
-        own: Values = {}
+        self,
+        side: Side,
+        points: Sequence[Point] = (),
+        progress: Progress = None,
+        *,
+        answer: Side | None = None,
+        change: Change | None = None,
+    ) -> Values:
+        """d / d value on the training prompts of one side, [pair place unit].
+
+        Args:
+            answer: differentiate log p(this side's answer); None: L.
+            change: made before, with the other side's values.
+        """
         found: Values = {}
+        points, given = points or self.points, self.values("train", SIDES[SIDES.index(side) - 1])
         for part in over(progress, self.parts["train", side], "gradients of sites"):
-            metric = partial(
-                metrics.logit_difference,
-                memorized=self.train.memorized[part.rows],
-                reasoned=self.train.reasoned[part.rows],
-            )
-            for kept, got in zip(
-                (own, found),
-                site_slopes(self.model, part.tail, points or self.points, metric),
-                strict=True,
-            ):
-                for point, values in got.items():
-                    taken = part.taken(values)
-                    shape = len(self.train), *taken.shape[1:]
-                    kept.setdefault(point, torch.empty(shape))[part.rows] = taken
-        return own, found
+            done = {
+                point: partial(_each_its_own, [rule], given[point][part.rows], part)
+                for point, rule in (change or {}).items()
+            }
+            for point, slope in self._slopes(part, points, answer, done).items():
+                taken = part.taken(slope)
+                shape = len(self.train), *taken.shape[1:]
+                found.setdefault(point, torch.empty(shape))[part.rows] = taken
+        return found
+
+    def _slopes(
+        self, part: _Part, points: Sequence[Point], answer: Side | None, done: Mapping[Point, Any]
+    ) -> Values:
+        both = [answers_of(self.train, row) for row in part.rows]
+        memorized, reasoned = (torch.tensor(each) for each in zip(*both, strict=True))
+        if answer is None and memorized.shape[1] == reasoned.shape[1] == 1:
+            metric = partial(metrics.logit_difference, memorized=memorized[:, 0], reasoned=reasoned[:, 0])
+            return site_slopes(self.model, part.tail, points, metric, done)[1]
+        terms: list[tuple[int, Tensor]] = [(1, memorized)] if answer != "reasoning" else [(1, reasoned)]
+        terms += [(-1, reasoned)] if answer is None else []
+        found: Values = {}
+        for sign, tokens in terms:
+            metric = partial(metrics.sequence_log_probability, tokens=tokens)
+            tail = part.tail.followed(tokens[:, :-1])
+            for point, slope in site_slopes(self.model, tail, points, metric, done)[1].items():
+                found[point] = found[point] + sign * slope if point in found else sign * slope
+        return found
 
     def flips(
         self, changes: Sequence[Change], donor: Side, progress: Progress = None
     ) -> tuple[Float[Tensor, "change pair"], Bool[Tensor, "change pair"]]:
-        """(change of L, whether the donor's answer is now top-1) on each held-out pair."""
+        """(change of L, whether the donor's answer is written) on each held-out pair."""
         recipient = Direction.from_donor(donor).recipient
         wanted = self.test.reasoned if donor == "reasoning" else self.test.memorized
         after = torch.empty(len(changes), len(self.test))
-        top = torch.empty(len(changes), len(self.test), dtype=torch.long)
-        for part in over(progress, self.parts["test", recipient], "patching sites"):
-            given = {point: values[part.rows] for point, values in self.given[donor].items()}
+        wrote = torch.empty(len(changes), len(self.test), dtype=torch.bool)
+        for part in over(progress, self.parts["test", recipient] if changes else [], "patching sites"):
+            values = self.values("test", donor)
+            given = {point: each[part.rows] for point, each in values.items()}
+            if self.test.answers is not None:
+                judged = self._judged(part, changes, given, recipient)
+                after[:, part.rows] = judged.log_p[0] - judged.log_p[1]
+                wrote[:, part.rows] = judged.wrote[1 if donor == "reasoning" else 0]
+                continue
             answers = self.test.memorized[part.rows], self.test.reasoned[part.rows]
             for place, logits in self._changed(part, changes, given):
                 after[place, part.rows] = metrics.logit_difference(logits, *answers)
-                top[place, part.rows] = logits.argmax(-1)
-        return after - self.test.behaviour(recipient).logit_difference, top == wanted
+                wrote[place, part.rows] = logits.argmax(-1) == wanted[part.rows]
+        return after - self.test.behaviour(recipient).logit_difference, wrote
+
+    def _judged(self, part: _Part, changes: Sequence[Change], given: Values, recipient: Side) -> Judged:
+        """Whole answers behind these prompts, under each change."""
+        assert self.test.answers is not None
+        prompts = torch.stack([self.test.ids(recipient)[row] for row in part.rows])
+
+        def run(
+            rows: list[int], tokens: Int[Tensor, "row token"]
+        ) -> Iterator[tuple[int, Float[Tensor, "row position vocab"]]]:
+            every = rows == list(range(len(part.rows)))
+            tail = part.tail if every else tail_of(self.model, prompts[rows], part.tail.read)
+            own = _Part(rows, tail.followed(tokens), part.at[rows])
+            values = {point: each[rows] for point, each in given.items()}
+            for number, logits in self._changed(own, changes, values):
+                yield number, logits if tokens.shape[1] else logits[:, None]
+
+        answers = [self.test.answers[row] for row in part.rows]
+        likely = 1 if recipient == "memorization" else 0
+        return judge(answers, run, len(changes), WordEnds(tokenizer_of(self.model)), likely=likely)
 
     def damage(
         self, changes: Sequence[Change], means: Values, texts: Sequence[Tensor], progress: Progress = None
@@ -171,7 +230,7 @@ class Patching:
 
     def _changed(
         self, part: _Part, changes: Sequence[Change], given: Values
-    ) -> Iterator[tuple[int, Float[Tensor, "prompt vocab"]]]:
+    ) -> Iterator[tuple[int, Float[Tensor, "prompt *token vocab"]]]:
         """(place of the change, its logits): as many changes in one pass as fill it."""
         tail = part.tail
         prompts = len(tail.ids)
@@ -188,6 +247,24 @@ class Patching:
                 logits = change_sites(self.model, wide, done).float().cpu()
             for place, own in enumerate(logits.unflatten(0, (prompts, len(some))).unbind(1)):
                 yield first + place, own
+
+
+def answers_of(pairs: EncodedPairs, row: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Tokens of the memorized and the reasoned answer, as they are read; of several forms the first."""
+    if pairs.answers is None:
+        return (int(pairs.memorized[row]),), (int(pairs.reasoned[row]),)
+    memorized, reasoned = pairs.answers[row]
+    return memorized[0], reasoned[0]
+
+
+def _alike(pairs: EncodedPairs, side: Side, batch_size: int) -> Iterator[tuple[list[int], Tensor]]:
+    """Prompts of one length whose answers have equally many tokens: (rows, ids)."""
+    for rows, ids in by_length(pairs.ids(side), batch_size):
+        sizes: dict[tuple[int, ...], list[int]] = {}
+        for place, row in enumerate(rows):
+            sizes.setdefault(tuple(map(len, answers_of(pairs, row))), []).append(place)
+        for places in sizes.values():
+            yield [rows[place] for place in places], ids[places]
 
 
 def _each_its_own(

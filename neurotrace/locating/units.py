@@ -2,14 +2,15 @@
 
 - *attention*, *mlp*, *residual*: the whole output of a block's attention or MLP, or the residual stream
   behind the block, takes the donor's value at one place (Vig et al. 2020; Meng et al. 2022).
-- *heads*: attention heads with the largest scores on training pairs, at all places together. Controls: as
+- *heads*: attention heads chosen on training pairs (`pursuit.py`), at all places together. Controls: as
   many other heads of the same blocks.
-- *neurons*: the best of a ranking. Controls: as many random ones of the same layers.
+- *neurons*: chosen likewise. Controls: as many random ones of the same layers.
 - *direction*: at the last token, only the coordinate along the difference of the two sides' means on
   training pairs takes the donor's value. Controls: as long a move along a random direction.
 
-Scores predict the effect on L from training pairs: the donor's value minus the recipient's, times
-dL/d value averaged over both runs (as in `two_ended`).
+Scores predict the effect towards the donor from training pairs, nats. Of outputs and directions it is that
+on L: the donor's value minus the recipient's, times dL/d value averaged over both runs (as in `two_ended`).
+Of heads and neurons it is that on log p of the donor's answer.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from torch import Tensor
 from neurotrace.core.neurons import Neuron, NeuronSet
 from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
-from neurotrace.core.sides import Direction, Side
+from neurotrace.core.sides import SIDES, Direction, Side
 from neurotrace.locating.patching import WHOLE, Change, Patching, Rule, Values
+from neurotrace.locating.pursuit import Place, pursue
 from neurotrace.models.hooks import Point
 
 Name = Literal["attention", "mlp", "residual", "direction", "head", "heads", "neurons"]
@@ -52,40 +54,45 @@ class Unit:
 
 @dataclass(frozen=True)
 class Learned:
-    """Of the training pairs: dL/d value averaged over both runs, moves, and the donor side's means."""
+    """Of the training pairs: dL/d value averaged over both runs, and the donor's value minus the own."""
 
     slopes: Values
     moves: Values
-    means: Values  # [1 place unit]
 
     def predicted(self, point: Point) -> Float[Tensor, "pair place unit"]:
         """Effect on L of each value's move, nats."""
         return self.slopes[point] * self.moves[point]
 
 
-def learn(
-    patching: Patching, donor: Side, points: Sequence[Point] = (), progress: Progress = None
-) -> Learned:
-    """By one forward and one backward pass on both sides of the training pairs."""
+def learn(patching: Patching, donor: Side, points: Sequence[Point]) -> Learned:
+    """From one forward and one backward pass on both sides of the training pairs."""
     recipient = Direction.from_donor(donor).recipient
-    own, near = patching.slopes(recipient, points, progress)
-    other, far = patching.slopes(donor, points, progress)
-    present = patching.present.clamp(min=1)[:, None]
+    own, other = (patching.values("train", side) for side in (recipient, donor))
+    near, far = (patching.slopes(side, points) for side in SIDES)
     return Learned(
         {point: (near[point] + far[point]) / 2 for point in near},
-        {point: other[point] - own[point] for point in own},
-        {point: each.sum(0, keepdim=True) / present for point, each in other.items()},
+        {point: other[point] - own[point] for point in near},
     )
 
 
-def outputs(patching: Patching, learned: Learned, back: int) -> list[Unit]:
+def means_of(patching: Patching, donor: Side) -> Values:
+    """The donor side's means over training pairs, [1 place unit]."""
+    present = patching.present.clamp(min=1)[:, None]
+    return {
+        point: each.sum(0, keepdim=True) / present
+        for point, each in patching.values("train", donor).items()
+    }
+
+
+def outputs(patching: Patching, learned: Learned, back: int, donor: Side) -> list[Unit]:
     """Every block's whole outputs at the place so many before the last."""
+    sign = Direction.from_donor(donor).sign
     return [
         Unit(
             site,  # type: ignore[arg-type]
             layer,
             {(site, layer): partial(_whole, back)},
-            float(learned.predicted((site, layer))[:, -1 - back].sum(1).mean()),
+            sign * float(learned.predicted((site, layer))[:, -1 - back].sum(1).mean()),
             back=back,
         )
         for site in WHOLE
@@ -94,27 +101,27 @@ def outputs(patching: Patching, learned: Learned, back: int) -> list[Unit]:
 
 
 def heads(
-    patching: Patching, learned: Learned, count: int, most: int, donor: Side, seed: int
+    patching: Patching, count: int, most: int, donor: Side, seed: int, progress: Progress = None
 ) -> list[Unit]:
-    """The best 1, 2, 4, … `most` heads (of `count` in a block) together; at the last token also alone."""
-    layers = range(patching.n_layers)
-    size = learned.moves["heads", 0].shape[-1] // count
-    by_head = torch.stack([_by_head(learned.predicted(("heads", layer)), count) for layer in layers])
-    wanted = by_head * Direction.from_donor(donor).sign
-    chosen = [divmod(place, count) for place in wanted.flatten().argsort(descending=True)[:most].tolist()]
+    """1, 2, 4, … `most` heads (of `count` in a block) together; at the last token the best also alone."""
+    layers = patching.n_layers
+    size = patching.values("train", donor)["heads", 0].shape[-1] // count
+    most = min(most, layers * count)
+    sizes = sorted({1, *(2**n for n in range(1, 12) if 2**n < most), most})
+    change = partial(_of_heads, size=size)
+    sets, alone = pursue(patching, "heads", count, sizes, change, donor, progress)
     found: list[Unit] = []
     if patching.where == "last":
-        found += [
-            Unit("head", layer, _of_heads([(layer, head)], size), float(by_head[layer, head]), head, back=0)
-            for layer, head in chosen
-        ]
-    for k in sorted({1, *(2**n for n in range(1, 12) if 2**n < len(chosen)), len(chosen)}):
-        drawn = [_as_many(chosen[:k], len(layers), count, seed + draw) for draw in range(DRAWS)]
+        best = alone.flatten().topk(most)
+        for score, place in zip(*(each.tolist() for each in best), strict=True):
+            layer, head = divmod(place, count)
+            found.append(Unit("head", layer, change([(layer, head)]), score, head, back=0))
+    for chosen in sets:
+        k = len(chosen.units)
+        drawn = [_as_many(chosen.units, layers, count, seed + draw) for draw in range(DRAWS)]
         enough = all(len(each) == k for each in drawn)  # or fewer others are left than were chosen
-        controls = tuple(_of_heads(each, size) for each in drawn) if enough else ()
-        change = _of_heads(chosen[:k], size)
-        score = float(sum(by_head[layer, head] for layer, head in chosen[:k]))
-        found.append(Unit("heads", -1, change, score, k=k, controls=controls))
+        controls = tuple(change(each) for each in drawn) if enough else ()
+        found.append(Unit("heads", -1, change(chosen.units), chosen.score, k=k, controls=controls))
     return found
 
 
@@ -123,7 +130,7 @@ def directions(patching: Patching, learned: Learned, donor: Side, seed: int) -> 
 
     The best has the largest predicted effect towards the donor and `DRAWS` controls, the others have one.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator, sign = torch.Generator().manual_seed(seed), Direction.from_donor(donor).sign
     found = []
     for layer in range(patching.n_layers):
         move = learned.moves["residual", layer][:, -1]
@@ -136,29 +143,43 @@ def directions(patching: Patching, learned: Learned, donor: Side, seed: int) -> 
                 "direction",
                 layer,
                 {("residual", layer): _Along(along, along)},
-                float(((slope @ along) * (move @ along)).mean()),
+                sign * float(((slope @ along) * (move @ along)).mean()),
                 controls=tuple({("residual", layer): _Along(along, each / each.norm())} for each in others),
             )
         )
-    best = max(found, key=lambda each: each.score * Direction.from_donor(donor).sign)
+    best = max(found, key=lambda each: each.score)
     return best, [each if each is best else replace(each, controls=each.controls[:1]) for each in found]
 
 
-def neurons(scores: Scores, donor: Side, seed: int) -> list[Unit]:
-    """The best k neurons together; controls: as many random ones of the same layers."""
-    return [
-        Unit(
-            "neurons", -1, of_neurons(best), k=len(best), controls=tuple(of_neurons(each) for each in drawn)
+def neurons(
+    patching: Patching, width: int, donor: Side, seed: int, progress: Progress = None
+) -> list[Unit]:
+    """.05 to 1 % of all neurons (`width` in a block) together; controls: random ones of the same layers."""
+    total = patching.n_layers * width
+
+    def change(units: Sequence[Place]) -> Change:
+        return of_neurons([Neuron(*place) for place in units])
+
+    sets, alone = pursue(patching, "neurons", width, _sizes(total), change, donor, progress)
+    scores, found = Scores("pursuit", alone), []
+    for chosen in sets:
+        best = NeuronSet(Neuron(*place) for place in chosen.units)
+        drawn = [of_neurons(scores.random_like(best, seed=seed + draw)) for draw in range(DRAWS)]
+        found.append(
+            Unit("neurons", -1, of_neurons(best), chosen.score, k=len(best), controls=tuple(drawn))
         )
-        for best, *drawn in neuron_sets(scores, donor, seed)
-    ]
+    return found
 
 
 def neuron_sets(scores: Scores, donor: Side, seed: int) -> list[list[NeuronSet]]:
-    """For each size the best, and `DRAWS` random sets."""
-    sizes = sorted({max(1, round(share * scores.n_neurons)) for share in _SHARES})
-    best = [scores.top(k, direction=Direction.from_donor(donor)) for k in sizes]
+    """For each size the best of a ranking, and `DRAWS` random sets."""
+    direction = Direction.from_donor(donor)
+    best = [scores.top(k, direction=direction) for k in _sizes(scores.n_neurons)]
     return [[each, *(scores.random_like(each, seed=seed + draw) for draw in range(DRAWS))] for each in best]
+
+
+def _sizes(total: int) -> list[int]:
+    return sorted({max(1, round(share * total)) for share in _SHARES})
 
 
 def of_neurons(neurons: Sequence[Neuron]) -> Change:
@@ -168,10 +189,6 @@ def of_neurons(neurons: Sequence[Neuron]) -> Change:
         units = torch.tensor([each.index for each in neurons if each.layer == layer])
         found["neurons", layer] = _At(units)
     return found
-
-
-def _by_head(effects: Float[Tensor, "pair place unit"], count: int) -> Float[Tensor, " head"]:
-    return effects.unflatten(2, (count, -1)).sum((1, 3)).mean(0)
 
 
 def _whole(back: int, own: Tensor, donor: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -55,12 +55,24 @@ class Tail:
     """The last `read` tokens of prompts of one length.
 
     With `past`, the keys and values of all that stands before them, `ids` are these tokens alone: a change
-    there leaves what stands before as it is, so that it is run once (`tail_of`).
+    there leaves what stands before as it is, so that it is run once (`tail_of`). The last `behind` of `ids`
+    are tokens of an answer behind the prompt.
     """
 
     ids: Int[Tensor, "batch pos"]
     read: int
     past: Prefix | None = None
+    behind: int = 0
+
+    def followed(self, tokens: Int[Tensor, "batch token"]) -> Tail:
+        """With these tokens behind the prompts."""
+        return replace(self, ids=torch.cat([self.ids, tokens], dim=1), behind=tokens.shape[1])
+
+    @property
+    def at(self) -> slice:
+        """Its places in `ids`."""
+        end = self.ids.shape[1] - self.behind
+        return slice(end - self.read, end)
 
 
 def tail_of(model: HookedModel, ids: Int[Tensor, "batch pos"], read: int) -> Tail:
@@ -105,7 +117,7 @@ def read_sites(
 
     def keep(point: Point) -> Callable[[Tensor], None]:
         def see(value: Tensor) -> None:
-            own = value[:, -tail.read :] if tail is ids else value[:, -1]
+            own = value[:, tail.at] if tail is ids else value[:, -1]
             found[point] = own.detach().float().cpu()
 
         return see
@@ -123,16 +135,17 @@ def change_sites(
     model: HookedModel,
     ids: Int[Tensor, "batch pos"] | Tail,
     changes: Mapping[Point, Callable[[Float[Tensor, "batch *read unit"]], Tensor]],
-) -> Float[Tensor, "batch vocab"]:
+) -> Float[Tensor, "batch *token vocab"]:
     """Logits at the last position, with the values of each named site changed there.
 
-    Of a `Tail`, the values at each of its places are handed to the change. Differentiable: `site_slopes`.
+    Of a `Tail`, the values at each of its places are handed to the change; with tokens behind the prompt
+    the logits are those at its end and at each of them. Differentiable: `site_slopes`.
 
     Raises:
         InputError: the model has no such hook, or it doesn't fire exactly once.
     """
     tail = _as_tail(ids)
-    where: Any = slice(-tail.read, None) if tail is ids else -1
+    where: Any = tail.at if tail is ids else -1
 
     def make(point: Point) -> Callable[[Tensor], Tensor]:
         def put(value: Tensor) -> Tensor:
@@ -144,22 +157,26 @@ def change_sites(
 
     _want(model, changes)
     edits = {point: make(point) for point in changes}
-    logits, fired = run_hooked(model, tail.ids, edits, past=tail.past, last=True)
+    logits, fired = run_hooked(model, tail.ids, edits, past=tail.past, last=not tail.behind)
     for point, count in fired.items():
         if count != 1:
             raise InputError(f"{site_name(*point)} fired {count} times; expected once")
-    return logits[:, -1]
+    return logits[:, -1 - tail.behind :] if tail.behind else logits[:, -1]
 
 
 def site_slopes(
     model: HookedModel,
     ids: Int[Tensor, "batch pos"] | Tail,
     points: Sequence[Point],
-    metric: Callable[[Float[Tensor, "batch vocab"]], Float[Tensor, " batch"]],
+    metric: Callable[[Float[Tensor, "batch *token vocab"]], Float[Tensor, " batch"]],
+    changes: Mapping[Point, Callable[[Float[Tensor, "batch *read unit"]], Tensor]] | None = None,
 ) -> tuple[dict[Point, Float[Tensor, "batch *read unit"]], dict[Point, Float[Tensor, "batch *read unit"]]]:
     """(values, d metric / d values) where `change_sites` changes each site, in float32 on the CPU.
 
     One forward and one backward pass: a zero is added to each site and the metric is differentiated by it.
+
+    Args:
+        changes: made at these points before; the values are those before the change.
     """
     values: dict[Point, Tensor] = {}
     zeros: dict[Point, Tensor] = {}
@@ -168,7 +185,8 @@ def site_slopes(
         def put(own: Tensor) -> Tensor:
             values[point] = own.detach().float().cpu()
             zeros[point] = torch.zeros_like(own, requires_grad=True)
-            return own + zeros[point]
+            given = changes[point](own) if changes and point in changes else own
+            return given + zeros[point]
 
         return put
 

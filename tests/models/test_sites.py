@@ -18,8 +18,10 @@ from neurotrace.engine.metrics import logit_difference
 from neurotrace.locating.deciding import decided_by, in_words
 from neurotrace.locating.families import decided_families
 from neurotrace.locating.patching import Patching
+from neurotrace.locating.pursuit import pursue
 from neurotrace.locating.units import _as_many, _of_heads, of_neurons
 from neurotrace.models.encoding import encode
+from neurotrace.models.gradients import pair_slopes
 from neurotrace.models.hooks import forward
 from neurotrace.models.sites import Tail, change_sites, read_sites, tail_of
 
@@ -87,22 +89,24 @@ def test_the_natural_organisms_switch_is_at_the_cue_and_the_operands():
     assert max(table[0, back] for back in (*ones, 3, last)) < 0.1
     assert table[2, last] > 0.9
     assert max(table[2, back] for back in range(1, 7)) < 0.1
-    assert found.table.loc[found.table["unit"] == "neurons", "answers"].max() < 0.5
+    neurons = found.table[found.table["unit"] == "neurons"].groupby("place")["answers"].max()
+    assert neurons.max() < 0.9  # no set decides
+    assert neurons["cue"] > 0.5  # by one slope for all of them fewer than half flip
     names = [trace.y[cue] for trace in nt.plot_places(found).data]
     assert names == ["recall (6 before)"] * 3
 
 
 def test_other_tokens_are_asked_where_the_last_does_not_decide(organism):
-    """The organism's heads don't decide at the last token, nor anywhere: the cue isn't asked."""
+    """One of the organism's heads doesn't decide at the last token, nor anywhere: the cue isn't asked."""
     pairs = encode(organism, nt.load_pairs("arithmetic")[:120])
-    ((_, both, decided),) = decided_families(organism, pairs, heads=3, everywhere=False)
+    ((_, both, decided),) = decided_families(organism, pairs, heads=1, everywhere=False)
     places = decided.groupby("unit")["place"].agg(list).to_dict()
     assert places == {"direction": ["last"], "heads": ["last", "anywhere"], "neurons": ["last"]}
     controls = both[0].table.groupby(["unit", "place"])["control"]
     answers = both[0].table["answers"]
     assert both[0].table["control"][answers >= 0.9].notna().all()
     assert (controls.count() >= 1).all()
-    assert controls.count()["heads", "anywhere"] == 1  # no other number of heads could decide
+    assert controls.count()["heads", "anywhere"] == 1
 
 
 def test_the_fewest_of_each_kind_are_said():
@@ -143,8 +147,8 @@ def test_slopes_are_those_of_small_steps(family, tmp_path):
     model = family_model(family, tmp_path)
     pairs = encode(model, random_pairs(3), check=False)
     patching = Patching(model, pairs, pairs, batch_size=4)
-    own, slopes = patching.slopes("memorization")
-    moves = {point: patching.given["reasoning"][point][:, -1] - own[point][:, -1] for point in own}
+    own, slopes = patching.values("train", "memorization"), patching.slopes("memorization")
+    moves = {point: patching.values("test", "reasoning")[point][:, -1] - own[point][:, -1] for point in own}
     row = 1
     ids = pairs.ids("memorization")[row][None]
     answers = pairs.memorized[row : row + 1], pairs.reasoned[row : row + 1]
@@ -195,6 +199,79 @@ def test_where_no_other_heads_are_left_there_is_no_control(organism):
     heads = table[(table["unit"] == "heads") & (table["place"] == "last")].set_index("k")["control"]
     assert heads.index.tolist() == [1, 2, 4, 8, 16]
     assert heads.isna()[16]
+
+
+def test_slopes_in_a_changed_run_are_those_of_small_steps(organism):
+    """Of log p(the donor's answer), with other neurons patched: by which the next ones are chosen."""
+    pairs = encode(organism, nt.load_pairs("arithmetic")[:4])
+    patching = Patching(organism, pairs, pairs)
+    patching.points = [("neurons", layer) for layer in range(4)]
+    change, point = of_neurons([nt.Neuron(2, 12), nt.Neuron(1, 7)]), ("neurons", 3)
+    slopes = patching.slopes("memorization", [*change, point], answer="reasoning", change=change)[point]
+    (part,) = patching.parts["train", "memorization"]
+    rows = torch.tensor(part.rows)
+    given = {at: patching.values("train", "reasoning")[at][rows] for at in change}
+    step = 1e-2 * patching.values("train", "reasoning")[point][rows]
+
+    def log_p(sign):
+        done = {at: partial(lambda rule, at, own: rule(own, given[at]), change[at], at) for at in change}
+        done[point] = lambda own: own + sign * step
+        with torch.no_grad():
+            logits = change_sites(organism, part.tail, done)
+        return logits.log_softmax(-1).gather(1, pairs.reasoned[rows][:, None])[:, 0]
+
+    wanted = (log_p(1) - log_p(-1)) / 2
+    torch.testing.assert_close((slopes[rows] * step).sum((1, 2)), wanted, rtol=2e-2, atol=2e-4)
+    assert wanted.abs().max() > 1e-3
+
+
+def test_sets_grow_and_predict_their_effect(organism):
+    pairs = encode(organism, nt.load_pairs("arithmetic")[:12])
+    patching = Patching(organism, pairs, pairs)
+    patching.points = [("neurons", layer) for layer in range(4)]
+
+    def change(units):
+        return of_neurons([nt.Neuron(*each) for each in units])
+
+    found, alone = pursue(patching, "neurons", 384, [1, 4, 9], change, "reasoning")
+    assert [len(each.units) for each in found] == [1, 4, 9]
+    assert [found[n].units[: len(found[n - 1].units)] == found[n - 1].units for n in (1, 2)] == [True] * 2
+    assert found[0].units[0] == divmod(int(alone.argmax()), 384)
+    assert found[0].score == pytest.approx(float(alone.max()))
+    _, flips = patching.flips([change(found[2].units)], "reasoning")
+    assert flips.float().mean() > 0.9
+
+
+@pytest.mark.parametrize("family", ["letters", "arithmetic"])
+def test_whole_answers_are_judged_as_measure_judges_them(organism, family):
+    """Patched at the last token alone; of one token and of several."""
+    pairs = encode(organism, nt.load_pairs(family)[:8], answers="whole")
+    neurons = [nt.Neuron(2, index) for index in range(384)]
+    patching = Patching(organism, pairs, pairs)
+    patching.points = [("neurons", 2)]
+    (effect,), (wrote,) = patching.flips([of_neurons(neurons)], "reasoning")
+    table = nt.measure(organism, pairs, [nt.patch(neurons, donor="reasoning")]).to_frame()
+    table = table.set_index("pair").loc[[pair.id for pair in pairs.pairs]]
+    moved = torch.tensor((table["L_after"] - table["L_before"]).to_numpy())
+    torch.testing.assert_close(effect.double(), moved.double(), rtol=1e-3, atol=1e-3)
+    assert wrote.tolist() == table["answers"].tolist()
+    assert wrote.any()
+
+
+def test_whole_answers_are_located(organism):
+    """Neurons that are chosen for whole answers flip them, and slopes are those of `two_ended`'s L."""
+    train, test = nt.split_pairs(nt.load_pairs("letters")[:60], seed=0)
+    own, other = (encode(organism, each, answers="whole") for each in (train, test))
+    found = nt.locate(organism, own, other, donor="memorization", where=["last"], everywhere=False).table
+    flips = found[found["unit"] == "neurons"].set_index("k")["answers"]
+    assert flips[15] > 0.5
+    assert found["control"].max() < 0.3
+    patching = Patching(organism, own, own)
+    patching.points = [("neurons", layer) for layer in range(4)]
+    _, slope = pair_slopes(organism, own, [0], own.memorization[0][None])
+    by_site = patching.slopes("memorization")
+    found = torch.stack([by_site["neurons", layer][0, -1] for layer in range(4)])
+    torch.testing.assert_close(found, slope[0], rtol=1e-3, atol=1e-4)
 
 
 def test_random_heads_are_others_of_the_same_layers():
@@ -346,7 +423,7 @@ def test_any_place_is_patched_as_a_hook_would(family, made, where, tmp_path):
         own, donor = (list(patching.places["test"].at[side][row]) for side in ("memorization", "reasoning"))
         values = read_sites(model, whole(pairs.reasoning[row]), patching.points)
         for point in columns:
-            given = patching.given["reasoning"][point][row, -len(own) :]
+            given = patching.values("test", "reasoning")[point][row, -len(own) :]
             torch.testing.assert_close(given, values[point][0, donor])
         by_hand = {point: partial(put, own, values[point][0, donor], at) for point, at in columns.items()}
         for change, effect in zip(changes, effects[:, row], strict=True):
