@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from neurotrace.core.errors import InputError
+from neurotrace.detectors.weights import converged, diagnose, sample as hmc
 from neurotrace.fusion.experts import Evidence
 from neurotrace.fusion.sampling import sample
 
@@ -35,26 +36,45 @@ def infer(
 ) -> tuple[Float[Array, "draw dim"], float]:
     """(draws of the selector's parameters, effective sample size of what they were drawn from).
 
+    By importance sampling, which takes a second. Where that leaves fewer than `LEAST` effective draws, as
+    for a mixture of ten views, by Hamiltonian Monte Carlo, which takes half a minute.
+
     Raises:
-        InputError: fewer than `LEAST` effective draws.
+        InputError: too few effective draws by either.
     """
     parts = [torch.from_numpy(part) for part in _parts(kind, evidence)]
     target = torch.from_numpy(y)
     views = evidence.precision.shape[1]
     dim = views + 1 if kind == "product" else 2 * views
 
-    def log_density(x: Tensor) -> Float[Tensor, " draw"]:
+    def log_likelihood(x: Tensor) -> Float[Tensor, " draw"]:
         log_p = _log_p(kind, x, *parts)
-        fit = log_p.gather(2, target[None, :, None].expand(len(x), -1, 1)).sum(dim=(1, 2))
-        return fit - (x**2).sum(dim=1) / 2
+        return log_p.gather(2, target[None, :, None].expand(len(x), -1, 1)).sum(dim=(1, 2))
 
-    for more in (4, 16):
-        found, ess = sample(log_density, dim, draws=draws, proposed=more * draws, seed=seed)
-        if ess >= LEAST:
-            return found, ess
+    def log_density(x: Tensor) -> Float[Tensor, " draw"]:
+        return log_likelihood(x) - (x**2).sum(dim=1) / 2
+
+    found, ess = sample(log_density, dim, draws=draws, proposed=4 * draws, seed=seed)
+    if ess >= LEAST:
+        return found, ess
+
+    def with_slope(
+        x: Float[Array, "chain dim"],
+    ) -> tuple[Float[Array, " chain"], Float[Array, "chain dim"]]:
+        at = torch.from_numpy(x).requires_grad_()
+        value = log_likelihood(at)
+        (slope,) = torch.autograd.grad(value.sum(), at)
+        return value.detach().numpy(), slope.numpy()
+
+    chains = hmc(with_slope, dim, draws=4 * draws, seed=seed)
+    r_hat, sizes = diagnose(chains)
+    if converged(r_hat, sizes):
+        drawn = chains.reshape(-1, dim)
+        return drawn[np.random.default_rng(seed).permutation(len(drawn))[:draws]], float(sizes.min())
     raise InputError(
-        f"the posterior of {views} views' weights was sampled badly: expected at least {LEAST} "
-        f"effective draws, got {ess:.0f}; raise draws={draws} or give fewer views"
+        f"the posterior of {views} views' weights was sampled badly: expected at least {LEAST} effective "
+        f"draws, got {ess:.0f} by importance and {sizes.min():.0f} by Hamiltonian sampling (R-hat "
+        f"{r_hat.max():.2f}); raise draws={draws} or give fewer views"
     )
 
 

@@ -131,16 +131,19 @@ def test_an_over_confident_expert_is_curbed():
     assert log_loss(y_test, believed) < log_loss(y_test, credulous) - 0.05
 
 
-def test_the_posterior_is_the_one_that_integration_gives():
+@pytest.mark.parametrize("sampler", ["importance", "hamiltonian"])
+def test_the_posterior_is_the_one_that_integration_gives(sampler, monkeypatch):
     """One view, two numbers: mean and sd of w and κ on a fine grid."""
+    if sampler == "hamiltonian":  # what is drawn where importance sampling leaves too few draws
+        monkeypatch.setattr(selector, "sample", lambda *_, **__: (None, 1.0))
     rng = np.random.default_rng(3)
     logits = rng.normal(size=(60, 1, 2))
     logits -= logits.mean(axis=2, keepdims=True)
     gap = 3 * (logits[:, 0, 1] - logits[:, 0, 0]) / 2
     y = (rng.random(60) < 1 / (1 + np.exp(-gap))).astype(int)
     evidence = Evidence(logits * 3, np.full((60, 1), 0.8), np.zeros((60, 2)))
-    draws, ess = selector.infer("product", evidence, y, draws=2000, seed=0)
-    assert ess > 1000
+    draws, ess = selector.infer("product", evidence, y, draws=1000, seed=0)
+    assert ess > 800
     x = np.stack(np.meshgrid(np.linspace(-5, 5, 201), np.linspace(-5, 5, 201)), axis=-1).reshape(-1, 2)
     log_p = np.log(selector.probabilities("product", evidence, x)[:, np.arange(60), y]).sum(axis=1)
     density = np.exp(log_p - (x**2).sum(axis=1) / 2 - log_p.max())

@@ -94,7 +94,9 @@ def _causal(model: Any, answered: Answered, rows: pd.DataFrame, files: dict[str,
     found = [slopes(model, answered.at(np.flatnonzero(part == own).tolist())) for own in range(PARTS)]
     k = max(4, round(0.0011 * nt.inspect_model(model).n_neurons))
     families = sorted(set(family))
-    margins = {f"{left}/{out}": np.full((len(rows), 2), np.nan) for left in families for out in range(PARTS)}
+    margins = {
+        f"{left}/{out}": np.full((len(rows), 2), np.nan) for left in families for out in range(PARTS)
+    }
     effects: dict[str, Array] = {}
 
     def fill(left: str, own: Slopes, wanted: dict[int, Array]) -> None:
