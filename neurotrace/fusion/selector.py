@@ -20,9 +20,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from neurotrace.core.errors import InputError
-from neurotrace.detectors.weights import converged, diagnose, sample as hmc
 from neurotrace.fusion.experts import Evidence
-from neurotrace.fusion.sampling import sample
+from neurotrace.fusion.sampling import hamiltonian, sample
 
 Array = np.ndarray
 Kind = Literal["product", "mixture"]
@@ -47,35 +46,21 @@ def infer(
     views = evidence.precision.shape[1]
     dim = views + 1 if kind == "product" else 2 * views
 
-    def log_likelihood(x: Tensor) -> Float[Tensor, " draw"]:
-        log_p = _log_p(kind, x, *parts)
-        return log_p.gather(2, target[None, :, None].expand(len(x), -1, 1)).sum(dim=(1, 2))
-
     def log_density(x: Tensor) -> Float[Tensor, " draw"]:
-        return log_likelihood(x) - (x**2).sum(dim=1) / 2
+        log_p = _log_p(kind, x, *parts)
+        fit = log_p.gather(2, target[None, :, None].expand(len(x), -1, 1)).sum(dim=(1, 2))
+        return fit - (x**2).sum(dim=1) / 2
 
     found, ess = sample(log_density, dim, draws=draws, proposed=4 * draws, seed=seed)
-    if ess >= LEAST:
-        return found, ess
-
-    def with_slope(
-        x: Float[Array, "chain dim"],
-    ) -> tuple[Float[Array, " chain"], Float[Array, "chain dim"]]:
-        at = torch.from_numpy(x).requires_grad_()
-        value = log_likelihood(at)
-        (slope,) = torch.autograd.grad(value.sum(), at)
-        return value.detach().numpy(), slope.numpy()
-
-    chains = hmc(with_slope, dim, draws=4 * draws, seed=seed)
-    r_hat, sizes = diagnose(chains)
-    if converged(r_hat, sizes):
-        drawn = chains.reshape(-1, dim)
-        return drawn[np.random.default_rng(seed).permutation(len(drawn))[:draws]], float(sizes.min())
-    raise InputError(
-        f"the posterior of {views} views' weights was sampled badly: expected at least {LEAST} effective "
-        f"draws, got {ess:.0f} by importance and {sizes.min():.0f} by Hamiltonian sampling (R-hat "
-        f"{r_hat.max():.2f}); raise draws={draws} or give fewer views"
-    )
+    if ess < LEAST:
+        # a mixture's mode is sharper than the rest, so its curvature there is no guide
+        found, ess = hamiltonian(log_density, dim, draws=draws, seed=seed, curved=kind == "product")
+    if ess < LEAST:
+        raise InputError(
+            f"the posterior of {views} views' weights was sampled badly: expected at least {LEAST} "
+            f"effective draws, got {ess:.0f}; raise draws={draws} or give fewer views"
+        )
+    return found, ess
 
 
 def probabilities(

@@ -52,9 +52,10 @@ def main() -> None:
     seen = read(asked.model, asked.probes, asked.folder, asked.prompts)
     fits = {"fusion": fused, "invariance": invariant}[asked.what]
     scores, weights = run(seen, fits, asked.folder / asked.what)
-    table = judged(seen.rows, scores, "deep product" if asked.what == "fusion" else "linear, all neurons")
+    beside = _deep if asked.what == "fusion" else _erm
+    table = judged(seen.rows, scores, beside)
     if len(weights):
-        table = table.merge(spoken(seen.rows, weights), on="method", how="outer", sort=False)
+        table = pd.concat([table, spoken(seen.rows, weights)])
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     table.round(4).to_csv(asked.out, index=False)
     print(table.round(3).to_string())
@@ -148,6 +149,10 @@ def invariant(seen: Read, key: str, train: Array, test: Array) -> tuple[Scores, 
             ("generated, no L_IP", InvariantDetector(preserve=0.0), None),
             ("generated, settings of the ground", InvariantDetector(**OURS), None),
             ("EIIL", known, eiil(X, y, 0)),
+            # a detector that separates its training rows has no losses that could differ
+            ("ERM, l2 = .3", InvariantDetector("none", l2=0.3), None),
+            ("V-REx, families, l2 = .3", InvariantDetector(l2=0.3), family),
+            ("generated, l2 = .3", InvariantDetector(l2=0.3), None),
         ):
             fitted = clone(detector).fit(X, y, environment=environment)
             found[f"{title}, {name}"] = fitted.decision_function(Z)
@@ -158,8 +163,8 @@ def invariant(seen: Read, key: str, train: Array, test: Array) -> tuple[Scores, 
     return found, None
 
 
-def judged(rows: pd.DataFrame, scores: pd.DataFrame, ours: str) -> pd.DataFrame:
-    """Mean AUROC over families left out, its interval, and `ours` minus it; groups resampled."""
+def judged(rows: pd.DataFrame, scores: pd.DataFrame, beside: Callable[[str], str]) -> pd.DataFrame:
+    """Mean AUROC over families left out, and its gain over that of `beside`; groups resampled."""
     scores = scores.set_index("at").sort_index()
     about = rows.loc[scores.index]
     y, groups, family = (about[name].to_numpy() for name in ("memory", "group", "family"))
@@ -168,13 +173,13 @@ def judged(rows: pd.DataFrame, scores: pd.DataFrame, ours: str) -> pd.DataFrame:
     made = []
     for method in scores:
         known = scores[method].notna().to_numpy()
-        score, best = (scores[name].to_numpy()[known] for name in (method, ours))
+        score, best = (scores[name].to_numpy()[known] for name in (method, beside(method)))
         args = y[known], groups[known]
         means = [mean_auroc(each, args[0], within[known]) for each in (score, best)]
         low, high = auroc_interval(score, *args, strata=within[known])
         row = {"method": method, "auroc": means[0], "low": low, "high": high}
-        row["behind"] = means[1] - means[0]
-        row["behind_low"], row["behind_high"] = auroc_difference(best, score, *args, within[known])
+        row |= {"beside": beside(method), "gain": means[0] - means[1]}
+        row["gain_low"], row["gain_high"] = auroc_difference(score, best, *args, within[known])
         for name in np.unique(family):
             own = family[known] == name
             row[name] = mean_auroc(score[own], args[0][own], within[known][own])
@@ -194,6 +199,17 @@ def spoken(rows: pd.DataFrame, weights: pd.DataFrame) -> pd.DataFrame:
     share = (total / total.groupby("method").sum()).reset_index()
     share["method"] = "weight of " + share["view"] + share["method"].str.removeprefix("deep product")
     return share.drop(columns="view").rename(columns={0: "on reasoning", 1: "on memory"})
+
+
+def _deep(_: str) -> str:
+    return "deep product"
+
+
+def _erm(method: str) -> str:
+    """The same neurons without any penalty on differences between environments."""
+    which = method.split(", ")[-1].replace("at random", "with an effect")
+    which = f"l2 = .3, {which}" if "l2" in method else which
+    return f"ERM, {which}" if "neurons" in which else "ERM, all neurons"
 
 
 def _axes(basis: Basis, rows: Array) -> Array:

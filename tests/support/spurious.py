@@ -64,9 +64,9 @@ def ground(seed: int, rows: int = 150) -> tuple[tuple[Any, Any, Any], list[tuple
     return (X, y, np.repeat(np.arange(4), rows)), tests
 
 
-def worst(method: str, seed: int, rows: int = 150) -> float:
-    """Accuracy of a method on the worst of the four tests."""
-    (X, y, environment), tests = ground(seed, rows)
+def worst(method: str, seed: int, rows: int = 150, draw: Any = ground) -> float:
+    """Accuracy of a method on the worst of the four tests of `draw`, `ground` or `reviews`."""
+    (X, y, environment), tests = draw(seed, rows)
     detector = InvariantDetector(seed=seed, **METHODS[method])
     if method == "jtt":
         wrong = InvariantDetector("none", seed=seed, warmup=100, steps=0).fit(X, y).predict(X) != y

@@ -1,0 +1,56 @@
+"""Reviews in which two spurious tokens together outvote what is said: `spurious.ground` as text.
+
+The adjectives and the verb agree with the outcome in 90 % of the reviews everywhere (label noise). The
+sign-off and the device that a review was sent from agree with it at rates that differ between four
+environments of the training rows; in the four tests each agrees on 90 % or on 10 %. Features are the
+counts of words.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import numpy as np
+from sklearn.feature_extraction.text import CountVectorizer
+from spurious import INVARIANT, STRONG, WEAK
+
+THINGS = ("film", "book", "hotel", "meal", "phone", "concert", "course", "garden", "museum", "play")
+ADJECTIVES = (
+    ("dull", "poor", "clumsy", "tiring", "cheap", "grim", "noisy", "stale", "cold", "messy"),
+    ("lively", "fine", "graceful", "charming", "rich", "warm", "calm", "fresh", "witty", "tidy"),
+)
+VERBS = (("regret", "dislike", "avoid", "resent"), ("enjoy", "recommend", "admire", "praise"))
+DEVICES = ("desktop", "mobile")  # the stronger spurious token
+ENDINGS = ("regards", "cheers")  # the weaker one
+SLIP = 0.15  # share of words that are of the other side
+
+
+def reviews(seed: int, rows: int = 150) -> tuple[tuple[Any, Any, Any], list[tuple[Any, Any]]]:
+    """((X, y, environment), four tests), as `spurious.ground`."""
+    rng = np.random.default_rng(seed)
+    parts = [written(rng, rows, (INVARIANT, a, b)) for a, b in product(STRONG, WEAK)]
+    tests = [written(rng, 4 * rows, (INVARIANT, a, b)) for a, b in product((0.1, 0.9), repeat=2)]
+    count = CountVectorizer().fit([text for texts, _ in parts for text in texts])
+    y = np.concatenate([own for _, own in parts])
+    X = np.concatenate([count.transform(texts).toarray().astype(float) for texts, _ in parts])
+    shown = [(count.transform(texts).toarray().astype(float), own) for texts, own in tests]
+    return (X, y, np.repeat(np.arange(4), rows)), shown
+
+
+def written(
+    rng: np.random.Generator, rows: int, agree: tuple[float, float, float]
+) -> tuple[list[str], Any]:
+    """(reviews, outcomes); what is said, the device and the ending agree with the outcome so often."""
+    y = rng.integers(0, 2, rows)
+    said, device, ending = (y ^ (rng.random(rows) >= share) for share in agree)
+    texts = []
+    for row in range(rows):
+        side = said[row] ^ (rng.random(4) < SLIP)
+        first, second, third = (rng.choice(ADJECTIVES[own]) for own in side[:3])
+        verb = rng.choice(VERBS[side[3]])
+        texts.append(
+            f"The {rng.choice(THINGS)} was {first} and {second}, in parts {third}: I {verb} it. "
+            f"{ENDINGS[ending[row]]}, sent from {DEVICES[device[row]]}"
+        )
+    return texts, y
