@@ -17,16 +17,15 @@ from spurious import INVARIANT, STRONG, WEAK
 
 THINGS = ("film", "book", "hotel", "meal", "phone", "concert", "course", "garden", "museum", "play")
 ADJECTIVES = (
-    ("dull", "poor", "clumsy", "tiring", "cheap", "grim", "noisy", "stale", "cold", "messy"),
-    ("lively", "fine", "graceful", "charming", "rich", "warm", "calm", "fresh", "witty", "tidy"),
+    ("dull", "poor", "clumsy", "tiring", "cheap", "grim"),
+    ("lively", "fine", "graceful", "charming", "rich", "warm"),
 )
 VERBS = (("regret", "dislike", "avoid", "resent"), ("enjoy", "recommend", "admire", "praise"))
 DEVICES = ("desktop", "mobile")  # the stronger spurious token
 ENDINGS = ("regards", "cheers")  # the weaker one
-SLIP = 0.15  # share of words that are of the other side
 
 
-def reviews(seed: int, rows: int = 150) -> tuple[tuple[Any, Any, Any], list[tuple[Any, Any]]]:
+def reviews(seed: int, rows: int = 400) -> tuple[tuple[Any, Any, Any], list[tuple[Any, Any]]]:
     """((X, y, environment), four tests), as `spurious.ground`."""
     rng = np.random.default_rng(seed)
     parts = [written(rng, rows, (INVARIANT, a, b)) for a, b in product(STRONG, WEAK)]
@@ -46,9 +45,8 @@ def written(
     said, device, ending = (y ^ (rng.random(rows) >= share) for share in agree)
     texts = []
     for row in range(rows):
-        side = said[row] ^ (rng.random(4) < SLIP)
-        first, second, third = (rng.choice(ADJECTIVES[own]) for own in side[:3])
-        verb = rng.choice(VERBS[side[3]])
+        first, second, third = rng.choice(ADJECTIVES[said[row]], 3)
+        verb = rng.choice(VERBS[said[row]])
         texts.append(
             f"The {rng.choice(THINGS)} was {first} and {second}, in parts {third}: I {verb} it. "
             f"{ENDINGS[ending[row]]}, sent from {DEVICES[device[row]]}"
