@@ -10,6 +10,7 @@ import io
 import json
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -78,7 +79,7 @@ def _cut(png: bytes) -> Float[Array, "8 8 3"]:
         raise InputError("images of easy-VQA need Pillow: run `pip install pillow`") from None
     with Image.open(io.BytesIO(png)) as opened:
         image = opened.convert("RGB")
-    colours = image.getcolors(image.width * image.height)
+    colours: Any = image.getcolors(image.width * image.height)
     ground = max(colours)[1]  # the colour of most pixels
     box = ImageChops.difference(image, Image.new("RGB", image.size, ground)).getbbox()
     return np.asarray(image.crop(box).resize((SIDE, SIDE)), dtype=np.float32) / 255

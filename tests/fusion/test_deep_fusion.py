@@ -205,3 +205,20 @@ def test_the_block_of_the_page_runs():
     page = Path(__file__).parents[2] / "docs" / "fusion.md"
     (block,) = re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.S)
     exec(compile(block, "fusion.md", "exec"), {})
+
+
+def test_a_view_that_another_one_covers_is_believed_where_it_is_alone():
+    """The whole knows all that the part knows, so beside it the part has little weight."""
+    planted = planted_views([0.3, 0.3], rows=ROWS + 400, noise=0.3, seed=3)
+    part = planted.views["view 0"]
+    views = {"part": part, "whole": np.hstack([part, part, planted.views["view 1"]])}
+    fusion = nt.DeepFusion(folds=2, steps=150).fit(
+        {n: v[:ROWS] for n, v in views.items()}, planted.y[:ROWS]
+    )
+    y, alone = planted.y[ROWS:], {"part": part[ROWS:]}
+    believed = log_loss(y, fusion.predict_proba(alone))
+    strength = fusion.input_weights(alone)["strength"].sum()
+    fusion.partial_ = {(True, False): fusion.draws_}
+    as_beside = log_loss(y, fusion.predict_proba(alone))
+    assert believed < as_beside - 0.05
+    assert strength > fusion.input_weights(alone)["strength"].sum()

@@ -58,7 +58,7 @@ def test_one_question_an_image_in_three_views(wheel):
 
 
 def test_what_is_missing_is_named(wheel, tmp_path, monkeypatch):
-    with pytest.raises(InputError, match="expected easy-VQA 1[.]0; run `make modalities`"):
+    with pytest.raises(InputError, match=r"expected easy-VQA 1\.0; run `make modalities`"):
         easy_vqa(tmp_path / "none.whl")
     with pytest.raises(InputError, match="train=5: expected at most 4, the number of images"):
         easy_vqa(wheel, train=5, test=1)

@@ -9,7 +9,7 @@ them by it, and an invariant predictor then gives up the wrong set.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import product
 from typing import Any
 
@@ -41,6 +41,7 @@ PUBLISHED: dict[str, Any] = {
     "count": 5,
     "rate": 5e-4,
 }
+Draw = Callable[[int], tuple[tuple[Any, Any, Any], list[tuple[Any, Any]]]]
 METHODS: dict[str, dict[str, Any]] = {
     "erm": {"penalty": "none"},
     "known": {"strength": 1000.0, "steps": 750},
@@ -64,10 +65,12 @@ def ground(seed: int, rows: int = 150) -> tuple[tuple[Any, Any, Any], list[tuple
     return (X, y, np.repeat(np.arange(4), rows)), tests
 
 
-def worst(method: str, seed: int, rows: int = 150, draw: Any = ground) -> float:
-    """Accuracy of a method on the worst of the four tests of `draw`, `ground` or `reviews`."""
-    (X, y, environment), tests = draw(seed, rows)
-    detector = InvariantDetector(seed=seed, **METHODS[method])
+def worst(
+    method: str, seed: int, draw: Draw = ground, methods: Mapping[str, dict[str, Any]] = METHODS
+) -> float:
+    """Accuracy of a method on the worst of the four tests."""
+    (X, y, environment), tests = draw(seed)
+    detector = InvariantDetector(seed=seed, **methods[method])
     if method == "jtt":
         wrong = InvariantDetector("none", seed=seed, warmup=100, steps=0).fit(X, y).predict(X) != y
         again = np.concatenate([np.arange(len(y)), np.repeat(np.flatnonzero(wrong), 5)])

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.feature_extraction.text import CountVectorizer
-from spurious import INVARIANT, STRONG, WEAK
+from spurious import INVARIANT, OURS, PUBLISHED, STRONG, WEAK
 
 THINGS = ("film", "book", "hotel", "meal", "phone", "concert", "course", "garden", "museum", "play")
 ADJECTIVES = (
@@ -23,6 +23,33 @@ ADJECTIVES = (
 VERBS = (("regret", "dislike", "avoid", "resent"), ("enjoy", "recommend", "admire", "praise"))
 DEVICES = ("desktop", "mobile")  # the stronger spurious token
 ENDINGS = ("regards", "cheers")  # the weaker one
+# the network's; all methods have it
+NETWORK: dict[str, Any] = {"rate": 5e-4, "warmup": 300, "steps": 500}
+GENERATED: dict[str, Any] = NETWORK | {
+    "strength": 1000.0,
+    "first_strength": 1.0,
+    "count": 4,
+    "rounds": 3,
+    "divide_steps": 200,
+    "preserve": 200.0,
+    "preserve_first": 50.0,
+    "restarts": 5,
+    "head_rate": 0.01,
+    "temperature": 0.1,
+}
+METHODS: dict[str, dict[str, Any]] = {
+    "erm": NETWORK | {"penalty": "none"},
+    "known": NETWORK | {"strength": 1000.0},
+    "generated": GENERATED,
+    "generated, no L_IP": GENERATED | {"preserve": 0.0, "preserve_first": 0.0},
+    "generated, one alternation": GENERATED | {"rounds": 1},
+    "generated, λ at once": GENERATED | {"first_strength": None},
+    "generated, heads kept": GENERATED | {"restarts": 0},
+    "generated, settings of the other ground": OURS,
+    "generated, published settings": PUBLISHED,
+    "eiil": NETWORK | {"strength": 1000.0},
+    "jtt": NETWORK | {"penalty": "none"},
+}
 
 
 def reviews(seed: int, rows: int = 400) -> tuple[tuple[Any, Any, Any], list[tuple[Any, Any]]]:
