@@ -171,7 +171,7 @@ class DeepFusion(ClassifierMixin, BaseEstimator):
 
         Weight: the view's share over all training rows, each judged by networks that did not see it, and
         its 95 % credible interval. Adds: what the log-likelihood of the outcome loses, in nats a row, when
-        the view is taken away, and its 95 % interval over rows.
+        the view is taken away and the other weights stay, and its 95 % interval over rows.
         """
         import pandas as pd
 

@@ -124,17 +124,16 @@ def questions(wheel: Path) -> Iterator[tuple[dict[str, Any], Any]]:
     methods["plain product"] = (rival["plain product"], VQA)
     methods["equal weights"] = (rival["equal weights"], VQA)
     for seed in range(SEEDS):
+        for name in methods:
 
-        def rows(seed: int = seed) -> list[dict[str, Any]]:
-            train, test = easy_vqa(wheel, seed=seed)
-            answer = np.array(test.names)[test.y]
-            kinds = np.where(np.isin(answer, ["yes", "no"]), "yes or no", "colour")
-            kinds[np.isin(answer, ["circle", "rectangle", "triangle"])] = "shape"
-            found = []
-            for name, (method, used) in methods.items():
+            def rows(seed: int = seed, name: str = name) -> list[dict[str, Any]]:
+                (method, used), (train, test) = methods[name], easy_vqa(wheel, seed=seed)
+                answer = np.array(test.names)[test.y]
+                kinds = np.where(np.isin(answer, ["yes", "no"]), "yes or no", "colour")
+                kinds[np.isin(answer, ["circle", "rectangle", "triangle"])] = "shape"
                 own, rest = ({view: part.views[view] for view in used} for part in (train, test))
                 fitted = method.set_params(seed=seed).fit(own, train.y)
-                row: dict[str, Any] = {"method": name} | judged(fitted.predict_proba(rest), test.y, "all")
+                row: dict[str, Any] = judged(fitted.predict_proba(rest), test.y, "all")
                 right = fitted.predict(rest) == test.y
                 row |= {f"accuracy {kind}": right[kinds == kind].mean() for kind in np.unique(kinds)}
                 for gone in VQA[:2]:  # what needs both goes with either
@@ -149,10 +148,9 @@ def questions(wheel: Path) -> Iterator[tuple[dict[str, Any], Any]]:
                     row |= {f"weight of {view}": weights.loc[view, "weight"] for view in used}
                     row |= {f"{view} adds": weights.loc[view, "adds"] for view in used}
                     row |= {f"weight of {view}, {kind}": own for (view, kind), own in by_kind.items()}
-                found.append(row)
-            return found
+                return [row]
 
-        yield {"things": "questions", "seed": seed}, rows
+            yield {"things": "questions", "seed": seed, "method": name}, rows
 
 
 def judged(p: Any, y: Any, name: str) -> dict[str, float]:

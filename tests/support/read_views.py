@@ -8,6 +8,7 @@ a circuit found on the other training part, so it is held out like a test row's.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ def _causal(model: Any, answered: Answered, rows: pd.DataFrame, files: dict[str,
             margins[f"{left}/{out}"][mask] = both[mask]
 
     for left in families:
-        kept = [own.where(lambda name, _, left=left: name != left) for own in found]
+        kept = [own.where(partial(_other, left)) for own in found]
         for own in range(PARTS):
             others = [out for out in range(PARTS) if out != own]
             # a training row's circuit is that of the third part
@@ -125,6 +126,10 @@ def _causal(model: Any, answered: Answered, rows: pd.DataFrame, files: dict[str,
         print(f"margins without {left}", flush=True)
     save_file({name: own.astype(np.float32) for name, own in margins.items()}, files["margins"])
     save_file(effects, files["effects"])
+
+
+def _other(left: str, family: str, template: str) -> bool:
+    return family != left
 
 
 def _joined(parts: list[Slopes]) -> Slopes:

@@ -39,7 +39,9 @@ GENERATED: dict[str, Any] = NETWORK | {
 }
 METHODS: dict[str, dict[str, Any]] = {
     "erm": NETWORK | {"penalty": "none"},
+    "erm, trained to the end": {"penalty": "none"},
     "known": NETWORK | {"strength": 1000.0},
+    "known, trained to the end": {"strength": 1000.0, "steps": 750},
     "generated": GENERATED,
     "generated, no L_IP": GENERATED | {"preserve": 0.0, "preserve_first": 0.0},
     "generated, one alternation": GENERATED | {"rounds": 1},
