@@ -250,13 +250,14 @@ class DeepFusion(ClassifierMixin, BaseEstimator):
         patterns, number = np.unique(evidence.precision > 0, axis=0, return_inverse=True)
         found = []
         for place, pattern in enumerate(patterns):
-            key = tuple(map(bool, pattern))
-            if key not in self.partial_:
-                have = np.flatnonzero((self.evidence_.precision[:, pattern] > 0).all(axis=1))
-                whole = all(key) or not any(key) or len(np.unique(self.outcomes_[have])) < 2
-                only = masked(rows_of(self.evidence_, have), pattern)
-                self.partial_[key] = self.draws_ if whole else self._infer(only, self.outcomes_[have])[0]
-            found.append((np.flatnonzero(number.ravel() == place), self._few(draws=self.partial_[key])))
+            key, draws = tuple(map(bool, pattern)), self.draws_
+            if any(key) and not all(key):
+                if key not in self.partial_:
+                    have = np.flatnonzero((self.evidence_.precision[:, pattern] > 0).all(axis=1))
+                    only, y = masked(rows_of(self.evidence_, have), pattern), self.outcomes_[have]
+                    self.partial_[key] = self._infer(only, y)[0] if len(np.unique(y)) > 1 else draws
+                draws = self.partial_[key]
+            found.append((np.flatnonzero(number.ravel() == place), self._few(draws=draws)))
         return found
 
     def _said(self, views: Views) -> list[Evidence]:
