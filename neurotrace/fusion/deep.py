@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.metrics import cohen_kappa_score
 from sklearn.utils.validation import check_is_fitted
@@ -117,21 +117,23 @@ class DeepFusion(ClassifierMixin, BaseEstimator):
             order.append(other)
         self.evidence_ = joined(held_out)
         self.outcomes_ = places[np.concatenate(order)]
-        picked = np.random.default_rng(self.seed).permutation(len(self.outcomes_))[:WEIGHED]
-        self.draws_, self.ess_ = infer(
-            self.kind,
-            rows_of(self.evidence_, picked),
-            self.outcomes_[picked],
-            draws=self.draws,
-            seed=self.seed,
-        )
+        self.draws_, self.ess_ = self._infer(self.evidence_, self.outcomes_)
+        self.partial_: dict[tuple[bool, ...], Array] = {}
         return self
 
     def predict_proba(self, views: Views) -> Float[Array, "row class"]:
-        """P(class), averaged over networks and posterior draws."""
-        return np.mean(
-            [probabilities(self.kind, each, self._few()).mean(axis=0) for each in self._said(views)], axis=0
-        )
+        """P(class), averaged over networks and posterior draws.
+
+        Rows that lack views are judged by weights that were inferred without these views: one view may have
+        had little weight only because another one knew the same. That takes a second a set of views.
+        """
+        said = self._said(views)
+        found = np.zeros_like(said[0].intercept)
+        for rows, draws in self._patterns(said[0]):
+            for each in said:
+                p = probabilities(self.kind, rows_of(each, rows), draws).mean(axis=0)
+                found[rows] += p / len(said)
+        return found
 
     def predict(self, views: Views) -> Array:
         """The likeliest class."""
@@ -145,8 +147,12 @@ class DeepFusion(ClassifierMixin, BaseEstimator):
         """
         import pandas as pd
 
-        said = [weigh(self.kind, each, self._few()) for each in self._said(views)]
-        weight, strength = (np.concatenate([each[part] for each in said]) for part in (0, 1))
+        said = self._said(views)
+        shape = (len(said) * len(self._few()), *said[0].precision.shape)
+        weight, strength = np.zeros(shape), np.zeros(shape)
+        for at, draws in self._patterns(said[0]):
+            each = [weigh(self.kind, rows_of(part, at), draws) for part in said]
+            weight[:, at], strength[:, at] = (np.concatenate([e[n] for e in each]) for n in (0, 1))
         low, high = np.quantile(weight, [0.025, 0.975], axis=0)
         rows, count = low.shape
         return pd.DataFrame(
@@ -165,7 +171,7 @@ class DeepFusion(ClassifierMixin, BaseEstimator):
 
         Weight: the view's share over all training rows, each judged by networks that did not see it, and
         its 95 % credible interval. Adds: what the log-likelihood of the outcome loses, in nats a row, when
-        the view is taken away, and its 95 % interval over rows.
+        the view is taken away and the other weights stay, and its 95 % interval over rows.
         """
         import pandas as pd
 
@@ -229,10 +235,30 @@ class DeepFusion(ClassifierMixin, BaseEstimator):
                 found.append(scale.back(experts.decoders[place](latent).double().numpy(), place))
         return np.mean(found, axis=0).reshape(-1, *self.shapes_[place])
 
-    def _few(self, count: int = 50) -> Float[Array, "draw dim"]:
+    def _infer(self, evidence: Evidence, y: Array) -> tuple[Float[Array, "draw dim"], float]:
+        picked = np.random.default_rng(self.seed).permutation(len(y))[:WEIGHED]
+        return infer(self.kind, rows_of(evidence, picked), y[picked], draws=self.draws, seed=self.seed)
+
+    def _few(self, count: int = 50, draws: Array | None = None) -> Float[Array, "draw dim"]:
         """Draws, evenly thinned."""
         check_is_fitted(self)
-        return self.draws_[np.linspace(0, len(self.draws_) - 1, min(count, len(self.draws_))).astype(int)]
+        draws = self.draws_ if draws is None else draws
+        return draws[np.linspace(0, len(draws) - 1, min(count, len(draws))).astype(int)]
+
+    def _patterns(self, evidence: Evidence) -> list[tuple[Array, Float[Array, "draw dim"]]]:
+        """(rows that have the same views, draws of the weights of these views)."""
+        patterns, number = np.unique(evidence.precision > 0, axis=0, return_inverse=True)
+        found = []
+        for place, pattern in enumerate(patterns):
+            key, draws = tuple(map(bool, pattern)), self.draws_
+            if any(key) and not all(key):
+                if key not in self.partial_:
+                    have = np.flatnonzero((self.evidence_.precision[:, pattern] > 0).all(axis=1))
+                    only, y = masked(rows_of(self.evidence_, have), pattern), self.outcomes_[have]
+                    self.partial_[key] = self._infer(only, y)[0] if len(np.unique(y)) > 1 else draws
+                draws = self.partial_[key]
+            found.append((np.flatnonzero(number.ravel() == place), self._few(draws=draws)))
+        return found
 
     def _said(self, views: Views) -> list[Evidence]:
         check_is_fitted(self)
@@ -261,5 +287,9 @@ def rows_of(evidence: Evidence, rows: Array) -> Evidence:
 
 def without(evidence: Evidence, view: int) -> Evidence:
     """The same with one view missing."""
-    keep = np.arange(evidence.precision.shape[1]) != view
+    return masked(evidence, np.arange(evidence.precision.shape[1]) != view)
+
+
+def masked(evidence: Evidence, keep: Bool[Array, " view"]) -> Evidence:
+    """The same with the other views missing."""
     return Evidence(evidence.logits * keep[:, None], evidence.precision * keep, evidence.intercept)

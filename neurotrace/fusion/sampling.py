@@ -1,4 +1,4 @@
-"""Adaptive importance sampling of a few numbers, and how good it was."""
+"""Adaptive importance sampling of a few numbers, Hamiltonian sampling of more, and how good it was."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from scipy.special import softmax
 from torch import Tensor
+
+from neurotrace.detectors.weights import converged, diagnose, sample as chained
 
 Array = np.ndarray
 Density = Callable[[Float[Tensor, "draw dim"]], Float[Tensor, " draw"]]
@@ -48,6 +50,34 @@ def sample(
         cov += 1e-6 * np.eye(dim)
     at = np.searchsorted(np.cumsum(weight), (np.arange(draws) + rng.random()) / draws)
     return x[rng.permutation(np.minimum(at, count - 1))], ess
+
+
+def hamiltonian(
+    log_density: Density, dim: int, *, draws: int, seed: int, curved: bool
+) -> tuple[Float[Array, "draw dim"], float]:
+    """Draws by the sampler of `detectors.weights`, and the smallest effective sample size; 0 where its
+    chains have not converged.
+
+    Args:
+        curved: moves in coordinates in which the curvature at the mode is 1, so that directions in which
+            the density is narrow don't shorten all steps.
+    """
+    mean, cov = _mode(log_density, dim) if curved else (np.zeros(dim), np.eye(dim))
+    root = torch.from_numpy(np.linalg.cholesky(cov))
+    centre = torch.from_numpy(mean)
+
+    def beyond_prior(u: Float[Array, "chain dim"]) -> tuple[Array, Array]:
+        """log density over that of N(u; 0, 1), from which the sampler takes its chains, and its slope."""
+        at = torch.from_numpy(u).requires_grad_()
+        value = log_density(centre + at @ root.T) + (at**2).sum(dim=1) / 2
+        (slope,) = torch.autograd.grad(value.sum(), at)
+        return value.detach().numpy(), slope.numpy()
+
+    chains = chained(beyond_prior, dim, draws=4 * draws, seed=seed)
+    r_hat, ess = diagnose(chains)
+    x = mean + chains.reshape(-1, dim) @ root.numpy().T
+    picked = np.random.default_rng(seed).permutation(len(x))[:draws]
+    return x[picked], float(ess.min()) if converged(r_hat, ess) else 0.0
 
 
 def _mode(log_density: Density, dim: int) -> tuple[Float[Array, " dim"], Float[Array, "dim dim"]]:

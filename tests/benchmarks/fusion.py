@@ -1,9 +1,9 @@
 """Deep fusion at length: `planted` informativeness, real modalities with the strongest one `missing`, and
-a model's own `views` on families left out.
+`questions` about images. A model's own views: `views.py`.
 
     python tests/benchmarks/fusion.py planted --out runs/fusion-planted.csv
     python tests/benchmarks/fusion.py missing --out runs/fusion-missing.csv [--folder FASHION_MNIST]
-    python tests/benchmarks/fusion.py views --out runs/fusion-views.csv  # the organism's own views
+    python tests/benchmarks/fusion.py questions --out runs/fusion-questions.csv [--folder WHEEL]
     python tests/benchmarks/fusion.py summary --out runs/fusion-missing.csv
 
 Rows that are in the table already are not computed again, so a run that was stopped goes on.
@@ -22,12 +22,11 @@ import pandas as pd
 from scipy.stats import spearmanr
 from sklearn.metrics import log_loss, roc_auc_score
 
-import neurotrace as nt
-from neurotrace.detectors import FusedDetector, LinearDetector
 from neurotrace.detectors.judging import ece
 from neurotrace.fusion import DeepFusion
 from neurotrace.fusion.modalities import modalities
 from neurotrace.fusion.planted import planted_views
+from neurotrace.fusion.questions import WHEEL, easy_vqa
 from neurotrace.fusion.rivals import WEIGHINGS, Rival
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
@@ -36,21 +35,27 @@ from paired import told
 
 SPOIL = (0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 1.0)
 SETTINGS, SEEDS, ROWS = 24, 5, 700
-PROMPTS = 30  # of each family and outcome
+VQA = ["image", "question", "both"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=["planted", "missing", "views", "summary"])
+    parser.add_argument("what", choices=["planted", "missing", "questions", "summary"])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--folder", type=Path, help="Fashion-MNIST; without it, digits only.")
+    parser.add_argument(
+        "--folder", type=Path, help="Fashion-MNIST (without it, digits only), or easy-VQA's wheel."
+    )
     asked = parser.parse_args()
     if asked.what == "summary":
         summary(pd.read_csv(asked.out))
         return
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     done = pd.read_csv(asked.out) if asked.out.is_file() else pd.DataFrame()
-    work = {"planted": planted, "missing": lambda: missing(asked.folder), "views": views}[asked.what]
+    work = {
+        "planted": planted,
+        "missing": lambda: missing(asked.folder),
+        "questions": lambda: questions(asked.folder or WHEEL),
+    }[asked.what]
     for keys, rows in work():
         if len(done) and (done[list(keys)] == pd.Series(keys)).all(axis=1).any():
             continue
@@ -109,65 +114,43 @@ def missing(folder: Path | None) -> Iterator[tuple[dict[str, Any], Any]]:
             yield {"things": things, "seed": seed}, rows
 
 
-def views() -> Iterator[tuple[dict[str, Any], Any]]:
-    """A row a method and a row a view's weight: trained on two families, tested on the third, on
-    groups that were not trained on."""
-    model = nt.load_model("organism")
-    families = ("arithmetic", "inference", "letters")
-    prompts = [each for name in families for each in nt.load_prompts(name) if each.perturbs is None]
-    answered = nt.answer(model, prompts).decided()
-    rng = np.random.default_rng(0)
-    kept: list[int] = []
-    for name in families:
-        for outcome in ("memory", "reasoning"):
-            pairs = zip(answered.prompts, answered.outcome, strict=True)
-            own = [at for at, (each, what) in enumerate(pairs) if each.family == name and what == outcome]
-            kept += rng.permutation(own)[:PROMPTS].tolist()
-    answered = answered.at(kept)
-    last = nt.inspect_model(model).n_layers - 1
-    names = ["neurons", f"residual@{last}", f"attention@{last}", "confidence", "occurs", "length"]
-    read = nt.read_views(model, answered, names)
-    y = np.array([outcome == "memory" for outcome in answered.outcome]).astype(int)
-    family = np.array([each.family for each in answered.prompts])
-    group = np.array([each.group for each in answered.prompts])
-    fold = (
-        pd.Series(group).map({g: n % 2 for n, g in enumerate(rng.permutation(np.unique(group)))}).to_numpy()
-    )
-    for left in families:
-        for part in range(2):
+def questions(wheel: Path) -> Iterator[tuple[dict[str, Any], Any]]:
+    """A row a method: accuracy on easy-VQA with all its views, without the question, without the image."""
+    one = DeepFusion(hidden=128, steps=1000)
+    rival = {weighing: Rival(weighing, hidden=128, steps=1000) for weighing in WEIGHINGS}
+    methods: dict[str, tuple[Any, list[str]]] = {f"{name} alone": (one, [name]) for name in VQA}
+    methods["deep product, image and question"] = (one, VQA[:2])
+    methods["deep product"] = (one, VQA)
+    methods["plain product"] = (rival["plain product"], VQA)
+    methods["equal weights"] = (rival["equal weights"], VQA)
+    for seed in range(SEEDS):
+        for name in methods:
 
-            def rows(left: str = left, part: int = part) -> list[dict[str, Any]]:
-                train = np.flatnonzero((family != left) & (fold != part))
-                test = np.flatnonzero((family == left) & (fold == part))
-                circuit = nt.find_circuit(model, [answered.prompts[at] for at in train[:40]], k=4)
-                mine = read | nt.read_views(model, answered, ["margin"], circuit=circuit)
-                own = {name: view[train] for name, view in mine.items()}
-                other = {name: view[test] for name, view in mine.items()}
-                found: dict[str, Any] = {}
-                for name in mine:
-                    found[name] = LinearDetector().fit(own[name], y[train]).decision_function(other[name])
-                ends = np.cumsum([0, *(view.shape[1] for view in mine.values())])
-                columns = {name: (int(a), int(b)) for name, a, b in zip(mine, ends, ends[1:], strict=False)}
-                linear = FusedDetector(columns).fit(np.hstack(list(own.values())), y[train], group[train])
-                found["linear fusion"] = linear.decision_function(np.hstack(list(other.values())))
-                deep = DeepFusion(steps=150).fit(own, y[train], group[train])
-                found["deep product"] = deep.predict_proba(other)[:, 1]
-                mixture = DeepFusion("mixture", steps=150).fit(own, y[train], group[train])
-                found["deep mixture"] = mixture.predict_proba(other)[:, 1]
-                rival = Rival("plain product", steps=150).fit(own, y[train], group[train])
-                found["plain product"] = rival.predict_proba(other)[:, 1]
-                each = deep.input_weights(other)
-                each["memory"] = y[test][each["row"]]
-                speaks = each.pivot_table(index="view", columns="memory", values="weight", aggfunc="mean")
-                scores = {name: roc_auc_score(y[test], score) for name, score in found.items()}
-                return [
-                    {"method": name, "auroc": score, "n": len(test)} for name, score in scores.items()
-                ] + [
-                    {"method": f"weight of {name}", "on reasoning": row[0], "on memory": row[1]}
-                    for name, row in zip(speaks.index, speaks.to_numpy(), strict=True)
-                ]
+            def rows(seed: int = seed, name: str = name) -> list[dict[str, Any]]:
+                (method, used), (train, test) = methods[name], easy_vqa(wheel, seed=seed)
+                answer = np.array(test.names)[test.y]
+                kinds = np.where(np.isin(answer, ["yes", "no"]), "yes or no", "colour")
+                kinds[np.isin(answer, ["circle", "rectangle", "triangle"])] = "shape"
+                own, rest = ({view: part.views[view] for view in used} for part in (train, test))
+                fitted = method.set_params(seed=seed).fit(own, train.y)
+                row: dict[str, Any] = judged(fitted.predict_proba(rest), test.y, "all")
+                right = fitted.predict(rest) == test.y
+                row |= {f"accuracy {kind}": right[kinds == kind].mean() for kind in np.unique(kinds)}
+                for gone in VQA[:2]:  # what needs both goes with either
+                    less = {view: rest[view] for view in used if view not in (gone, "both")}
+                    if less and len(used) > 1:
+                        row |= judged(fitted.predict_proba(less), test.y, f"without {gone}")
+                if name.startswith("deep"):
+                    weights = fitted.weights().set_index("view")
+                    each = fitted.input_weights(rest)
+                    each["kind"] = kinds[each["row"]]
+                    by_kind = each.groupby(["view", "kind"])["weight"].mean()
+                    row |= {f"weight of {view}": weights.loc[view, "weight"] for view in used}
+                    row |= {f"{view} adds": weights.loc[view, "adds"] for view in used}
+                    row |= {f"weight of {view}, {kind}": own for (view, kind), own in by_kind.items()}
+                return [row]
 
-            yield {"left out": left, "part": part}, rows
+            yield {"things": "questions", "seed": seed, "method": name}, rows
 
 
 def judged(p: Any, y: Any, name: str) -> dict[str, float]:
@@ -187,10 +170,9 @@ def summary(table: pd.DataFrame) -> None:
         print(f"weight of noise: at most {table.loc[table['spoil'] == 1, 'weight'].abs().max():.4f}")
         print(table.groupby("spoil")[["weight", "adds", "auroc"]].mean().round(3).to_string())
         return
-    if "auroc" in table:
-        shown = table.pivot_table(index="method", columns="left out", values="auroc", sort=False)
-        print(shown.assign(mean=shown.mean(axis=1)).round(3).to_string())
-        print(table.groupby("method")[["on reasoning", "on memory"]].mean().dropna().round(3).to_string())
+    if "accuracy without image" in table:
+        print(table.drop(columns="things").groupby("method", sort=False).mean().T.round(3).to_string())
+        told(table.pivot(index="seed", columns="method", values="accuracy all"), "deep product")
         return
     names = [name for name in table if name.split()[0] in ("accuracy", "ece", "log")]
     print(table.groupby(["things", "method"], sort=False)[names].mean().round(3).to_string())

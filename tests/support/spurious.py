@@ -9,7 +9,7 @@ them by it, and an invariant predictor then gives up the wrong set.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import product
 from typing import Any
 
@@ -41,6 +41,7 @@ PUBLISHED: dict[str, Any] = {
     "count": 5,
     "rate": 5e-4,
 }
+Draw = Callable[[int], tuple[tuple[Any, Any, Any], list[tuple[Any, Any]]]]
 METHODS: dict[str, dict[str, Any]] = {
     "erm": {"penalty": "none"},
     "known": {"strength": 1000.0, "steps": 750},
@@ -64,17 +65,19 @@ def ground(seed: int, rows: int = 150) -> tuple[tuple[Any, Any, Any], list[tuple
     return (X, y, np.repeat(np.arange(4), rows)), tests
 
 
-def worst(method: str, seed: int, rows: int = 150) -> float:
+def worst(
+    method: str, seed: int, draw: Draw = ground, methods: Mapping[str, dict[str, Any]] = METHODS
+) -> float:
     """Accuracy of a method on the worst of the four tests."""
-    (X, y, environment), tests = ground(seed, rows)
-    detector = InvariantDetector(seed=seed, **METHODS[method])
+    (X, y, environment), tests = draw(seed)
+    detector = InvariantDetector(seed=seed, **methods[method])
     if method == "jtt":
         wrong = InvariantDetector("none", seed=seed, warmup=100, steps=0).fit(X, y).predict(X) != y
         again = np.concatenate([np.arange(len(y)), np.repeat(np.flatnonzero(wrong), 5)])
         detector.fit(X[again], y[again])
     else:
-        given = {"known": environment, "eiil": eiil(X, y, seed) if method == "eiil" else None}
-        detector.fit(X, y, environment=given.get(method))
+        given = eiil(X, y, seed) if method == "eiil" else None
+        detector.fit(X, y, environment=environment if method.startswith("known") else given)
     return min(detector.score(*test) for test in tests)
 
 
