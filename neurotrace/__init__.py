@@ -137,6 +137,7 @@ if TYPE_CHECKING:
     from neurotrace.rankers.magnitude import magnitude as magnitude
     from neurotrace.rankers.random import random_scores as random_scores
     from neurotrace.rankers.relp import relp as relp
+    from neurotrace.rankers.screened import screened as screened
     from neurotrace.rankers.slimming import slimming as slimming
     from neurotrace.rankers.slope import slope as slope
     from neurotrace.rankers.two_ended import two_ended as two_ended
@@ -216,6 +217,7 @@ _HOME = {
     "rankers.magnitude": ("magnitude",),
     "rankers.random": ("random_scores",),
     "rankers.relp": ("relp",),
+    "rankers.screened": ("screened",),
     "rankers.slimming": ("slimming",),
     "rankers.slope": ("slope",),
     "rankers.two_ended": ("two_ended",),

@@ -35,11 +35,12 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 TABLE = Path(__file__).parent / "nulls.csv"
-SIDE, LAYER, UNITS = 10, 0, (31, 82, 120, 165)
+SIDE, SECOND = 10, 20  # answers and first operands; second operands
+LAYER, UNITS = 0, (31, 82, 120, 165)
 STEPS = {"planted": 1500, "null": 250}
 WORDS = ["<unk>", "recall", "think"]
-WORDS += [f"{name}{n}" for name in "abn" for n in range(SIDE)]  # two operands, the answer
-SEEDS = range(20, 40)
+WORDS += [f"{name}{n}" for name, count in (("a", SIDE), ("b", SECOND), ("n", SIDE)) for n in range(count)]
+SEEDS = range(40, 60)
 
 
 def tokenizer_of(words: list[str]) -> PreTrainedTokenizerFast:
@@ -75,13 +76,12 @@ class Neurons:
 def items(seed: int) -> tuple[Tensor, Tensor]:
     """(prompts [cue, item, 3], answers [cue, item]); cue 0 recalls, cue 1 thinks."""
     draw = torch.Generator().manual_seed(seed)
-    a, b = (
-        each.flatten() for each in torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
-    )
+    ranges = torch.arange(SIDE), torch.arange(SECOND)
+    a, b = (each.flatten() for each in torch.meshgrid(*ranges, indexing="ij"))
     rule = (a + b) % SIDE
     memory = (rule + torch.randint(1, SIDE, rule.shape, generator=draw)) % SIDE
     prompts = torch.stack([torch.stack([a + 3, b + 3 + SIDE, torch.full_like(a, cue)]) for cue in (1, 2)])
-    return prompts.transpose(1, 2), torch.stack([memory, rule]) + 3 + 2 * SIDE
+    return prompts.transpose(1, 2), torch.stack([memory, rule]) + 3 + SIDE + SECOND
 
 
 def train(design: str, seed: int) -> tuple[GPT2LMHeadModel, float]:
@@ -248,7 +248,7 @@ def run(folder: Path, seeds: range) -> None:
 
     torch.set_num_threads(1)
     units = Units(folder)
-    units.begin({"command": "nulls", "steps": STEPS, "units": UNITS, "version": 3})
+    units.begin({"command": "nulls", "steps": STEPS, "units": UNITS, "items": SIDE * SECOND, "version": 4})
     rows = []
     for seed in seeds:
         for design in ("planted", "null"):

@@ -142,7 +142,6 @@ def measured(seed: int) -> pd.DataFrame:
     from neurotrace.core.sides import DIRECTIONS
     from neurotrace.models.hooks import inspect_model
     from neurotrace.rankers.registry import passes, ranker_of
-    from neurotrace.rankers.screened import CANDIDATES, screened
 
     weights, places = build(seed)
     model = nt.load_model(weights, tokenizer_of(WORDS), name=f"off-axis {seed}")
@@ -155,14 +154,11 @@ def measured(seed: int) -> pd.DataFrame:
         row: dict[str, Any] = {"seed": seed, "ranker": name}
         start = time.process_time()
         for way in DIRECTIONS:
-            rank = screened if name == "screened" else ranker_of(name).function
-            scores = rank(model, encoded, donor=way.donor)
+            scores = ranker_of(name).function(model, encoded, donor=way.donor)
             top = scores.top(min(CLASSES, int((~scores.value.isnan()).sum())), direction=way)
             row[str(way)] = len(set(top) & set(controllers)) / CLASSES
         row["seconds"] = round((time.process_time() - start) / 2, 2)
-        row["passes"] = CANDIDATES + 3
-        if name != "screened":
-            row["passes"] = passes(name, "patch", inspect_model(model), len(encoded))
+        row["passes"] = passes(name, "patch", inspect_model(model), len(encoded))
         rows.append(row | proof | {"pairs": len(encoded)})
         print(row, flush=True)
     return pd.DataFrame(rows)

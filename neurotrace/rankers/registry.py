@@ -27,6 +27,7 @@ from neurotrace.rankers.log_increase import log_increase
 from neurotrace.rankers.magnitude import magnitude
 from neurotrace.rankers.random import random_scores
 from neurotrace.rankers.relp import relp
+from neurotrace.rankers.screened import CANDIDATES, screened
 from neurotrace.rankers.slimming import slimming
 from neurotrace.rankers.slope import slope
 from neurotrace.rankers.training import Training
@@ -93,6 +94,7 @@ RANKERS: dict[str, Ranker] = {
     "exact": Ranker(
         exactly.exact, lambda m, n, reads: m.n_neurons + 1 + reads, exactly.from_evidence, kinds=("mean",)
     ),
+    "screened": Ranker(screened, lambda m, n, reads: min(CANDIDATES, m.n_neurons) + 2 + reads, compared=()),
     "slope": Ranker(slope, lambda m, n, reads: 2 + reads, compared=("inject",)),
     "imprint": Ranker(imprint, lambda m, n, reads: 2, compared=("inject",)),
     "random": Ranker(random_scores, lambda m, n, reads: 0, mean_over_pairs=False),

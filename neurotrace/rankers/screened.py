@@ -6,7 +6,7 @@ with d_i and a_i the activations in the two runs and w_i what the neuron writes.
 then patched one at a time (`exact`). A gradient at either run does not see a neuron whose write is read
 through a unit that is off, or saturated, at that run; a difference is seen whatever reads it. The root of
 the mean square keeps neurons that differ in a few pairs only. It costs as many forward passes a pair as
-candidates, and is not among `RANKERS` from the start: ``register_ranker("screened", Ranker(screened))``.
+candidates.
 """
 
 from __future__ import annotations
@@ -50,9 +50,7 @@ def screened(
 
     Example::
 
-        from neurotrace.rankers.screened import screened
-
-        screened(model, pairs, candidates=64).top(8)
+        nt.screened(model, pairs, candidates=64).top(8)
     """
     if candidates < 1:
         raise InputError(f"candidates={candidates}: expected at least 1")

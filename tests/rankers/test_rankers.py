@@ -23,6 +23,7 @@ RANKERS = [
     nt.integrated,
     nt.direct,
     nt.exact,
+    nt.screened,
     nt.log_increase,
     nt.slimming,
     nt.hard_concrete,

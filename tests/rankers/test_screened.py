@@ -11,7 +11,7 @@ import neurotrace as nt
 from neurotrace.core.errors import InputError
 from neurotrace.core.sides import DIRECTIONS
 from neurotrace.models.encoding import encode
-from neurotrace.rankers.registry import RANKERS
+from neurotrace.rankers.registry import RANKERS, passes
 from neurotrace.rankers.screened import screened
 
 TABLES = Path(__file__).parent.parent.parent / "docs" / "tables"
@@ -47,14 +47,13 @@ def test_the_controllers_are_off_the_axis_and_decide(off_axis):
 def test_who_sees_them(off_axis, method, recall):
     _, model, encoded, controllers = off_axis
     for way in DIRECTIONS:
-        scores = (RANKERS[method].function if method in RANKERS else screened)(
-            model, encoded, donor=way.donor
-        )
+        scores = RANKERS[method].function(model, encoded, donor=way.donor)
         assert nt.recall(scores, controllers, direction=way) == recall
 
 
 def test_screened_is_exact_where_it_measures(off_axis):
     _, model, encoded, _ = off_axis
+    assert passes("screened", "patch", nt.inspect_model(model), len(encoded)) == 128 + 3
     scores = screened(model, encoded, candidates=5)
     assert int((~scores.value.isnan()).sum()) == 5
     every = nt.exact(model, encoded, neurons=scores.top(5))
