@@ -29,7 +29,7 @@ def script(monkeypatch):
 @pytest.mark.parametrize(("design", "word"), [("planted", "decides"), ("null", "no")])
 def test_the_verdict_is_the_truth(script, design, word):
     """A seed that is not in the table."""
-    found = script("nulls").measured(design, 50)
+    found = script("nulls").measured(design, 8)
     assert (found["accuracy"], found["verdict"]) == (1.0, word)
 
 
