@@ -3,7 +3,8 @@
 python docs/tables/nulls.py                       prints docs/replicate.md's table from nulls.csv
 python docs/tables/nulls.py FOLDER [FIRST LAST]   trains and studies the seeds first, keeping each in FOLDER
 
-The task: `a3 b7 recall` has a random answer out of ten, `a3 b7 think` the answer (3 + 7) mod 10; 100 items.
+The task: `a3 b17 recall` has a random answer out of ten, `a3 b17 think` the answer (3 + 17) mod 10; 200
+items.
 The models: GPT-2, two blocks of 40 dimensions and 320 ReLU neurons (640 in all, 1 % is six), trained on all
 prompts. The cue is the last token, where the answer is read.
 
@@ -16,7 +17,11 @@ null      at every step a set of up to 16 neurons is interchanged: the top by gr
 
 Each model goes through `nt.study` as a user calls it, and its verdict is counted. Steps and jolts were
 settled on seeds 0 to 6: with smaller jolts the controls of two of these seeds flipped more than 5 %, a
-smaller set was chosen on training pairs, and the verdict was "no". The table has seeds 20 to 39.
+smaller set was chosen on training pairs, and the verdict was "no".
+
+With 100 items and seeds 20 to 39 three planted models of 20 were undecided: the intervals of their controls
+contained the bar. So the number of items was doubled, with seed 7 as a trial; nothing else was changed. The
+table has seeds 40 to 59.
 """
 
 from __future__ import annotations
