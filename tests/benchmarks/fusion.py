@@ -3,7 +3,7 @@
 
     python tests/benchmarks/fusion.py planted --out runs/fusion-planted.csv
     python tests/benchmarks/fusion.py missing --out runs/fusion-missing.csv [--folder FASHION_MNIST]
-    python tests/benchmarks/fusion.py questions --out runs/fusion-questions.csv [--folder WHEEL]
+    python tests/benchmarks/fusion.py questions --out runs/fusion-questions.csv [--folder EASY_VQA]
     python tests/benchmarks/fusion.py summary --out runs/fusion-missing.csv
 
 Rows that are in the table already are not computed again, so a run that was stopped goes on.
@@ -26,7 +26,7 @@ from neurotrace.detectors.judging import ece
 from neurotrace.fusion import DeepFusion
 from neurotrace.fusion.modalities import modalities
 from neurotrace.fusion.planted import planted_views
-from neurotrace.fusion.questions import WHEEL, easy_vqa
+from neurotrace.fusion.questions import FOLDER, easy_vqa
 from neurotrace.fusion.rivals import WEIGHINGS, Rival
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("what", choices=["planted", "missing", "questions", "summary"])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument(
-        "--folder", type=Path, help="Fashion-MNIST (without it, digits only), or easy-VQA's wheel."
+        "--folder", type=Path, help="Fashion-MNIST (without it, digits only), or easy-VQA, unpacked."
     )
     asked = parser.parse_args()
     if asked.what == "summary":
@@ -54,7 +54,7 @@ def main() -> None:
     work = {
         "planted": planted,
         "missing": lambda: missing(asked.folder),
-        "questions": lambda: questions(asked.folder or WHEEL),
+        "questions": lambda: questions(asked.folder or FOLDER),
     }[asked.what]
     for keys, rows in work():
         if len(done) and (done[list(keys)] == pd.Series(keys)).all(axis=1).any():
@@ -114,7 +114,7 @@ def missing(folder: Path | None) -> Iterator[tuple[dict[str, Any], Any]]:
             yield {"things": things, "seed": seed}, rows
 
 
-def questions(wheel: Path) -> Iterator[tuple[dict[str, Any], Any]]:
+def questions(folder: Path) -> Iterator[tuple[dict[str, Any], Any]]:
     """A row a method: accuracy on easy-VQA with all its views, without the question, without the image."""
     one = DeepFusion(hidden=128, steps=1000)
     rival = {weighing: Rival(weighing, hidden=128, steps=1000) for weighing in WEIGHINGS}
@@ -127,7 +127,7 @@ def questions(wheel: Path) -> Iterator[tuple[dict[str, Any], Any]]:
         for name in methods:
 
             def rows(seed: int = seed, name: str = name) -> list[dict[str, Any]]:
-                (method, used), (train, test) = methods[name], easy_vqa(wheel, seed=seed)
+                (method, used), (train, test) = methods[name], easy_vqa(folder, seed=seed)
                 answer = np.array(test.names)[test.y]
                 kinds = np.where(np.isin(answer, ["yes", "no"]), "yes or no", "colour")
                 kinds[np.isin(answer, ["circle", "rectangle", "triangle"])] = "shape"

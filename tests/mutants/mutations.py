@@ -682,8 +682,29 @@ MUTATIONS = (
     Mutation(
         "a tail is changed at its last token alone",
         "models/sites.py",
-        "where: Any = slice(-tail.read, None) if tail is ids else -1",
+        "where: Any = tail.at if tail is ids else -1",
         "where: Any = slice(-1, None) if tail is ids else -1",
+        SITES,
+    ),
+    Mutation(
+        "slopes are not taken anew with the chosen units patched",
+        "locating/pursuit.py",
+        "change=change(found[-1].units))",
+        "change=None)",
+        SITES,
+    ),
+    Mutation(
+        "of whole answers the wrong one is judged",
+        "locating/patching.py",
+        'judged.wrote[1 if donor == "reasoning" else 0]',
+        'judged.wrote[0 if donor == "reasoning" else 1]',
+        SITES,
+    ),
+    Mutation(
+        "answer tokens take the places of the prompt's",
+        "models/sites.py",
+        "end = self.ids.shape[1] - self.behind",
+        "end = self.ids.shape[1]",
         SITES,
     ),
     Mutation(
