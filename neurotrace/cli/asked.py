@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from neurotrace.cli.options import Source, pairs_of
+from neurotrace.cli.options import Source, pairs_of, reading_of
 from neurotrace.cli.together import ALONE, Study, Together
 from neurotrace.core.errors import InputError
 from neurotrace.core.files import read_text
@@ -53,8 +53,7 @@ def check(asked: Asked) -> None:
         raise InputError(f"--folds {asked.folds}: expected at least 2")
     if asked.at_most < 0:
         raise InputError(f"--at-most {asked.at_most}: expected 0, for all, or more")
-    if asked.answers not in ("first", "whole"):
-        raise InputError(f"--answers {asked.answers}: expected first or whole")
+    reading_of(asked.answers)
     if asked.positions not in ("read", "onward"):
         raise InputError(f"--positions {asked.positions}: expected read or onward")
     if asked.units not in ("neurons", "all"):
@@ -94,7 +93,7 @@ class Ready:
                 pairs = chat_pairs(loaded, pairs, role=asked.chat, system=asked.chat_system)
                 rendering = chat_record(loaded, role=asked.chat, system=asked.chat_system)
             studied = behaving(
-                loaded, pairs, asked.source.name, asked.at_most, asked.seed, cast(Any, asked.answers)
+                loaded, pairs, asked.source.name, asked.at_most, asked.seed, reading_of(asked.answers)
             )
         texts = _texts(asked.neutral) if asked.neutral else neutral_texts(loaded)
         call = partial(

@@ -11,6 +11,7 @@ import typer
 
 from neurotrace.cli.console import console, tell
 from neurotrace.cli.options import (
+    Answers,
     Device,
     Dtype,
     Model,
@@ -21,6 +22,7 @@ from neurotrace.cli.options import (
     TrustRemoteCode,
     named,
     pairs_of,
+    reading_of,
 )
 from neurotrace.core.process import quiet
 from neurotrace.core.sides import SIDES
@@ -48,9 +50,7 @@ def locate(
         int,
         typer.Option(help="Maximum number of correctly answered pairs of each family; 0: all."),
     ] = PAIRS,
-    answers: Annotated[
-        str, typer.Option(help="How answers are read: first (their first token) or whole.")
-    ] = "first",
+    answers: Answers = "first",
     decide_only: Annotated[
         bool,
         typer.Option(
@@ -74,9 +74,7 @@ def locate(
         raise InputError(
             f"--heads {heads} --places {places} --at-most {at_most}: expected at least 1, 1 and 0"
         )
-    if answers not in ("first", "whole"):
-        raise InputError(f"--answers {answers}: expected first or whole")
-    reading: Any = answers
+    reading = reading_of(answers)
     files = [
         *FILES,
         *(_figure(*each) for each in product({pair.family for pair in pairs}, SIDES, ("", "-tokens"))),

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from neurotrace.core.errors import InputError
 from neurotrace.core.process import bars
 from neurotrace.organism import NAMES
 
 if TYPE_CHECKING:
     from neurotrace.core.pairs import PromptPair
+    from neurotrace.models.encoding import Reading
     from neurotrace.models.protocol import HookedModel
 
 
@@ -28,6 +30,7 @@ Probes = Annotated[
     typer.Option(help="Packaged set, file (.jsonl, .csv, .parquet) or folder; several are fine."),
 ]
 MoreProbes = Annotated[list[str] | None, typer.Argument(help="Further sets: --probes A B C works.")]
+Answers = Annotated[str, typer.Option(help="How answers are read: first (their first token) or whole.")]
 Device = Annotated[
     str | None,
     typer.Option(
@@ -70,6 +73,14 @@ class Source:
 def named(probes: Sequence[str], more: Sequence[str] | None = None) -> list[str]:
     """All named sets: ``--probes A B`` is the same as ``--probes A --probes B``."""
     return [*probes, *(more or [])]
+
+
+def reading_of(answers: str) -> Reading:
+    """How answers are read, or InputError."""
+    known: dict[str, Reading] = {"first": "first", "whole": "whole"}
+    if answers not in known:
+        raise InputError(f"--answers {answers}: expected first or whole")
+    return known[answers]
 
 
 def pairs_of(names: Sequence[str], max_pairs: int = 0, seed: int = 0) -> list[PromptPair]:

@@ -13,6 +13,7 @@ import typer
 from neurotrace.cli.asked import Asked, Ready, check, study_of
 from neurotrace.cli.console import console, plain, tell, tell_json
 from neurotrace.cli.options import (
+    Answers,
     Device,
     Dtype,
     Model,
@@ -86,9 +87,7 @@ def run(
             help="Stop asking a family at this many correctly answered pairs, in random order; 0: ask all."
         ),
     ] = 0,
-    answers: Annotated[
-        str, typer.Option(help="How answers are read: first (their first token) or whole.")
-    ] = "first",
+    answers: Answers = "first",
     positions: Annotated[
         str,
         typer.Option(

@@ -44,7 +44,6 @@ from neurotrace.locating.units import (
     directions,
     heads as heads_of,
     learn,
-    means_of,
     neuron_sets,
     neurons as neurons_of,
     outputs,
@@ -241,7 +240,7 @@ def _rows(
     drawn = iter(patching.flips(controls, donor, progress)[1].float().mean(1).tolist())
     harmful = [each.unit in _SETS and asked for each, asked in zip(tried, worth, strict=True)]
     changes = [each.change for each, harms in zip(tried, harmful, strict=True) if harms]
-    damage = iter(patching.damage(changes, means_of(patching, donor), texts, progress))
+    damage = iter(patching.damage(changes, donor, texts, progress))
     sign = Direction.from_donor(donor).sign  # L decreases towards reasoning
     return [
         {"unit": each.unit, "layer": each.layer, "head": each.head, "k": each.k, "score": each.score}

@@ -134,7 +134,8 @@ class Patching:
             change: made before, with the other side's values.
         """
         found: Values = {}
-        points, given = points or self.points, self.values("train", SIDES[SIDES.index(side) - 1])
+        points = points or self.points
+        given = self.values("train", SIDES[SIDES.index(side) - 1]) if change else {}
         for part in over(progress, self.parts["train", side], "gradients of sites"):
             done = {
                 point: partial(_each_its_own, [rule], given[point][part.rows], part)
@@ -206,23 +207,25 @@ class Patching:
         return judge(answers, run, len(changes), WordEnds(tokenizer_of(self.model)), likely=likely)
 
     def damage(
-        self, changes: Sequence[Change], means: Values, texts: Sequence[Tensor], progress: Progress = None
+        self, changes: Sequence[Change], donor: Side, texts: Sequence[Tensor], progress: Progress = None
     ) -> list[float]:
         """Mean KL(before || after) of the next token after neutral texts, nats.
 
         There is no donor run, and nothing that differs: the donor side's means over training pairs,
-        [1 place unit], are put at as many last tokens of the text, or at all of its tokens where it has
+        [place unit], are put at as many last tokens of the text, or at all of its tokens where it has
         fewer. NaN without texts.
         """
-        if not texts:
+        if not texts or not changes:
             return [float("nan")] * len(changes)
+        count = self.present.clamp(min=1)[:, None]
+        means = {point: each.sum(0) / count for point, each in self.values("train", donor).items()}
         found = torch.empty(len(changes), len(texts))
         batches = list(by_length(texts, 32))
         for rows, ids in over(progress, batches, "damage"):
             read = min(int(self.present.count_nonzero()), ids.shape[1])
             at = torch.arange(read).expand(len(ids), -1)
             part = _Part(rows, tail_of(self.model, ids, read), at)
-            given = {point: values[:, -read:].expand(len(ids), -1, -1) for point, values in means.items()}
+            given = {point: values[-read:].expand(len(ids), -1, -1) for point, values in means.items()}
             clean = end_logits(self.model, ids, 1)[:, -1].float().cpu()
             for place, logits in self._changed(part, changes, given):
                 found[place, rows] = metrics.kl(clean, logits)

@@ -67,9 +67,9 @@ def pursue(
             ]
         )
         alone = alone if len(alone) else scores
-        open_ = scores.flatten().clone()
-        open_[[layer * count + unit for layer, unit in found[-1].units]] = -torch.inf
-        added = open_.topk(size - len(found[-1].units))
+        left = scores.flatten().clone()
+        left[[layer * count + unit for layer, unit in found[-1].units]] = -torch.inf
+        added = left.topk(size - len(found[-1].units))
         units = *found[-1].units, *(divmod(place, count) for place in added.indices.tolist())
         found.append(Chosen(units, found[-1].score + float(added.values.sum())))
     return found[1:], alone

@@ -75,15 +75,6 @@ def learn(patching: Patching, donor: Side, points: Sequence[Point]) -> Learned:
     )
 
 
-def means_of(patching: Patching, donor: Side) -> Values:
-    """The donor side's means over training pairs, [1 place unit]."""
-    present = patching.present.clamp(min=1)[:, None]
-    return {
-        point: each.sum(0, keepdim=True) / present
-        for point, each in patching.values("train", donor).items()
-    }
-
-
 def outputs(patching: Patching, learned: Learned, back: int, donor: Side) -> list[Unit]:
     """Every block's whole outputs at the place so many before the last."""
     sign = Direction.from_donor(donor).sign
@@ -163,11 +154,10 @@ def neurons(
     sets, alone = pursue(patching, "neurons", width, _sizes(total), change, donor, progress)
     scores, found = Scores("pursuit", alone), []
     for chosen in sets:
-        best = NeuronSet(Neuron(*place) for place in chosen.units)
-        drawn = [of_neurons(scores.random_like(best, seed=seed + draw)) for draw in range(DRAWS)]
-        found.append(
-            Unit("neurons", -1, of_neurons(best), chosen.score, k=len(best), controls=tuple(drawn))
-        )
+        drawn = _drawn(scores, NeuronSet(Neuron(*place) for place in chosen.units), seed)
+        controls = tuple(of_neurons(each) for each in drawn)
+        k = len(chosen.units)
+        found.append(Unit("neurons", -1, change(chosen.units), chosen.score, k=k, controls=controls))
     return found
 
 
@@ -175,7 +165,11 @@ def neuron_sets(scores: Scores, donor: Side, seed: int) -> list[list[NeuronSet]]
     """For each size the best of a ranking, and `DRAWS` random sets."""
     direction = Direction.from_donor(donor)
     best = [scores.top(k, direction=direction) for k in _sizes(scores.n_neurons)]
-    return [[each, *(scores.random_like(each, seed=seed + draw) for draw in range(DRAWS))] for each in best]
+    return [[each, *_drawn(scores, each, seed)] for each in best]
+
+
+def _drawn(scores: Scores, best: NeuronSet, seed: int) -> list[NeuronSet]:
+    return [scores.random_like(best, seed=seed + draw) for draw in range(DRAWS)]
 
 
 def _sizes(total: int) -> list[int]:

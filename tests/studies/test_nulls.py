@@ -29,9 +29,8 @@ def script(monkeypatch):
 @pytest.mark.parametrize(("design", "word"), [("planted", "decides"), ("null", "no")])
 def test_the_verdict_is_the_truth(script, design, word):
     """A seed that is not in the table."""
-    found = script("nulls").measured(design, 8)
-    assert found["verdict"] == word
-    assert found["accuracy"] >= 0.99
+    found = script("nulls").measured(design, 9)
+    assert (found["accuracy"], found["verdict"]) == (1.0, word)
 
 
 def test_a_dose_turns_the_stream_as_the_law_says(script):

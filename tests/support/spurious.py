@@ -41,15 +41,24 @@ PUBLISHED: dict[str, Any] = {
     "count": 5,
     "rate": 5e-4,
 }
+
+
+def parts_removed(ours: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """EDNIL with these settings, and with each of its parts removed."""
+    return {
+        "generated": ours,
+        "generated, no L_IP": ours | {"preserve": 0.0, "preserve_first": 0.0},
+        "generated, one alternation": ours | {"rounds": 1},
+        "generated, λ at once": ours | {"first_strength": None},
+        "generated, heads kept": ours | {"restarts": 0},
+    }
+
+
 Draw = Callable[[int], tuple[tuple[Any, Any, Any], list[tuple[Any, Any]]]]
 METHODS: dict[str, dict[str, Any]] = {
     "erm": {"penalty": "none"},
     "known": {"strength": 1000.0, "steps": 750},
-    "generated": OURS,
-    "generated, no L_IP": OURS | {"preserve": 0.0, "preserve_first": 0.0},
-    "generated, one alternation": OURS | {"rounds": 1},
-    "generated, λ at once": OURS | {"first_strength": None},
-    "generated, heads kept": OURS | {"restarts": 0},
+    **parts_removed(OURS),
     "generated, published settings": PUBLISHED,
     "eiil": {"strength": 1000.0, "steps": 750},
     "jtt": {"penalty": "none"},

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.feature_extraction.text import CountVectorizer
-from spurious import INVARIANT, OURS, PUBLISHED, STRONG, WEAK
+from spurious import INVARIANT, OURS, PUBLISHED, STRONG, WEAK, parts_removed
 
 THINGS = ("film", "book", "hotel", "meal", "phone", "concert", "course", "garden", "museum", "play")
 ADJECTIVES = (
@@ -42,11 +42,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "erm, trained to the end": {"penalty": "none"},
     "known": NETWORK | {"strength": 1000.0},
     "known, trained to the end": {"strength": 1000.0, "steps": 750},
-    "generated": GENERATED,
-    "generated, no L_IP": GENERATED | {"preserve": 0.0, "preserve_first": 0.0},
-    "generated, one alternation": GENERATED | {"rounds": 1},
-    "generated, λ at once": GENERATED | {"first_strength": None},
-    "generated, heads kept": GENERATED | {"restarts": 0},
+    **parts_removed(GENERATED),
     "generated, settings of the other ground": OURS,
     "generated, published settings": PUBLISHED,
     "eiil": NETWORK | {"strength": 1000.0},
