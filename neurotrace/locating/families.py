@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from neurotrace.models.encoding import EncodedPairs
     from neurotrace.models.protocol import HookedModel
 
-PAIRS, TEXTS = 64, 32  # by default: of a family, halved; neutral, for the damage
+PAIRS, TEXTS = 96, 32  # by default: of a family; neutral, for the damage
+_MEASURED = 1 / 3  # of the pairs; choosing a few hundred units takes more pairs than measuring them
 Both = tuple["Located", "Located"]  # to reasoning, to memory
 
 
@@ -35,7 +36,7 @@ def decided_families(
 ) -> Iterator[tuple[str, Both, pd.DataFrame]]:
     """Of each family: its name, what `locate` finds to reasoning and to memory, and `decided_by`.
 
-    Half of the family's groups choose the units, the other half measures them.
+    Two thirds of the family's groups choose the units, the others measure them.
 
     Args:
         at_most: pairs of each family, drawn at random; 0: all.
@@ -47,7 +48,7 @@ def decided_families(
     for family in over(progress, list(dict.fromkeys(p.family for p in pairs.pairs)), "family", outer=True):
         own = [pair for pair in pairs.pairs if pair.family == family]
         drawn = sample_pairs(own, at_most, seed=seed) if at_most else own
-        train, test = (pairs.of(part) for part in split_pairs(drawn, seed=seed))
+        train, test = (pairs.of(part) for part in split_pairs(drawn, test_share=_MEASURED, seed=seed))
         make = partial(_both, model, train, test, seed=seed, progress=progress, **how)
         both = units.once(f"decided {family}", _BOTH, partial(_found, make, **how))
         yield family, both, decided_by(*both).assign(family=family)
