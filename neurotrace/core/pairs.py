@@ -6,6 +6,9 @@ and the reasoning prompt from what the prompt says. Both answers are written as 
 
 An answer may be accepted in other words, too: `memorized_also`, `reasoned_also` (aliases, or every member
 of a set such as "any year above 1732"). They count where whole answers are read.
+
+Parts of the prompts may have names, `spans`: ``{"subject": "France", "context": ["the map", "the story"]}``
+names one text of both prompts and one of each. Something can then be changed at the place of that name.
 """
 
 from __future__ import annotations
@@ -27,6 +30,16 @@ from neurotrace.core.records import (
     text_fields,
     unique,
 )
+from neurotrace.core.sides import SIDES
+
+
+@dataclass(frozen=True)
+class Span:
+    """A named part of both prompts, as text; what stands last counts if it stands there more than once."""
+
+    name: str
+    memorization: str
+    reasoning: str
 
 
 @dataclass(frozen=True)
@@ -43,6 +56,7 @@ class PromptPair:
     reasoned_answer: str
     memorized_also: tuple[str, ...] = ()
     reasoned_also: tuple[str, ...] = ()
+    spans: tuple[Span, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,7 +68,9 @@ class Fold:
 
 
 ALSO_FIELDS = ("memorized_also", "reasoned_also")
-PAIR_FIELDS = tuple(field.name for field in fields(PromptPair) if field.name not in ALSO_FIELDS)
+OPTIONAL_FIELDS = (*ALSO_FIELDS, "spans")
+PAIR_FIELDS = tuple(field.name for field in fields(PromptPair) if field.name not in OPTIONAL_FIELDS)
+PLACES = ("read", "onward", "all", "last", "end", "cue", "anywhere")  # names that no span may have
 
 
 def load_pairs(
@@ -106,7 +122,7 @@ def _renamed(
     if not isinstance(row, Mapping):
         raise InputError(f"{where}: expected an object with named columns, got {short(row)}")
     record: dict[str, Any] = {"id": f"row-{number}", "group": f"row-{number}"}
-    record |= {name: row[name] for name in ALSO_FIELDS if name in row}
+    record |= {name: row[name] for name in OPTIONAL_FIELDS if name in row}
     for field in PAIR_FIELDS:
         column = columns.get(field, field)
         if field in constants:
@@ -237,20 +253,20 @@ def sample_pairs(pairs: Sequence[PromptPair], count: int, *, seed: int = 0) -> l
     return [pairs[place] for place in sorted(drawn)]
 
 
-def pair_record(pair: PromptPair, *, also: bool = False) -> dict[str, Any]:
-    """The pair as a plain dict, its JSON line; further accepted answers if it has some (or `also`)."""
+def pair_record(pair: PromptPair, *, optional: Iterable[str] = ()) -> dict[str, Any]:
+    """The pair as a plain dict, its JSON line; optional fields if it has some, or where they are named."""
     record = asdict(pair)
     for name in ALSO_FIELDS:
-        accepted = record.pop(name)
-        if accepted or also:
-            record[name] = list(accepted)
-    return record
+        record[name] = list(record[name])
+    record["spans"] = {each.name: [each.memorization, each.reasoning] for each in pair.spans}
+    return {name: v for name, v in record.items() if v or name not in OPTIONAL_FIELDS or name in optional}
 
 
 def pair_records(pairs: Sequence[PromptPair]) -> list[dict[str, Any]]:
     """The pairs as rows of one table: all with the same keys."""
-    also = any(pair.memorized_also or pair.reasoned_also for pair in pairs)
-    return [pair_record(pair, also=also) for pair in pairs]
+    answers = ALSO_FIELDS if any(pair.memorized_also or pair.reasoned_also for pair in pairs) else ()
+    spans = ("spans",) if any(pair.spans for pair in pairs) else ()
+    return [pair_record(pair, optional=(*answers, *spans)) for pair in pairs]
 
 
 def _deal(keys: Iterable[tuple[str, str]], folds: int, seed: int) -> dict[tuple[str, str], int]:
@@ -267,13 +283,45 @@ def _deal(keys: Iterable[tuple[str, str]], folds: int, seed: int) -> dict[tuple[
 def pair_from(record: Any, where: str) -> PromptPair:
     """The pair of one row that stands at `where`."""
     given = dict(record) if isinstance(record, Mapping) else record
-    accepted = [given.pop(name, None) if isinstance(given, dict) else None for name in ALSO_FIELDS]
-    memorized, reasoned = map(_accepted, accepted, ALSO_FIELDS, (where, where))
+    optional = {
+        name: given.pop(name, None) if isinstance(given, dict) else None for name in OPTIONAL_FIELDS
+    }
+    memorized, reasoned = (_accepted(optional[name], name, where) for name in ALSO_FIELDS)
     texts = text_fields(given, where, PAIR_FIELDS)
-    pair = PromptPair(**texts, memorized_also=memorized, reasoned_also=reasoned)
+    spans = _spans(optional["spans"], texts, where)
+    pair = PromptPair(**texts, memorized_also=memorized, reasoned_also=reasoned, spans=spans)
     for each in (pair.memorized_answer, *memorized):
         refuse_same_answers(each, each if each in (pair.reasoned_answer, *reasoned) else "", where)
     return pair
+
+
+def _spans(value: Any, texts: Mapping[str, str], where: str) -> tuple[Span, ...]:
+    """Named parts of both prompts: an object of names, or nothing."""
+    if value is None or is_nan(value):
+        return ()
+    if not isinstance(value, Mapping):
+        raise InputError(
+            f"{where}: field 'spans' is {short(value)}; expected names and texts of the prompts, such as "
+            '{"subject": "France"} or {"context": ["in memorization", "in reasoning"]}'
+        )
+    found = []
+    for name, given in value.items():
+        if given is None:  # of a table in which other rows have it
+            continue
+        if not isinstance(name, str) or not name.isidentifier() or name in PLACES:
+            raise InputError(f"{where}: a span is called {short(name)}; expected a word, not {PLACES}")
+        given = given.tolist() if type(given).__name__ == "ndarray" else given
+        both = (given, given) if isinstance(given, str) else given
+        if not isinstance(both, list | tuple) or len(both) != 2:
+            raise InputError(f"{where}: span {name!r} is {short(given)}; expected one text or two")
+        for side, text in zip(SIDES, both, strict=True):
+            if not isinstance(text, str) or not text.strip() or text not in texts[side]:
+                raise InputError(
+                    f"{where}: span {name!r}, {short(text)}, is no part of the {side} prompt "
+                    f"{short(texts[side])}: write it as it stands there"
+                )
+        found.append(Span(name, *both))
+    return tuple(found)
 
 
 def _accepted(value: Any, name: str, where: str) -> tuple[str, ...]:

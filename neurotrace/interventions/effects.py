@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,7 +16,7 @@ from neurotrace.core.errors import InputError
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress, over
 from neurotrace.core.sides import SIDES, Direction, spoken
-from neurotrace.decoding.places import in_both
+from neurotrace.decoding.places import in_both, places_named
 from neurotrace.decoding.sequences import Judged
 from neurotrace.decoding.tokens import Words
 from neurotrace.engine import metrics
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = ["Effects", "Positions", "engine_of", "logits_under", "measure"]
+_SAME = ("read", "onward", "all")  # one rule for all pairs
 _ROWS_SHOWN = 12  # number of interventions in a notebook's table
 _ROWS_AT_ONCE = 1536
 _LOGITS_AT_ONCE = 2**26  # numbers, over rows and vocabulary, held at the same time
@@ -141,7 +142,7 @@ def measure(
     pairs: Sequence[PromptPair] | EncodedPairs,
     interventions: Sequence[Intervention],
     *,
-    positions: Positions | Literal["cue", "anywhere"] = "read",
+    positions: Positions | str = "read",
     site: Site = "neurons",
     activations: Activations | None = None,
     cleans: dict[bytes, Any] | None = None,
@@ -156,8 +157,9 @@ def measure(
         positions: ``"read"``: the prompt's last token; ``"onward"``: there and at each token of a whole
             answer behind it; ``"all"`` positions of the prompt; places counted from its end,
             ``(-3, -2, -1)``; ``"cue"``: the tokens in which the pair's two prompts differ; ``"anywhere"``:
-            every token from the first of these on (`decoding/places.py`). A patch at ``"all"`` needs
-            pairs whose two prompts have equally many tokens.
+            every token from the first of these on (`decoding/places.py`); the name of a span that every
+            pair has, ``"subject"``. A patch at ``"all"`` needs pairs whose two prompts have equally many
+            tokens.
         site: ``"residual"`` and ``"attention"``: the interventions' neurons are then dimensions of the
             output of each block, or of its attention; ``"router"``: a mixture's experts, whose logits
             are changed (by full passes; patches need `activations`).
@@ -178,11 +180,12 @@ def measure(
     import pyarrow as pa
 
     encoded = encode(model, pairs)
-    if positions == "cue" or positions == "anywhere":
+    if isinstance(positions, str) and positions not in _SAME:
         if activations is not None or any(each.role == "other_donor" for each in interventions):
             raise InputError(f"positions={positions!r}: leave out activations= and the role 'other_donor'")
         rest: dict[str, Any] = {"site": site, "cleans": cleans, "progress": progress}
-        alike = in_both(encoded.memorization, encoded.reasoning, positions, [p.id for p in encoded.pairs])
+        named = places_named(tokenizer_of(model), encoded, positions)
+        alike = in_both(named, [pair.id for pair in encoded.pairs])
         found = [measure(model, encoded.at(r), interventions, positions=at, **rest) for at, r in alike]
         return Effects(pa.concat_tables([each.table for each in found]).combine_chunks())
     info = inspect_model(model)
@@ -268,15 +271,15 @@ def flipped(
     return found
 
 
-def _checked(positions: Positions, encoded: EncodedPairs) -> Positions:
-    if positions in ("read", "onward", "all"):
-        return positions
+def _checked(positions: Positions | str, encoded: EncodedPairs) -> Positions:
+    if positions in _SAME:
+        return cast(Positions, positions)
     shortest = min(len(ids) for side in SIDES for ids in encoded.ids(side))
     given = tuple(positions) if isinstance(positions, list | tuple | range) else ()
     if not given or not all(isinstance(each, int) and -shortest <= each < 0 for each in given):
         raise InputError(
-            f"positions={positions!r}: expected 'read', 'onward', 'all', 'cue', 'anywhere' or places from "
-            f"the prompt's end, {-shortest} to -1"
+            f"positions={positions!r}: expected 'read', 'onward', 'all', 'cue', 'anywhere', a span or "
+            f"places from the prompt's end, {-shortest} to -1"
         )
     return given
 

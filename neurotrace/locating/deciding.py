@@ -29,7 +29,7 @@ def decided_by(to_reasoning: Located, to_memory: Located) -> pd.DataFrame:
     """For each kind of unit the fewest that flip 90 % of held-out answers both ways, controls at most 5 %.
 
     Returns:
-        One row a kind (`neurons`, `heads`, `direction`) and `place` (`last`, `cue`, `anywhere`):
+        One row a kind (`neurons`, `heads`, `direction`) and `place` (`last`, `cue`, `anywhere`, a span):
         `decides`, else `why` not; `k`; of a direction the `layer`; both ways the share of flips with its
         interval and the `damage`; `control`, the larger one measured. Where no number of units suffices,
         the row is of the one whose smaller share is the largest. The direction is of the layer with the
@@ -46,7 +46,8 @@ def decided_by(to_reasoning: Located, to_memory: Located) -> pd.DataFrame:
     rows = []
     both = [to_reasoning.table, to_memory.table]
     for kind in _NAMES:
-        for place in _PLACES:
+        spans = [place for place in both[0]["place"].unique() if place not in (*_PLACES, "one")]
+        for place in (*_PLACES, *spans):
             tables = [each[(each["unit"] == kind) & (each["place"] == place)] for each in both]
             if all(len(each) for each in tables):
                 rows.append({"unit": kind, "place": place} | _fewest(kind, tables))
@@ -83,7 +84,7 @@ def in_words(decided: pd.DataFrame) -> str:
     for row in decided.itertuples():
         one, more = _NAMES[str(row.unit)]
         count = f"{row.k} {more}" if row.k > 1 else f"one {one}"
-        count += f" {_PLACES[str(row.place)]}"
+        count += f" {_PLACES.get(str(row.place), f'at the tokens of “{row.place}”')}"
         (by if row.decides else not_by).append(count + (f" ({row.why})" if row.why else ""))
     said = f"decided by {' or by '.join(by)}" if by else "decided by no unit tried"
     return said + (f"; not by {', '.join(not_by)}" if not_by else "")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neurotrace.core.process import Progress, over
 from neurotrace.core.sides import SIDES
+from neurotrace.decoding.places import places_named, spans_of
 from neurotrace.folders.units import JSON, NOTHING_KEPT, TABLE, Form, Units, several
 from neurotrace.locating.deciding import FLIPPED, decided_by
+from neurotrace.models.origins import tokenizer_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,7 +52,12 @@ def decided_families(
         drawn = sample_pairs(own, at_most, seed=seed) if at_most else own
         train, test = (pairs.of(part) for part in split_pairs(drawn, test_share=_MEASURED, seed=seed))
         make = partial(_both, model, train, test, seed=seed, progress=progress, **how)
-        both = units.once(f"decided {family}", _BOTH, partial(_found, make, **how))
+        narrower = [
+            name
+            for name in ("cue", *spans_of(train.pairs + test.pairs))
+            if all(places_named(tokenizer_of(model), part, name).least for part in (train, test))
+        ]
+        both = units.once(f"decided {family}", _BOTH, partial(_found, make, narrower, **how))
         yield family, both, decided_by(*both).assign(family=family)
 
 
@@ -86,22 +93,21 @@ def _both(
     return first, second
 
 
-def _found(both: Callable[..., Both], everywhere: bool = True, **_: Any) -> Both:
+def _found(both: Callable[..., Both], narrower: Sequence[str], everywhere: bool = True, **_: Any) -> Both:
     """Without the map other tokens are asked only for a kind of unit that decides nothing at the last one.
 
-    Of these, the tokens that differ only for a kind that decides anywhere, which takes as long.
+    Of these, the tokens that differ and those of spans only for a kind that decides anywhere.
     """
     if everywhere:
         return both()
     sparing = partial(both, control_from=FLIPPED)
     found = sparing(where=["last"])
     kinds = _left(found, "last", decide=False)
-    for place, decide in (("anywhere", True), ("cue", False)):
-        if not kinds:
-            break
-        more = sparing(where=[place], kinds=kinds)
-        found = found[0].with_rows(more[0]), found[1].with_rows(more[1])
-        kinds = _left(found, place, decide)
+    for place in ("anywhere", *narrower):
+        if kinds:
+            more = sparing(where=[place], kinds=kinds)
+            found = found[0].with_rows(more[0]), found[1].with_rows(more[1])
+            kinds = _left(found, "anywhere", decide=True)
     return found
 
 

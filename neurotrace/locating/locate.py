@@ -2,9 +2,9 @@
 
 The units are those of `units.py`; sets of heads and neurons are chosen in rounds on training pairs
 (`pursuit.py`; a mixture's neurons by `two_ended`). The recipient's values are replaced by the donor's at
-the prompt's last token, at the tokens in which a pair's prompts differ (`cue`), or at every token from the
-first of them on (`anywhere`; before it nothing differs). Whole answers are written behind the prompt, and
-the prompt alone is patched.
+the prompt's last token, at the tokens in which a pair's prompts differ (`cue`), at every token from the
+first of them on (`anywhere`; before it nothing differs), or at a part of the prompts that all pairs name
+(`PromptPair.spans`). Whole answers are written behind the prompt, and the prompt alone is patched.
 
 A patch of a block's whole residual stream copies the donor's whole state and flips nearly everything
 from some depth on. It shows by which depth the answer is decided, not which unit decides it.
@@ -33,7 +33,7 @@ from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import Direction, Side
-from neurotrace.decoding.places import Where
+from neurotrace.decoding.places import Where, spans_of
 from neurotrace.engine.turns import takes_turns
 from neurotrace.interventions.damage import neutral_ids
 from neurotrace.interventions.effects import measure
@@ -65,13 +65,13 @@ class Located(Shown):
     """Each unit's effect on held-out pairs.
 
     Columns of the table: `unit`, `layer`, `head`; `k`, number patched at once; `place`: `last`, `cue`,
-    `anywhere` (`places.py`), or `one` token, `back` before the last; `tokens`, the largest number of tokens
-    of a pair that are patched; `unmatched`, of its tokens without a counterpart; `score`, the effect
-    predicted on the training pairs (nats, towards the donor, `units.py`; NaN if there is none); `effect`,
-    measured on the held-out pairs (nats); `answers` with its interval, the share that flip; `control`,
-    this share for as many random heads of the same layers, for as long a move along a random direction, or
-    for as many random neurons of the same layers, mean of three draws; `damage`, mean KL of the next token
-    after neutral texts (nats; NaN without texts); `n`.
+    `anywhere`, a span (`places.py`), or `one` token, `back` before the last; `tokens`, the largest number
+    of tokens of a pair that are patched; `unmatched`, of its tokens without a counterpart; `score`, the
+    effect predicted on the training pairs (nats, towards the donor, `units.py`; NaN if there is none);
+    `effect`, measured on the held-out pairs (nats); `answers` with its interval, the share that flip;
+    `control`, this share for as many random heads of the same layers, for as long a move along a random
+    direction, or for as many random neurons of the same layers, mean of three draws; `damage`, mean KL of
+    the next token after neutral texts (nats; NaN without texts); `n`.
     """
 
     table: pd.DataFrame = field(repr=False)
@@ -125,7 +125,7 @@ def locate(
     places: int = 6,
     neutral: Sequence[str] = (),
     everywhere: bool = True,
-    where: Sequence[Where] = ("last", "cue", "anywhere"),
+    where: Sequence[Where] | None = None,
     kinds: Sequence[str] = _SETS,
     control_from: float = 0.0,
     seed: int = 0,
@@ -144,7 +144,8 @@ def locate(
         neutral: texts on which the damage is measured.
         everywhere: patch the outputs and the direction of every block, and heads alone; False: only what
             `decided_by` reads.
-        where: at which tokens sets of heads and neurons are patched (`places.py`).
+        where: at which tokens sets of heads and neurons are patched (`places.py`); None: `last`, `cue`,
+            `anywhere`, and each span that all pairs name.
         kinds: of these the sets: ``"neurons"``, ``"heads"``, ``"direction"`` (at the last token alone).
         control_from: controls and damage are measured only for sets that flip at least this share of the
             answers, and for the one of each kind that flips most.
@@ -171,6 +172,8 @@ def locate(
     rows: list[dict[str, Any]] = []
     made = partial(Patching, model, own, other, batch_size=batch_size)
     rowed = partial(_rows, donor=donor, texts=texts, control_from=control_from, progress=progress)
+    if where is None:
+        where = ["last", "cue", "anywhere", *spans_of(own.pairs + other.pairs)]
     for at in where:
         patching = made(where=at)
         if not patching.least:

@@ -18,7 +18,7 @@ from torch import Tensor
 from neurotrace.core.process import Progress, over
 from neurotrace.core.sides import SIDES, Direction, Side
 from neurotrace.decoding.endings import WordEnds
-from neurotrace.decoding.places import Where, in_tail, places_of
+from neurotrace.decoding.places import Where, in_tail, places_named
 from neurotrace.decoding.sequences import Judged, judge
 from neurotrace.engine import metrics
 from neurotrace.models.encoding import EncodedPairs, by_length
@@ -74,7 +74,7 @@ class Patching:
         self.n_layers = inspect_model(model).n_layers
         self.points: list[Point] = [(site, at) for site in _SITES for at in range(self.n_layers)]
         self.places = both = {
-            part: places_of(pairs.memorization, pairs.reasoning, where, at_most)
+            part: places_named(tokenizer_of(model), pairs, where, at_most)
             for part, pairs in (("train", train), ("test", test))
         }
         self.width = max(each.width for each in both.values())

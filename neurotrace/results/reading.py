@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from neurotrace.core.display import Shown, Table, View, clip, rate
 from neurotrace.core.errors import InputError
 from neurotrace.core.files import check_inside, open_inside, read_json, read_seal, read_table
-from neurotrace.core.pairs import ALSO_FIELDS, PAIR_FIELDS, PromptPair, pair_from
+from neurotrace.core.pairs import OPTIONAL_FIELDS, PAIR_FIELDS, PromptPair, pair_from
 from neurotrace.core.sides import Direction, spoken
 from neurotrace.interventions.effects import Effects
 from neurotrace.interventions.intervention import Intervention
@@ -287,7 +287,7 @@ def _pairs(path: Path) -> tuple[PromptPair, ...]:
     if not path.exists():
         return ()
     table = _table(path)
-    if set(table.column_names) - set(ALSO_FIELDS) != set(PAIR_FIELDS):
+    if set(table.column_names) - set(OPTIONAL_FIELDS) != set(PAIR_FIELDS):
         raise InputError(f"{path}: expected the columns {', '.join(PAIR_FIELDS)}")
     return tuple(pair_from(row, str(path)) for row in table.to_pylist())
 

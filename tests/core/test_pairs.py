@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, strategies as st
 
@@ -11,8 +12,11 @@ from neurotrace.core.errors import InputError
 from neurotrace.core.pairs import (
     PAIR_FIELDS,
     PromptPair,
+    Span,
     fold_pairs,
     load_pairs,
+    pair_record,
+    pair_records,
     sample_pairs,
     split_pairs,
 )
@@ -156,3 +160,30 @@ def test_sample_keeps_order():
     drawn = sample_pairs(pairs, 10, seed=1)
     assert len(drawn) == 10
     assert [p.id for p in drawn] == [p.id for p in pairs if p in drawn]
+
+
+def test_parts_of_the_prompts_have_names(tmp_path):
+    """Read, written and read again; a table in which other rows have other names."""
+    one = {**GOOD, "spans": {"subject": "x", "context": ["recall x", "think x"]}}
+    pair, bare = load_pairs([one, {**GOOD, "id": "b"}])
+    assert pair.spans == (Span("subject", "x", "x"), Span("context", "recall x", "think x"))
+    assert pair_record(pair)["spans"] == {"subject": ["x", "x"], "context": ["recall x", "think x"]}
+    assert "spans" not in pair_record(bare)
+    table = pa.Table.from_pylist(pair_records([pair, bare]))
+    assert load_pairs(table.to_pylist()) == [pair, bare]
+
+
+@pytest.mark.parametrize(
+    ("spans", "said"),
+    [
+        ({"subject": "y"}, "span 'subject', 'y', is no part of the memorization prompt"),
+        ({"subject": ["x", "recall"]}, "'recall', is no part of the reasoning prompt"),
+        ({"cue": "x"}, "a span is called 'cue'"),
+        ({"the subject": "x"}, "a span is called 'the subject'"),
+        ({"subject": ["x"]}, "expected one text or two"),
+        ("subject", "expected names and texts"),
+    ],
+)
+def test_parts_that_are_not_there_are_refused(spans, said):
+    with pytest.raises(InputError, match=said):
+        load_pairs([{**GOOD, "spans": spans}])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from functools import partial
+from itertools import product
 
 import pandas as pd
 import pytest
@@ -13,7 +14,9 @@ from families import family_model, random_pairs
 
 import neurotrace as nt
 from neurotrace.core.errors import InputError
-from neurotrace.decoding.places import corresponding, places_of
+from neurotrace.core.pairs import Span
+from neurotrace.core.sides import SIDES
+from neurotrace.decoding.places import corresponding, places_named, places_of
 from neurotrace.engine.metrics import logit_difference
 from neurotrace.locating.deciding import decided_by, in_words
 from neurotrace.locating.families import decided_families
@@ -400,6 +403,43 @@ def test_places_have_names(tmp_path):
     assert every.at["memorization"] == ((-4, -3, -2, -1),) * 3
     assert end.at["reasoning"] == ((-2, -1),) * 3
     assert (cue.least, cue.width, every.unmatched, places_of(*sides, "last").width) == (1, 2, 1, 1)
+
+
+def test_named_parts_of_the_prompts_are_places(organism):
+    """Tokens of the part, in each prompt where they stand; the patch is that of the same tokens."""
+    own = [replace(p, spans=(Span("operands", *_operands(p)),)) for p in nt.load_pairs("arithmetic")[:40]]
+    pairs = nt.encode(organism, own)
+    tokenizer, places = organism.tokenizer, places_named(organism.tokenizer, pairs, "operands")
+    for side, row in product(SIDES, range(len(pairs))):
+        at = [len(pairs.ids(side)[row]) + place for place in places.at[side][row]]
+        read = "".join(tokenizer.decode(pairs.ids(side)[row][at]).split())
+        assert read == "".join(getattr(pairs.pairs[row].spans[0], side).split())
+    assert places.unmatched == 0
+    train, test = (pairs.of(part) for part in nt.split_pairs(pairs.pairs, seed=0))
+    found = nt.locate(organism, train, test, kinds=["neurons"], everywhere=False).table
+    assert found["place"].unique().tolist() == ["last", "cue", "anywhere", "operands"]
+    change = nt.patch(nt.two_ended(organism, train, donor="reasoning").top(8), donor="reasoning")
+    by_name = nt.measure(organism, test, [change], positions="operands").to_frame()
+    (width,) = {each[0] for each in places.at["reasoning"]}
+    by_place = nt.measure(organism, test, [change], positions=tuple(range(width, -1))).to_frame()
+    assert by_name.equals(by_place)
+    with pytest.raises(InputError, match=r"is called 'operand' \(its spans: operands\)"):
+        nt.measure(organism, test, [change], positions="operand")
+
+
+def _operands(pair):
+    """31+28 of "recall 31+28=", in both prompts."""
+    return tuple(getattr(pair, side).split(" ", 1)[1].removesuffix("=") for side in SIDES)
+
+
+def test_a_part_that_stands_twice_is_its_last_occurrence_and_corresponds_from_its_end(tmp_path):
+    model = nt.load_model("organism", device="cpu")
+    text = "recall 3 1 + 3 1 =", "think 3 1 + 2 3 1 ="
+    pair = nt.PromptPair("a", "f", "t", "g", *text, "5 9", "6 2", spans=(Span("second", "3 1", "2 3 1"),))
+    pairs = nt.encode(model, [pair], check=False)
+    places = places_named(model.tokenizer, pairs, "second")
+    assert (places.at["memorization"], places.at["reasoning"]) == (((-3, -2),), ((-3, -2),))
+    assert places.unmatched == 1
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gemma2", "opt", "llama"])

@@ -659,6 +659,20 @@ MUTATIONS = (
         SITES,
     ),
     Mutation(
+        "a part that stands twice is its first occurrence",
+        "decoding/places.py",
+        "first = prompt.rindex(text)",
+        "first = prompt.index(text)",
+        SITES,
+    ),
+    Mutation(
+        "tokens of a named part correspond from its beginning",
+        "decoding/places.py",
+        "found[side].append(each[-count:])",
+        "found[side].append(each[:count])",
+        SITES,
+    ),
+    Mutation(
         "a pair with fewer places has the next one's at the first of them",
         "decoding/places.py",
         "rows = [[read] * (width - len(each)) + [place + read for place in each] for each in at]",
