@@ -25,7 +25,7 @@ def cell(own: pd.DataFrame) -> str:
         count = f"**{row['k']}**" if row["decides"] else str(row["k"])
         control = "–" if pd.isna(row["control"]) else f"{row['control']:.0%}"
         harm = pd.Series([row["damage_to_reasoning"], row["damage_to_memory"]]).max()
-        said.append(f"{PLACES[row['place']]}: {count}: {ways} ({control}; {harm:.1f})".replace("nan", "–"))
+        said.append(f"{PLACES.get(row['place'], row['place'])}: {count}: {ways} ({control}; {harm:.1f})".replace("nan", "–"))
     return "<br>".join(said) or "–"
 
 

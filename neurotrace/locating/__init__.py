@@ -3,6 +3,7 @@
 May import: everything up to `rankers`.
 
     patching    reads, differentiates and patches some tokens of prompts, what stands before them kept
+    pursuit     sets of units that act together, chosen in rounds on training pairs
     units       what is patched at once: outputs, heads, neurons, a direction, and controls of that size
     locate      `nt.locate`: each unit's flips on held-out pairs
     deciding    of each kind of unit the fewest that flip an answer both ways
