@@ -25,7 +25,8 @@ def cell(own: pd.DataFrame) -> str:
         count = f"**{row['k']}**" if row["decides"] else str(row["k"])
         control = "–" if pd.isna(row["control"]) else f"{row['control']:.0%}"
         harm = pd.Series([row["damage_to_reasoning"], row["damage_to_memory"]]).max()
-        said.append(f"{PLACES.get(row['place'], row['place'])}: {count}: {ways} ({control}; {harm:.1f})".replace("nan", "–"))
+        place = PLACES.get(row["place"], row["place"])
+        said.append(f"{place}: {count}: {ways} ({control}; {harm:.1f})".replace("nan", "–"))
     return "<br>".join(said) or "–"
 
 
