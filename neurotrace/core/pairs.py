@@ -262,6 +262,14 @@ def pair_record(pair: PromptPair, *, optional: Iterable[str] = ()) -> dict[str, 
     return {name: v for name, v in record.items() if v or name not in OPTIONAL_FIELDS or name in optional}
 
 
+def pair_again(record: Mapping[str, Any]) -> PromptPair:
+    """The pair of which `pair_record` made this; nothing is checked again."""
+    own = dict(record)
+    also = {name: tuple(own.pop(name, ())) for name in ALSO_FIELDS}
+    spans = tuple(Span(name, *both) for name, both in own.pop("spans", {}).items())
+    return PromptPair(**own, **also, spans=spans)
+
+
 def pair_records(pairs: Sequence[PromptPair]) -> list[dict[str, Any]]:
     """The pairs as rows of one table: all with the same keys."""
     answers = ALSO_FIELDS if any(pair.memorized_also or pair.reasoned_also for pair in pairs) else ()
@@ -297,7 +305,7 @@ def pair_from(record: Any, where: str) -> PromptPair:
 
 def _spans(value: Any, texts: Mapping[str, str], where: str) -> tuple[Span, ...]:
     """Named parts of both prompts: an object of names, or nothing."""
-    if value is None or is_nan(value):
+    if value is None or is_nan(value) or value == []:
         return ()
     if not isinstance(value, Mapping):
         raise InputError(

@@ -22,7 +22,7 @@ import torch
 
 from neurotrace.core import statistics
 from neurotrace.core.errors import InputError, renamed
-from neurotrace.core.pairs import PromptPair, load_pairs
+from neurotrace.core.pairs import PromptPair, load_pairs, pair_again, pair_record
 from neurotrace.core.process import Progress, over
 from neurotrace.core.records import Source
 from neurotrace.core.sides import SIDES
@@ -121,7 +121,7 @@ def mine_pairs(
         random.Random(seed).shuffle(waiting)
     units.begin(
         {"command": "mine", "model": {"name": inspect_model(model).name} | model_record(model)}
-        | {"candidates_sha256": json_hash([pair.__dict__ for pair in pairs]), "max_pairs": max_pairs}
+        | {"candidates_sha256": json_hash([pair_record(pair) for pair in pairs]), "max_pairs": max_pairs}
         | {"answers": answers}
         | {"seed": seed, "batch_size": batch_size, "surroundings": surroundings(model)}
     )
@@ -145,8 +145,8 @@ def mine_pairs(
 
 
 def _save_encoded(found: EncodedPairs, folder: Path) -> None:
-    told = [(each.pair.__dict__, each.reason, each.detail) for each in found.dropped]
-    pairs = [pair.__dict__ for pair in found.pairs]
+    told = [(pair_record(each.pair), each.reason, each.detail) for each in found.dropped]
+    pairs = [pair_record(pair) for pair in found.pairs]
     record = {"pairs": pairs, "dropped": told, "changed": found.changed, "answers": found.answers}
     JSON.save(record, folder)
     arrays = {name: getattr(found, name).numpy() for name in _ANSWERS}
@@ -168,8 +168,8 @@ def _load_encoded(folder: Path) -> EncodedPairs:
         made[side] = arrays[f"{side} ids"].split(lengths) if lengths else ()
         numbers = (arrays[f"{side} {each.name}"] for each in fields(Behaviour))
         made[f"on_{side}"] = Behaviour(*numbers)
-    dropped = tuple(Dropped(PromptPair(**tuples(pair)), *why) for pair, *why in told["dropped"])
-    pairs = tuple(PromptPair(**tuples(each)) for each in told["pairs"])
+    dropped = tuple(Dropped(pair_again(pair), *why) for pair, *why in told["dropped"])
+    pairs = tuple(pair_again(each) for each in told["pairs"])
     made["answers"] = None if told["answers"] is None else tuples(told["answers"])
     return EncodedPairs(pairs, dropped=dropped, changed=told["changed"], **made)
 

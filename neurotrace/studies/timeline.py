@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neurotrace.core.errors import InputError
-from neurotrace.core.pairs import PromptPair, split_pairs
+from neurotrace.core.pairs import PromptPair, pair_records, split_pairs
 from neurotrace.core.process import Progress, over
 from neurotrace.core.sides import DIRECTIONS, Direction
 from neurotrace.decoding.tokenizers import split_revision
@@ -129,7 +129,7 @@ def timeline(
     work = list(zip(names, labels, strict=True))
     units.begin(
         {"command": "timeline", "checkpoints": names, "method": method, "k": k, "seed": seed}
-        | {"pairs_sha256": json_hash([pair.__dict__ for pair in pairs])}
+        | {"pairs_sha256": json_hash(pair_records(pairs))}
         | {"surroundings": surroundings() | {"device": device, "dtype": dtype}}
     )
     for name, label in over(progress, work, "checkpoint", outer=True):

@@ -15,6 +15,7 @@ from neurotrace.core.pairs import (
     Span,
     fold_pairs,
     load_pairs,
+    pair_again,
     pair_record,
     pair_records,
     sample_pairs,
@@ -187,3 +188,9 @@ def test_parts_of_the_prompts_have_names(tmp_path):
 def test_parts_that_are_not_there_are_refused(spans, said):
     with pytest.raises(InputError, match=said):
         load_pairs([{**GOOD, "spans": spans}])
+
+
+def test_a_pair_comes_back_from_its_record():
+    own = {**GOOD, "memorized_also": [" 1"], "spans": {"subject": "x"}}
+    for pair in load_pairs([own, {**GOOD, "id": "b"}]):
+        assert pair_again(json.loads(json.dumps(pair_record(pair)))) == pair
