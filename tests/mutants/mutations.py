@@ -510,6 +510,13 @@ MUTATIONS = (
         ENGINE,
     ),
     Mutation(
+        "how the model rounds is not measured",
+        "engine/proof.py",
+        "rounding = max(rounding, min(_SHAKEN * shaken, share * largest))",
+        "pass",
+        ENGINE,
+    ),
+    Mutation(
         "a prefix that is too short",
         "engine/engine.py",
         "cache = self.parts.model(ids[:, :start], use_cache=True).past_key_values",
