@@ -17,7 +17,9 @@ def plan(
     config: Annotated[
         str,
         typer.Option(
-            "--config", "--model", help="The model's config.json, its folder, or a built-in model."
+            "--config",
+            "--model",
+            help="The model's config.json, its folder, a .gguf file, or a built-in model.",
         ),
     ],
     gflops: Annotated[

@@ -17,6 +17,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from neurotrace import organism
@@ -103,13 +104,19 @@ def shape_of(config: Any, name: str) -> Shape:
 
 
 def config_from_file(path: str) -> Any:
-    """The configuration in a ``config.json``, a folder's or a built-in model's; its code is not run.
+    """The configuration in a ``config.json``, a folder's, a ``.gguf`` file's or a built-in model's.
+
+    Code beside it is not run.
 
     Raises:
-        InputError: no such file, not JSON, or a model type that transformers doesn't know.
+        InputError: no such file, not JSON or GGUF, or a model type that transformers doesn't know.
     """
     from transformers import AutoConfig
 
+    if path.endswith(".gguf") and os.path.isfile(path):
+        from neurotrace.models.loading import config_of_gguf
+
+        return config_of_gguf(Path(path))
     path = str(organism.folder(path)) if path in organism.NAMES else path
     if os.path.isdir(path):
         path = os.path.join(path, "config.json")

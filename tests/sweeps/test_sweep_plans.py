@@ -104,6 +104,19 @@ def test_plan_on_the_command_line(tmp_path):
     assert json.loads(out)["this model"]["cells"] == 100 * 1536
 
 
+def test_plan_reads_a_gguf_file(tmp_path):
+    from tiny_gguf import write_tiny_gguf
+
+    path = write_tiny_gguf(tmp_path / "tiny.gguf")
+    shape = shape_of(config_from_file(str(path)), "tiny")
+    model = nt.load_model(str(path), device="cpu")
+    assert (shape.layers, shape.d_mlp) == (model.cfg.n_layers, model.cfg.d_mlp)
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(InputError, match=r"can't read .*cut\.gguf' as GGUF"):
+        config_from_file(str(cut))
+
+
 def test_plan_and_dry_run_are_one_estimate(tmp_path, monkeypatch, capsys):
     """2.5 minutes and 1.6 s were said of the same work: plan timed bfloat16 on a CPU."""
     import torch
