@@ -60,7 +60,7 @@ def collect(folder: Path) -> None:
         found = nt.load_run(out)
         spent = json.loads(cost.read_text("utf-8"))
         verdicts = found.summary["verdict"]["families"]
-        layers = json.loads((out / "manifest.json").read_text("utf-8"))["model"]["n_layers"]
+        layers = json.loads((out / "manifest.json").read_text("utf-8"))["model"]["layers"]
         for flip in found.selected():
             chosen = found.interventions(family=flip["family"], direction=flip["direction"])
             depths = [n.layer / (layers - 1) for each in chosen for n in each.neurons]
