@@ -17,7 +17,9 @@ def plan(
     config: Annotated[
         str,
         typer.Option(
-            "--config", "--model", help="The model's config.json, its folder, or a built-in model."
+            "--config",
+            "--model",
+            help="The model's config.json, its folder, a .gguf file, or a built-in model.",
         ),
     ],
     gflops: Annotated[
@@ -59,7 +61,7 @@ def plan(
         raise InputError(f"--positions {positions}: expected read or all")
     if dtype not in _NUMBER_BYTES:
         raise InputError(f"--dtype {dtype}: expected {', '.join(_NUMBER_BYTES)}")
-    from neurotrace.sweeps.cost import BASE, config_from_file, growth, needs, shape_of
+    from neurotrace.sweeps.cost import BASE, config_from_file, copies_while_loading, growth, needs, shape_of
     from neurotrace.sweeps.estimate import Machine, machine_here
 
     shape = shape_of(config_from_file(config), config)
@@ -81,9 +83,17 @@ def plan(
         gflops=machine.gflops,
         number_bytes=machine.number_bytes,
         batch=machine.batch,
+        copies=copies_while_loading(config),
         base=machine.base,
     )
-    jobs = needs(shape, pairs, length, number_bytes=machine.number_bytes)
+    jobs = needs(
+        shape,
+        pairs,
+        length,
+        number_bytes=machine.number_bytes,
+        copies=copies_while_loading(config),
+        base=machine.base,
+    )
     if as_json:
         tell_json({**{name: each.__dict__ for name, each in found}, "jobs": jobs})
         return
@@ -93,6 +103,6 @@ def plan(
     )
     show(found)
     tell(
-        "other jobs take, weights and all: "
+        "memory of other jobs, the whole process: "
         + ", ".join(f"{name} {memory / 2**30:.3g} GiB" for name, memory in jobs.items())
     )

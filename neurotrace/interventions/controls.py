@@ -16,14 +16,13 @@ answer is copied or the behaviour is transferred; it is reported separately.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from neurotrace.core.errors import InputError
@@ -36,10 +35,10 @@ from neurotrace.interventions.reference import Reference
 
 CONTROLS = ("random", "norm", "sign", "low_rho")
 QUIET = 0.04  # maximum share of training answers that a chosen candidate's controls may flip
-_SCREENED = 12  # candidates whose loudest control is drawn in one call, after the first
-_TOGETHER = 4  # candidates whose other controls are
-_FEWEST = 3  # draws of each random control in one call: 0 flips of 96 put the interval below `QUIET`
-_DRAWS = 6  # maximum number of draws
+_FIRST = 3  # draws of each control at first: 0 flips of 96 put the interval below `QUIET`
+_DRAWS = 6  # draws in all
+_TOGETHER = 8  # candidates whose controls are measured together
+_HALVINGS = 4  # of the pairs: a sixteenth of them comes first
 
 
 def controls_for(
@@ -174,9 +173,10 @@ def norm_matched(
     taken = set(intervention.neurons)
     drawn: list[Neuron] = []
     for neuron in intervention.neurons:
-        distance = (norms[neuron.layer] - norms[neuron.layer, neuron.index]).abs()
         among = places_like(neuron, norms.shape[1], experts)
-        order = (distance[among.start : among.stop].argsort() + among.start)[: 10 + len(taken)].tolist()
+        distance = (norms[neuron.layer, among.start : among.stop] - norms[neuron.layer, neuron.index]).abs()
+        nearest = distance.topk(min(10 + len(taken), len(distance)), largest=False).indices
+        order = (nearest + among.start).tolist()
         near = (place for place in order if Neuron(neuron.layer, place) not in taken)
         free = list(islice(near, 10))
         if not free:
@@ -234,93 +234,123 @@ class Tally:
     def plus(self, answers: Bool[Tensor, " pair"]) -> Tally:
         return Tally(self.hits + int(answers.sum()), self.count + len(answers))
 
-    def and_also(self, other: Tally) -> Tally:
-        return Tally(self.hits + other.hits, self.count + other.count)
 
-
-Drawn = tuple[Any, str, range]  # a candidate, the role of its control, seeds
+# candidate, role of its control, seeds of the draws, places of the pairs on which they are measured
+Drawn = tuple[Any, str, range, list[int]]
 
 
 class QuietSearch:
     """Find a candidate whose controls flip at most `QUIET` of the training answers.
 
-    Controls are drawn until the 95 % interval of their rate excludes `QUIET`, at most `_DRAWS` times. A
-    candidate is left as soon as one of its controls is known to flip more, and only controls in doubt are
-    drawn again. The control that was too loud most often comes first.
+    A control is drawn `_DRAWS` times: it is quiet if it flips at most `QUIET` over all draws and pairs, or
+    if the 95 % interval of its first half of draws is below `QUIET`. A candidate is quiet if its controls
+    are.
+
+    No more is measured than this rule needs. Flips by controls concentrate on a few pairs whose answers are
+    close to flipping, so these pairs come first, and a candidate is left as soon as it has more flips than
+    a quiet one could have, whatever the rest would show. The decisions are those of measuring all.
 
     Args:
-        flips: for each (candidate, role, seeds) how many answers are flipped, over all seeds.
+        flips: for each `Drawn` whether the answers are flipped, Bool[Tensor, "draw place"].
+        near: Float[Tensor, "pair"], how easily each pair's answer flips; used for the order alone.
     """
 
-    def __init__(self, flips: Callable[[Sequence[Drawn]], Sequence[Tally]]) -> None:
-        self.flips = flips
-        self.heard: dict[Any, dict[str, Tally]] = {}
-        self.drawn: Counter[tuple[Any, str]] = Counter()
-        self.blamed: dict[Any, str] = {}  # candidate -> the control that was too loud
+    def __init__(
+        self, flips: Callable[[Sequence[Drawn]], Sequence[Bool[Tensor, "draw place"]]], near: Tensor
+    ) -> None:
+        self.flips, self.near = flips, near.double()
+        self.heard: dict[Any, _Heard] = {}
+        every = _FIRST * len(near)
+        few = [hits for hits in range(every + 1) if share_interval(hits, every)[1] <= QUIET]
+        self.few = max(few, default=-1)  # flips in the first draws that settle that a control is quiet
+        self.most = int(QUIET * _DRAWS * len(near) + 1e-9)  # flips in all draws of a quiet control
 
     def first_quiet(self, order: Sequence[Any]) -> Any | None:
         """The first of the candidates whose controls are quiet, if there is one."""
-        for start, end in pairwise([0, *range(1, len(order), _SCREENED), len(order)]):
-            times = 1 if start else _FEWEST
-            wave = list(order[start:end])
-            self._draw(wave, self._loudest_first()[:1], times)
-            while wave := [each for each in wave if not self._too_loud(each)]:
-                group, wave = wave[:_TOGETHER], wave[_TOGETHER:]
-                self._draw(group, CONTROLS, times)
-                for each in group:
-                    while doubtful := self._doubtful(each):
-                        most = max(self.drawn[each, role] for role in doubtful)
-                        self._draw([each], doubtful, min(_FEWEST, _DRAWS - most), again=True)
-                    if self.loudest(each) <= QUIET:
-                        return each
+        for start, end in pairwise([0, *range(1, len(order), _TOGETHER), len(order)]):
+            wave = list(order[start:end])  # the first by itself: where controls are quiet, it is chosen
+            *first, last = self._parts()
+            for pairs in first:
+                self._hear(wave, pairs)
+                wave = [each for each in wave if not self.too_loud(each)]
+            for each in wave:
+                self._hear([each], last)
+                if not self.too_loud(each):
+                    return each
         return None
 
     def least_loud(self, rates: Mapping[Any, float]) -> Any:
-        """Where none is quiet: the one whose rate is furthest beyond that of its loudest control."""
+        """Where none is quiet: the one whose rate is furthest beyond that of its loudest control.
+
+        The flips found so far bound this from above. The candidate with the highest bound is measured
+        further, until that with the highest has been measured on all pairs.
+        """
+        parts = self._parts()
         while True:
             best = max(self.heard, key=lambda each: rates[each] - self.loudest(each))
-            if all(self.drawn[best, role] for role in CONTROLS):
+            if self.heard[best].seen.all():
                 return best
-            self._draw([best], CONTROLS, 1)
+            pairs = next(part for part in parts if not self.heard[best].seen[..., part].all())
+            self._draw([(best, role, later, pairs) for role in CONTROLS for later in (0, 1)])
+
+    def too_loud(self, candidate: Any) -> bool:
+        """Whether a control flips more than a quiet one, whatever has not been measured yet."""
+        hits = self.heard[candidate].hits.sum(-1)
+        return bool(((hits[:, 0] > self.few) & (hits.sum(-1) > self.most)).any())
 
     def loudest(self, candidate: Any) -> float:
-        """The largest flip rate of its controls, over all draws."""
-        return max(tally.rate for tally in self.heard[candidate].values())
+        """The largest flip rate of its controls over all draws; of what is not measured, none flips."""
+        return float(self.heard[candidate].hits.sum((1, 2)).max()) / (_DRAWS * len(self.near))
 
-    def _loudest_first(self) -> list[str]:
-        often = Counter(self.blamed.values())
-        return sorted(CONTROLS, key=lambda role: -often[role])
+    def _parts(self) -> list[list[int]]:
+        """The pairs, those that controls flipped most often first; a part is as large as those before."""
+        found = sum((heard.hits.sum((0, 1)) for heard in self.heard.values()), torch.zeros(len(self.near)))
+        order = sorted(
+            range(len(self.near)), key=lambda pair: (-float(found[pair]), -float(self.near[pair]))
+        )
+        ends = [len(order)]
+        while ends[0] > 1 and len(ends) <= _HALVINGS:
+            ends.insert(0, -(-ends[0] // 2))
+        return [order[start:end] for start, end in pairwise([0, *ends])]
 
-    def _too_loud(self, candidate: Any) -> bool:
-        """Whether a control's interval is above `QUIET`, or its rate whatever further draws flip."""
-        for role, tally in self.heard.get(candidate, {}).items():
-            after_all = tally.count * _DRAWS / self.drawn[candidate, role]
-            if share_interval(tally.hits, tally.count)[0] > QUIET or tally.hits > QUIET * after_all:
-                self.blamed[candidate] = role
-                return True
-        return False
+    def _hear(self, candidates: Sequence[Any], pairs: list[int]) -> None:
+        """Measure the first draws on these pairs, and the others of controls that need all of them."""
+        for each in candidates:
+            self.heard.setdefault(each, _Heard.nothing(len(self.near)))
+        self._draw([(each, role, 0, pairs) for each in candidates for role in CONTROLS])
+        again = []
+        for each in candidates:
+            heard = self.heard[each]
+            for place, role in enumerate(CONTROLS):
+                if int(heard.hits[place, 0].sum()) > self.few and not self.too_loud(each):
+                    again.append((each, role, 1, heard.seen[place, 0].nonzero()[:, 0].tolist()))
+        self._draw(again)
 
-    def _doubtful(self, candidate: Any) -> list[str]:
-        """The controls whose intervals hold `QUIET`, if none is known to be above."""
-        if self._too_loud(candidate):
-            return []
-        return [
-            role
-            for role, tally in self.heard[candidate].items()
-            if self.drawn[candidate, role] < _DRAWS and share_interval(tally.hits, tally.count)[1] > QUIET
+    def _draw(self, wanted: Sequence[tuple[Any, str, int, list[int]]]) -> None:
+        """Draw controls, the first times (0) or the others (1), on those of the pairs not yet measured."""
+        asked = []
+        for each, role, later, pairs in wanted:
+            seen = self.heard[each].seen[CONTROLS.index(role), later]
+            if new := [pair for pair in pairs if not seen[pair]]:
+                seen[new] = True
+                asked.append((each, role, later, new))
+        drawn = [
+            (each, role, range(_FIRST, _DRAWS) if later else range(_FIRST), pairs)
+            for each, role, later, pairs in asked
         ]
+        found = self.flips(drawn) if drawn else []
+        for (each, role, later, pairs), flipped in zip(asked, found, strict=True):
+            self.heard[each].hits[CONTROLS.index(role), later, pairs] += flipped.sum(0)
 
-    def _draw(
-        self, candidates: Sequence[Any], roles: Sequence[str], times: int, *, again: bool = False
-    ) -> None:
-        """Draw these controls of each candidate this number of times, or as often once more."""
-        wanted = [
-            (each, role, range(self.drawn[each, role], self.drawn[each, role] + times))
-            for each in candidates
-            for role in roles
-            if again or not self.drawn[each, role]
-        ]
-        for (each, role, _), tally in zip(wanted, self.flips(wanted) if wanted else [], strict=True):
-            own = self.heard.setdefault(each, {})
-            own[role] = own.get(role, Tally()).and_also(tally)
-            self.drawn[each, role] += times
+
+@dataclass(frozen=True)
+class _Heard:
+    """What was measured of a candidate's controls, and how many of the draws flipped each answer."""
+
+    seen: Bool[Tensor, "role half pair"]
+    hits: Int[Tensor, "role half pair"]
+
+    @classmethod
+    def nothing(cls, pairs: int) -> _Heard:
+        shape = len(CONTROLS), 2, pairs
+        return cls(torch.zeros(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.long))

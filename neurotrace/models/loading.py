@@ -219,6 +219,24 @@ def _read(
     return source, model, tokenizer
 
 
+def config_of_gguf(path: Path) -> Any:
+    """The configuration in a GGUF file, without its weights.
+
+    Raises:
+        InputError: it can't be read as GGUF.
+    """
+    from transformers import AutoConfig
+
+    try:
+        with _parsed_once(path) as reader:
+            refuse_header(reader, str(path))
+            return AutoConfig.from_pretrained(
+                str(path.parent), gguf_file=path.name, trust_remote_code=False
+            )
+    except Exception as error:
+        raise InputError(f"can't read {str(path)!r} as GGUF: {first_line(error)}") from None
+
+
 def _read_gguf(path: Path, dtype: torch.dtype) -> tuple[str, torch.nn.Module, Any]:
     """A GGUF file, dequantized into a fresh model.
 

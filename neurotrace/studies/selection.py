@@ -10,10 +10,9 @@ flips are no evidence about the neurons.
 
 Candidates that flip less than half as many as the best on the first half are not measured on the second.
 Candidates within two pairs of the best are compared on as many pairs again, if there are any, and come
-before those that are not: a rate on few pairs is more often high by luck. Controls
-are drawn until the 95 % interval of their flip rate excludes `QUIET`, at most six times
-(`controls.QuietSearch`). Rates within half a percentage point then count as equal, and the smaller
-number of neurons is chosen.
+before those that are not: a rate on few pairs is more often high by luck. Rates within half a percentage
+point count as equal, and the smaller number of neurons comes first. The first candidate in this order
+whose controls are quiet is chosen (`controls.QuietSearch`); those behind it are not measured.
 """
 
 from __future__ import annotations
@@ -22,8 +21,10 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
+import torch
 from jaxtyping import Bool
 from torch import Tensor
 
@@ -31,7 +32,6 @@ from neurotrace.core.errors import InputError
 from neurotrace.core.process import Progress
 from neurotrace.core.sides import Direction
 from neurotrace.interventions.controls import (
-    QUIET,
     Drawn,
     QuietSearch,
     Tally,
@@ -136,7 +136,8 @@ def flip_rates(effects: Effects) -> dict[Candidate, float]:
     return {Candidate(m, kind, int(k)): float(rate) for (m, kind, k), rate in means.items()}
 
 
-Flipped = Callable[[list[Intervention]], Bool[Tensor, "intervention pair"]]
+# (interventions, places of some of the part's pairs; None: all)
+Flipped = Callable[[list[Intervention], Sequence[int] | None], Bool[Tensor, "intervention pair"]]
 
 
 @dataclass(frozen=True)
@@ -272,7 +273,9 @@ def _flipped(
     rows: Sequence[int],
     progress: Progress,
     interventions: Sequence[Intervention],
+    places: Sequence[int] | None,
 ) -> Bool[Tensor, "intervention pair"]:
+    rows = rows if places is None else [rows[place] for place in places]
     return flipped(
         ground.model,
         ground.own.at(rows),
@@ -291,22 +294,24 @@ def choose(parts: Sequence[Part]) -> Choice:
     """
     made = [each for each in parts[0].made if all(each in part.made for part in parts)]
     tallies = {each: Tally() for each in made}
+    near = []  # of each pair, how many of the candidates flip its answer
     for part in parts:
         least = _HOPELESS * max(tally.rate for tally in tallies.values())
         hopeful = [each for each in made if tallies[each].rate >= least]
-        _try(tallies, hopeful, [(part, part.flipped)])
+        near.append(_try(tallies, hopeful, part, part.flipped).float().mean(dim=0))
     order = _ordered(tallies)
     bar = max(tally.rate - _NEAR / tally.count for tally in tallies.values())
-    near = [each for each in order if tallies[each].rate >= bar][:_CONTENDERS]
+    rivals = [each for each in order if tallies[each].rate >= bar][:_CONTENDERS]
     further = [(part, part.further) for part in parts if part.further]
-    if len(near) > 1 and further:
-        _try(tallies, near, further)
+    if len(rivals) > 1 and further:
+        for part, flips in further:
+            _try(tallies, rivals, part, flips)
         order = _ordered(tallies)
-    controls = QuietSearch(partial(_flips_of_controls, parts))
+    controls = QuietSearch(partial(_flips_of_controls, parts, list(map(len, near))), torch.cat(near))
     best = controls.first_quiet(order[:_TESTED])
     if best is None:
         best = controls.least_loud({each: tally.rate for each, tally in tallies.items()})
-    loud = frozenset(each for each in controls.heard if controls.loudest(each) > QUIET)
+    loud = frozenset(each for each in controls.heard if controls.too_loud(each))
     place = _place(tallies[best])
     equal = [each for each in made if _place(tallies[each]) == place and each not in loud]
     rates = {each: tally.rate for each, tally in tallies.items()}
@@ -323,29 +328,30 @@ def _ordered(tallies: Mapping[Candidate, Tally]) -> list[Candidate]:
 
 
 def _try(
-    tallies: dict[Candidate, Tally],
-    candidates: Sequence[Candidate],
-    parts: Sequence[tuple[Part, Flipped]],
-) -> None:
-    for part, flips in parts:
-        found = flips([part.made[each] for each in candidates])
-        for each, answers in zip(candidates, found, strict=True):
-            tallies[each] = tallies[each].plus(answers)
+    tallies: dict[Candidate, Tally], candidates: Sequence[Candidate], part: Part, flips: Flipped
+) -> Bool[Tensor, "candidate pair"]:
+    """Count the flips of the candidates in, and return them."""
+    found = flips([part.made[each] for each in candidates], None)
+    for each, answers in zip(candidates, found, strict=True):
+        tallies[each] = tallies[each].plus(answers)
+    return found
 
 
-def _flips_of_controls(parts: Sequence[Part], wanted: Sequence[Drawn]) -> list[Tally]:
-    """Of each (candidate, role of control, seeds) how many training answers are flipped."""
-    tallies = [Tally()] * len(wanted)
-    for part in parts:
-        owned = [
-            (place, control)
-            for place, (each, role, seeds) in enumerate(wanted)
-            for control in controls_for(
-                part.made[each], reference=part.reference, seeds=seeds, roles=(role,)
-            )
-            if control.role == role
-        ]
-        found = part.flipped([control for _, control in owned])
-        for (place, _), answers in zip(owned, found, strict=True):
-            tallies[place] = tallies[place].plus(answers)
-    return tallies
+def _flips_of_controls(
+    parts: Sequence[Part], sizes: Sequence[int], wanted: Sequence[Drawn]
+) -> list[Bool[Tensor, "draw place"]]:
+    """Whether each control flips each of its pairs; the parts' pairs are counted on from part to part."""
+    found = [torch.zeros(len(seeds), len(pairs), dtype=torch.bool) for _, _, seeds, pairs in wanted]
+    for part, start, end in zip(parts, accumulate(sizes, initial=0), accumulate(sizes), strict=False):
+        together: dict[tuple[int, ...], list[tuple[int, int, Intervention]]] = {}
+        for number, (each, role, seeds, pairs) in enumerate(wanted):
+            if own := tuple(pair - start for pair in pairs if start <= pair < end):
+                drawn = controls_for(part.made[each], reference=part.reference, seeds=seeds, roles=(role,))
+                together.setdefault(own, []).extend((number, row, each) for row, each in enumerate(drawn))
+        for places, asked in together.items():
+            for (number, row, _), answers in zip(
+                asked, part.flipped([each for _, _, each in asked], places), strict=True
+            ):
+                columns = [at for at, pair in enumerate(wanted[number][3]) if start <= pair < end]
+                found[number][row, columns] = answers
+    return found

@@ -17,6 +17,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from neurotrace import organism
@@ -103,13 +104,19 @@ def shape_of(config: Any, name: str) -> Shape:
 
 
 def config_from_file(path: str) -> Any:
-    """The configuration in a ``config.json``, a folder's or a built-in model's; its code is not run.
+    """The configuration in a ``config.json``, a folder's, a ``.gguf`` file's or a built-in model's.
+
+    Code beside it is not run.
 
     Raises:
-        InputError: no such file, not JSON, or a model type that transformers doesn't know.
+        InputError: no such file, not JSON or GGUF, or a model type that transformers doesn't know.
     """
     from transformers import AutoConfig
 
+    if path.endswith(".gguf") and os.path.isfile(path):
+        from neurotrace.models.loading import config_of_gguf
+
+        return config_of_gguf(Path(path))
     path = str(organism.folder(path)) if path in organism.NAMES else path
     if os.path.isdir(path):
         path = os.path.join(path, "config.json")
@@ -121,6 +128,11 @@ def config_from_file(path: str) -> Any:
         return AutoConfig.for_model(**settings)
     except Exception as error:
         raise InputError(f"{path}: not a model's config.json ({first_line(error)})") from None
+
+
+def copies_while_loading(source: str) -> int:
+    """Copies of the weights in memory at once: those of a GGUF file are also put into a plain model."""
+    return 2 if source.endswith(".gguf") else 1
 
 
 def cost(
@@ -163,11 +175,17 @@ def cost(
     return Cost(cells, operations, seconds, memory, cells * ROW_BYTES)
 
 
-def needs(shape: Shape, pairs: int, length: int, *, number_bytes: int) -> dict[str, float]:
-    """Bytes of collecting and ranking: the model's weights and what a job adds.
+def needs(
+    shape: Shape, pairs: int, length: int, *, number_bytes: int, copies: float = 1.0, base: float = 0.0
+) -> dict[str, float]:
+    """Peak bytes of collecting and ranking: the model's weights and what a job adds, or the loading.
 
     Batches are the defaults: 32 prompts without gradients, 16 with gradients. A run keeps activations
     and slopes of every pair on both sides, in float32.
+
+    Args:
+        copies: number of copies of the weights in memory while the model is loaded.
+        base: bytes of the process without a model.
     """
     weights = float(shape.parameters * number_bytes)
     one = float(4 * shape.neurons)  # a number for each neuron
@@ -181,12 +199,13 @@ def needs(shape: Shape, pairs: int, length: int, *, number_bytes: int) -> dict[s
         cached = prompts * length * shape.layers * 4 * shape.d_model * number_bytes
         return batch(prompts, 6) + cached
 
-    return {
-        "collect to a file": weights + batch(32, 1),
-        "moments": weights + batch(32, 4) + 8 * one,
-        "gradient": weights + differentiated(16) + 2 * one,
-        "run": weights + differentiated(16) + 4 * pairs * one,
+    beside = {
+        "collect to a file": batch(32, 1),
+        "moments": batch(32, 4) + 8 * one,
+        "gradient": differentiated(16) + 2 * one,
+        "run": differentiated(16) + 4 * pairs * one,
     }
+    return {job: base + max(copies * weights, weights + own) for job, own in beside.items()}
 
 
 def measured_gflops(shape: Shape, *, device: Any, dtype: Any, threads: int, batch: int) -> float:
@@ -222,12 +241,14 @@ def growth(
     gflops: float,
     number_bytes: int,
     batch: int,
+    copies: float = 1.0,
     base: float = BASE,
 ) -> list[tuple[str, Cost]]:
     """The cost, and the cost when one size is doubled.
 
     Args:
         everywhere: at all positions, not at the final token position only.
+        copies, base: see `cost`.
     """
 
     def of(shape: Shape, pairs: int = pairs, length: int = length) -> Cost:
@@ -239,6 +260,7 @@ def growth(
             tokens=lengths if everywhere else None,
             number_bytes=number_bytes,
             batch=batch,
+            copies=copies,
             base=base,
         )
 

@@ -20,7 +20,7 @@ from neurotrace.decoding.tokenizers import split_revision
 from neurotrace.folders.shards import Shard
 from neurotrace.models.checks import refuse_absurd
 from neurotrace.sweeps.asked import Sweep, pairs_of
-from neurotrace.sweeps.cost import Cost, Shape, cost, measured_gflops, shape_of
+from neurotrace.sweeps.cost import Cost, Shape, copies_while_loading, cost, measured_gflops, shape_of
 from neurotrace.sweeps.layout import Layout
 
 
@@ -96,7 +96,7 @@ def estimate(asked: Sweep, shard: Shard) -> Estimate:
         runs=2 if reads_donor else 1,
         number_bytes=here.number_bytes,
         batch=here.batch,
-        copies=2 if asked.model.endswith(".gguf") else 1,
+        copies=copies_while_loading(asked.model),
         base=here.base,
     )
     share = len(layout.of_shard(shard)) / layout.parts

@@ -296,6 +296,33 @@ def test_a_way_that_is_wrong_is_disproved_and_named(monkeypatch):
     monkeypatch.setattr(suffix_attention, "shared_prefix_attention", right)
 
 
+def test_the_tolerance_follows_the_models_own_rounding(monkeypatch):
+    """Biases that make attention scores large, as Qwen's do: rounding is more than logits tell."""
+    from neurotrace.engine import attention as suffix_attention
+
+    model = build("qwen2")
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for block in model.model.layers:
+            for layer, size in ((block.self_attn.k_proj, 1000), (block.self_attn.q_proj, 3)):
+                layer.bias.copy_(size * torch.randn(layer.bias.shape, generator=generator))
+    engine = proof.engine(model)
+    assert engine.path == "shared", engine.reason
+    naive = type(engine)(engine.parts, "naive")
+    truth = proof.reference(naive, None)
+    share, units = proof.FULL_PRECISION
+    assert engine.error > units * torch.finfo(torch.float32).eps * float(truth.clean.abs().max())
+    right = suffix_attention.shared_prefix_attention
+
+    def a_little_more(*args, **options):
+        out, _ = right(*args, **options)
+        return out * (1 + share), None
+
+    monkeypatch.setattr(suffix_attention, "shared_prefix_attention", a_little_more)
+    with pytest.warns(UserWarning, match="frozen, not shared: .* logits off"):
+        assert proof.engine(model).path == "frozen"
+
+
 def test_a_one_token_prompt(engines):
     model, engine = engines("qwen2")
     ids = prompt(length=1)

@@ -43,6 +43,7 @@ CALIBRATION = ("tests/answers/test_trust.py",)
 SWEEPS = ("tests/sweeps/test_sweeps.py",)
 STUDY = ("tests/studies/test_study.py",)
 SELECTION = ("tests/studies/test_selection.py",)
+QUIET_SEARCH = ("tests/interventions/test_quiet_search.py",)
 VERDICT = ("tests/studies/test_verdict.py",)
 
 MUTATIONS = (
@@ -357,22 +358,43 @@ MUTATIONS = (
     Mutation(
         "near ties get no further pairs",
         "studies/selection.py",
-        "if len(near) > 1 and further:",
-        "if len(near) > 99 and further:",
+        "if len(rivals) > 1 and further:",
+        "if len(rivals) > 99 and further:",
         SELECTION,
     ),
     Mutation(
-        "a control is never in doubt",
+        "a control in doubt is not drawn again",
         "interventions/controls.py",
-        "        if self._too_loud(candidate):\n            return []",
-        "        if self.heard:\n            return []",
+        "if int(heard.hits[place, 0].sum()) > self.few and not self.too_loud(each):",
+        "if False:",
         SELECTION,
+    ),
+    Mutation(
+        "a control is loud by its first draws alone",
+        "interventions/controls.py",
+        "((hits[:, 0] > self.few) & (hits.sum(-1) > self.most))",
+        "(hits[:, 0] > self.few)",
+        QUIET_SEARCH,
+    ),
+    Mutation(
+        "a pair is measured twice",
+        "interventions/controls.py",
+        "if new := [pair for pair in pairs if not seen[pair]]:",
+        "if new := list(pairs):",
+        QUIET_SEARCH,
     ),
     Mutation(
         "controls don't count in the choice",
         "interventions/controls.py",
-        "if self.loudest(each) <= QUIET:",
-        "if self.heard:",
+        "if not self.too_loud(each):\n                    return each",
+        "if self.heard:\n                    return each",
+        QUIET_SEARCH,
+    ),
+    Mutation(
+        "a part's controls answer for the other's pairs",
+        "studies/selection.py",
+        "columns = [at for at, pair in enumerate(wanted[number][3]) if start <= pair < end]",
+        "columns = list(range(len(places)))",
         SELECTION,
     ),
     Mutation(
@@ -485,6 +507,13 @@ MUTATIONS = (
         "engine/proof.py",
         "if not (error <= share * effect + rounding).all():",
         "if not (error <= 1e9).all():",
+        ENGINE,
+    ),
+    Mutation(
+        "how the model rounds is not measured",
+        "engine/proof.py",
+        "rounding = max(rounding, min(_SHAKEN * shaken, share * largest))",
+        "pass",
         ENGINE,
     ),
     Mutation(

@@ -18,7 +18,7 @@ from neurotrace.folders.shards import Shard
 from neurotrace.organism import folder as organism_folder
 from neurotrace.sweeps.asked import pairs_of
 from neurotrace.sweeps.cells import read_cells, run_cells, status
-from neurotrace.sweeps.cost import config_from_file, cost, growth, measured_gflops, shape_of
+from neurotrace.sweeps.cost import config_from_file, cost, growth, measured_gflops, needs, shape_of
 from neurotrace.sweeps.estimate import estimate
 from neurotrace.sweeps.folders import open_folder
 from neurotrace.sweeps.locks import LOCKS, locked
@@ -102,6 +102,33 @@ def test_plan_on_the_command_line(tmp_path):
     assert code == 0
     assert "measured here in float32" in err
     assert json.loads(out)["this model"]["cells"] == 100 * 1536
+
+
+def test_plan_reads_a_gguf_file(tmp_path, monkeypatch, capsys):
+    from tiny_gguf import write_tiny_gguf
+
+    path = write_tiny_gguf(tmp_path / "tiny.gguf")
+    shape = shape_of(config_from_file(str(path)), "tiny")
+    model = nt.load_model(str(path), device="cpu")
+    assert (shape.layers, shape.d_mlp) == (model.cfg.n_layers, model.cfg.d_mlp)
+    # its weights are in memory twice while it is loaded; the process counts in every job
+    one, two = (
+        needs(shape, 1, 8, number_bytes=4, copies=copies, base=1e6)["gradient"] for copies in (1, 1000)
+    )
+    assert one > 1e6 + 4 * shape.parameters
+    assert two == 1e6 + 1000 * 4 * shape.parameters
+    monkeypatch.setattr("neurotrace.sweeps.estimate.measured_gflops", lambda *_, **__: 10.0)
+    monkeypatch.setattr("neurotrace.sweeps.estimate._resident", lambda: 1e6)
+    dry = estimate(nt.Sweep(str(path), ("letters",), max_pairs=4, device="cpu"), Shard()).cost
+    plan(str(path), pairs=4, length=8, as_json=True)
+    planned = json.loads(capsys.readouterr().out)
+    beside = dry.memory - 1e6 - 2 * 4 * shape.parameters
+    assert planned["this model"]["memory"] == pytest.approx(dry.memory, abs=beside)
+    assert min(planned["jobs"].values()) >= 1e6 + 2 * 4 * shape.parameters
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(InputError, match=r"can't read .*cut\.gguf' as GGUF"):
+        config_from_file(str(cut))
 
 
 def test_plan_and_dry_run_are_one_estimate(tmp_path, monkeypatch, capsys):

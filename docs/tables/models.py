@@ -1,0 +1,145 @@
+"""Prints the tables of docs/models.md from their CSV files, or makes them from runs.
+
+python docs/tables/models.py                                       # prints
+python docs/tables/models.py run NAME=MODEL FOLDER SET [SET …]      # one `neurotrace run` a set; resumable
+python docs/tables/models.py collect FOLDER                        # the CSV files, from all that ran there
+
+`run` writes FOLDER/NAME-SET and, beside it, what the command cost: CPU seconds and peak memory of the
+process. A run that was interrupted adds up.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+from summary import markdown
+
+HERE = Path(__file__).parent
+WAYS = ("to_reasoning", "to_memorization")
+ASKED = ("--at-most", "64", "--folds", "2")
+
+
+def run(named: str, folder: Path, sets: list[str]) -> None:
+    name, _, model = named.partition("=")
+    for probes in sets:
+        out, cost = folder / f"{name}-{probes}", folder / f"{name}-{probes}.json"
+        if (out / "summary.json").exists():
+            continue
+        command = ["run", "--model", model, "--probes", probes, *ASKED, "--out", str(out)]
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        one = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        done = subprocess.run([sys.executable, "-m", "neurotrace.cli", *command], env=os.environ | one)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        earlier = json.loads(cost.read_text("utf-8")) if cost.exists() else {}
+        spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        found = {
+            "cpu_seconds": round(earlier.get("cpu_seconds", 0) + spent, 1),
+            # of a process with several sets, the largest so far
+            "peak_gib": round(max(earlier.get("peak_gib", 0), after.ru_maxrss / 2**20), 2),
+        }
+        cost.write_text(json.dumps(found), "utf-8")
+        if done.returncode:
+            raise SystemExit(f"{out}: exit status {done.returncode}; run the same command again")
+
+
+def collect(folder: Path) -> None:
+    import neurotrace as nt
+
+    rows = []
+    for cost in sorted(folder.glob("*-*.json")):
+        out = cost.with_suffix("")
+        if not (out / "summary.json").exists():
+            continue
+        name = out.name.rpartition("-")[0]
+        found = nt.load_run(out)
+        spent = json.loads(cost.read_text("utf-8"))
+        verdicts = found.summary["verdict"]["families"]
+        layers = json.loads((out / "manifest.json").read_text("utf-8"))["model"]["layers"]
+        for flip in found.selected():
+            chosen = found.interventions(family=flip["family"], direction=flip["direction"])
+            depths = [n.layer / (layers - 1) for each in chosen for n in each.neurons]
+            first, middle, last = pd.Series(depths).quantile([0.25, 0.5, 0.75])
+            rows.append(
+                {
+                    "model": name,
+                    "family": flip["family"],
+                    "direction": flip["direction"],
+                    "pairs": flip["n"],
+                    "by": flip["intervention"],
+                    "k": flip["k"],
+                    "fraction": flip["fraction"],
+                    "answers": flip["answers"],
+                    "low": flip["answers_ci"][0],
+                    "high": flip["answers_ci"][1],
+                    "controls": flip["control_answers"],
+                    "kl": flip["damage_kl"],
+                    "depth_25": first,
+                    "depth": middle,
+                    "depth_75": last,
+                    "verdict": verdicts[flip["family"]]["word"],
+                    **spent,
+                }
+            )
+    pd.DataFrame(rows).to_csv(HERE / "models.csv", index=False, float_format="%.4g")
+
+
+def flips() -> str:
+    table = pd.read_csv(HERE / "models.csv")
+    rows = []
+    for (family, model), own in table.groupby(["family", "model"], sort=False):
+        way = own.set_index("direction").loc[list(WAYS)]
+        rows.append(
+            [
+                family,
+                model,
+                str(int(way["pairs"].iloc[0])),
+                *(
+                    f"{a:.0%} ({b:.0%}–{c:.0%})"
+                    for a, b, c in zip(way["answers"], way["low"], way["high"], strict=True)
+                ),
+                " / ".join(
+                    f"{k} ({share:.2%})" for k, share in zip(way["k"], way["fraction"], strict=True)
+                ),
+                " / ".join(f"{each:.1%}" for each in way["controls"]),
+                " / ".join(f"{each:.2f}" for each in way["kl"]),
+                way["verdict"].iloc[0],
+            ]
+        )
+    head = ["family", "model", "pairs", "to reasoning", "to memory", "neurons", "controls", "KL", "verdict"]
+    return markdown(head, rows)
+
+
+def places() -> str:
+    table = pd.read_csv(HERE / "models.csv")
+    rows = []
+    for (family, model), own in table.groupby(["family", "model"], sort=False):
+        way = own.set_index("direction").loc[list(WAYS)]
+        middle = zip(way["depth_25"], way["depth"], way["depth_75"], strict=True)
+        rows.append(
+            [
+                family,
+                model,
+                *(f"{b:.2f} ({a:.2f}–{c:.2f})" for a, b, c in middle),
+                " / ".join(way["by"]),
+                f"{way['cpu_seconds'].iloc[0] / 60:.1f}",
+                f"{way['peak_gib'].iloc[0]:.1f}",
+            ]
+        )
+    head = ["family", "model", "depth, to reasoning", "depth, to memory", "by", "CPU minutes", "peak GiB"]
+    return markdown(head, rows)
+
+
+if __name__ == "__main__":
+    asked = sys.argv[1:]
+    if asked[:1] == ["run"]:
+        run(asked[1], Path(asked[2]), asked[3:])
+    elif asked[:1] == ["collect"]:
+        collect(Path(asked[1]))
+    else:
+        print(flips(), places(), sep="\n\n")
