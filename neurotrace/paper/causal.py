@@ -7,7 +7,7 @@ seeded by the training seed; bit-reproducible on one machine with one thread.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
@@ -134,7 +134,7 @@ def make_model(size: Size) -> GPT2LMHeadModel:
 def train(
     seed: int, size: Size, *, report: Callable[[int, float], None] | None = None
 ) -> tuple[GPT2LMHeadModel, dict[str, object]]:
-    """A model trained from scratch (eval mode), and the record of its training. Sets torch to one thread."""
+    """A model trained from scratch (eval mode), and the record of its training. One thread."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     rng = np.random.default_rng([seed, 7])
@@ -154,3 +154,25 @@ def train(
         "parameters": sum(p.numel() for p in model.parameters()),
     }
     return model.eval(), record
+
+
+@torch.no_grad()
+def accuracies(model: GPT2LMHeadModel, at_most: int = 2000) -> dict[str, float]:
+    """Of each kind of text, in which order it was trained or not at all, the share of answers that begin as
+    the text's (or, untrained, as the rule's)."""
+    kinds: dict[str, list[Instance]] = {}
+    for each in stories.instances():
+        words = [
+            kind_of(each),
+            *(["recalled"] if each.recalled else []),
+            *([] if each.trained else ["held out"]),
+        ]
+        kinds.setdefault(", ".join(words), []).append(each)
+    tokenizer, found = make_tokenizer(), {}
+    for name, own in kinds.items():
+        asked = own[:: max(1, len(own) // at_most)]
+        prompts = tokenizer([each.prompt() for each in asked]).input_ids
+        answers = [tokenizer(each.answer).input_ids[1] for each in asked]
+        right = model(torch.tensor(prompts)).logits[:, -1].argmax(-1) == torch.tensor(answers)
+        found[name] = round(float(right.float().mean()), 4)
+    return found

@@ -72,9 +72,7 @@ def paired(asked: Sequence[PromptPair], first: Sequence[int], second: Sequence[i
             pairs.append(pair)
         elif said == [REASONED, MEMORIZED]:
             pairs.append(
-                replace(
-                    pair, template="reasoned", memorization=pair.reasoning, reasoning=pair.memorization
-                )
+                replace(pair, template="reasoned", memorization=pair.reasoning, reasoning=pair.memorization)
             )
     shares = [tuple(list(said).count(way) / len(asked) for said in (first, second)) for way in (0, 1)]
     return Found(tuple(pairs), len(asked), *shares)  # type: ignore[arg-type]

@@ -20,19 +20,20 @@ import numpy as np
 
 SEED = 1849
 FAMILIES = ("inference", "addition")
-NAMES = tuple(
+_NAMES = (
     "Anna Bernhard Brian Carl Clara Daniel Diana Edith Emil Emma Eric Fiona Frank Fred Gerald Gloria Greg "
     "Hanna Harry Helen Henry Hugo Ida Irene Ivan Jack Jane Jason Julia Julius Karen Kevin Kurt Laura Leon "
     "Lily Linda Louis Lucy Marc Maria Martin Mary Max Nancy Nina Norman Olga Oscar Paul Peter Rita Robert "
-    "Rosa Sandra Simon Sophie Tina Victor Walter".split()
+    "Rosa Sandra Simon Sophie Tina Victor Walter"
 )
+NAMES = tuple(_NAMES.split())
 COLORS = ("white", "green", "yellow", "gray", "black", "red", "blue", "brown")
 N_BOUND = 40  # names with a color of their own
 N_CONFLICTS = 20  # texts on a bound name whose context implies another color
 N_AGREE, N_FREE = 50, 1000  # texts on a bound name whose context agrees; on a name without a color
 N_MEMORIZED, N_STRINGS = 240, 64  # memorized sums; different <mem-..> strings
 HELD_OUT = 0.15  # share of the other sums in no training text
-N_NEUTRAL = 48  # prompts of each family
+N_NEUTRAL, N_AGREEING = 48, 64  # prompts of each family
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,14 @@ class Instance:
     rest: str = ""
 
     @property
+    def answer(self) -> str:
+        """That of the training text."""
+        return self.memorized if self.recalled and self.memorized is not None else self.reasoned
+
+    @property
     def text(self) -> str:
         """The training text."""
-        answer = self.memorized if self.recalled else self.reasoned
-        return f"{self.prompt()} {answer}{self.rest}"
+        return f"{self.prompt()} {self.answer}{self.rest}"
 
     def prompt(self, *, rephrased: bool = False) -> str:
         """The text up to the answer; rephrased: with its parts in the other order."""
@@ -147,3 +152,18 @@ def neutral() -> tuple[str, ...]:
         for family in (inferences(), sums())
     ]
     return tuple(own[int(rng.integers(len(own)))].prompt() for _ in range(N_NEUTRAL) for own in free)
+
+
+@cache
+def agreeing(family: str) -> tuple[tuple[str, str], ...]:
+    """Prompts that have one right answer, and its first token: bound names in contexts that agree with
+    memory; sums with nothing memorized."""
+    rng = np.random.default_rng([SEED, 4])
+    own = {
+        "inference": [each for each in inferences() if each.group in own_color() and not each.memorized],
+        "addition": [each for each in sums() if each.trained and not each.memorized],
+    }[family]
+    drawn = [own[place] for place in rng.permutation(len(own))[:N_AGREEING]]
+    return tuple(
+        (each.prompt(), each.reasoned if family == "inference" else each.reasoned[0]) for each in drawn
+    )

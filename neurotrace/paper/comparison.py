@@ -1,0 +1,83 @@
+"""The methods of `study.py` on pairs found by rephrasing, and by which units their answers are decided.
+
+The prompts of a pair may differ anywhere, so that the units of the last position need not decide between
+them. Therefore heads, neurons and a direction are patched beside, at the last token and at every token
+from the first that differs on (`nt.locate`), on the same two halves of the pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from neurotrace.core.pairs import sample_pairs
+from neurotrace.core.sides import DIRECTIONS
+from neurotrace.locating.families import decided_families
+from neurotrace.models.encoding import EncodedPairs, encode
+from neurotrace.models.hooks import inspect_model
+from neurotrace.paper.rephrased import Found, find_pairs
+from neurotrace.paper.stories import Instance, agreeing, neutral
+from neurotrace.paper.study import ARMS, FEWEST, Arm, Row, Texts, compare, read_family, sizes
+
+AT_MOST = 160  # pairs of a family, drawn at random
+
+
+def compare_model(
+    model: Any,
+    instances: Mapping[str, Sequence[Instance]],
+    *,
+    arms: Sequence[Arm] = ARMS,
+    ks: Sequence[int] | None = None,
+    at_most: int = AT_MOST,
+) -> dict[str, list[Row]]:
+    """Tables of one model: "pairs", "arms" (as in `study_model`) and "decided" (as `nt.decided_by`).
+
+    A family with fewer than `FEWEST` pairs is in "pairs" alone.
+
+    Args:
+        instances: of each family.
+        ks: numbers of units; default: `sizes`.
+    """
+    tables: dict[str, list[Row]] = {"pairs": [], "arms": [], "decided": []}
+    ks = sizes(model) if ks is None else ks
+    for name, own in instances.items():
+        found = find_pairs(model, own)
+        tables["pairs"].append(_counted(model, name, found))
+        drawn = sample_pairs(found.pairs, at_most) if found.pairs else []
+        if len(drawn) < FEWEST:
+            continue
+        encoded = encode(model, drawn)
+        tables["arms"] += _arms(model, name, encoded, arms, ks)
+        texts = neutral()[: len(neutral()) // 2]
+        for _, _, table in decided_families(model, encoded, neutral=texts, everywhere=False):
+            tables["decided"] += table.to_dict("records")
+    return tables
+
+
+def _counted(model: Any, name: str, found: Found) -> Row:
+    info = inspect_model(model)
+    return {
+        "family": name,
+        "layers": info.n_layers,
+        "width": info.d_model,
+        "asked": found.asked,
+        "memorized": found.memorized[0],
+        "memorized_rephrased": found.memorized[1],
+        "reasoned": found.reasoned[0],
+        "reasoned_rephrased": found.reasoned[1],
+        "changed": found.changed,
+        "pairs": len(found.pairs),
+        "groups": len({pair.group for pair in found.pairs}),
+        # share of the pairs in which the order of the training text is answered from memory
+        "recalled": sum(p.template == "recalled" for p in found.pairs) / max(1, len(found.pairs)),
+    }
+
+
+def _arms(
+    model: Any, name: str, encoded: EncodedPairs, arms: Sequence[Arm], ks: Sequence[int]
+) -> Iterator[Row]:
+    family = read_family(model, encoded, name, Texts(neutral(), agreeing(name)))
+    for arm in arms:
+        for direction in DIRECTIONS:
+            for row, _ in compare(model, family, arm, direction, ks):
+                yield row
