@@ -38,7 +38,7 @@ class Size:
     steps: int
 
 
-SIZES = {"small": Size(2, 64, 2, 1500), "large": Size(4, 128, 4, 1000)}
+SIZES = {"small": Size(2, 64, 2, 1500), "large": Size(4, 128, 4, 600)}
 
 
 @cache
