@@ -70,11 +70,11 @@ def test_prompts_that_nothing_should_change_have_nothing_memorized():
 
 def test_draws_hold_training_texts_and_weigh_their_answers():
     tokenizer, rng = causal.make_tokenizer(), np.random.default_rng(0)
-    texts = {
-        tuple(tokenizer(each.text).input_ids): tokenizer(each.answer).input_ids[1:]
-        for each in stories.instances()
-        if each.trained
-    }
+    trained = [each for each in stories.instances() if each.trained]
+    rows, answers = (
+        tokenizer(some).input_ids for some in ([e.text for e in trained], [e.answer for e in trained])
+    )
+    texts = {tuple(row): answer[1:] for row, answer in zip(rows, answers, strict=True)}
     unknown = tokenizer.unk_token_id
     for tokens, weights in causal.draw(rng):
         for row, own in zip(tokens, weights, strict=True):
