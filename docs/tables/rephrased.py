@@ -53,7 +53,7 @@ def at_shares(size: str, family: str) -> str:
     """Each method at each number of units: flips seed by seed, the rest the worst of seeds and ways."""
     table = read("arms")
     table = table[(table["size"] == size) & (table["family"] == family)]
-    wanted = sorted(table["k"].unique())[-4:]
+    wanted = sorted(table["k"].unique())
     rows = []
     for k in wanted:
         for arm, own in table[table["k"] == k].groupby("arm", sort=False):
@@ -81,28 +81,35 @@ def at_shares(size: str, family: str) -> str:
     return markdown(header, rows)
 
 
-def _flips(own: pd.DataFrame) -> str:
-    return ", ".join(f"{row.flips:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in own.itertuples())
+def _flips(own: pd.DataFrame, column: str = "flips") -> str:
+    return ", ".join(
+        f"{row[column]:.2f} [{row['low']:.2f}, {row['high']:.2f}]" for _, row in own.iterrows()
+    )
 
 
-def decided() -> str:
-    """The fewest heads, neurons and directions that flip both ways, or the best of them."""
+def located() -> str:
+    """Heads, neurons and directions patched together; of the numbers of neurons the one that flips most."""
+    table = read("located")
     rows = []
-    for (size, family, unit, place), own in read("decided").groupby(
-        ["size", "family", "unit", "place"], sort=False
-    ):
-        rows.append(
-            [
-                f"{size}, {family}: {unit}, {place}",
-                ", ".join(map(str, own["k"])),
-                *(_each(own[f"answers_{way}"]) for way in ("to_reasoning", "to_memory")),
-                _each(own["control"]),
-                f"{own[['damage_to_reasoning', 'damage_to_memory']].max(axis=None):.2f}",
-                f"{int(own['decides'].sum())} of {len(own)}",
-            ]
-        )
-    header = ["model, task: unit", "k", "to reasoning", "to memory", "control", "KL ≤", "decides"]
-    return markdown(header, rows)
+    for (size, family, unit, place), own in table.groupby(["size", "family", "unit", "place"], sort=False):
+        if unit not in ("heads", "neurons", "direction"):
+            continue
+        some = own if unit == "heads" else own.loc[own.groupby(["seed", "direction"])["answers"].idxmax()]
+        for k, part in some.groupby("k") if unit == "heads" else [("best", some)]:
+            named = f"{k} heads" if unit == "heads" else f"{unit} (≤ {own['k'].max()})"
+            rows.append(
+                [
+                    f"{size}, {family}: {named}, {place}",
+                    *(_flips(part[part["direction"] == way], "answers") for way in WAYS),
+                    _most(part["control"], 2),
+                    _most(part["damage"], 3),
+                ]
+            )
+    return markdown(["model, task: patched", "to reasoning", "to memory", "control ≤", "KL ≤"], rows)
+
+
+def _most(values: pd.Series, digits: int) -> str:
+    return "–" if values.isna().all() else f"{values.max():.{digits}f}"
 
 
 if __name__ == "__main__":
@@ -110,4 +117,4 @@ if __name__ == "__main__":
     for size in dict.fromkeys(read("arms")["size"]):
         for family in FAMILIES:
             print(f"{at_shares(size, family)}\n")
-    print(decided())
+    print(located())

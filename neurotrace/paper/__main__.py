@@ -6,7 +6,7 @@
 DIR/MODEL-N           a model of seed N, trained once; `study.json` beside it once it is compared
 DIR/arms.csv          flips, controls and damage of each method at each number of units
 DIR/pairs.csv         pairs, and what share of the instances they are
-DIR/decided.csv       the paper's format: the fewest heads, neurons, directions that decide
+DIR/located.csv       the paper's format: heads, neurons, directions patched, as by `nt.locate`
 DIR/where.csv         ours: flips by the class means' difference on all units of a site
 DIR/consistency.csv   ours: the choice of one family, applied to the others
 DIR/pairs.jsonl       ours: the pairs, for any other command

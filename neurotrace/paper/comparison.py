@@ -10,15 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from neurotrace.core.pairs import sample_pairs
-from neurotrace.core.sides import DIRECTIONS
-from neurotrace.locating.families import decided_families
+from neurotrace.core.pairs import sample_pairs, split_pairs
+from neurotrace.core.sides import DIRECTIONS, Direction
+from neurotrace.locating.locate import locate
 from neurotrace.models.encoding import EncodedPairs, encode
 from neurotrace.models.hooks import inspect_model
 from neurotrace.paper.rephrased import Found, find_pairs
 from neurotrace.paper.stories import Instance, agreeing, neutral
 from neurotrace.paper.study import ARMS, FEWEST, Arm, Row, Texts, compare, read_family, sizes
 
+_KEPT = ("unit", "place", "layer", "k", "answers", "low", "high", "control", "damage", "n")
 AT_MOST = 100  # pairs of a family, drawn at random
 
 
@@ -30,7 +31,7 @@ def compare_model(
     ks: Sequence[int] | None = None,
     at_most: int = AT_MOST,
 ) -> dict[str, list[Row]]:
-    """Tables of one model: "pairs", "arms" (as in `study_model`) and "decided" (as `nt.decided_by`).
+    """Tables of one model: "pairs", "arms" (as in `study_model`) and "located" (as `nt.locate`).
 
     A family with fewer than `FEWEST` pairs is in "pairs" alone.
 
@@ -38,7 +39,7 @@ def compare_model(
         instances: of each family.
         ks: numbers of units; default: the paper's 5 and 10 % of the hidden dimensions, 5 % of the neurons.
     """
-    tables: dict[str, list[Row]] = {"pairs": [], "arms": [], "decided": []}
+    tables: dict[str, list[Row]] = {"pairs": [], "arms": [], "located": []}
     ks = sizes(model)[-3:] if ks is None else ks
     for name, own in instances.items():
         found = find_pairs(model, own)
@@ -48,9 +49,7 @@ def compare_model(
             continue
         encoded = encode(model, drawn)
         tables["arms"] += _arms(model, name, encoded, arms, ks)
-        texts = neutral()[: len(neutral()) // 2]
-        for _, _, table in decided_families(model, encoded, neutral=texts, everywhere=False):
-            tables["decided"] += table.to_dict("records")
+        tables["located"] += _located(model, name, encoded)
     return tables
 
 
@@ -81,3 +80,16 @@ def _arms(
         for direction in DIRECTIONS:
             for row, _ in compare(model, family, arm, direction, ks):
                 yield row
+
+
+def _located(model: Any, name: str, encoded: EncodedPairs) -> Iterator[Row]:
+    """Sets of heads and neurons and a direction, patched on the held-out half."""
+    train, test = (encoded.of(part) for part in split_pairs(encoded.pairs, seed=0))
+    texts = neutral()[: len(neutral()) // 2]
+    for direction in DIRECTIONS:
+        donor = Direction(direction).donor
+        found = locate(
+            model, train, test, donor=donor, neutral=texts, everywhere=False, where=("last", "anywhere")
+        )
+        for row in found.table.to_dict("records"):
+            yield {"family": name, "direction": direction} | {str(key): row[key] for key in _KEPT}

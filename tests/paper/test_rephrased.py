@@ -153,7 +153,7 @@ def test_the_command_trains_finds_pairs_and_compares(steps, tmp_path, monkeypatc
         own = found[(found["family"] == "addition") & (found["k"] == 13)]
         assert set(own["arm"]) == {paper.name, ours.name}
         assert own["flips"].between(own["low"], own["high"]).all()
-        assert set(pd.read_csv(tmp_path / "decided.csv")["unit"]) >= {"heads", "neurons"}
+        assert set(pd.read_csv(tmp_path / "located.csv")["unit"]) >= {"heads", "neurons", "direction"}
     main(asked)
     assert len(calls) == 1
     with pytest.raises(InputError, match=f"trained for {steps} steps, not 7"):
