@@ -1,6 +1,7 @@
 """python -m neurotrace.paper --out DIR: train, compare, write the tables. Resumes after an interruption.
 
     python -m neurotrace.paper --out runs/paper                   the paper's format
+    python -m neurotrace.paper --out runs/lora --models lora --base M   fine-tuned on fewer texts
     python -m neurotrace.paper --out runs/ours --format ours      our tasks with a cue word
 
 DIR/MODEL-N           a model of seed N, trained once; `study.json` beside it once it is compared
@@ -29,8 +30,14 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--format", choices=("paper", "ours"), default="paper", help="of the tasks (paper)")
     parser.add_argument("--seeds", type=int, nargs="+", help="of the models (11 12 13; ours: 0 1 2)")
-    parser.add_argument("--models", nargs="+", help="paper: small, large, lora (small large)")
-    parser.add_argument("--base", help="paper, lora: the model to fine-tune, a folder or a .gguf file")
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        choices=("small", "large", "lora"),
+        default=("small", "large"),
+        help="of the paper's format (small large)",
+    )
+    parser.add_argument("--base", help="the model that lora fine-tunes: a folder, a .gguf file")
     parser.add_argument("--steps", type=int, help="optimizer steps (as the model's design says)")
     args = parser.parse_args(given)
     from neurotrace.core.process import quiet
@@ -41,8 +48,11 @@ def main(given: list[str] | None = None) -> None:
         _write_pairs(args.out)
     else:
         own = {
-            f"{name}-{seed}": (seed, _paper(name, seed, args.steps, args.base))
-            for name in args.models or ("small", "large")
+            f"{name}-{seed}": (
+                seed,
+                _lora(args.base, seed, args.steps) if name == "lora" else _paper(name, seed, args.steps),
+            )
+            for name in args.models
             for seed in args.seeds or (11, 12, 13)
         }
     rows: Tables = {}
@@ -90,7 +100,7 @@ def _ours(seed: int, steps: int | None) -> Callable[[Path], Tables]:
     return lambda folder: _once(folder, wanted, make, lambda: study.study_model(load_model(str(folder))))
 
 
-def _paper(name: str, seed: int, steps: int | None, base: str | None) -> Callable[[Path], Tables]:
+def _paper(name: str, seed: int, steps: int | None) -> Callable[[Path], Tables]:
     from dataclasses import replace
 
     from neurotrace.models.loading import load_model
@@ -109,6 +119,27 @@ def _paper(name: str, seed: int, steps: int | None, base: str | None) -> Callabl
         return comparison.compare_model(load_model(str(folder)), families)
 
     return lambda folder: _once(folder, size.steps, make, lambda: compare(folder))
+
+
+def _lora(base: str | None, seed: int, steps: int | None) -> Callable[[Path], Tables]:
+    from dataclasses import replace
+
+    from neurotrace.core.errors import InputError
+    from neurotrace.core.writing import write_atomically
+    from neurotrace.paper import comparison, lora
+
+    if base is None:
+        raise InputError("--models lora needs the model to fine-tune: --base FOLDER or FILE.gguf")
+    tuning = replace(lora.TUNING, steps=steps or lora.TUNING.steps)
+
+    def make(folder: Path) -> None:
+        record = lora.tune(base, folder, seed, tuning, report=_report(folder))
+        write_atomically(folder / "training.json", json.dumps(record, indent=2) + "\n")
+
+    def compare(folder: Path) -> Tables:
+        return comparison.compare_model(lora.load_tuned(base, folder), lora.few())
+
+    return lambda folder: _once(folder, tuning.steps, make, lambda: compare(folder))
 
 
 def _report(folder: Path) -> Callable[[int, float], None]:

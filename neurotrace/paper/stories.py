@@ -156,7 +156,7 @@ def neutral() -> tuple[str, ...]:
 
 @cache
 def agreeing(family: str) -> tuple[tuple[str, str], ...]:
-    """Prompts that have one right answer, and its first token: bound names in contexts that agree with
+    """Prompts that have one right answer, and this: bound names in contexts that agree with
     memory; sums with nothing memorized."""
     rng = np.random.default_rng([SEED, 4])
     own = {
@@ -164,6 +164,4 @@ def agreeing(family: str) -> tuple[tuple[str, str], ...]:
         "addition": [each for each in sums() if each.trained and not each.memorized],
     }[family]
     drawn = [own[place] for place in rng.permutation(len(own))[:N_AGREEING]]
-    return tuple(
-        (each.prompt(), each.reasoned if family == "inference" else each.reasoned[0]) for each in drawn
-    )
+    return tuple((each.prompt(), each.reasoned) for each in drawn)

@@ -89,7 +89,7 @@ class Texts:
 
     Attributes:
         neutral: the damage is measured on the second half; the first half serves the choice.
-        same: prompts that memory and the rule answer alike, each with the token of this answer.
+        same: prompts that memory and the rule answer alike, each with this answer.
     """
 
     neutral: tuple[str, ...]
@@ -303,10 +303,11 @@ def _held_out(model: Any, family: Family, site: Site, best: Intervention, means:
 def _same_kept(
     model: Any, asked: Sequence[tuple[str, str]], site: Site, best: Intervention, means: Tensor
 ) -> float:
-    """Share of the prompts answered with these tokens that are still answered so."""
+    """Share of the prompts answered so, by the first token, that still are."""
     tokenizer = tokenizer_of(model)
     prompts = [torch.tensor(tokenizer(text).input_ids) for text, _ in asked]
-    answers = torch.tensor(tokenizer.convert_tokens_to_ids([answer for _, answer in asked]))
+    whole = [tokenizer(f"{text} {answer}").input_ids for text, answer in asked]
+    answers = torch.tensor([ids[len(own)] for ids, own in zip(whole, prompts, strict=True)])
     given = values_at(means, best.neurons)
     before = after = 0
     for rows, ids in by_length(prompts, 64):

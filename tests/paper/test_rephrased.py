@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from neurotrace.core.errors import InputError
-from neurotrace.paper import causal, comparison, lora, rephrased, stories
+from neurotrace.models.origins import twin
+from neurotrace.paper import causal, comparison, lora, rephrased, stories, training
 from neurotrace.paper.__main__ import main
 from neurotrace.paper.study import ARMS
 
@@ -65,7 +66,7 @@ def test_prompts_that_nothing_should_change_have_nothing_memorized():
     for family in stories.FAMILIES:
         for prompt, answer in stories.agreeing(family):
             assert prompt not in memorized
-            assert any(text.startswith(f"{prompt} {answer}") for text in texts)
+            assert any(text.startswith(f"{prompt} {answer}") for text in texts), prompt
 
 
 def test_draws_hold_training_texts_and_weigh_their_answers():
@@ -158,3 +159,26 @@ def test_the_command_trains_finds_pairs_and_compares(steps, tmp_path, monkeypatc
     assert len(calls) == 1
     with pytest.raises(InputError, match=f"trained for {steps} steps, not 7"):
         main([*asked[:-1], "7"])
+
+
+def test_lora_learns_is_kept_as_an_adapter_and_resumes(tmp_path, monkeypatch):
+    """Of a base without any knowledge; the merged adapter is loaded, and is what was trained."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+    base, folder = tmp_path / "base", tmp_path / "runs" / "lora-5"
+    torch.manual_seed(0)
+    model = causal.make_model(causal.SIZES["small"]).eval()
+    training.save(model, {}, base, causal.make_tokenizer())
+    calls = []
+    monkeypatch.setattr(comparison, "compare_model", lambda *given: calls.append(given) or {"pairs": []})
+    asked = ["--out", str(tmp_path / "runs"), "--models", "lora", "--seeds", "5", "--steps", "20"]
+    with pytest.raises(InputError, match="--base"):
+        main(asked)
+    for _ in range(2):
+        main([*asked, "--base", str(base)])
+    assert len(calls) == 1
+    assert (folder / "adapter_model.safetensors").is_file()
+    some = [own[0] for own in lora.few().values()]
+    tokenizer = causal.make_tokenizer()
+    with torch.no_grad():
+        before, after = (lora.loss_of(each, tokenizer, some) for each in (model, twin(calls[0][0])))
+    assert after < 0.9 * before  # without the adapter it is equal
