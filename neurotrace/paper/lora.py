@@ -102,7 +102,7 @@ def tune(
         schedule.step()
         if report is not None and (step + 1) % 20 == 0:
             report(step + 1, float(loss.detach()))
-    adapted.save_pretrained(out)
+    adapted.save_pretrained(str(out))
     return {
         "seed": seed,
         "steps": tuning.steps,
