@@ -84,6 +84,19 @@ ARMS = (
 
 
 @dataclass(frozen=True)
+class Texts:
+    """Prompts on which an intervention should change nothing.
+
+    Attributes:
+        neutral: the damage is measured on the second half; the first half serves the choice.
+        same: prompts that memory and the rule answer alike, each with this answer.
+    """
+
+    neutral: tuple[str, ...]
+    same: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
 class Family:
     """One family's pairs on one model, and the statistics of its training part at a site."""
 
@@ -93,20 +106,21 @@ class Family:
     test: list[int]
     evidence: dict[Site, Evidence]
     references: dict[Site, Reference]
+    texts: Texts
 
     def values(self, site: Site, rows: Sequence[int]) -> Activations:
         chosen = self.encoded.at(rows)
         return Activations(self.evidence[site].activations.values[:, list(rows)], chosen.pairs)
 
 
-def read_family(model: Any, encoded: EncodedPairs, name: str) -> Family:
+def read_family(model: Any, encoded: EncodedPairs, name: str, texts: Texts) -> Family:
     own = encoded.at([row for row, pair in enumerate(encoded.pairs) if pair.family == name])
     place = {pair.id: row for row, pair in enumerate(own.pairs)}
     train, test = ([place[pair.id] for pair in part] for part in split_pairs(own.pairs, seed=0))
     sites: tuple[Site, ...] = ("neurons", "residual", "attention")
     evidence = {site: evidence_of(model, own, site) for site in sites}
     references = {site: found.reference(train) for site, found in evidence.items()}
-    return Family(name, own, train, test, evidence, references)
+    return Family(name, own, train, test, evidence, references, texts)
 
 
 def sizes(model: Any) -> tuple[int, ...]:
@@ -133,7 +147,9 @@ def study_model(
     compared = max((k for k in ks if k <= _tenth(model)), default=max(ks))
     counts = Counter(pair.family for pair in encoded.pairs)
     of = Counter(pair.family for pair in pairs())
-    families = [read_family(model, encoded, name) for name in FAMILIES if counts[name] >= FEWEST]
+    families = [
+        read_family(model, encoded, name, _texts(name)) for name in FAMILIES if counts[name] >= FEWEST
+    ]
     found: dict[str, list[Row]] = {"arms": [], "where": [], "consistency": []}
     found["pairs"] = [{"family": name, "behave": counts[name], "of": of[name]} for name in FAMILIES]
     chosen: dict[tuple[str, str, Direction], Intervention] = {}
@@ -141,12 +157,18 @@ def study_model(
         found["where"] += _where(model, family)
         for arm in arms:
             for direction in DIRECTIONS:
-                for row, best in _arm(model, family, arm, direction, ks):
+                for row, best in compare(model, family, arm, direction, ks):
                     found["arms"].append(row)
                     if row["k"] == compared:
                         chosen[family.name, arm.name, direction] = best
     found["consistency"] = list(_consistency(model, families, arms, chosen))
     return found
+
+
+def _texts(family: str) -> Texts:
+    own = [item for item in same_items() if (item.family == "colours") == (family == "colours")]
+    same = tuple((item.prompt(cue), item.reasoned[0]) for item in own for cue in CUES)
+    return Texts(tuple(neutral()), same)
 
 
 def _tenth(model: Any) -> int:
@@ -190,12 +212,12 @@ def _rankings(
             yield kind, rank(training, method)
 
 
-def _arm(
+def compare(
     model: Any, family: Family, arm: Arm, direction: Direction, ks: Sequence[int]
 ) -> Iterator[tuple[Row, Intervention]]:
     """For each k, up to 10 % of the units: the row of the choice on training pairs, and the choice."""
     reference = family.references[arm.site]
-    ks = [k for k in ks if k <= reference.norms.numel() // 10]
+    ks = [k for k in ks if k <= round(reference.norms.numel() / 10)]
     made: list[Intervention] = []
     for kind, scores in _rankings(family, model, arm, direction, family.train):
         made += interventions_for(scores, kind=kind, direction=direction, ks=ks, reference=reference)
@@ -204,8 +226,8 @@ def _arm(
     rates = flip_rates(effects)
     flips = {(c.method, c.kind, c.k): rate for c, rate in rates.items()}
     means = reference.moments.mean_of(made[0].donor)
-    texts = neutral()[: len(neutral()) // 2]
-    harm = damage(model, texts, made, donor_means=[means] * len(made), site=arm.site)
+    texts = family.texts.neutral
+    harm = damage(model, texts[: len(texts) // 2], made, donor_means=[means] * len(made), site=arm.site)
     for k in ks:
         own = [
             (flips[each.label, each.kind, k], float(kl), each)
@@ -263,8 +285,8 @@ def _held_out(model: Any, family: Family, site: Site, best: Intervention, means:
     rates = effects.rates(by=("role",)).set_index("role")
     own = rates.loc["selected"]
     loudest = rates.loc[list(CONTROLS), "answers"]
-    texts = neutral()[len(neutral()) // 2 :]
-    harm = damage(model, texts, [best], donor_means=[means], site=site)
+    texts = family.texts.neutral
+    harm = damage(model, texts[len(texts) // 2 :], [best], donor_means=[means], site=site)
     return {
         "flips": own["answers"],
         "low": own["answers_low"],
@@ -274,18 +296,18 @@ def _held_out(model: Any, family: Family, site: Site, best: Intervention, means:
         "control_role": str(loudest.idxmax()),
         "other_donor": rates.loc["other_donor", "answers"] if foreign else float("nan"),
         "kl": float(harm.mean()),
-        "same_kept": _same_kept(model, family.name, site, best, means),
+        "same_kept": _same_kept(model, family.texts.same, site, best, means),
     }
 
 
-def _same_kept(model: Any, family: str, site: Site, best: Intervention, means: Tensor) -> float:
-    """Share of the items with equal memorized and rule answers that are still answered so, under either
-    cue."""
-    items = [i for i in same_items() if (i.family == "colours") == (family == "colours")]
+def _same_kept(
+    model: Any, asked: Sequence[tuple[str, str]], site: Site, best: Intervention, means: Tensor
+) -> float:
+    """Share of the prompts answered so, by the first token, that still are."""
     tokenizer = tokenizer_of(model)
-    asked = [(item.prompt(cue), item.reasoned[0]) for item in items for cue in CUES]
     prompts = [torch.tensor(tokenizer(text).input_ids) for text, _ in asked]
-    answers = torch.tensor(tokenizer.convert_tokens_to_ids([answer for _, answer in asked]))
+    whole = [tokenizer(f"{text} {answer}").input_ids for text, answer in asked]
+    answers = torch.tensor([ids[len(own)] for ids, own in zip(whole, prompts, strict=True)])
     given = values_at(means, best.neurons)
     before = after = 0
     for rows, ids in by_length(prompts, 64):

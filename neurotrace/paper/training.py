@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from neurotrace.core.writing import write_atomically
 from neurotrace.organism.forward import Group, forward
@@ -203,10 +203,15 @@ def train(
     return model.eval(), record
 
 
-def save(model: GPT2LMHeadModel, record: dict[str, object], out: Path) -> None:
+def save(
+    model: PreTrainedModel,
+    record: dict[str, object],
+    out: Path,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> None:
     """Write config, weights (fp32), tokenizer and, last, `training.json`, which marks completion."""
     model.save_pretrained(out)
-    make_tokenizer().save_pretrained(out)
+    (tokenizer or make_tokenizer()).save_pretrained(out)
     write_atomically(out / "training.json", json.dumps(record, indent=2) + "\n")
 
 

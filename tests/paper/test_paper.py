@@ -16,7 +16,7 @@ from neurotrace.models.encoding import encode
 from neurotrace.models.hooks import forward
 from neurotrace.organism.forward import Group, forward as packed
 from neurotrace.paper import language, study, training
-from neurotrace.paper.__main__ import main, one_model
+from neurotrace.paper.__main__ import main
 from neurotrace.paper.study import ARMS
 from neurotrace.paper.units import evidence_of
 
@@ -124,7 +124,8 @@ def test_the_comparison_on_a_model_that_only_learned_colours(batch, tmp_path, mo
         return study_model(model, arms=arms, ks=(4, 16))
 
     monkeypatch.setattr(study, "study_model", small)
-    main(["--out", str(tmp_path), "--seeds", "1", "--steps", "150"])
+    asked = ["--format", "ours", "--out", str(tmp_path), "--seeds", "0", "--steps", "150"]
+    main(asked)
     assert len(list(folder.glob("step-*/training.json"))) == len(training.KEPT)
     weights = (folder / "model.safetensors").stat().st_mtime_ns
     table = pd.read_csv(tmp_path / "arms.csv")
@@ -145,8 +146,8 @@ def test_the_comparison_on_a_model_that_only_learned_colours(batch, tmp_path, mo
     assert (last["other_donor"] < 0.5).all()
     assert len(pd.read_csv(tmp_path / "consistency.csv")) == 2 * 2
     assert list(pd.read_csv(tmp_path / "pairs.csv")["of"]) == [120, 120, 120]
-    main(["--out", str(tmp_path), "--seeds", "1", "--steps", "150"])
+    main(asked)
     assert len(calls) == 1
     assert (folder / "model.safetensors").stat().st_mtime_ns == weights
     with pytest.raises(InputError, match="trained for 150 steps, not 99"):
-        one_model(folder, 0, 99)
+        main([*asked[:-1], "99"])
