@@ -264,10 +264,11 @@ def pair_record(pair: PromptPair, *, optional: Iterable[str] = ()) -> dict[str, 
 
 def pair_again(record: Mapping[str, Any]) -> PromptPair:
     """The pair of which `pair_record` made this; nothing is checked again."""
-    own = dict(record)
-    also = {name: tuple(own.pop(name, ())) for name in ALSO_FIELDS}
-    spans = tuple(Span(name, *both) for name, both in own.pop("spans", {}).items())
-    return PromptPair(**own, **also, spans=spans)
+    own: dict[str, Any] = dict(record)
+    for name in ALSO_FIELDS:
+        own[name] = tuple(own.get(name, ()))
+    own["spans"] = tuple(Span(name, *both) for name, both in own.get("spans", {}).items())
+    return PromptPair(**own)
 
 
 def pair_records(pairs: Sequence[PromptPair]) -> list[dict[str, Any]]:

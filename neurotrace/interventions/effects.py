@@ -16,8 +16,9 @@ from neurotrace.core.errors import InputError
 from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress, over
 from neurotrace.core.sides import SIDES, Direction, spoken
-from neurotrace.decoding.places import in_both, places_named
+from neurotrace.decoding.places import in_both
 from neurotrace.decoding.sequences import Judged
+from neurotrace.decoding.spans import places_named
 from neurotrace.decoding.tokens import Words
 from neurotrace.engine import metrics
 from neurotrace.engine.turns import takes_turns

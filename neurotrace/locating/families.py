@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from neurotrace.core.process import Progress, over
 from neurotrace.core.sides import SIDES
-from neurotrace.decoding.places import places_named, spans_of
+from neurotrace.decoding.spans import places_named, spans_of
 from neurotrace.folders.units import JSON, NOTHING_KEPT, TABLE, Form, Units, several
 from neurotrace.locating.deciding import FLIPPED, decided_by
 from neurotrace.models.origins import tokenizer_of

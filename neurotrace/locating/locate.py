@@ -33,7 +33,8 @@ from neurotrace.core.pairs import PromptPair
 from neurotrace.core.process import Progress
 from neurotrace.core.scores import Scores
 from neurotrace.core.sides import Direction, Side
-from neurotrace.decoding.places import Where, spans_of
+from neurotrace.decoding.places import Where
+from neurotrace.decoding.spans import spans_of
 from neurotrace.engine.turns import takes_turns
 from neurotrace.interventions.damage import neutral_ids
 from neurotrace.interventions.effects import measure

@@ -18,8 +18,9 @@ from torch import Tensor
 from neurotrace.core.process import Progress, over
 from neurotrace.core.sides import SIDES, Direction, Side
 from neurotrace.decoding.endings import WordEnds
-from neurotrace.decoding.places import Where, in_tail, places_named
+from neurotrace.decoding.places import Where, in_tail
 from neurotrace.decoding.sequences import Judged, judge
+from neurotrace.decoding.spans import places_named
 from neurotrace.engine import metrics
 from neurotrace.models.encoding import EncodedPairs, by_length
 from neurotrace.models.hooks import Point, Site, inspect_model

@@ -16,7 +16,8 @@ import neurotrace as nt
 from neurotrace.core.errors import InputError
 from neurotrace.core.pairs import Span
 from neurotrace.core.sides import SIDES
-from neurotrace.decoding.places import corresponding, places_named, places_of
+from neurotrace.decoding.places import corresponding, places_of
+from neurotrace.decoding.spans import places_named
 from neurotrace.engine.metrics import logit_difference
 from neurotrace.locating.deciding import decided_by, in_words
 from neurotrace.locating.families import decided_families

@@ -689,14 +689,14 @@ MUTATIONS = (
     ),
     Mutation(
         "a part that stands twice is its first occurrence",
-        "decoding/places.py",
+        "decoding/spans.py",
         "first = prompt.rindex(text)",
         "first = prompt.index(text)",
         SITES,
     ),
     Mutation(
         "tokens of a named part correspond from its beginning",
-        "decoding/places.py",
+        "decoding/spans.py",
         "found[side].append(each[-count:])",
         "found[side].append(each[:count])",
         SITES,
