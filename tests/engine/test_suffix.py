@@ -311,7 +311,15 @@ def test_the_tolerance_follows_the_models_own_rounding(monkeypatch):
     naive = type(engine)(engine.parts, "naive")
     truth = proof.reference(naive, None)
     share, units = proof.FULL_PRECISION
-    assert engine.error > units * torch.finfo(torch.float32).eps * float(truth.clean.abs().max())
+    unit = torch.finfo(torch.float32).eps
+    assert proof._SHAKEN * truth.shaken > units * unit * float(truth.clean.abs().max())
+    row = torch.tensor([[10.0, 1.0]])  # without an effect: only rounding may differ
+    off = 20 * units * unit
+    with pytest.raises(proof.Disproved):
+        proof._compare(row + off, row, row, 0.0, "a row")
+    assert proof._compare(row + off, row, row, off, "a row") == pytest.approx(off, rel=0.1)
+    with pytest.raises(proof.Disproved):  # never more than a thousandth of the logits
+        proof._compare(row + 1, row, row, 1e9, "a row")
     right = suffix_attention.shared_prefix_attention
 
     def a_little_more(*args, **options):
