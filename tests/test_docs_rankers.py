@@ -16,6 +16,7 @@ DOCS = Path(__file__).parent.parent / "docs"
         ("summary", "rankers"),
         ("when", "rankers"),
         ("paper", "paper"),
+        ("rephrased", "paper"),
         ("claims", "replicate"),
         ("ceilings", "rankers"),
         ("nulls", "replicate"),
@@ -30,6 +31,7 @@ def test_the_page_holds_the_tables_as_they_are_printed(name, shown, capsys, monk
     printed = capsys.readouterr().out
     page = (DOCS / f"{shown}.md").read_text("utf-8")
     tables = [part for part in printed.split("\n\n") if part.startswith("|")]
-    assert len(tables) >= {"claims": 2, "ceilings": 1, "nulls": 1, "deciding": 1, "models": 2}.get(name, 4)
+    fewest = {"claims": 2, "ceilings": 1, "nulls": 1, "deciding": 1, "models": 2, "paper": 2}
+    assert len(tables) >= fewest.get(name, 4)
     for table in tables:
         assert table.strip() in page
