@@ -96,7 +96,11 @@ def located() -> str:
             continue
         some = own if unit == "heads" else own.loc[own.groupby(["seed", "direction"])["answers"].idxmax()]
         for k, part in some.groupby("k") if unit == "heads" else [("best", some)]:
-            named = f"{k} head{'s' * (k > 1)}" if unit == "heads" else f"{unit} (≤ {own['k'].max()})"
+            named = (
+                f"{k} {'head' if k == 1 else 'heads'}"
+                if unit == "heads"
+                else f"{unit} (≤ {own['k'].max()})"
+            )
             rows.append(
                 [
                     f"{size}, {family}: {named}, {place}",

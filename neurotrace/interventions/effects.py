@@ -18,7 +18,7 @@ from neurotrace.core.process import Progress, over
 from neurotrace.core.sides import SIDES, Direction, spoken
 from neurotrace.decoding.places import in_both
 from neurotrace.decoding.sequences import Judged
-from neurotrace.decoding.spans import places_named
+from neurotrace.decoding.spans import places_named, spans_of
 from neurotrace.decoding.tokens import Words
 from neurotrace.engine import metrics
 from neurotrace.engine.turns import takes_turns
@@ -181,7 +181,7 @@ def measure(
     import pyarrow as pa
 
     encoded = encode(model, pairs)
-    if isinstance(positions, str) and positions not in _SAME:
+    if isinstance(positions, str) and positions in ("cue", "anywhere", *spans_of(encoded.pairs)):
         if activations is not None or any(each.role == "other_donor" for each in interventions):
             raise InputError(f"positions={positions!r}: leave out activations= and the role 'other_donor'")
         rest: dict[str, Any] = {"site": site, "cleans": cleans, "progress": progress}
@@ -279,8 +279,8 @@ def _checked(positions: Positions | str, encoded: EncodedPairs) -> Positions:
     given = tuple(positions) if isinstance(positions, list | tuple | range) else ()
     if not given or not all(isinstance(each, int) and -shortest <= each < 0 for each in given):
         raise InputError(
-            f"positions={positions!r}: expected 'read', 'onward', 'all', 'cue', 'anywhere', a span or "
-            f"places from the prompt's end, {-shortest} to -1"
+            f"positions={positions!r}: expected 'read', 'onward', 'all', 'cue', 'anywhere', a span that "
+            f"all pairs have, or places from the prompt's end, {-shortest} to -1"
         )
     return given
 

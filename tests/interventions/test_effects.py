@@ -184,7 +184,7 @@ def test_refusals_say_what_to_do(model, encoded, tmp_path):
         nt.patch([], donor="reasoning")
     with pytest.raises(InputError, match="each once"):
         nt.zero([PLANTED, PLANTED], direction="to_reasoning")
-    with pytest.raises(InputError, match="'all', 'cue', 'anywhere' or places"):
+    with pytest.raises(InputError, match="'all', 'cue', 'anywhere', a span"):
         nt.measure(model, encoded, [nt.patch([PLANTED], donor="reasoning")], positions="first")
     with pytest.raises(InputError, match="no column"):
         nt.measure(model, encoded, [nt.patch([PLANTED], donor="reasoning")]).where(colour=1)

@@ -424,7 +424,7 @@ def test_named_parts_of_the_prompts_are_places(organism):
     (width,) = {each[0] for each in places.at["reasoning"]}
     by_place = nt.measure(organism, test, [change], positions=tuple(range(width, -1))).to_frame()
     assert by_name.equals(by_place)
-    with pytest.raises(InputError, match=r"is called 'operand' \(its spans: operands\)"):
+    with pytest.raises(InputError, match=r"positions='operand': expected .* a span that all pairs have"):
         nt.measure(organism, test, [change], positions="operand")
 
 
