@@ -306,8 +306,10 @@ def pair_from(record: Any, where: str) -> PromptPair:
 
 def _spans(value: Any, texts: Mapping[str, str], where: str) -> tuple[Span, ...]:
     """Named parts of both prompts: an object of names, or nothing."""
-    if value is None or is_nan(value) or value == []:
+    if value is None or is_nan(value):
         return ()
+    if isinstance(value, list | tuple) and all(isinstance(each, Mapping) for each in value):  # by `asdict`
+        value = {each.get("name"): [each.get(side) for side in SIDES] for each in value}
     if not isinstance(value, Mapping):
         raise InputError(
             f"{where}: field 'spans' is {short(value)}; expected names and texts of the prompts, such as "

@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from neurotrace.core.process import Progress, over
 from neurotrace.core.sides import SIDES
-from neurotrace.decoding.spans import places_named, spans_of
 from neurotrace.folders.units import JSON, NOTHING_KEPT, TABLE, Form, Units, several
 from neurotrace.locating.deciding import FLIPPED, decided_by
-from neurotrace.models.origins import tokenizer_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,6 +44,8 @@ def decided_families(
         how: further arguments of `locate`.
     """
     from neurotrace.core.pairs import sample_pairs, split_pairs
+    from neurotrace.decoding.spans import places_named, spans_of
+    from neurotrace.models.origins import tokenizer_of
 
     for family in over(progress, list(dict.fromkeys(p.family for p in pairs.pairs)), "family", outer=True):
         own = [pair for pair in pairs.pairs if pair.family == family]

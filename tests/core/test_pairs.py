@@ -194,3 +194,4 @@ def test_a_pair_comes_back_from_its_record():
     own = {**GOOD, "memorized_also": [" 1"], "spans": {"subject": "x"}}
     for pair in load_pairs([own, {**GOOD, "id": "b"}]):
         assert pair_again(json.loads(json.dumps(pair_record(pair)))) == pair
+        assert load_pairs([pair]) == [pair]
