@@ -228,6 +228,7 @@ ELSEWHERE = {
     ("organism/card.py", "write_text"),
     ("organism/__main__.py", "write_text"),  # made once, packaged
     ("paper/training.py", "save_pretrained"),
+    ("paper/lora.py", "save_pretrained"),
 }
 
 

@@ -103,7 +103,7 @@ def shape_of(config: Any, name: str) -> Shape:
     )
 
 
-def config_from_file(path: str) -> Any:
+def config_from_file(path: str | Path) -> Any:
     """The configuration in a ``config.json``, a folder's, a ``.gguf`` file's or a built-in model's.
 
     Code beside it is not run.
@@ -113,6 +113,7 @@ def config_from_file(path: str) -> Any:
     """
     from transformers import AutoConfig
 
+    path = os.fspath(path)
     if path.endswith(".gguf") and os.path.isfile(path):
         from neurotrace.models.loading import config_of_gguf
 
