@@ -64,7 +64,7 @@ def plan(
     from neurotrace.sweeps.cost import BASE, config_from_file, copies_while_loading, growth, needs, shape_of
     from neurotrace.sweeps.estimate import Machine, machine_here
 
-    shape = shape_of(config_from_file(config), config)
+    shape, copies = shape_of(config_from_file(config), config), copies_while_loading(config)
     if gflops:
         machine = Machine(gflops, batch or 4096, _NUMBER_BYTES[dtype], BASE)
     else:
@@ -83,17 +83,10 @@ def plan(
         gflops=machine.gflops,
         number_bytes=machine.number_bytes,
         batch=machine.batch,
-        copies=copies_while_loading(config),
+        copies=copies,
         base=machine.base,
     )
-    jobs = needs(
-        shape,
-        pairs,
-        length,
-        number_bytes=machine.number_bytes,
-        copies=copies_while_loading(config),
-        base=machine.base,
-    )
+    jobs = needs(shape, pairs, length, number_bytes=machine.number_bytes, copies=copies, base=machine.base)
     if as_json:
         tell_json({**{name: each.__dict__ for name, each in found}, "jobs": jobs})
         return

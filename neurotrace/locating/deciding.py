@@ -45,8 +45,8 @@ def decided_by(to_reasoning: Located, to_memory: Located) -> pd.DataFrame:
 
     rows = []
     both = [to_reasoning.table, to_memory.table]
+    spans = [place for place in both[0]["place"].unique() if place not in (*_PLACES, "one")]
     for kind in _NAMES:
-        spans = [place for place in both[0]["place"].unique() if place not in (*_PLACES, "one")]
         for place in (*_PLACES, *spans):
             tables = [each[(each["unit"] == kind) & (each["place"] == place)] for each in both]
             if all(len(each) for each in tables):

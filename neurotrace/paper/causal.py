@@ -7,7 +7,7 @@ seeded by the training seed; bit-reproducible on one machine with one thread.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 
@@ -69,13 +69,17 @@ def kind_of(instance: Instance) -> str:
     return "agree" if instance.group in stories.own_color() else "free"
 
 
+def by_kind(instances: Iterable[Instance]) -> dict[str, list[Instance]]:
+    found: dict[str, list[Instance]] = {}
+    for each in instances:
+        found.setdefault(kind_of(each), []).append(each)
+    return found
+
+
 @cache
 def corpora() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Of each kind (tokens of all training texts, whether a token belongs to an answer)."""
-    own: dict[str, list[Instance]] = {}
-    for instance in stories.instances():
-        if instance.trained:
-            own.setdefault(kind_of(instance), []).append(instance)
+    own = by_kind(each for each in stories.instances() if each.trained)
     tokenizer = make_tokenizer()
     found = {}
     for kind, some in own.items():

@@ -19,7 +19,7 @@ from torch import Tensor
 from neurotrace.core.errors import InputError
 from neurotrace.models.loading import load_model
 from neurotrace.models.origins import merged, tokenizer_of, twin
-from neurotrace.paper.causal import ANSWER, kind_of
+from neurotrace.paper.causal import ANSWER, by_kind
 from neurotrace.paper.stories import Instance, inferences, own_color, sums
 
 BATCH = {"conflict": 5, "agree": 1, "free": 2, "memorized": 4, "sum": 4}  # texts a step
@@ -83,9 +83,7 @@ def tune(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, tuning.rate, total_steps=tuning.steps, pct_start=0.1
     )
-    kinds: dict[str, list[Instance]] = {}
-    for each in (each for own in few().values() for each in own):
-        kinds.setdefault(kind_of(each), []).append(each)
+    kinds = by_kind(each for own in few().values() for each in own)
     started = time.process_time()
     for step in range(tuning.steps):
         texts = [
