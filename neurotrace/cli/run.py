@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from neurotrace.core.process import Progress
     from neurotrace.decoding.tokens import Dropped
     from neurotrace.folders.units import Units
-    from neurotrace.models.encoding import EncodedPairs
     from neurotrace.models.protocol import HookedModel
+    from neurotrace.studies.study import Study
 
 
 def demo(
@@ -99,7 +99,7 @@ def run(
         str,
         typer.Option(
             help="What is changed: neurons; or all, which adds decided.parquet: of neurons, attention "
-            "heads and a direction, the fewest that flip both ways (64 pairs of a family)."
+            "heads and a direction, the fewest that flip both ways (by patches, on 96 pairs of a family)."
         ),
     ] = "neurons",
     neutral: Annotated[Path | None, typer.Option(help="Texts to measure damage on, one a line.")] = None,
@@ -204,7 +204,7 @@ def _study(asked: Asked) -> None:
     except MemoryError:  # only the report needs it
         shown = None
         tell("warning: memory ran out for the neuron explorer; the report is without it", error=True)
-    decided = _decided(loaded, found.encoded, asked.seed, held[0]) if asked.units == "all" else None
+    decided = _decided(loaded, found, held[0]) if asked.units == "all" else None
     if inside:
         prompts = [prompt for name in asked.probes for prompt in load_prompts(name)]
         kept = Units(inside, overwrite=asked.overwrite)
@@ -228,22 +228,32 @@ def _study(asked: Asked) -> None:
         _show(summary, asked.out, inside, found.encoded.dropped)
 
 
-def _decided(model: HookedModel, pairs: EncodedPairs, seed: int, units: Units) -> pd.DataFrame:
-    """What decides each family, said as soon as it is known."""
+def _decided(model: HookedModel, study: Study, units: Units) -> pd.DataFrame:
+    """What decides each family, said as soon as it is known: what the study chose, and what is patched."""
     import pandas as pd
 
     from neurotrace.core.process import bars
     from neurotrace.interventions.damage import neutral_texts
-    from neurotrace.locating.deciding import in_words
+    from neurotrace.locating.deciding import decided_in_study, in_words
     from neurotrace.locating.families import PAIRS, TEXTS, decided_families
+    from neurotrace.studies.held_out import flip_record
 
+    place = "last" if study.settings["positions"] == "read" else study.settings["positions"]
+    chosen = decided_in_study(map(flip_record, study.selected()), place)
     found = []
-    texts = neutral_texts(model)[:TEXTS]
-    for family, _, decided in decided_families(
-        model, pairs, at_most=PAIRS, neutral=texts, everywhere=False, seed=seed, units=units, progress=bars
+    for family, _, patched in decided_families(
+        model,
+        study.encoded,
+        at_most=PAIRS,
+        neutral=neutral_texts(model)[:TEXTS],
+        everywhere=False,
+        seed=study.seed,
+        units=units,
+        progress=bars,
     ):
-        tell(f"{family}: {in_words(decided)}", error=True)
-        found.append(decided)
+        own = chosen[chosen["family"] == family] if len(chosen) else chosen
+        found.append(pd.concat([own, patched], ignore_index=True))
+        tell(f"{family}: {in_words(found[-1])}", error=True)
     return pd.concat(found, ignore_index=True)
 
 

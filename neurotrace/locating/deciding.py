@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ DECIDED = "decided.parquet"  # the file
 # columns of the table that words are made of
 WORDS, NUMBERS = ("unit", "place", "why"), ("k", "decides")
 FLIPPED, QUIET = 0.9, 0.05  # of held-out answers: at least by a unit, at most by its control
+WAYS = {"to_reasoning": "to_reasoning", "to_memory": "to_memorization"}  # of the columns -> the direction
 _NAMES = {
     "neurons": ("neuron", "neurons"),
     "heads": ("attention head", "attention heads"),
@@ -22,6 +24,7 @@ _PLACES = {
     "last": "at the last token",
     "cue": "at the tokens that differ",
     "anywhere": "at every token from the first that differs on",
+    "onward": "at the last token and at each token of the answer",
 }
 
 
@@ -29,11 +32,11 @@ def decided_by(to_reasoning: Located, to_memory: Located) -> pd.DataFrame:
     """For each kind of unit the fewest that flip 90 % of held-out answers both ways, controls at most 5 %.
 
     Returns:
-        One row a kind (`neurons`, `heads`, `direction`) and `place` (`last`, `cue`, `anywhere`, a span):
-        `decides`, else `why` not; `k`; of a direction the `layer`; both ways the share of flips with its
-        interval and the `damage`; `control`, the larger one measured. Where no number of units suffices,
-        the row is of the one whose smaller share is the largest. The direction is of the layer with the
-        largest effect predicted on training pairs.
+        One row a kind (`neurons`, `heads`, `direction`) and `place` (`last`, `cue`, `anywhere`, a span);
+        `change` is empty, for the donor's values. `decides`, else `why` not; `k`; of a direction the
+        `layer`; both ways the share of flips with its interval and the `damage`; `control`, the larger one
+        measured. Where no number of units suffices, the row is of the one whose smaller share is the
+        largest. The direction is of the layer with the largest effect predicted on training pairs.
 
     Example::
 
@@ -50,7 +53,44 @@ def decided_by(to_reasoning: Located, to_memory: Located) -> pd.DataFrame:
         for place in (*_PLACES, *spans):
             tables = [each[(each["unit"] == kind) & (each["place"] == place)] for each in both]
             if all(len(each) for each in tables):
-                rows.append({"unit": kind, "place": place} | _fewest(kind, tables))
+                rows.append({"unit": kind, "place": place, "change": ""} | _fewest(kind, tables))
+    return pd.DataFrame(rows)
+
+
+def decided_in_study(flips: Iterable[Mapping[str, Any]], place: str = "last") -> pd.DataFrame:
+    """Rows as of `decided_by`, with `family`: the neurons that a study chose, changed as it chose.
+
+    Args:
+        flips: records of the chosen rows (`selected` of a study or of a run), both directions of a family;
+            a family with one direction is left out.
+        place: where the study changed them.
+
+    Returns:
+        `change` names the interventions, to reasoning / to memory (the folds' joined by +); `k` is the
+        larger number; `control` the largest of the study's controls.
+    """
+    import pandas as pd
+
+    own: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for flip in flips:
+        own.setdefault(flip["family"], {})[str(flip["direction"])] = flip
+    rows = []
+    for family, found in own.items():
+        if set(found) != set(WAYS.values()):
+            continue
+        ways = {way: found[direction] for way, direction in WAYS.items()}
+        least = min(flip["answers"] for flip in ways.values())
+        control = max(flip["control_answers"] for flip in ways.values())
+        decides = least >= FLIPPED and control <= QUIET
+        named = {"unit": "neurons", "place": place}
+        named["change"] = " / ".join(dict.fromkeys(flip["intervention"] for flip in ways.values()))
+        row = named | {"decides": decides, "k": max(flip["k"] for flip in ways.values())}
+        row |= {"why": "" if decides else _why(least, control)}
+        for way, flip in ways.items():
+            low, high = flip["answers_ci"]
+            row |= {f"layer_{way}": -1, f"answers_{way}": flip["answers"]}
+            row |= {f"low_{way}": low, f"high_{way}": high, f"damage_{way}": flip["damage_kl"]}
+        rows.append(row | {"control": control, "n": ways["to_memory"]["n"], "family": family})
     return pd.DataFrame(rows)
 
 
@@ -60,15 +100,15 @@ def _fewest(kind: str, tables: list[pd.DataFrame]) -> dict[str, Any]:
 
     if kind == "direction":
         tables = [each.loc[[each["score"].idxmax()]] for each in tables]
-    pairs = pd.merge(*tables, on="k", suffixes=("_to_reasoning", "_to_memory")).sort_values("k")
-    least = pairs[["answers_to_reasoning", "answers_to_memory"]].min(axis=1)
-    controls = pairs[["control_to_reasoning", "control_to_memory"]]
+    pairs = pd.merge(*tables, on="k", suffixes=[f"_{way}" for way in WAYS]).sort_values("k")
+    least = pairs[[f"answers_{way}" for way in WAYS]].min(axis=1)
+    controls = pairs[[f"control_{way}" for way in WAYS]]
     enough = pairs[(least >= FLIPPED) & (controls.max(axis=1, skipna=False) <= QUIET)]
     control = controls.max(axis=1)
     found = enough.iloc[0] if len(enough) else pairs.loc[least.idxmax()]
     ways = {
         f"{what}_{way}": found[f"{what}_{way}"]
-        for way in ("to_reasoning", "to_memory")
+        for way in WAYS
         for what in ("layer", "answers", "low", "high", "damage")
     }
     loudest = float(controls.loc[found.name].max(skipna=False))
@@ -85,6 +125,8 @@ def in_words(decided: pd.DataFrame) -> str:
         one, more = _NAMES[str(row.unit)]
         count = f"{row.k} {more}" if row.k > 1 else f"one {one}"
         count += f" {_PLACES.get(str(row.place), f'at the tokens of “{row.place}”')}"
+        change = getattr(row, "change", "")  # absent in older files
+        count += f" by {change}, which the study chose" if change else ""
         (by if row.decides else not_by).append(count + (f" ({row.why})" if row.why else ""))
     said = f"decided by {' or by '.join(by)}" if by else "decided by no unit tried"
     return said + (f"; not by {', '.join(not_by)}" if not_by else "")

@@ -19,7 +19,7 @@ from neurotrace.core.sides import SIDES
 from neurotrace.decoding.places import corresponding, places_of
 from neurotrace.decoding.spans import places_named
 from neurotrace.engine.metrics import logit_difference
-from neurotrace.locating.deciding import decided_by, in_words
+from neurotrace.locating.deciding import decided_by, decided_in_study, in_words
 from neurotrace.locating.families import decided_families
 from neurotrace.locating.patching import Patching
 from neurotrace.locating.pursuit import pursue
@@ -137,6 +137,29 @@ def test_the_fewest_of_each_kind_are_said():
     assert in_words(none).startswith(
         "decided by no unit tried; not by one neuron at the last token (20% flip), "
     )
+
+
+def test_what_a_study_chose_is_a_row_beside_the_patches():
+    def flip(direction, k, rate, control, family="f"):
+        own = {"family": family, "direction": direction, "k": k, "intervention": f"steer:{k}", "n": 20}
+        own |= {"answers": rate, "answers_ci": (0.0, 1.0), "control_answers": control}
+        return own | {"damage_kl": 0.1}
+
+    both = decided_in_study([flip("to_reasoning", 8, 0.9, 0.0), flip("to_memorization", 64, 0.95, 0.05)])
+    assert (
+        in_words(both)
+        == "decided by 64 neurons at the last token by steer:8 / steer:64, which the study chose"
+    )
+    assert both["answers_to_memory"].tolist() == [0.95]
+    weak = decided_in_study([flip("to_reasoning", 8, 0.89, 0.0), flip("to_memorization", 8, 0.95, 0.0)])
+    assert in_words(weak).endswith("by steer:8, which the study chose (89% flip)")
+    loud = decided_in_study(
+        [flip("to_reasoning", 8, 0.9, 0.0), flip("to_memorization", 8, 0.95, 0.06)], "onward"
+    )
+    assert in_words(loud).endswith(
+        "at each token of the answer by steer:8, which the study chose (the control flips 6%)"
+    )
+    assert not len(decided_in_study([flip("to_reasoning", 8, 0.9, 0.0)]))
 
 
 def test_it_shows_itself(found):

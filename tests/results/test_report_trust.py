@@ -260,6 +260,10 @@ def test_a_run_of_all_units_opens_with_what_decides(tmp_path):
     said = next(line for line in done.stderr.splitlines() if line.startswith("arithmetic: "))
     found = nt.load_run(tmp_path / "all")
     assert set(found.decided["unit"]) == {"neurons", "heads", "direction"}
+    chosen = found.decided[found.decided["change"] != ""].to_dict("records")
+    assert [row["answers_to_memory"] for row in chosen] == [
+        flip["answers"] for flip in found.selected() if flip["direction"] == "to_memorization"
+    ]
     assert said == f"arithmetic: {in_words(found.decided)}"
     text = " ".join(re.sub(r"<[^>]+>", " ", (tmp_path / "all" / "report.html").read_text()).split())
     assert f"Of all kinds of unit , it is {said.removeprefix('arithmetic: ')[:40]}" in text
