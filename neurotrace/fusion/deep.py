@@ -17,7 +17,7 @@ from sklearn.metrics import cohen_kappa_score
 from sklearn.utils.validation import check_is_fitted
 
 from neurotrace.core.errors import InputError
-from neurotrace.fusion.experts import Evidence, Experts, require_pyro, train
+from neurotrace.fusion.experts import COMPRESSION, LATENT, Evidence, Experts, require_pyro, train
 from neurotrace.fusion.reading import Scale, folds_of, outcomes, read
 from neurotrace.fusion.selector import KINDS, Kind, alone, infer, overall, probabilities, weigh
 
@@ -51,10 +51,10 @@ class DeepFusion(ClassifierMixin, BaseEstimator):
     def __init__(
         self,
         kind: Kind = "product",
-        latent: int = 16,
+        latent: int = LATENT,
         hidden: int = 32,
         steps: int = 250,
-        compression: float = 0.02,
+        compression: float = COMPRESSION,
         decoding: float = 0.0,
         folds: int = 3,
         draws: int = 800,

@@ -25,6 +25,7 @@ from neurotrace.core.errors import InputError
 
 Array = np.ndarray
 RATE, DECAY, BATCH = 3e-3, 1e-3, 256
+LATENT, COMPRESSION = 16, 0.02  # by default: dimensions, β
 
 
 @dataclass(frozen=True)
@@ -86,11 +87,18 @@ def train(
     y: Int[Tensor, " row"],
     *,
     steps: int,
-    compression: float,
-    decoding: float,
     seed: int,
+    compression: float = COMPRESSION,
+    decoding: float = 0.0,
+    parts: bool = True,
 ) -> list[float]:
-    """Train in place; the loss of each step. `compression` is β, `decoding` the decoders' share."""
+    """Train in place; the loss of each step.
+
+    Args:
+        compression: β.
+        decoding: the decoders' share.
+        parts: subsets of the views, too; False: all views at once only.
+    """
     pyro = require_pyro()
     from pyro import distributions as law
     from pyro.infer import TraceMeanField_ELBO
@@ -98,7 +106,7 @@ def train(
 
     rows, count = there.shape
     alone = torch.eye(count)
-    importance = torch.ones(count + 2, 1)
+    importance = torch.ones(count + 2 if parts else 1, 1)
 
     def model(part: Tensor, use: Tensor, mean: Tensor, precision: Tensor) -> None:
         with pyro.plate("subset", len(use), dim=-2), pyro.plate("row", len(part), dim=-1):
@@ -126,7 +134,9 @@ def train(
         torch.manual_seed(seed)
         for _ in range(steps):
             part = torch.randperm(rows)[:BATCH]
-            use = torch.cat([alone, (torch.rand(1, count) < 0.5).float(), torch.ones(1, count)])
+            use = torch.ones(1, count)
+            if parts:
+                use = torch.cat([alone, (torch.rand(1, count) < 0.5).float(), use])
             mean, precision = experts.encode([x[part] for x in views], there[part])
             loss = bound.differentiable_loss(model, guide, part, use, mean, precision) / len(part)
             optimiser.zero_grad()

@@ -6,6 +6,8 @@ long: what deep fusion is compared with.
     average             networks trained apart, the mean of their probabilities
     inverse variance    networks trained apart, probabilities weighted by 1 / mean squared error, held-out
     plain product       networks trained apart, the sum of their log-probabilities
+    joint product       a Gaussian a view over a shared latent, weighted by its inverse variance and trained
+                        together as one product of experts, as in MVAE (Wu and Goodman, NeurIPS 2018)
 """
 
 from __future__ import annotations
@@ -21,11 +23,13 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from torch import Tensor, nn
 
 from neurotrace.core.errors import InputError
-from neurotrace.fusion.experts import BATCH, DECAY, RATE, network
+from neurotrace.fusion.experts import BATCH, DECAY, LATENT, RATE, Experts, network, train
 from neurotrace.fusion.reading import Scale, folds_of, outcomes, read
 
 Array = np.ndarray
-Weighing = Literal["equal weights", "gradient balancing", "average", "inverse variance", "plain product"]
+Weighing = Literal[
+    "equal weights", "gradient balancing", "joint product", "average", "inverse variance", "plain product"
+]
 WEIGHINGS: tuple[Weighing, ...] = get_args(Weighing)
 _DAMPING = 0.5  # α of OGM-GE
 
@@ -60,9 +64,13 @@ class Rival(ClassifierMixin, BaseEstimator):
         self.names_ = list(views)
         arrays, there = read(views, self.names_, len(places))
         self.shapes_ = [array.shape[1:] for array in arrays]
-        self.members_ = []
+        self.members_: list[tuple[Scale, Any, Any]] = []
         for number, (own, other) in enumerate(folds_of(places, groups, self.folds, self.seed)):
             scale = Scale(arrays, there, own)
+            if self.weighing == "joint product":
+                experts = self._product(scale, arrays, there, places, own, self.seed * 1000 + number)
+                self.members_.append((scale, experts, None))
+                continue
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed * 1000 + number)
                 nets = nn.ModuleList([network(w, self.hidden, len(self.classes_)) for w in scale.widths])
@@ -81,6 +89,10 @@ class Rival(ClassifierMixin, BaseEstimator):
         arrays, there = read(views, self.names_, None, self.shapes_)
         found = []
         for scale, nets, precision in self.members_:
+            if precision is None:
+                mean = nets.latent(scale.tensors(arrays, there), torch.from_numpy(there))
+                found.append(nets.head(mean).detach().double().softmax(dim=-1).numpy())
+                continue
             with torch.no_grad():
                 logits = _logits(nets, scale.tensors(arrays, there)).double()
             use = torch.from_numpy(there[..., None] * 1.0)
@@ -99,6 +111,19 @@ class Rival(ClassifierMixin, BaseEstimator):
     def predict(self, views: Mapping[str, Any]) -> Array:
         """The likeliest class."""
         return self.classes_[self.predict_proba(views).argmax(axis=1)]
+
+    def _product(
+        self, scale: Scale, arrays: list[Array], there: Array, places: Array, own: Array, seed: int
+    ) -> Experts:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            experts = Experts(
+                scale.widths, len(self.classes_), latent=LATENT, hidden=self.hidden, decode=False
+            )
+        views, present = scale.tensors(arrays, there, own), torch.from_numpy(there[own])
+        y = torch.from_numpy(places[own])
+        train(experts, views, present, y, steps=self.steps, parts=False, seed=seed)
+        return experts
 
     def _train(
         self, nets: nn.ModuleList, views: list[Tensor], there: Array, y: Int[Tensor, " row"]
