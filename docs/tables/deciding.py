@@ -1,7 +1,8 @@
 """Prints docs/thirteen-families.md's table of what decides each family.
 
 python docs/tables/deciding.py               from deciding.csv
-python docs/tables/deciding.py FOLDER ...    from folders of `neurotrace locate`, which it keeps there
+python docs/tables/deciding.py FOLDER ...    adds what folders of `neurotrace locate` and `neurotrace run`
+                                             say, in place of earlier rows of the same family and kind
 """
 
 from __future__ import annotations
@@ -12,8 +13,12 @@ from pathlib import Path
 import pandas as pd
 from summary import markdown
 
+import neurotrace as nt
+from neurotrace.locating.deciding import DECIDED, decided_in_study, in_words
+
 TABLE = Path(__file__).parent / "deciding.csv"
-KINDS = ("neurons", "heads", "direction")
+KINDS = ("chosen", "neurons", "heads", "direction")
+TITLES = {"chosen": "neurons, as a study chose", "neurons": "neurons, patched"}
 PLACES = {"last": "last", "cue": "where they differ", "anywhere": "anywhere"}
 
 
@@ -31,19 +36,47 @@ def cell(own: pd.DataFrame) -> str:
 
 
 def table(found: pd.DataFrame) -> str:
-    """A family in a row."""
+    """A family in a row; a cell begins with the pairs on which it was measured."""
     rows = []
     for family, own in found.groupby("family", sort=False):
-        cells = [cell(own[own["unit"] == kind]) for kind in KINDS]
-        rows.append([str(family), str(int(own["n"].iloc[0])), *cells])
-    return markdown(["family", "pairs", *KINDS], rows)
+        kinds = own["unit"].where(own["change"] == "", "chosen")
+        pairs = " / ".join(
+            str(int(own.loc[kinds == kind, "n"].max())) for kind in KINDS[:2] if (kinds == kind).any()
+        )
+        rows.append([str(family), pairs, *(cell(own[kinds == kind]) for kind in KINDS)])
+    return markdown(["family", "pairs", *(TITLES.get(kind, kind) for kind in KINDS)], rows)
+
+
+def known() -> pd.DataFrame:
+    """The table so far."""
+    return pd.read_csv(TABLE, dtype={"change": str, "why": str}).fillna({"change": "", "why": ""})
+
+
+def read(folder: Path) -> pd.DataFrame:
+    """What a folder says of its families: patches of `locate`, and what a run's study chose."""
+    parts = []
+    if (folder / DECIDED).is_file():
+        parts.append(pd.read_parquet(folder / DECIDED))
+    if (folder / "summary.json").is_file() and not any("change" in part for part in parts):
+        parts.append(decided_in_study(nt.load_run(folder).selected()))
+    return pd.concat(parts, ignore_index=True).fillna({"change": ""})
+
+
+def first_of_each(found: pd.DataFrame) -> pd.DataFrame:
+    """Of each family the rows of the first source that has patches, and of the first that has a study."""
+    of = found.groupby(["family", found["change"] != ""])["folder"].transform("first")
+    return found[found["folder"] == of].drop(columns="folder")
 
 
 if __name__ == "__main__":
+    found = known()
     if len(sys.argv) > 1:
-        found = pd.concat([pd.read_csv(Path(folder) / "decided.csv") for folder in sys.argv[1:]])
+        sources = [read(Path(folder)).assign(folder=folder) for folder in sys.argv[1:]]
+        found = first_of_each(pd.concat([*sources, found.assign(folder="")], ignore_index=True))
         found.to_csv(TABLE, index=False, float_format="%.4f")
-    found = pd.read_csv(TABLE)
+        found = known()
     print(table(found))
-    decided = found[found["decides"]]["family"].nunique()
-    print(f"\n{decided} of {found['family'].nunique()} families are decided by some unit")
+    decided = found[found["decides"]].groupby("family", sort=False)
+    print(f"\n{decided.ngroups} of {found['family'].nunique()} families are decided by some unit:")
+    for family, own in decided:
+        print(f"  {family}: {in_words(own)}")
