@@ -19,7 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 from neurotrace.core.errors import InputError
 from neurotrace.fusion.experts import COMPRESSION, LATENT, Evidence, Experts, require_pyro, train
 from neurotrace.fusion.reading import Scale, folds_of, outcomes, read
-from neurotrace.fusion.selector import KINDS, Kind, alone, infer, overall, probabilities, weigh
+from neurotrace.fusion.selector import KINDS, Kind, alone, infer, overall, pooled, probabilities, weigh
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,7 +38,7 @@ class DeepFusion(ClassifierMixin, BaseEstimator):
         steps: of training, per fold.
         compression: β, the price of information in the latent; it keeps experts from over-confidence.
         decoding: share of the decoders in the objective; 0 for none. `reconstruct` needs them.
-        folds: networks are trained on all folds but one and weighed on that one; predictions average
+        folds: networks are trained on all folds but one and weighed on that one; predictions pool
             them. `groups` given to `fit` stay whole.
         draws: from the posterior of the weights.
         seed: for folds, networks and draws.
@@ -122,7 +122,7 @@ class DeepFusion(ClassifierMixin, BaseEstimator):
         return self
 
     def predict_proba(self, views: Views) -> Float[Array, "row class"]:
-        """P(class), averaged over networks and posterior draws.
+        """P(class), averaged over posterior draws and pooled over the folds' networks (`selector.pooled`).
 
         Rows that lack views are judged by weights that were inferred without these views: one view may have
         had little weight only because another one knew the same. That takes a second a set of views.
@@ -130,9 +130,8 @@ class DeepFusion(ClassifierMixin, BaseEstimator):
         said = self._said(views)
         found = np.zeros_like(said[0].intercept)
         for rows, draws in self._patterns(said[0]):
-            for each in said:
-                p = probabilities(self.kind, rows_of(each, rows), draws).mean(axis=0)
-                found[rows] += p / len(said)
+            each = [probabilities(self.kind, rows_of(part, rows), draws).mean(axis=0) for part in said]
+            found[rows] = pooled(each)
         return found
 
     def predict(self, views: Views) -> Array:

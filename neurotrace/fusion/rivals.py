@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from neurotrace.core.errors import InputError
 from neurotrace.fusion.experts import BATCH, DECAY, LATENT, RATE, Experts, network, train
 from neurotrace.fusion.reading import Scale, folds_of, outcomes, read
+from neurotrace.fusion.selector import pooled
 
 Array = np.ndarray
 Weighing = Literal[
@@ -39,7 +40,7 @@ class Rival(ClassifierMixin, BaseEstimator):
 
     Args:
         weighing: one of `WEIGHINGS`.
-        hidden, steps, folds, seed: as in `DeepFusion`; a network a fold, averaged.
+        hidden, steps, folds, seed: as in `DeepFusion`; a network a fold, pooled.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class Rival(ClassifierMixin, BaseEstimator):
         return self
 
     def predict_proba(self, views: Mapping[str, Any]) -> Float[Array, "row class"]:
-        """P(class), averaged over the folds' networks; views that are missing have no say."""
+        """P(class), pooled over the folds' networks as in `DeepFusion`; views that are missing have no say."""
         arrays, there = read(views, self.names_, None, self.shapes_)
         found = []
         for scale, nets, precision in self.members_:
@@ -106,7 +107,7 @@ class Rival(ClassifierMixin, BaseEstimator):
                 )
                 p = (logits.softmax(dim=-1) * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1e-12)
             found.append(p.numpy())
-        return np.mean(found, axis=0)
+        return pooled(found)
 
     def predict(self, views: Mapping[str, Any]) -> Array:
         """The likeliest class."""

@@ -12,11 +12,13 @@ others, and loses weight.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from scipy.special import softmax
 from torch import Tensor
 
 from neurotrace.core.errors import InputError
@@ -61,6 +63,15 @@ def infer(
             f"effective draws, got {ess:.0f}; raise draws={draws} or give fewer views"
         )
     return found, ess
+
+
+def pooled(said: Sequence[Float[Array, "row class"]]) -> Float[Array, "row class"]:
+    """P(class) of several networks together: the normalised mean of their log-probabilities.
+
+    A mean of probabilities is less sure than networks that are calibrated each; this logarithmic opinion
+    pool (Genest and Zidek, Statistical Science 1(1), 1986) is as sure as they are.
+    """
+    return softmax(np.log(np.clip(np.stack(said), 1e-12, 1)).mean(axis=0), axis=-1)
 
 
 def probabilities(

@@ -222,3 +222,11 @@ def test_a_view_that_another_one_covers_is_believed_where_it_is_alone():
     as_beside = log_loss(y, fusion.predict_proba(alone))
     assert believed < as_beside - 0.05
     assert strength > fusion.input_weights(alone)["strength"].sum()
+
+
+def test_networks_that_agree_are_as_sure_together_and_one_that_is_not_counts_by_its_logarithm():
+    sure = np.array([[0.9, 0.1]])
+    np.testing.assert_allclose(selector.pooled([sure, sure, sure]), sure)
+    odds = selector.pooled([sure, np.array([[0.5, 0.5]])])
+    np.testing.assert_allclose(odds[0, 0] / odds[0, 1], 3.0)  # the geometric mean of 9 and 1
+    assert selector.pooled([np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]])])[0, 0] == pytest.approx(0.5)
