@@ -86,7 +86,7 @@ class Rival(ClassifierMixin, BaseEstimator):
         return self
 
     def predict_proba(self, views: Mapping[str, Any]) -> Float[Array, "row class"]:
-        """P(class), pooled over the folds' networks as in `DeepFusion`; views that are missing have no say."""
+        """P(class), pooled over the folds' networks as in `DeepFusion`; missing views have no say."""
         arrays, there = read(views, self.names_, None, self.shapes_)
         found = []
         for scale, nets, precision in self.members_:
