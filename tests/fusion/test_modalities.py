@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from neurotrace.core.errors import InputError
-from neurotrace.fusion import speech
+from neurotrace.fusion import DeepFusion, speech
 from neurotrace.fusion.modalities import modalities
 from neurotrace.fusion.planted import planted_views
 from neurotrace.fusion.rivals import WEIGHINGS, Rival, _balance, network, torch
@@ -54,6 +54,18 @@ def test_rivals_learn_and_do_without_a_view(weighing):
     assert rival.score(rest, drawn.y[300:]) > 0.8
     assert rival.score({"view 1": rest["view 1"]}, drawn.y[300:]) > 0.5
     np.testing.assert_allclose(rival.predict_proba(rest).sum(axis=1), 1, rtol=1e-5)
+
+
+def test_a_joint_product_is_trained_on_all_views_together():
+    """Its weak view is worse alone than deep fusion's, which each view's network is trained for."""
+    drawn = planted_views([0.0, 0.3], rows=500, noise=0.2, seed=0)
+    own = {name: view[:300] for name, view in drawn.views.items()}
+    rest = {"view 1": drawn.views["view 1"][300:]}
+    fitted = [
+        each.fit(own, drawn.y[:300]) for each in (Rival("joint product", folds=2), DeepFusion(folds=2))
+    ]
+    together, apart = (each.score(rest, drawn.y[300:]) for each in fitted)
+    assert together < apart
 
 
 def test_gradient_balancing_damps_the_network_that_is_ahead():

@@ -779,6 +779,37 @@ MUTATIONS = (
         ("tests/core/test_prompts.py",),
     ),
     Mutation(
+        "what a study chose decides, however loud its control",
+        "locating/deciding.py",
+        "decides = least >= FLIPPED and control <= QUIET",
+        "decides = least >= FLIPPED",
+        ("tests/models/test_sites.py::test_what_a_study_chose_is_a_row_beside_the_patches",),
+    ),
+    Mutation(
+        "the study is left out of what decides",
+        "cli/run.py",
+        "found.append(pd.concat([own, patched], ignore_index=True))",
+        "found.append(patched)",
+        ("tests/results/test_report_trust.py::test_a_run_of_all_units_opens_with_what_decides",),
+    ),
+    Mutation(
+        "folds' networks are pooled by their mean",
+        "fusion/selector.py",
+        "return softmax(np.log(np.clip(np.stack(said), 1e-12, 1)).mean(axis=0), axis=-1)",
+        "return np.stack(said).mean(axis=0)",
+        (
+            "tests/fusion/test_deep_fusion.py::"
+            "test_networks_that_agree_are_as_sure_together_and_one_that_is_not_counts_by_its_logarithm",
+        ),
+    ),
+    Mutation(
+        "a joint product is trained on its parts, too",
+        "fusion/experts.py",
+        "            if parts:\n",
+        "            if True:\n",
+        ("tests/fusion/test_modalities.py::test_a_joint_product_is_trained_on_all_views_together",),
+    ),
+    Mutation(
         "what decides is not sealed",
         "results/run.py",
         "files = FILES if decided is None else (*FILES, DECIDED)",
