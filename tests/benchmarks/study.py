@@ -3,10 +3,10 @@
     git worktree add --detach ../before 374ac7b
     python tests/benchmarks/study.py --model "$(make -s smollm2)" --tree ../before --tree .
 
-Each checkout runs in a process of its own, the same pairs, one thread, in turn. `--vocabulary 256000` takes
-a random model with the shape of SmolLM2, that vocabulary and the tokenizer of --model instead; each prompt is
-followed by its answer, as the last token alone decides what a random model says, and the pairs' answers are
-what it says then.
+Each checkout runs in a process of its own, the same pairs, one thread, in turn. `--vocabulary 256000`
+takes a random model with the shape of SmolLM2, that vocabulary and the tokenizer of --model instead. Each
+prompt is then followed by its answer, as the last token alone decides what a random model says, and the
+answers of the pairs are what it says.
 """
 
 from __future__ import annotations
@@ -23,11 +23,16 @@ from typing import Annotated, Any
 
 import typer
 
-# part -> functions that it is spent in, of this tree and of 374ac7b; of one within another, only its own time
+# part -> functions that its time is spent in, of this tree and of 374ac7b (without a part within)
 PARTS = {
     "encode": ("studies.study:encode", "studies:encode"),
     "gather": ("studies.study:gather", "studies:gather"),
-    "rank": ("studies.study:rank", "studies.selection:_candidates", "studies:rank", "proof:Proof._candidates"),
+    "rank": (
+        "studies.study:rank",
+        "studies.selection:_candidates",
+        "studies:rank",
+        "proof:Proof._candidates",
+    ),
     "controls": ("studies.selection:_flips_of_controls", "selection:_controls_flip"),
     "candidates": ("studies.selection:choose", "proof:choose"),
     "held-out": ("studies.held_out:measure", "studies.held_out:flipped", "proof:Proof._held_out"),
@@ -92,10 +97,10 @@ def measured(source: str, probes: str, count: int, folds: int, vocabulary: int) 
 
 
 def timed(part: str, place: str, spent: dict[str, float], within: list[float]) -> None:
-    """Add the CPU seconds of this function, if the checkout has it, without those of timed ones that it calls.
+    """Add the CPU seconds of this function, if the checkout has it, without those of parts within.
 
     Args:
-        within: for each timed call that is going on, the seconds of the timed calls in it.
+        within: for each timed call that is going on, the seconds of the timed calls that it made.
     """
     import importlib
 
@@ -143,7 +148,9 @@ def random_model(source: str, vocabulary: int) -> Any:
     )
     module = LlamaForCausalLM(config).eval().requires_grad_(False)
     tokenizer = AutoTokenizer.from_pretrained(Path(source).parent, gguf_file=Path(source).name)
-    module.get_input_embeddings().weight[: len(tokenizer)] *= 2  # words are on top, not numbers without a text
+    module.get_input_embeddings().weight[: len(tokenizer)] *= (
+        2  # words are on top, not numbers without a text
+    )
     if hasattr(nt, "hook"):  # 374ac7b
         return nt.hook(module, tokenizer, name="random")
     return nt.load_model(module, tokenizer, name="random")

@@ -1,0 +1,132 @@
+"""What `neurotrace plan` states beside what is measured: memory of four commands, and the time of a sweep.
+
+python docs/tables/planned.py run NAME=MODEL FOLDER     # resumable: what FOLDER has is not run again
+python docs/tables/planned.py collect FOLDER NAME=MODEL [NAME=MODEL …]      # writes planned.csv
+python docs/tables/planned.py                           # prints the table of docs/models.md
+
+Measured are the peak memory and the CPU seconds of the command's process, one thread. From the sweep's time
+that of a sweep of the last layer is subtracted, which is that of loading. The row of `run` is measured by
+docs/tables/models.py in the same folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from summary import markdown
+
+HERE = Path(__file__).parent
+LAYERS = "3,11,19"  # swept
+# command -> (pairs or prompts, tokens of the longest prompt) that `plan` is asked about
+SIZES = {"run": (64, 33), "rank": (32, 33), "circuit": (340, 41), "sweep": (2, 28)}
+
+
+def commands(model: str) -> dict[str, list[str]]:
+    from neurotrace.sweeps.cost import config_from_file, shape_of
+
+    last = shape_of(config_from_file(model), model).layers - 1
+    capitals = ["--model", model, "--probes", "capitals"]
+    sweep = ["sweep", *capitals, "--max-pairs", str(SIZES["sweep"][0])]
+    few = ["--train-pairs", str(SIZES["rank"][0]), "--exact-neurons", "128", "--curve-pairs", "4"]
+    return {
+        "sweep": [*sweep, "--layers", LAYERS],
+        "loading": [*sweep, "--layers", str(last)],
+        "circuit": ["circuit", "--model", model, "--probes", "conflicts", "--max-groups", "24"],
+        "rank": ["rank", *capitals, "--max-pairs", "96", *few],
+    }
+
+
+def called(words: list[str]) -> tuple[str, Any]:
+    """What `neurotrace …` prints, and what its process used."""
+    command = [sys.executable, "-m", "neurotrace.cli", *words]
+    one = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=os.environ | one, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    printed = process.stdout.read()
+    _, status, used = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"neurotrace {' '.join(words)}: exit status {status >> 8}; run this again")
+    return printed, used
+
+
+def run(named: str, folder: Path) -> None:
+    name, _, model = named.partition("=")
+    folder.mkdir(parents=True, exist_ok=True)
+    for command, words in commands(model).items():
+        record = folder / f"planned-{name}-{command}.json"
+        if record.exists():
+            continue
+        _, used = called([*words, "--out", str(folder / f"{command}-{name}")])
+        found = {"peak_gib": used.ru_maxrss / 2**20, "cpu_seconds": used.ru_utime + used.ru_stime}
+        record.write_text(json.dumps(found), "utf-8")
+
+
+def collect(folder: Path, models: list[str]) -> None:
+    rows = []
+    for named in models:
+        name, _, model = named.partition("=")
+        measured = {
+            command: json.loads((folder / f"planned-{name}-{command}.json").read_text("utf-8"))
+            for command in ("rank", "circuit", "sweep", "loading")
+        }
+        measured["run"] = json.loads((folder / f"{name}-capitals.json").read_text("utf-8"))
+        for command, (pairs, length) in SIZES.items():
+            asked = ["--model", model, "--pairs", str(pairs), "--length", str(length), "--json"]
+            if command == "sweep":
+                stated = json.loads(called([*commands(model)["sweep"], "--dry-run", "--json"])[0])
+                memory, seconds = stated["cost"]["memory"], stated["cost"]["seconds"]
+                spent = measured["sweep"]["cpu_seconds"] - measured["loading"]["cpu_seconds"]
+            else:
+                memory = json.loads(called(["plan", *asked])[0])["jobs"][command]
+                seconds = spent = float("nan")
+            rows.append(
+                {
+                    "model": name,
+                    "command": command,
+                    "pairs": pairs,
+                    "planned_gib": memory / 2**30,
+                    "peak_gib": measured[command]["peak_gib"],
+                    "planned_seconds": seconds,
+                    "seconds": spent,
+                }
+            )
+    pd.DataFrame(rows).to_csv(HERE / "planned.csv", index=False, float_format="%.4g")
+
+
+def table() -> str:
+    rows = []
+    for row in pd.read_csv(HERE / "planned.csv").to_dict("records"):
+        memory = row["planned_gib"] / row["peak_gib"]
+        cells = [f"{row['planned_gib']:.2f}", f"{row['peak_gib']:.2f}", f"{memory:.2f}×", "", "", ""]
+        if row["seconds"] == row["seconds"]:
+            time = row["planned_seconds"] / row["seconds"]
+            cells[3:] = [f"{row['planned_seconds']:.0f}", f"{row['seconds']:.0f}", f"{time:.2f}×"]
+        rows.append([row["model"], row["command"], str(row["pairs"]), *cells])
+    head = [
+        "model",
+        "command",
+        "pairs",
+        "GiB planned",
+        "measured",
+        "ratio",
+        "s planned",
+        "measured",
+        "ratio",
+    ]
+    return markdown(head, rows)
+
+
+if __name__ == "__main__":
+    asked = sys.argv[1:]
+    if asked[:1] == ["run"]:
+        run(asked[1], Path(asked[2]))
+    elif asked[:1] == ["collect"]:
+        collect(Path(asked[1]), asked[2:])
+    else:
+        print(table())
