@@ -3,7 +3,8 @@
     git worktree add --detach ../before 374ac7b
     python tests/benchmarks/study.py --model "$(make -s smollm2)" --tree ../before --tree .
 
-Each checkout runs in a process of its own, the same pairs, one thread, in turn. `--vocabulary 256000`
+Each checkout runs in a process of its own, on the same pairs, one thread. The processes take turns of two
+seconds, so that what else the machine does costs all of them alike. `--vocabulary 256000`
 takes a random model with the shape of SmolLM2, that vocabulary and the tokenizer of --model instead. Each
 prompt is then followed by its answer, as the last token alone decides what a random model says, and the
 answers of the pairs are what it says.
@@ -15,6 +16,7 @@ import json
 import os
 import random
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -23,6 +25,7 @@ from typing import Annotated, Any
 
 import typer
 
+_TURN = 2.0  # seconds
 # part -> functions that its time is spent in, of this tree and of 374ac7b (without a part within)
 PARTS = {
     "encode": ("studies.study:encode", "studies:encode"),
@@ -55,13 +58,30 @@ def main(
     if one:
         print(json.dumps(measured(model, probes, pairs, folds, vocabulary)))
         return
+    asked = {"model": model, "probes": probes, "pairs": pairs, "folds": folds, "vocabulary": vocabulary}
+    call = [sys.executable, __file__, "--one"]
+    call += [word for name, value in asked.items() for word in (f"--{name}", str(value))]
+    running: dict[str, subprocess.Popen[str]] = {}
     for each in tree or [Path.cwd()]:
-        asked = {"model": model, "probes": probes, "pairs": pairs, "folds": folds, "vocabulary": vocabulary}
-        call = [sys.executable, __file__, "--one"]
-        call += [word for name, value in asked.items() for word in (f"--{name}", str(value))]
         around = {"PYTHONPATH": str(each.resolve()), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-        done = subprocess.run(call, env=os.environ | around, stdout=subprocess.PIPE, text=True, check=True)
-        print(json.dumps({"tree": str(each)} | json.loads(done.stdout.splitlines()[-1])), flush=True)
+        running[str(each)] = subprocess.Popen(
+            call, env=os.environ | around, stdout=subprocess.PIPE, text=True
+        )
+        running[str(each)].send_signal(signal.SIGSTOP)
+    try:
+        while running:
+            for name, process in list(running.items()):
+                process.send_signal(signal.SIGCONT)
+                try:
+                    process.wait(_TURN)
+                    printed = process.stdout.read() if process.stdout else ""
+                    print(json.dumps({"tree": name} | json.loads(printed.splitlines()[-1])), flush=True)
+                    del running[name]
+                except subprocess.TimeoutExpired:
+                    process.send_signal(signal.SIGSTOP)
+    finally:
+        for process in running.values():
+            process.kill()
 
 
 def measured(source: str, probes: str, count: int, folds: int, vocabulary: int) -> dict[str, Any]:
