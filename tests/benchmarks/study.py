@@ -62,6 +62,7 @@ def main(
     call = [sys.executable, __file__, "--one"]
     call += [word for name, value in asked.items() for word in (f"--{name}", str(value))]
     running: dict[str, subprocess.Popen[str]] = {}
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # none that is stopped is left behind
     for each in tree or [Path.cwd()]:
         around = {"PYTHONPATH": str(each.resolve()), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         running[str(each)] = subprocess.Popen(
