@@ -24,7 +24,7 @@ from summary import markdown
 HERE = Path(__file__).parent
 LAYERS = "3,11,19"  # swept
 # command -> (pairs or prompts, tokens of the longest prompt) that `plan` is asked about
-SIZES = {"run": (64, 33), "rank": (32, 33), "circuit": (340, 41), "sweep": (2, 28)}
+SIZES = {"run": (64, 33), "rank": (12, 33), "circuit": (222, 41), "sweep": (2, 28)}
 
 
 def commands(model: str) -> dict[str, list[str]]:
@@ -33,12 +33,13 @@ def commands(model: str) -> dict[str, list[str]]:
     last = shape_of(config_from_file(model), model).layers - 1
     capitals = ["--model", model, "--probes", "capitals"]
     sweep = ["sweep", *capitals, "--max-pairs", str(SIZES["sweep"][0])]
-    few = ["--train-pairs", str(SIZES["rank"][0]), "--exact-neurons", "128", "--curve-pairs", "4"]
+    few = ["--train-pairs", str(SIZES["rank"][0]), "--exact-neurons", "64", "--curve-pairs", "2"]
+    few += ["--methods", "gradient,two_ended,integrated,contrast,relp,exact"]
     return {
         "sweep": [*sweep, "--layers", LAYERS],
         "loading": [*sweep, "--layers", str(last)],
-        "circuit": ["circuit", "--model", model, "--probes", "conflicts", "--max-groups", "24"],
-        "rank": ["rank", *capitals, "--max-pairs", "96", *few],
+        "circuit": ["circuit", "--model", model, "--probes", "conflicts", "--max-groups", "16"],
+        "rank": ["rank", *capitals, "--max-pairs", "40", *few],
     }
 
 
