@@ -37,7 +37,7 @@ from neurotrace.models.protocol import HookedModel
 if TYPE_CHECKING:
     import pandas as pd
 
-_CHUNK = 256  # candidates asked before checking whether there are enough
+_CHUNK = 64  # candidates asked before checking whether there are enough
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def mine_pairs(
             an order drawn with `seed`, so that the pairs found are a random part. Default: ask all.
         answers: ``"first"`` or ``"whole"``, as in `encode`.
         batch_size: prompts of equal length that run together; changes no result.
-        units: ``nt.Units("runs/mine")`` keeps each 256 candidates that were asked; the same call goes on.
+        units: ``nt.Units("runs/mine")`` keeps each 64 candidates that were asked; the same call goes on.
 
     Example::
 
@@ -122,7 +122,7 @@ def mine_pairs(
     units.begin(
         {"command": "mine", "model": {"name": inspect_model(model).name} | model_record(model)}
         | {"candidates_sha256": json_hash([pair_record(pair) for pair in pairs]), "max_pairs": max_pairs}
-        | {"answers": answers}
+        | {"answers": answers, "together": _CHUNK}
         | {"seed": seed, "batch_size": batch_size, "surroundings": surroundings(model)}
     )
     parts: list[EncodedPairs] = []

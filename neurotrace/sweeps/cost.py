@@ -46,6 +46,7 @@ class Shape:
     block: int  # weights that one block multiplies with
     parameters: int
     vocabulary: int = 0
+    key_values: int = 0  # numbers that attention keeps of a token in one block
 
     @property
     def neurons(self) -> int:
@@ -84,6 +85,7 @@ def shape_of(config: Any, name: str) -> Shape:
         parts = find_parts(model)
         heads = int(text.num_attention_heads)
         size = int(getattr(text, "head_dim", None) or text.hidden_size // heads)
+        key_heads = int(getattr(text, "num_key_value_heads", None) or heads)
     except Exception as error:  # a wrong configuration can raise anything
         raise InputError(f"{name}: can't estimate the cost of this model ({first_line(error)})") from None
     kinds = (torch.nn.Linear, Conv1D)
@@ -100,6 +102,7 @@ def shape_of(config: Any, name: str) -> Shape:
         sum(blocks) // len(blocks),
         sum(p.numel() for p in model.parameters()),
         int(text.vocab_size),
+        2 * key_heads * size,
     )
 
 
@@ -179,10 +182,10 @@ def cost(
 def needs(
     shape: Shape, pairs: int, length: int, *, number_bytes: int, copies: float = 1.0, base: float = 0.0
 ) -> dict[str, float]:
-    """Peak bytes of collecting and ranking: the model's weights and what a job adds, or the loading.
+    """Peak bytes of jobs other than a sweep: the model's weights and what a job adds, or the loading.
 
     Batches are the defaults: 32 prompts without gradients, 16 with gradients. A run keeps activations
-    and slopes of every pair on both sides, in float32.
+    and slopes of every pair on both sides, in float32, and the clean runs of all prompts (`engine/kept.py`).
 
     Args:
         copies: number of copies of the weights in memory while the model is loaded.
@@ -274,6 +277,7 @@ def growth(
         d_model=2 * shape.d_model,
         attention=2 * shape.attention,
         heads=2 * shape.heads,
+        key_values=2 * shape.key_values,
         block=4 * shape.block,
         parameters=4 * shape.layers * shape.block + 2 * (shape.parameters - shape.layers * shape.block),
     )
