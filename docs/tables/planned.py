@@ -24,7 +24,7 @@ from summary import markdown
 HERE = Path(__file__).parent
 LAYERS = "3,11,19"  # swept
 # command -> (pairs or prompts, tokens of the longest prompt) that `plan` is asked about
-SIZES = {"run": (64, 33), "rank": (12, 33), "circuit": (222, 41), "sweep": (2, 28)}
+SIZES = {"run": (64, 33), "rank": (12, 33), "circuit": (222, 41), "sweep": (6, 28)}
 
 
 def commands(model: str) -> dict[str, list[str]]:
