@@ -24,7 +24,7 @@ from summary import markdown
 HERE = Path(__file__).parent
 LAYERS = "3,11,19"  # swept
 # command -> (pairs or prompts, tokens of the longest prompt) that `plan` is asked about
-SIZES = {"run": (64, 33), "rank": (12, 33), "circuit": (222, 41), "sweep": (6, 28)}
+SIZES = {"run": (64, 33), "rank": (12, 33), "circuit": (104, 41), "sweep": (6, 28)}
 
 
 def commands(model: str) -> dict[str, list[str]]:
@@ -38,8 +38,8 @@ def commands(model: str) -> dict[str, list[str]]:
     return {
         "sweep": [*sweep, "--layers", LAYERS],
         "loading": [*sweep, "--layers", str(last)],
-        "circuit": ["circuit", "--model", model, "--probes", "conflicts", "--max-groups", "16"],
         "rank": ["rank", *capitals, "--max-pairs", "40", *few],
+        "circuit": ["circuit", "--model", model, "--probes", "conflicts", "--max-groups", "8"],
     }
 
 
