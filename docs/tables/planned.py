@@ -33,12 +33,12 @@ def commands(model: str) -> dict[str, list[str]]:
     last = shape_of(config_from_file(model), model).layers - 1
     capitals = ["--model", model, "--probes", "capitals"]
     sweep = ["sweep", *capitals, "--max-pairs", str(SIZES["sweep"][0])]
-    few = ["--train-pairs", str(SIZES["rank"][0]), "--exact-neurons", "64", "--curve-pairs", "2"]
-    few += ["--methods", "gradient,two_ended,integrated,contrast,relp,exact"]
+    few = ["--train-pairs", str(SIZES["rank"][0]), "--exact-neurons", "64", "--curve-pairs", "0"]
+    few += ["--methods", "gradient,two_ended,contrast,relp,exact"]
     return {
         "sweep": [*sweep, "--layers", LAYERS],
         "loading": [*sweep, "--layers", str(last)],
-        "rank": ["rank", *capitals, "--max-pairs", "40", *few],
+        "rank": ["rank", *capitals, "--max-pairs", "24", *few],
         "circuit": ["circuit", "--model", model, "--probes", "conflicts", "--max-groups", "8"],
     }
 
