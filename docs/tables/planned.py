@@ -72,20 +72,28 @@ def collect(folder: Path, models: list[str]) -> None:
     rows = []
     for named in models:
         name, _, model = named.partition("=")
-        measured = {
-            command: json.loads((folder / f"planned-{name}-{command}.json").read_text("utf-8"))
-            for command in ("rank", "circuit", "sweep", "loading")
-        }
-        measured["run"] = json.loads((folder / f"{name}-capitals.json").read_text("utf-8"))
+        records = {c: folder / f"planned-{name}-{c}.json" for c in ("rank", "circuit", "sweep", "loading")}
+        records["run"] = folder / f"{name}-capitals.json"
+        measured = {c: json.loads(each.read_text("utf-8")) for c, each in records.items() if each.exists()}
         for command, (pairs, length) in SIZES.items():
+            if command not in measured:
+                continue
             asked = ["--model", model, "--pairs", str(pairs), "--length", str(length), "--json"]
             if command == "sweep":
-                stated = json.loads(called([*commands(model)["sweep"], "--dry-run", "--json"])[0])
-                memory, seconds = stated["cost"]["memory"], stated["cost"]["seconds"]
+                words = [*commands(model)["sweep"], "--out", str(folder / f"sweep-{name}")]
+                # each measures the machine's rate for half a second, beside whatever else runs
+                several = [json.loads(called([*words, "--dry-run", "--json"])[0]) for _ in range(3)]
+                content = json.loads((folder / f"sweep-{name}" / "manifest.json").read_text("utf-8"))[
+                    "content"
+                ]
+                # the pairs that the model answers were not known before
+                pairs, drawn = content["layout"]["pairs"], pairs
+                memory = several[0]["cost"]["memory"]
+                seconds = sorted(each["cost"]["seconds"] * pairs / drawn for each in several)
                 spent = measured["sweep"]["cpu_seconds"] - measured["loading"]["cpu_seconds"]
             else:
                 memory = json.loads(called(["plan", *asked])[0])["jobs"][command]
-                seconds = spent = float("nan")
+                seconds, spent = [], None
             rows.append(
                 {
                     "model": name,
@@ -93,7 +101,8 @@ def collect(folder: Path, models: list[str]) -> None:
                     "pairs": pairs,
                     "planned_gib": memory / 2**30,
                     "peak_gib": measured[command]["peak_gib"],
-                    "planned_seconds": seconds,
+                    "planned_seconds": seconds[0] if seconds else None,
+                    "planned_seconds_most": seconds[-1] if seconds else None,
                     "seconds": spent,
                 }
             )
@@ -106,8 +115,10 @@ def table() -> str:
         memory = row["planned_gib"] / row["peak_gib"]
         cells = [f"{row['planned_gib']:.2f}", f"{row['peak_gib']:.2f}", f"{memory:.2f}×", "", "", ""]
         if row["seconds"] == row["seconds"]:
-            time = row["planned_seconds"] / row["seconds"]
-            cells[3:] = [f"{row['planned_seconds']:.0f}", f"{row['seconds']:.0f}", f"{time:.2f}×"]
+            stated = row["planned_seconds"], row["planned_seconds_most"]
+            cells[3] = "–".join(f"{each:.0f}" for each in stated)
+            cells[4] = f"{row['seconds']:.0f}"
+            cells[5] = "–".join(f"{each / row['seconds']:.2f}" for each in stated) + "×"
         rows.append([row["model"], row["command"], str(row["pairs"]), *cells])
     head = [
         "model",
