@@ -122,19 +122,15 @@ def behaving(
 ) -> EncodedPairs:
     """The pairs that the model, called `name`, answers both ways; at most so many of a family, 0: all."""
     from neurotrace.core.process import bars
+    from neurotrace.engine.kept import keeping
     from neurotrace.models.encoding import encode, nothing_left
+    from neurotrace.models.origins import engine_of
     from neurotrace.probe_sets.mining import mine_pairs
 
-    if not at_most:
-        return encode(model, pairs, answers=answers, progress=bars)
-    mined = mine_pairs(
-        model,
-        pairs,
-        max_pairs=at_most,
-        answers=answers,
-        seed=seed,
-        progress=bars,
-    )
+    with keeping(engine_of(model)):  # what prompts begin with in common is run once
+        if not at_most:
+            return encode(model, pairs, answers=answers, progress=bars)
+        mined = mine_pairs(model, pairs, max_pairs=at_most, answers=answers, seed=seed, progress=bars)
     if not len(mined.encoded):
         raise nothing_left(name, mined.encoded)
     return mined.encoded

@@ -16,6 +16,7 @@ answer is copied or the behaviour is transferred; it is reported separately.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, pairwise
@@ -38,7 +39,7 @@ QUIET = 0.04  # maximum share of training answers that a chosen candidate's cont
 _FIRST = 3  # draws of each control at first: 0 flips of 96 put the interval below `QUIET`
 _DRAWS = 6  # draws in all
 _TOGETHER = 8  # candidates whose controls are measured together
-_HALVINGS = 4  # of the pairs: a sixteenth of them comes first
+_SOONER = (1 / 16, 3 / 16)  # shares of the pairs at which a candidate may be left before all are measured
 
 
 def controls_for(
@@ -303,14 +304,12 @@ class QuietSearch:
         return float(self.heard[candidate].hits.sum((1, 2)).max()) / (_DRAWS * len(self.near))
 
     def _parts(self) -> list[list[int]]:
-        """The pairs, those that controls flipped most often first; a part is as large as those before."""
+        """The pairs, those that controls flipped most often first, cut at `_SOONER`."""
         found = sum((heard.hits.sum((0, 1)) for heard in self.heard.values()), torch.zeros(len(self.near)))
         order = sorted(
             range(len(self.near)), key=lambda pair: (-float(found[pair]), -float(self.near[pair]))
         )
-        ends = [len(order)]
-        while ends[0] > 1 and len(ends) <= _HALVINGS:
-            ends.insert(0, -(-ends[0] // 2))
+        ends = sorted({*(math.ceil(share * len(order)) for share in _SOONER), len(order)})
         return [order[start:end] for start, end in pairwise([0, *ends])]
 
     def _hear(self, candidates: Sequence[Any], pairs: list[int]) -> None:

@@ -37,7 +37,7 @@ from neurotrace.models.protocol import HookedModel
 if TYPE_CHECKING:
     import pandas as pd
 
-_CHUNK = 256  # candidates asked before checking whether there are enough
+_CHUNK, _FEW = 256, 64  # candidates asked together: of all; before checking whether there are enough
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,8 @@ def mine_pairs(
             an order drawn with `seed`, so that the pairs found are a random part. Default: ask all.
         answers: ``"first"`` or ``"whole"``, as in `encode`.
         batch_size: prompts of equal length that run together; changes no result.
-        units: ``nt.Units("runs/mine")`` keeps each 256 candidates that were asked; the same call goes on.
+        units: ``nt.Units("runs/mine")`` keeps each 256 candidates that were asked (64 with
+            `max_pairs`); the same call goes on.
 
     Example::
 
@@ -119,18 +120,19 @@ def mine_pairs(
     waiting = list(pairs)
     if max_pairs is not None:
         random.Random(seed).shuffle(waiting)
+    together = _CHUNK if max_pairs is None else _FEW
     units.begin(
         {"command": "mine", "model": {"name": inspect_model(model).name} | model_record(model)}
         | {"candidates_sha256": json_hash([pair_record(pair) for pair in pairs]), "max_pairs": max_pairs}
-        | {"answers": answers}
+        | {"answers": answers, "together": together}
         | {"seed": seed, "batch_size": batch_size, "surroundings": surroundings(model)}
     )
     parts: list[EncodedPairs] = []
-    for _ in over(progress, range(ceil(len(pairs) / _CHUNK)), "part of the candidates", outer=True):
+    for _ in over(progress, range(ceil(len(pairs) / together)), "part of the candidates", outer=True):
         counts = Counter(pair.family for part in parts for pair in part.pairs)
         if max_pairs is not None:
             waiting = [pair for pair in waiting if counts[pair.family] < max_pairs]
-        chunk, waiting = waiting[:_CHUNK], waiting[_CHUNK:]
+        chunk, waiting = waiting[:together], waiting[together:]
         if chunk:
             asking = partial(ask, model, chunk, answers=answers, batch_size=batch_size, progress=progress)
             parts.append(units.once(f"candidates {len(parts)}", _ENCODED, asking))

@@ -29,6 +29,8 @@ SHARE = 0.8  # share of a large matrix multiplication's rate, measured by tests/
 CALL = 2.5e-4  # minimum seconds of a pass per block, for any number of rows
 ROW_BYTES = 9.0  # bytes of Parquet per cell: mostly two floats that do not compress
 BASE = 0.55 * 2**30  # bytes of Python with torch, transformers and TransformerLens loaded
+KEPT = 4.0 * 2**30  # bytes of clean runs that a study keeps at most: `engine/kept.py`
+LOGITS = 4.0 * 2**26  # bytes of logits under interventions: `interventions/effects.py`
 _MOST_LAYERS = 1000
 _MOST_TIMED, _FEW = 2e11, 64  # operations of the multiplication that is timed; its rows at least
 
@@ -46,6 +48,7 @@ class Shape:
     block: int  # weights that one block multiplies with
     parameters: int
     vocabulary: int = 0
+    key_values: int = 0  # numbers that attention keeps of a token in one block
 
     @property
     def neurons(self) -> int:
@@ -84,6 +87,7 @@ def shape_of(config: Any, name: str) -> Shape:
         parts = find_parts(model)
         heads = int(text.num_attention_heads)
         size = int(getattr(text, "head_dim", None) or text.hidden_size // heads)
+        key_heads = int(getattr(text, "num_key_value_heads", None) or heads)
     except Exception as error:  # a wrong configuration can raise anything
         raise InputError(f"{name}: can't estimate the cost of this model ({first_line(error)})") from None
     kinds = (torch.nn.Linear, Conv1D)
@@ -100,6 +104,7 @@ def shape_of(config: Any, name: str) -> Shape:
         sum(blocks) // len(blocks),
         sum(p.numel() for p in model.parameters()),
         int(text.vocab_size),
+        2 * key_heads * size,
     )
 
 
@@ -179,10 +184,10 @@ def cost(
 def needs(
     shape: Shape, pairs: int, length: int, *, number_bytes: int, copies: float = 1.0, base: float = 0.0
 ) -> dict[str, float]:
-    """Peak bytes of collecting and ranking: the model's weights and what a job adds, or the loading.
+    """Peak bytes of jobs other than a sweep: the model's weights and what a job adds, or the loading.
 
     Batches are the defaults: 32 prompts without gradients, 16 with gradients. A run keeps activations
-    and slopes of every pair on both sides, in float32.
+    and slopes of every pair on both sides, in float32, and all clean runs (`engine/kept.py`).
 
     Args:
         copies: number of copies of the weights in memory while the model is loaded.
@@ -200,11 +205,16 @@ def needs(
         cached = prompts * length * shape.layers * 4 * shape.d_model * number_bytes
         return batch(prompts, 6) + cached
 
+    of_token = shape.layers * shape.key_values
+    clean = length * of_token + shape.neurons + shape.layers * shape.d_model  # numbers of one clean run
+    runs = min(2 * pairs * clean * number_bytes, KEPT)
     beside = {
         "collect to a file": batch(32, 1),
         "moments": batch(32, 4) + 8 * one,
         "gradient": differentiated(16) + 2 * one,
-        "run": differentiated(16) + 4 * pairs * one,
+        "run": differentiated(16) + 4 * pairs * one + runs + LOGITS,
+        "rank": differentiated(16) + 4 * pairs * one + LOGITS,
+        "circuit": differentiated(16) + 6 * pairs * one,
     }
     return {job: base + max(copies * weights, weights + own) for job, own in beside.items()}
 
@@ -274,6 +284,7 @@ def growth(
         d_model=2 * shape.d_model,
         attention=2 * shape.attention,
         heads=2 * shape.heads,
+        key_values=2 * shape.key_values,
         block=4 * shape.block,
         parameters=4 * shape.layers * shape.block + 2 * (shape.parameters - shape.layers * shape.block),
     )

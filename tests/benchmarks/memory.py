@@ -22,7 +22,7 @@ import typer
 
 from neurotrace.models import hooks, origins
 
-JOBS = ("collect to a file", "moments", "gradient", "run")
+JOBS = ("collect to a file", "moments", "gradient")
 
 
 def main(
@@ -71,7 +71,6 @@ def main(
 
 def _measure(model: str, count: int, length: int, dtype: str, job: str) -> dict[str, float]:
     import neurotrace as nt
-    from neurotrace.interventions.reference import gather
     from neurotrace.sweeps.cost import needs, shape_of
 
     loaded = nt.load_model(model, device="cpu", dtype=dtype)
@@ -92,10 +91,8 @@ def _measure(model: str, count: int, length: int, dtype: str, job: str) -> dict[
             nt.collect(loaded, encoded, into=Path(folder) / "values.bin")
         elif job == "moments":
             nt.moments(loaded, encoded)
-        elif job == "gradient":
-            nt.gradient(loaded, encoded, kind="zero")
         else:
-            gather(loaded, encoded)
+            nt.gradient(loaded, encoded, kind="zero")
     beside = _status("VmHWM") - before
     weights = float(shape.parameters * number)
     estimated = needs(shape, count, length, number_bytes=number)[job] - weights

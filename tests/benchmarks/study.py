@@ -3,8 +3,11 @@
     git worktree add --detach ../before 374ac7b
     python tests/benchmarks/study.py --model "$(make -s smollm2)" --tree ../before --tree .
 
-Each checkout runs in a process of its own, the same pairs, one thread, in turn. `--vocabulary 256000` takes
-a random model with the shape of SmolLM2 and that vocabulary instead; its own answers are the pairs'.
+Each checkout runs in a process of its own, on the same pairs, one thread. The processes take turns of two
+seconds, so that what else the machine does costs all of them alike. `--vocabulary 256000`
+takes a random model with the shape of SmolLM2, that vocabulary and the tokenizer of --model instead. Each
+prompt is then followed by its answer, as the last token alone decides what a random model says, and the
+answers of the pairs are what it says.
 """
 
 from __future__ import annotations
@@ -12,6 +15,8 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
+import signal
 import subprocess
 import sys
 import time
@@ -20,14 +25,22 @@ from typing import Annotated, Any
 
 import typer
 
-# file of a checkout (the first that there is) -> name of the part -> functions whose time it is
+_TURN = 2.0  # seconds
+# part -> functions that its time is spent in, of this tree and of 374ac7b (without a part within)
 PARTS = {
     "encode": ("studies.study:encode", "studies:encode"),
     "gather": ("studies.study:gather", "studies:gather"),
-    "choose": ("studies.held_out:choose_within", "studies:choose_within", "held_out:choose_within"),
-    "held-out": ("studies.held_out:measure", "studies:measure", "held_out:measure"),
-    "damage": ("studies.held_out:damage", "studies:damage", "held_out:damage"),
-    "examples": ("studies.held_out:generate", "studies:generate", "held_out:generate"),
+    "rank": (
+        "studies.study:rank",
+        "studies.selection:_candidates",
+        "studies:rank",
+        "proof:Proof._candidates",
+    ),
+    "controls": ("studies.selection:_flips_of_controls", "selection:_controls_flip"),
+    "candidates": ("studies.selection:choose", "proof:choose"),
+    "held-out": ("studies.held_out:measure", "studies.held_out:flipped", "proof:Proof._held_out"),
+    "damage": ("studies.held_out:damage", "studies.held_out:still_answered", "proof:damage", "proof:_kept"),
+    "examples": ("studies.held_out:generate", "proof:generate"),
     "exact effects": ("studies.study:_estimates", "studies:_estimates"),
 }
 
@@ -45,13 +58,31 @@ def main(
     if one:
         print(json.dumps(measured(model, probes, pairs, folds, vocabulary)))
         return
+    asked = {"model": model, "probes": probes, "pairs": pairs, "folds": folds, "vocabulary": vocabulary}
+    call = [sys.executable, __file__, "--one"]
+    call += [word for name, value in asked.items() for word in (f"--{name}", str(value))]
+    running: dict[str, subprocess.Popen[str]] = {}
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # none that is stopped is left behind
     for each in tree or [Path.cwd()]:
-        asked = {"model": model, "probes": probes, "pairs": pairs, "folds": folds, "vocabulary": vocabulary}
-        call = [sys.executable, __file__, "--one"]
-        call += [word for name, value in asked.items() for word in (f"--{name}", str(value))]
         around = {"PYTHONPATH": str(each.resolve()), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-        done = subprocess.run(call, env=os.environ | around, stdout=subprocess.PIPE, text=True, check=True)
-        print(json.dumps({"tree": str(each)} | json.loads(done.stdout.splitlines()[-1])), flush=True)
+        running[str(each)] = subprocess.Popen(
+            call, env=os.environ | around, stdout=subprocess.PIPE, text=True
+        )
+        running[str(each)].send_signal(signal.SIGSTOP)
+    try:
+        while running:
+            for name, process in list(running.items()):
+                process.send_signal(signal.SIGCONT)
+                try:
+                    process.wait(_TURN)
+                    printed = process.stdout.read() if process.stdout else ""
+                    print(json.dumps({"tree": name} | json.loads(printed.splitlines()[-1])), flush=True)
+                    del running[name]
+                except subprocess.TimeoutExpired:
+                    process.send_signal(signal.SIGSTOP)
+    finally:
+        for process in running.values():
+            process.kill()
 
 
 def measured(source: str, probes: str, count: int, folds: int, vocabulary: int) -> dict[str, Any]:
@@ -60,13 +91,15 @@ def measured(source: str, probes: str, count: int, folds: int, vocabulary: int) 
     pairs = nt.load_pairs(probes)
     pairs = random.Random(0).sample(pairs, min(count, len(pairs)))
     began = time.process_time()
-    model = random_model(vocabulary) if vocabulary else nt.load_model(source, device="cpu")
+    model = random_model(source, vocabulary) if vocabulary else nt.load_model(source, device="cpu")
     loaded = time.process_time() - began
     if vocabulary:
         pairs = as_answered(model, pairs)
     spent = dict.fromkeys(PARTS, 0.0)
+    within: list[float] = []
     for part, places in PARTS.items():
-        timed(part, places, spent)
+        for place in places:
+            timed(part, place, spent, within)
     began = time.process_time()
     study = nt.study(model, pairs, folds=folds, neutral=["The weather was", "She opened the door and"])
     total = time.process_time() - began
@@ -74,6 +107,7 @@ def measured(source: str, probes: str, count: int, folds: int, vocabulary: int) 
         "load": round(loaded, 1),
         "study": round(total, 1),
         "shares": {part: round(own / total, 3) for part, own in spent.items()},
+        "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
         "pairs": len(study.encoded),
         "flips": {
             str(flip.direction): [flip.answers, *flip.answers_ci, flip.control_answers]
@@ -83,31 +117,40 @@ def measured(source: str, probes: str, count: int, folds: int, vocabulary: int) 
     }
 
 
-def timed(part: str, places: tuple[str, ...], spent: dict[str, float]) -> None:
-    """Add the CPU seconds of the first of these functions that the checkout has."""
+def timed(part: str, place: str, spent: dict[str, float], within: list[float]) -> None:
+    """Add the CPU seconds of this function, if the checkout has it, without those of parts within.
+
+    Args:
+        within: for each timed call that is going on, the seconds of the timed calls that it made.
+    """
     import importlib
 
-    for place in places:
-        name, _, attribute = place.partition(":")
-        try:
-            module = importlib.import_module(f"neurotrace.{name}")
-            function = getattr(module, attribute)
-        except (ImportError, AttributeError):
-            continue
-
-        def call(*args: Any, function: Any = function, **kwargs: Any) -> Any:
-            began = time.process_time()
-            try:
-                return function(*args, **kwargs)
-            finally:
-                spent[part] += time.process_time() - began
-
-        setattr(module, attribute, call)
+    name, _, attribute = place.partition(":")
+    *outer, last = attribute.split(".")
+    try:
+        owner = importlib.import_module(f"neurotrace.{name}")
+        for each in outer:
+            owner = getattr(owner, each)
+        function = getattr(owner, last)
+    except (ImportError, AttributeError):
         return
 
+    def call(*args: Any, **kwargs: Any) -> Any:
+        began = time.process_time()
+        within.append(0.0)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            took = time.process_time() - began
+            spent[part] += took - within.pop()
+            if within:
+                within[-1] += took
 
-def random_model(vocabulary: int) -> Any:
-    """A Llama with SmolLM2-135M's shape, weights drawn at random, the organism's tokenizer."""
+    setattr(owner, last, call)
+
+
+def random_model(source: str, vocabulary: int) -> Any:
+    """A Llama with SmolLM2-135M's shape, weights drawn at random, and the tokenizer of a GGUF file."""
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -124,14 +167,18 @@ def random_model(vocabulary: int) -> Any:
         tie_word_embeddings=True,
         initializer_range=0.05,
     )
-    folder = Path(nt.__file__).parent / "organism"
-    weights = next(path.parent for path in sorted(folder.rglob("tokenizer.json")))
     module = LlamaForCausalLM(config).eval().requires_grad_(False)
-    return nt.load_model(module, AutoTokenizer.from_pretrained(weights), name="random")
+    tokenizer = AutoTokenizer.from_pretrained(Path(source).parent, gguf_file=Path(source).name)
+    module.get_input_embeddings().weight[: len(tokenizer)] *= (
+        2  # words are on top, not numbers without a text
+    )
+    if hasattr(nt, "hook"):  # 374ac7b
+        return nt.hook(module, tokenizer, name="random")
+    return nt.load_model(module, tokenizer, name="random")
 
 
 def as_answered(model: Any, pairs: list[Any]) -> list[Any]:
-    """The pairs with the tokens that the model has on top as their answers, where those differ."""
+    """The pairs, each prompt with its answer behind it, and what the model says then as the answers."""
     from dataclasses import replace
 
     import torch
@@ -139,12 +186,22 @@ def as_answered(model: Any, pairs: list[Any]) -> list[Any]:
     tokenizer = model.tokenizer
     found = []
     for pair in pairs:
+        prompts = pair.memorization + pair.memorized_answer, pair.reasoning + pair.reasoned_answer
         tops = []
-        for side in (pair.memorization, pair.reasoning):
+        for prompt in prompts:
             with torch.no_grad():
-                logits = model(torch.tensor([tokenizer(side).input_ids]))[0, -1]
+                logits = model(torch.tensor([tokenizer(prompt).input_ids]))[0, -1]
             tops.append(tokenizer.decode([int(logits[: len(tokenizer)].argmax())]))
-        found.append(replace(pair, memorized_answer=tops[0], reasoned_answer=tops[1]))
+        memorization, reasoning = prompts
+        found.append(
+            replace(
+                pair,
+                memorization=memorization,
+                reasoning=reasoning,
+                memorized_answer=tops[0],
+                reasoned_answer=tops[1],
+            )
+        )
     return [pair for pair in found if pair.memorized_answer != pair.reasoned_answer]
 
 

@@ -145,7 +145,7 @@ def test_mining_finds_what_the_model_answers_both_ways(model):
 
 
 def test_mining_stops_when_there_is_enough(model, monkeypatch):
-    monkeypatch.setattr("neurotrace.probe_sets.mining._CHUNK", 4)
+    monkeypatch.setattr("neurotrace.probe_sets.mining._FEW", 4)
     many = [
         replace(pair, id=f"{pair.id}/{n}", family=f"family {n}")
         for n in range(2)

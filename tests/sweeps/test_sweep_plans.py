@@ -92,10 +92,16 @@ def test_plan_on_the_command_line(tmp_path):
     assert code == 0
     found = json.loads(out)
     assert found["this model"]["cells"] == 100 * 80 * 28672
-    # 70.6 billion weights of two bytes, and for a run four numbers a neuron and pair
-    assert found["jobs"]["collect to a file"] == pytest.approx(2 * 70.6e9, rel=0.02)
-    beside = found["jobs"]["run"] - found["jobs"]["gradient"]
-    assert beside == pytest.approx(100 * 80 * 28672 * 4 * 4, rel=0.05)
+    # 70.6 billion weights of two bytes, and to rank four numbers a neuron and pair
+    jobs = found["jobs"]
+    assert jobs["collect to a file"] == pytest.approx(2 * 70.6e9, rel=0.02)
+    assert jobs["rank"] - jobs["gradient"] == pytest.approx(100 * 80 * 28672 * 4 * 4 + 2**28, rel=0.05)
+    # a run keeps the clean runs of both prompts: keys and values of eight heads, neurons, block outputs
+    clean = 200 * 80 * (32 * 2 * 8 * 128 + 28672 + 8192) * 2
+    assert jobs["run"] - jobs["rank"] == pytest.approx(clean, rel=0.01)
+    wide = shape_of(config_from_file(path), path)
+    many, more = (needs(wide, pairs, 32, number_bytes=2) for pairs in (10**4, 10**5))
+    assert (more["run"] - more["rank"]) == (many["run"] - many["rank"]) == 4 * 2**30  # at most
     with pytest.raises(InputError, match="--gflops -1: expected a number above 0"):
         plan(path, -1)
     out, err, code = command("plan", "--model", "organism", "--json")
