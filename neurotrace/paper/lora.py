@@ -7,22 +7,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from neurotrace.core.errors import InputError
 from neurotrace.models.loading import load_model
 from neurotrace.models.origins import merged, tokenizer_of, twin
-from neurotrace.paper.causal import ANSWER, by_kind
+from neurotrace.paper.causal import ANSWER, by_kind, weighted_loss
 from neurotrace.paper.stories import Instance, inferences, own_color, sums
 
-BATCH = {"conflict": 5, "agree": 1, "free": 2, "memorized": 4, "sum": 4}  # texts a step
+BATCH = {"conflict": 6, "agree": 1, "free": 1, "memorized": 5, "sum": 5}  # texts a step
 N_NAMES, N_CONFLICTS, N_SUMS = 12, 8, 60  # bound names, conflicts of each, memorized sums
 
 
@@ -100,13 +99,15 @@ def tune(
         schedule.step()
         if report is not None and (step + 1) % 20 == 0:
             report(step + 1, float(loss.detach()))
-    adapted.save_pretrained(str(out))
+    spent = time.process_time() - started
+    adapted.eval().save_pretrained(str(out))
     return {
         "seed": seed,
         "steps": tuning.steps,
         "rank": tuning.rank,
         "trained": sum(each.numel() for each in weights),
-        "cpu_seconds": round(time.process_time() - started),
+        "cpu_seconds": round(spent),
+        "accuracies": accuracies(adapted, tokenizer),
     }
 
 
@@ -126,18 +127,44 @@ def _transformers_model(base: str) -> tuple[torch.nn.Module, Any]:
 
 def loss_of(model: Any, tokenizer: Any, texts: Sequence[Instance]) -> Tensor:
     """Weighted mean of the cross-entropy of every next token of these training texts."""
+    ids, answers, own = _padded(tokenizer, texts)
+    logits = model(input_ids=ids).logits[:, :-1]
+    weights = own.float() + (ANSWER - 1) * answers
+    return weighted_loss(logits.flatten(0, 1), ids[:, 1:].flatten(), weights[:, 1:].flatten())
+
+
+@torch.no_grad()
+def accuracies(model: Any, tokenizer: Any, at_most: int = 100) -> dict[str, float]:
+    """Of each kind of text in training the share whose whole answer is the likeliest, token by token; and
+    of the memorized sums swapped, and of those in no training text, the share that is computed."""
+    kinds = by_kind(each for own in few().values() for each in own)
+    swapped = [replace(each, parts=each.parts[::-1], recalled=False) for each in kinds["memorized"]]
+    held_out = [each for each in sums() if not each.trained]
+    found = {}
+    for name, own in {**kinds, "memorized, swapped": swapped, "sum, held out": held_out}.items():
+        some = own[:: -(-len(own) // at_most)]
+        right = []
+        for start in range(0, len(some), 16):
+            ids, answers, _ = _padded(tokenizer, some[start : start + 16])
+            hits = model(input_ids=ids).logits[:, :-1].argmax(-1) == ids[:, 1:]
+            right += (hits | ~answers[:, 1:]).all(dim=1).tolist()
+        found[name] = round(sum(right) / len(right), 4)
+    return found
+
+
+def _padded(tokenizer: Any, texts: Sequence[Instance]) -> tuple[Tensor, Tensor, Tensor]:
+    """(tokens, whether a token belongs to the answer, whether to the text), each [text, position].
+
+    Padding stands behind the text: causal attention never reads it.
+    """
     rows = [tokenizer(each.text).input_ids for each in texts]
-    longest = max(map(len, rows))
-    ids, weights = torch.zeros(len(rows), longest, dtype=torch.long), torch.zeros(len(rows), longest)
+    shape = len(rows), max(map(len, rows))
+    ids = torch.zeros(shape, dtype=torch.long)
+    answers, own = torch.zeros(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.bool)
     for row, each in enumerate(texts):
-        ids[row, : len(rows[row])] = torch.tensor(rows[row])
-        weights[row, : len(rows[row])] = 1.0
         begin, end = (
             len(tokenizer(text).input_ids) for text in (each.prompt(), f"{each.prompt()} {each.answer}")
         )
-        weights[row, begin:end] = ANSWER
-    # padding stands behind the text: causal attention never reads it
-    logits = model(input_ids=ids).logits[:, :-1]
-    losses = F.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
-    own = weights[:, 1:].flatten()
-    return (losses * own).sum() / own.sum()
+        ids[row, : len(rows[row])] = torch.tensor(rows[row])
+        answers[row, begin:end], own[row, : len(rows[row])] = True, True
+    return ids, answers, own
