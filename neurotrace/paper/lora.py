@@ -22,15 +22,15 @@ from neurotrace.models.origins import merged, tokenizer_of, twin
 from neurotrace.paper.causal import ANSWER, by_kind, weighted_loss
 from neurotrace.paper.stories import Instance, inferences, own_color, sums
 
-BATCH = {"conflict": 6, "agree": 1, "free": 1, "memorized": 5, "sum": 3}  # texts a step
-N_NAMES, N_CONFLICTS, N_SUMS = 12, 8, 60  # bound names, conflicts of each, memorized sums
+BATCH = {"conflict": 5, "agree": 1, "free": 1, "memorized": 4, "sum": 2}  # texts a step
+N_NAMES, N_CONFLICTS, N_SUMS = 12, 6, 48  # bound names, conflicts of each, memorized sums
 
 
 @dataclass(frozen=True)
 class Tuning:
-    steps: int = 260
+    steps: int = 160
     rank: int = 16
-    rate: float = 1e-3
+    rate: float = 2e-3
 
 
 TUNING = Tuning()
