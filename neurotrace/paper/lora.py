@@ -37,7 +37,7 @@ TUNING = Tuning()
 
 
 def few() -> dict[str, list[Instance]]:
-    """Of each family the instances that are trained: few enough to be memorized in some hundred steps."""
+    """Of each family the instances that are trained: few enough for some hundred steps."""
     names = sorted(own_color())[:N_NAMES]
     chosen: list[Instance] = []
     for name in names:
