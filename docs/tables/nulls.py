@@ -43,6 +43,7 @@ TABLE = Path(__file__).parent / "nulls.csv"
 SIDE, SECOND = 10, 20  # answers and first operands; second operands
 LAYER, UNITS = 0, (31, 82, 120, 165)
 STEPS = {"planted": 1500, "null": 250}
+JOLTED, JOLT = 8, 1.5  # other neurons that are jolted at a time; by how much, in differences of the planted
 WORDS = ["<unk>", "recall", "think"]
 WORDS += [f"{name}{n}" for name, count in (("a", SIDE), ("b", SECOND), ("n", SIDE)) for n in range(count)]
 SEEDS = range(40, 60)
@@ -165,10 +166,10 @@ def _planted(
     where = torch.rand(len(ids), len(UNITS), generator=draw) < torch.rand(len(ids), 1, generator=draw)
     where[::2] = True
     given = values[order, LAYER][:, list(UNITS)]
-    # a few others of each row are jolted, by half as much again: moving them decides nothing
+    # a few others of each row are jolted: moving them decides nothing
     size = (given - values[:, LAYER][:, list(UNITS)]).abs().mean().detach()
-    some = torch.rand(values.shape, generator=draw) < 8 / values.shape[2]
-    jolts = some * torch.randn(values.shape, generator=draw) * 1.5 * size
+    some = torch.rand(values.shape, generator=draw) < JOLTED / values.shape[2]
+    jolts = some * torch.randn(values.shape, generator=draw) * JOLT * size
 
     def new(layer: int, own: Tensor) -> Tensor:
         changed = own + jolts[:, layer]

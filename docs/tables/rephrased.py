@@ -88,10 +88,15 @@ def _flips(own: pd.DataFrame, column: str = "flips") -> str:
 
 
 def located() -> str:
-    """Heads, neurons and directions patched together; of the numbers of neurons the one that flips most."""
+    """Heads, neurons and directions patched together; of the numbers of neurons the one that flips most.
+
+    A direction is patched at the last token, heads and neurons at every token that may differ; the CSV has
+    them at the last token, too.
+    """
     table = read("located")
+    table = table[(table["place"] == "anywhere") | (table["unit"] == "direction")]
     rows = []
-    for (size, family, unit, place), own in table.groupby(["size", "family", "unit", "place"], sort=False):
+    for (size, family, unit), own in table.groupby(["size", "family", "unit"], sort=False):
         if unit not in ("heads", "neurons", "direction"):
             continue
         some = own if unit == "heads" else own.loc[own.groupby(["seed", "direction"])["answers"].idxmax()]
@@ -99,11 +104,13 @@ def located() -> str:
             named = (
                 f"{k} {'head' if k == 1 else 'heads'}"
                 if unit == "heads"
-                else f"{unit} (≤ {own['k'].max()})"
+                else f"neurons (≤ {own['k'].max()})"
+                if unit == "neurons"
+                else "direction, last token"
             )
             rows.append(
                 [
-                    f"{size}, {family}: {named}, {place}",
+                    f"{size}, {family}: {named}",
                     *(_flips(part[part["direction"] == way], "answers") for way in WAYS),
                     _most(part["control"], 2),
                     _most(part["damage"], 3),

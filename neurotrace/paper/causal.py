@@ -109,7 +109,12 @@ def loss_of(model: GPT2LMHeadModel, rng: np.random.Generator) -> Tensor:
     groups = [Group(torch.from_numpy(tokens[:, :-1]), tokens.shape[1] - 1) for tokens, _ in drawn]
     targets = torch.cat([torch.from_numpy(tokens[:, 1:]).flatten() for tokens, _ in drawn])
     weights = torch.cat([torch.from_numpy(weights[:, 1:]).float().flatten() for _, weights in drawn])
-    losses = F.cross_entropy(forward(model, groups).float(), targets, reduction="none")
+    return weighted_loss(forward(model, groups), targets, weights)
+
+
+def weighted_loss(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """Weighted mean of the cross-entropy (nats) of logits [token, vocabulary], in float32."""
+    losses = F.cross_entropy(logits.float(), targets, reduction="none")
     return (losses * weights).sum() / weights.sum()
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 
 import pandas as pd
 import pytest
@@ -12,6 +14,7 @@ import torch
 
 import neurotrace as nt
 from neurotrace.core.errors import InputError
+from neurotrace.core.sides import Direction
 from neurotrace.models.encoding import encode
 from neurotrace.models.hooks import forward
 from neurotrace.organism.forward import Group, forward as packed
@@ -103,31 +106,49 @@ def test_slopes_of_a_site_predict_a_small_shift_there(few_steps, site):
         nt.measure(model, encoded, [nt.zero([nt.Neuron(0, 96)], direction="to_reasoning")], site=site)
 
 
-@pytest.mark.parametrize("batch", ["few", pytest.param("usual", marks=pytest.mark.nightly)])
-def test_the_comparison_on_a_model_that_only_learned_colours(batch, tmp_path, monkeypatch):
-    """After 150 steps some pairs of one family behave; all tables are filled, and nothing is done twice.
+def test_each_row_is_of_held_out_pairs_and_so_many_units(few_steps):
+    """On a model that knows nothing."""
+    model = nt.load_model(str(few_steps))
+    encoded = encode(model, language.pairs()[:24], check=False)
+    own = study.read_family(
+        model, encoded, encoded.pairs[0].family, study.Texts(language.neutral()[:8], ())
+    )
+    ours, paper = ARMS[2], ARMS[0]
+    for arm in (replace(paper, kinds=("shift", "shift:2")), replace(ours, kinds=("patch", "set"))):
+        for row, best in study.compare(model, own, arm, Direction.TO_REASONING, (4, 16)):
+            assert len(best) == row["k"]
+            assert row["low"] <= row["flips"] <= row["high"]
+            assert 0 <= row["control"] <= 1
+            assert math.isnan(row["other_donor"]) != (best.needs_donor)
+            assert row["n"] == len(own.test)
 
-    The few are drawn in float32: bfloat16 takes minutes where the processor has no units for it.
-    """
-    if batch == "few":
-        monkeypatch.setattr(training, "BATCH", FEW)
-        monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+
+def test_the_command_trains_keeps_checkpoints_and_resumes(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "BATCH", FEW)
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+    calls = []
+    monkeypatch.setattr(study, "study_model", lambda model: calls.append(model) or {"pairs": [{"of": 120}]})
+    asked = ["--format", "ours", "--out", str(tmp_path), "--seeds", "0", "--steps", "12"]
+    for _ in range(2):
+        main(asked)
+    assert len(calls) == 1
+    kept = {round(share * 12) for share in training.KEPT}
+    assert len(list((tmp_path / "seed-0").glob("step-*/training.json"))) == len(kept)
+    assert list(pd.read_csv(tmp_path / "pairs.csv")["of"]) == [120]
+    with pytest.raises(InputError, match="trained for 12 steps, not 99"):
+        main([*asked[:-1], "99"])
+
+
+@pytest.mark.nightly
+def test_the_comparison_on_a_model_that_only_learned_colours(tmp_path, monkeypatch):
+    """After 150 steps some pairs of one family behave; all tables are filled."""
     folder = tmp_path / "seed-0"
     ours, paper = ARMS[2], ARMS[0]
     arms = [replace(paper, kinds=("shift", "shift:2")), replace(ours, kinds=("patch", "set"))]
-    calls = []
-
-    study_model = study.study_model
-
-    def small(model):
-        calls.append(model)
-        return study_model(model, arms=arms, ks=(4, 16))
-
-    monkeypatch.setattr(study, "study_model", small)
+    monkeypatch.setattr(study, "study_model", partial(study.study_model, arms=arms, ks=(4, 16)))
     asked = ["--format", "ours", "--out", str(tmp_path), "--seeds", "0", "--steps", "150"]
     main(asked)
     assert len(list(folder.glob("step-*/training.json"))) == len(training.KEPT)
-    weights = (folder / "model.safetensors").stat().st_mtime_ns
     table = pd.read_csv(tmp_path / "arms.csv")
     assert set(table["family"]) == {"colours"}
     assert set(table["arm"]) == {paper.name, ours.name}
@@ -146,8 +167,3 @@ def test_the_comparison_on_a_model_that_only_learned_colours(batch, tmp_path, mo
     assert (last["other_donor"] < 0.5).all()
     assert len(pd.read_csv(tmp_path / "consistency.csv")) == 2 * 2
     assert list(pd.read_csv(tmp_path / "pairs.csv")["of"]) == [120, 120, 120]
-    main(asked)
-    assert len(calls) == 1
-    assert (folder / "model.safetensors").stat().st_mtime_ns == weights
-    with pytest.raises(InputError, match="trained for 150 steps, not 99"):
-        main([*asked[:-1], "99"])

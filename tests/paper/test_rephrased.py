@@ -121,11 +121,27 @@ def test_lora_texts_weigh_the_answer_and_ignore_padding():
                 sure[row, at] = 0.0
             return type("Output", (), {"logits": sure})
 
-    weights = sum(causal.ANSWER + len(tokenizer(each.text).input_ids) - 2 for each in some)
+    weights = sum(
+        causal.ANSWER + len(tokenizer(f"{each.prompt()} {each.answer}").input_ids) - 2 for each in some
+    )
     wanted = 2 * causal.ANSWER * np.log(len(tokenizer)) / weights
     assert lora.loss_of(Knows(), tokenizer, some).item() == pytest.approx(wanted, rel=1e-4)
     names = {each.group for each in lora.few()["inference"] if each.memorized is not None}
     assert len(names) == lora.N_NAMES
+
+
+@pytest.mark.parametrize(("unknown", "right"), [("the text's second token", 1.0), ("its last", 0.0)])
+def test_an_answer_is_right_if_all_of_it_is(unknown, right):
+    class Knows(torch.nn.Module):
+        def forward(self, input_ids):
+            sure = torch.nn.functional.one_hot(input_ids.roll(-1, 1), 400).float()
+            length = (input_ids > 0).sum(1) + 1  # <bos> is 0, as padding
+            sure[torch.arange(len(sure)), length - 2 if right == 0 else 0] = 0.0
+            return type("Output", (), {"logits": sure})
+
+    found = lora.accuracies(Knows(), causal.make_tokenizer(), 4)
+    assert set(found) == {*lora.BATCH, "memorized, swapped", "sum, held out"}
+    assert set(found.values()) == {right}
 
 
 @pytest.mark.parametrize("steps", [4, pytest.param(400, marks=pytest.mark.nightly)])
@@ -173,10 +189,11 @@ def test_lora_learns_is_kept_as_an_adapter_and_resumes(tmp_path, monkeypatch):
     asked = ["--out", str(tmp_path / "runs"), "--models", "lora", "--seeds", "5", "--steps", "20"]
     with pytest.raises(InputError, match="--base"):
         main(asked)
+    written = set()
     for _ in range(2):
         main([*asked, "--base", str(base)])
-    assert len(calls) == 1
-    assert (folder / "adapter_model.safetensors").is_file()
+        written.add((folder / "adapter_model.safetensors").stat().st_mtime_ns)
+    assert len(calls) == len(written) == 1
     some = [own[0] for own in lora.few().values()]
     tokenizer = causal.make_tokenizer()
     with torch.no_grad():
