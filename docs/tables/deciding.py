@@ -1,8 +1,9 @@
 """Prints docs/thirteen-families.md's table of what decides each family.
 
 python docs/tables/deciding.py               from deciding.csv
-python docs/tables/deciding.py FOLDER ...    adds what folders of `neurotrace locate` and `neurotrace run`
-                                             say, in place of earlier rows of the same family and kind
+python docs/tables/deciding.py FOLDER ...    adds what folders of `neurotrace locate` and `neurotrace run`,
+                                             or thirteen-families.csv, say, in place of earlier rows of the
+                                             same family and kind; the first that says it counts
 """
 
 from __future__ import annotations
@@ -54,6 +55,12 @@ def known() -> pd.DataFrame:
 
 def read(folder: Path) -> pd.DataFrame:
     """What a folder says of its families: patches of `locate`, and what a run's study chose."""
+    if folder.suffix == ".csv":
+        chosen = pd.read_csv(folder).rename(
+            columns={"by": "intervention", "pairs": "n", "controls": "control_answers", "kl": "damage_kl"}
+        )
+        chosen["answers_ci"] = list(zip(chosen["low"], chosen["high"], strict=True))
+        return decided_in_study(chosen.to_dict("records"))
     parts = []
     if (folder / DECIDED).is_file():
         parts.append(pd.read_parquet(folder / DECIDED))
