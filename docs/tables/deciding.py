@@ -15,7 +15,8 @@ import pandas as pd
 from summary import markdown
 
 import neurotrace as nt
-from neurotrace.locating.deciding import DECIDED, decided_in_study, in_words
+from neurotrace.locating.deciding import DECIDED, in_words
+from neurotrace.locating.studied import decided_in_study
 
 TABLE = Path(__file__).parent / "deciding.csv"
 KINDS = ("chosen", "neurons", "heads", "direction")

@@ -234,8 +234,9 @@ def _decided(model: HookedModel, study: Study, units: Units) -> pd.DataFrame:
 
     from neurotrace.core.process import bars
     from neurotrace.interventions.damage import neutral_texts
-    from neurotrace.locating.deciding import decided_in_study, in_words
+    from neurotrace.locating.deciding import in_words
     from neurotrace.locating.families import PAIRS, TEXTS, decided_families
+    from neurotrace.locating.studied import decided_in_study
     from neurotrace.studies.held_out import flip_record
 
     place = "last" if study.settings["positions"] == "read" else study.settings["positions"]

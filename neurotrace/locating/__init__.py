@@ -7,6 +7,7 @@ May import: everything up to `rankers`.
     units       what is patched at once: outputs, heads, neurons, a direction, and controls of that size
     locate      `nt.locate`: each unit's flips on held-out pairs
     deciding    of each kind of unit the fewest that flip an answer both ways
+    studied     a row beside it for what a study chose
     families    the same of each family, other tokens asked where the last does not decide
 
 To add a kind of unit: a function in `units` that returns `Unit`s, and its name in `deciding` and

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -57,43 +56,6 @@ def decided_by(to_reasoning: Located, to_memory: Located) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def decided_in_study(flips: Iterable[Mapping[str, Any]], place: str = "last") -> pd.DataFrame:
-    """Rows as of `decided_by`, with `family`: the neurons that a study chose, changed as it chose.
-
-    Args:
-        flips: records of the chosen rows (`selected` of a study or of a run), both directions of a family;
-            a family with one direction is left out.
-        place: where the study changed them.
-
-    Returns:
-        `change` names the interventions, to reasoning / to memory (the folds' joined by +); `k` is the
-        larger number; `control` the largest of the study's controls.
-    """
-    import pandas as pd
-
-    own: dict[str, dict[str, Mapping[str, Any]]] = {}
-    for flip in flips:
-        own.setdefault(flip["family"], {})[str(flip["direction"])] = flip
-    rows = []
-    for family, found in own.items():
-        if set(found) != set(WAYS.values()):
-            continue
-        ways = {way: found[direction] for way, direction in WAYS.items()}
-        least = min(flip["answers"] for flip in ways.values())
-        control = max(flip["control_answers"] for flip in ways.values())
-        decides = least >= FLIPPED and control <= QUIET
-        named = {"unit": "neurons", "place": place}
-        named["change"] = " / ".join(dict.fromkeys(flip["intervention"] for flip in ways.values()))
-        row = named | {"decides": decides, "k": max(flip["k"] for flip in ways.values())}
-        row |= {"why": "" if decides else _why(least, control)}
-        for way, flip in ways.items():
-            low, high = flip["answers_ci"]
-            row |= {f"layer_{way}": -1, f"answers_{way}": flip["answers"]}
-            row |= {f"low_{way}": low, f"high_{way}": high, f"damage_{way}": flip["damage_kl"]}
-        rows.append(row | {"control": control, "n": ways["to_memory"]["n"], "family": family})
-    return pd.DataFrame(rows)
-
-
 def _fewest(kind: str, tables: list[pd.DataFrame]) -> dict[str, Any]:
     """Of one kind at the same places."""
     import pandas as pd
@@ -112,7 +74,7 @@ def _fewest(kind: str, tables: list[pd.DataFrame]) -> dict[str, Any]:
         for what in ("layer", "answers", "low", "high", "damage")
     }
     loudest = float(controls.loc[found.name].max(skipna=False))
-    why = "" if len(enough) else _why(float(least[found.name]), loudest)
+    why = "" if len(enough) else why_not(float(least[found.name]), loudest)
     own = {"decides": bool(len(enough)), "k": int(found["k"]), "why": why}
     return own | ways | {"control": float(control[found.name]), "n": found["n_to_memory"]}
 
@@ -132,7 +94,8 @@ def in_words(decided: pd.DataFrame) -> str:
     return said + (f"; not by {', '.join(not_by)}" if not_by else "")
 
 
-def _why(flipped: float, control: float) -> str:
+def why_not(flipped: float, control: float) -> str:
+    """Why units that flip this share, beside such a control, do not decide."""
     if flipped < FLIPPED:
         return f"{flipped:.0%} flip"
     return "no control of that size is left" if control != control else f"the control flips {control:.0%}"

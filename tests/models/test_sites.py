@@ -19,10 +19,11 @@ from neurotrace.core.sides import SIDES
 from neurotrace.decoding.places import corresponding, places_of
 from neurotrace.decoding.spans import places_named
 from neurotrace.engine.metrics import logit_difference
-from neurotrace.locating.deciding import decided_by, decided_in_study, in_words
+from neurotrace.locating.deciding import decided_by, in_words
 from neurotrace.locating.families import decided_families
 from neurotrace.locating.patching import Patching
 from neurotrace.locating.pursuit import pursue
+from neurotrace.locating.studied import decided_in_study
 from neurotrace.locating.units import _as_many, _of_heads, of_neurons
 from neurotrace.models.encoding import encode
 from neurotrace.models.gradients import pair_slopes

@@ -780,7 +780,7 @@ MUTATIONS = (
     ),
     Mutation(
         "what a study chose decides, however loud its control",
-        "locating/deciding.py",
+        "locating/studied.py",
         "decides = least >= FLIPPED and control <= QUIET",
         "decides = least >= FLIPPED",
         ("tests/models/test_sites.py::test_what_a_study_chose_is_a_row_beside_the_patches",),
