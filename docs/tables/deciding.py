@@ -38,7 +38,7 @@ def cell(own: pd.DataFrame) -> str:
 
 
 def table(found: pd.DataFrame) -> str:
-    """A family in a row; a cell begins with the pairs on which it was measured."""
+    """A family in a row; *pairs* are those on which the study and the patches were measured."""
     rows = []
     for family, own in found.groupby("family", sort=False):
         kinds = own["unit"].where(own["change"] == "", "chosen")

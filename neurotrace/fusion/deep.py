@@ -17,7 +17,7 @@ from sklearn.metrics import cohen_kappa_score
 from sklearn.utils.validation import check_is_fitted
 
 from neurotrace.core.errors import InputError
-from neurotrace.fusion.experts import COMPRESSION, LATENT, Evidence, Experts, require_pyro, train
+from neurotrace.fusion.experts import COMPRESSION, LATENT, Evidence, Experts, require_pyro, trained
 from neurotrace.fusion.reading import Scale, folds_of, outcomes, read
 from neurotrace.fusion.selector import KINDS, Kind, alone, infer, overall, pooled, probabilities, weigh
 
@@ -93,20 +93,14 @@ class DeepFusion(ClassifierMixin, BaseEstimator):
         self.members_, held_out, order = [], [], []
         for number, (own, other) in enumerate(parts):
             scale = Scale(arrays, there, own)
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(self.seed * 1000 + number)
-                experts = Experts(
-                    scale.widths,
-                    len(self.classes_),
-                    latent=self.latent,
-                    hidden=self.hidden,
-                    decode=self.decoding > 0,
-                )
-            train(
-                experts,
+            experts = trained(
+                scale.widths,
+                len(self.classes_),
                 scale.tensors(arrays, there, own),
-                torch.from_numpy(there[own]),
-                torch.from_numpy(places[own]),
+                there[own],
+                places[own],
+                latent=self.latent,
+                hidden=self.hidden,
                 steps=self.steps,
                 compression=self.compression,
                 decoding=self.decoding,

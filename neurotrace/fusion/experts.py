@@ -147,6 +147,28 @@ def train(
     return losses
 
 
+def trained(
+    widths: Sequence[int],
+    classes: int,
+    views: Sequence[Float[Tensor, "row feature"]],
+    there: Bool[Array, "row view"],
+    y: Int[Array, " row"],
+    *,
+    hidden: int,
+    seed: int,
+    latent: int = LATENT,
+    decoding: float = 0.0,
+    **how: Any,
+) -> Experts:
+    """New experts, trained; `how` has further arguments of `train`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        experts = Experts(widths, classes, latent=latent, hidden=hidden, decode=decoding > 0)
+    present, places = torch.from_numpy(there), torch.from_numpy(y)
+    train(experts, views, present, places, seed=seed, decoding=decoding, **how)
+    return experts
+
+
 def require_pyro() -> Any:
     """The library, or one line that says how to install it."""
     try:

@@ -23,7 +23,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from torch import Tensor, nn
 
 from neurotrace.core.errors import InputError
-from neurotrace.fusion.experts import BATCH, DECAY, LATENT, RATE, Experts, network, train
+from neurotrace.fusion.experts import BATCH, DECAY, RATE, network, trained
 from neurotrace.fusion.reading import Scale, folds_of, outcomes, read
 from neurotrace.fusion.selector import pooled
 
@@ -69,7 +69,17 @@ class Rival(ClassifierMixin, BaseEstimator):
         for number, (own, other) in enumerate(folds_of(places, groups, self.folds, self.seed)):
             scale = Scale(arrays, there, own)
             if self.weighing == "joint product":
-                experts = self._product(scale, arrays, there, places, own, self.seed * 1000 + number)
+                experts = trained(
+                    scale.widths,
+                    len(self.classes_),
+                    scale.tensors(arrays, there, own),
+                    there[own],
+                    places[own],
+                    hidden=self.hidden,
+                    steps=self.steps,
+                    parts=False,
+                    seed=self.seed * 1000 + number,
+                )
                 self.members_.append((scale, experts, None))
                 continue
             with torch.random.fork_rng(devices=[]):
@@ -112,19 +122,6 @@ class Rival(ClassifierMixin, BaseEstimator):
     def predict(self, views: Mapping[str, Any]) -> Array:
         """The likeliest class."""
         return self.classes_[self.predict_proba(views).argmax(axis=1)]
-
-    def _product(
-        self, scale: Scale, arrays: list[Array], there: Array, places: Array, own: Array, seed: int
-    ) -> Experts:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            experts = Experts(
-                scale.widths, len(self.classes_), latent=LATENT, hidden=self.hidden, decode=False
-            )
-        views, present = scale.tensors(arrays, there, own), torch.from_numpy(there[own])
-        y = torch.from_numpy(places[own])
-        train(experts, views, present, y, steps=self.steps, parts=False, seed=seed)
-        return experts
 
     def _train(
         self, nets: nn.ModuleList, views: list[Tensor], there: Array, y: Int[Tensor, " row"]
