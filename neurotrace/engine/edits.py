@@ -50,6 +50,7 @@ class Run:
     places: Tensor | None = field(default=None, repr=False)  # "prompt": of the last token, if they differ
     read: int = 1
     sent: tuple[Sent, ...] = field(default=(), repr=False)
+    delta: Any = field(default=None, repr=False)  # a `modules.Delta`, if its rows run in bf16
 
     @property
     def activations(self) -> Tensor:

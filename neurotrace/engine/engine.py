@@ -85,7 +85,7 @@ class Engine:
         self.plain_tail = False  # True: logits are the unembedding's output, nothing behind it
         self.early: Path | None = None  # the method for earlier positions, once checked
         self.prove_early = prove_early  # finds it; without one, only the last position works
-        self.rivals: dict[int, None] = {}  # tokens that were on top, for `metrics.is_top`
+        self.rivals: dict[int, None] = {}  # tokens that were on top, for `tops.is_top`
         self.routing: Literal["free", "frozen"] = "free"  # of a mixture's changed rows
         self.kept: Any = None  # clean runs, while `kept.keeping` is on
 
@@ -293,7 +293,8 @@ class Engine:
         """The lighter modules for changed rows; the clean run uses the model's own."""
         if run.path == "naive":
             return []
-        return self.fused + (self.delta.forwards(run.linears) if self.delta and not exact else [])
+        delta = run.delta or self.delta
+        return self.fused + (delta.forwards(run.linears) if delta and not exact else [])
 
     def _constants(self, run: Run, first: int, rows: int) -> Iterator[Forward]:
         """Blocks below `first`, each returning its clean output for `rows` rows."""

@@ -61,6 +61,7 @@ class Kept:
         self.engine = engine
         self.limit = int(memory_gb * 2**30)
         self.bytes = self.passed = self.asked = 0
+        self.screen: Any = None  # `tops.Screen` over these runs; False: it would save nothing
         self._of: dict[Tokens, _Clean] = {}
         self._layers: dict[int, list[Any]] = {}  # length of the prefix -> its cache's layers
         self._shapes: list[tuple[Any, ...] | None] = []  # what each block returns besides its output

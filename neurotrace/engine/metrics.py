@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -76,43 +75,8 @@ def kl(clean: Float[Tensor, "row vocab"], changed: Float[Tensor, "row vocab"]) -
 
 def kl_of(log_p: Float[Tensor, "row vocab"], log_q: Float[Tensor, "row vocab"]) -> Float[Tensor, " row"]:
     """`kl` from log-probabilities."""
-    return (log_p.exp() * (log_p - log_q)).sum(dim=-1).clamp(min=0)
+    return torch.linalg.vecdot(log_p.exp(), log_p - log_q).clamp(min=0)
 
 
 def _pick(values: Float[Tensor, "row vocab"], token: Int[Tensor, " row"]) -> Float[Tensor, " row"]:
     return values.gather(-1, token.to(values.device)[:, None])[:, 0]
-
-
-_RIVALS = 512  # maximum number of tokens that `is_top` asks first
-_LOGITS = 2**26  # numbers that it holds at the same time
-_ROUNDING = 1e-4  # of a logit: products of other shapes are rounded otherwise
-
-
-@torch.no_grad()
-def is_top(engine: Any, hidden: Tensor, tokens: Tensor) -> Tensor:
-    """Bool["row"]: whether `tokens[row]` has the highest logit of the row.
-
-    A token is beaten as soon as one other has a higher logit. So the tokens that were on top before are
-    asked first; rows in which none of them is ahead are answered from all logits, so the answers are those
-    of `argmax`.
-
-    Args:
-        hidden: Float[Tensor, "row d_model"], as `Engine.sets` returns it.
-        tokens: Int[Tensor, "row"].
-    """
-    tokens = tokens.to(hidden.device)
-    found = torch.zeros(len(tokens), dtype=torch.bool, device=hidden.device)
-    rest = torch.arange(len(tokens), device=hidden.device)
-    if engine.plain_tail and engine.rivals:
-        own = engine.logits(hidden, tokens[:, None])[:, 0]
-        first = engine.logits(hidden, torch.tensor(list(engine.rivals))).amax(dim=-1)
-        rest = (first <= own + _ROUNDING * (1 + own.abs())).nonzero()[:, 0]
-    for some in rest.split(max(1, _LOGITS // engine.parts.unembedding.weight.shape[0])):
-        tops = engine.logits(hidden[some]).argmax(dim=-1)
-        found[some] = tops == tokens[some]
-        for token in dict.fromkeys(tops.tolist()):
-            engine.rivals.pop(token, None)
-            engine.rivals[token] = None  # the latest last
-        for token in list(engine.rivals)[:-_RIVALS]:
-            del engine.rivals[token]
-    return found

@@ -124,7 +124,7 @@ class Delta:
                 rows = math.prod(x.shape[:-1]) // (prompts * q)
                 change = (x.reshape(prompts, rows, q, -1) - x0).to(torch.bfloat16)
                 self._last = (x, x._version, change)
-            y = F.linear(change, weight).float().add_(y0)
+            y = torch.add(y0, F.linear(change, weight))
             return y.view(*x.shape[:-1], y.shape[-1])
 
         return forward

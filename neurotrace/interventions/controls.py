@@ -39,6 +39,7 @@ QUIET = 0.04  # maximum share of training answers that a chosen candidate's cont
 _FIRST = 3  # draws of each control at first: 0 flips of 96 put the interval below `QUIET`
 _DRAWS = 6  # draws in all
 _TOGETHER = 8  # candidates whose controls are measured together
+_PASS = 96  # rows that a pass costs besides its own
 _SOONER = (1 / 16, 3 / 16)  # shares of the pairs at which a candidate may be left before all are measured
 
 
@@ -270,7 +271,7 @@ class QuietSearch:
         """The first of the candidates whose controls are quiet, if there is one."""
         for start, end in pairwise([0, *range(1, len(order), _TOGETHER), len(order)]):
             wave = list(order[start:end])  # the first by itself: where controls are quiet, it is chosen
-            *first, last = self._parts()
+            *first, last = self._parts(len(wave))
             for pairs in first:
                 self._hear(wave, pairs)
                 wave = [each for each in wave if not self.too_loud(each)]
@@ -286,7 +287,7 @@ class QuietSearch:
         The flips found so far bound this from above. The candidate with the highest bound is measured
         further, until that with the highest has been measured on all pairs.
         """
-        parts = self._parts()
+        parts = self._parts(1)
         while True:
             best = max(self.heard, key=lambda each: rates[each] - self.loudest(each))
             if self.heard[best].seen.all():
@@ -303,14 +304,20 @@ class QuietSearch:
         """The largest flip rate of its controls over all draws; of what is not measured, none flips."""
         return float(self.heard[candidate].hits.sum((1, 2)).max()) / (_DRAWS * len(self.near))
 
-    def _parts(self) -> list[list[int]]:
-        """The pairs, those that controls flipped most often first, cut at `_SOONER`."""
+    def _parts(self, candidates: int) -> list[list[int]]:
+        """The pairs, those that controls flipped most often first, cut at `_SOONER`.
+
+        There is no cut where so many candidates' controls are fewer rows than a pass costs besides them.
+        """
         found = sum((heard.hits.sum((0, 1)) for heard in self.heard.values()), torch.zeros(len(self.near)))
         order = sorted(
             range(len(self.near)), key=lambda pair: (-float(found[pair]), -float(self.near[pair]))
         )
-        ends = sorted({*(math.ceil(share * len(order)) for share in _SOONER), len(order)})
-        return [order[start:end] for start, end in pairwise([0, *ends])]
+        ends = [0]
+        for end in (math.ceil(share * len(order)) for share in _SOONER):
+            if candidates * len(CONTROLS) * _FIRST * (end - ends[-1]) >= _PASS:
+                ends.append(end)
+        return [order[start:end] for start, end in pairwise([*ends, len(order)]) if end > start]
 
     def _hear(self, candidates: Sequence[Any], pairs: list[int]) -> None:
         """Measure the first draws on these pairs, and the others of controls that need all of them."""

@@ -81,6 +81,11 @@ def donors_of(
     return of
 
 
+def of_each_prompt(donors: Sequence[Tensor | None], count: int) -> list[list[Tensor | None]]:
+    """Each intervention's values, of all prompts -> each prompt's, of all interventions."""
+    return [[None if each is None else each[row] for each in donors] for row in range(count)]
+
+
 def next_of_other_group(encoded: EncodedPairs, place: int) -> int:
     """The next pair of the same family and another group with other answers, if there is one."""
     own = encoded.pairs[place]

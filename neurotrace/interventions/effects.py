@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from neurotrace.core import statistics
@@ -22,13 +22,13 @@ from neurotrace.decoding.spans import places_named, spans_of
 from neurotrace.decoding.tokens import Words
 from neurotrace.engine import metrics
 from neurotrace.engine.turns import takes_turns
-from neurotrace.interventions.donors import donor_values, donors_of
+from neurotrace.interventions.donors import donors_of
 from neurotrace.interventions.intervention import Intervention
-from neurotrace.interventions.logits import Positions, check_finite, logits_under, tops_under, units_of
+from neurotrace.interventions.logits import Positions, check_finite, logits_under, units_of
 from neurotrace.interventions.targets import routed
-from neurotrace.interventions.whole import Named, Reader
+from neurotrace.interventions.whole import Reader, batches_of
 from neurotrace.models.activations import Activations
-from neurotrace.models.encoding import EncodedPairs, by_length, encode
+from neurotrace.models.encoding import EncodedPairs, encode
 from neurotrace.models.hooks import Site, inspect_model
 from neurotrace.models.origins import engine_of, tokenizer_of
 from neurotrace.models.protocol import HookedModel
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 __all__ = ["Effects", "Positions", "engine_of", "logits_under", "measure"]
 _SAME = ("read", "onward", "all")  # one rule for all pairs
 _ROWS_SHOWN = 12  # number of interventions in a notebook's table
-_ROWS_AT_ONCE = 1536
-_LOGITS_AT_ONCE = 2**26  # numbers, over rows and vocabulary, held at the same time
 
 
 @dataclass(frozen=True)
@@ -218,7 +216,8 @@ def measure(
     for direction in dict.fromkeys(each.direction for each in interventions):
         own = [each for each in interventions if each.direction == direction]
         likely = 1 if direction is Direction.TO_REASONING else 0
-        for places, ids in _batches(encoded, own, info.d_vocab, progress):
+        batches = batches_of(encoded, own, info.d_vocab)
+        for places, ids in over(progress, batches, f"intervening ({spoken(direction)})"):
             donors = donors_of(model, encoded, own, places, positions, activations)
             where: dict[str, Any] = {"positions": positions, "site": site, "cleans": cleans}
             if encoded.answers is not None:
@@ -230,46 +229,6 @@ def measure(
             parts += _rows(words, encoded.at(places), own, clean, changed)
     table = pa.concat_tables(parts).combine_chunks()
     return Effects(table.replace_schema_metadata(routed(model)) if routed(model) else table)
-
-
-def flipped(
-    model: HookedModel,
-    encoded: EncodedPairs,
-    interventions: Sequence[Intervention],
-    *,
-    activations: Activations,
-    positions: Positions = "read",
-    progress: Progress = None,
-) -> Bool[Tensor, "intervention pair"]:
-    """Whether each intervention makes the model give the other named answer; `measure`'s `answers`.
-
-    Nothing else is read from the logits, which for large vocabularies costs as much as several layers.
-
-    Args:
-        interventions: of one direction.
-        activations: those of exactly these pairs, from which patches take their values.
-        positions: see `measure`.
-    """
-    found = torch.zeros(len(interventions), len(encoded), dtype=torch.bool)
-    named: Named = "reasoned" if interventions[0].direction is Direction.TO_REASONING else "memorized"
-    prompts = encoded.ids(interventions[0].recipient)
-    if encoded.answers is None:  # prompts of several lengths go together
-        wanted = encoded.memorized if named == "memorized" else encoded.reasoned
-        size = max(1, min(32, _ROWS_AT_ONCE // len(interventions)))
-        starts = range(0, len(encoded), size)
-        for start in over(progress, starts, f"intervening ({spoken(interventions[0].direction)})"):
-            places = list(range(start, min(start + size, len(encoded))))
-            donors = donor_values(model, encoded, interventions, places, positions, activations)
-            some = [prompts[place] for place in places]
-            found[:, places] = tops_under(
-                model, some, interventions, donors, wanted[places], positions=positions
-            )
-        return found
-    reader = Reader(model, encoded)
-    for places, ids in _batches(encoded, interventions, inspect_model(model).d_vocab, progress):
-        own = donors_of(model, encoded, interventions, places, positions, activations)
-        found[:, places] = reader.writes(places, ids, interventions, own, named, positions=positions)
-    return found
 
 
 def _checked(positions: Positions | str, encoded: EncodedPairs) -> Positions:
@@ -285,18 +244,6 @@ def _checked(positions: Positions | str, encoded: EncodedPairs) -> Positions:
     return given
 
 
-def _batches(
-    encoded: EncodedPairs, interventions: Sequence[Intervention], d_vocab: int, progress: Progress
-) -> Iterable[tuple[list[int], Int[Tensor, "prompt pos"]]]:
-    """Batches of the recipient prompts, small enough for every intervention's logits at once."""
-    first = interventions[0]
-    longest = max((len(s) for each in encoded.answers or () for a in each for s in a), default=0)
-    rows = max(64, _LOGITS_AT_ONCE // (d_vocab * (1 + longest)))
-    size = max(1, min(32, rows // len(interventions)))
-    batches = list(by_length(encoded.ids(first.recipient), size))
-    return over(progress, batches, f"intervening ({spoken(first.direction)})")
-
-
 def _rows(
     words: Words,
     part: EncodedPairs,
@@ -310,12 +257,12 @@ def _rows(
     named = _named(part)
     # a softmax over the vocabulary costs as much as several layers: one a row
     clean_log_p = clean.log_softmax(dim=-1)
-    before = _readout(words, clean, clean_log_p, part, "before")
+    before = _readout(words, clean, clean_log_p, clean.argmax(dim=-1), part, "before")
     tables = []
     for intervention, logits in zip(interventions, changed, strict=True):
         check_finite(intervention, logits)
-        log_p = logits.log_softmax(dim=-1)
-        after = _readout(words, logits, log_p, part, "after")
+        log_p, tops = logits.log_softmax(dim=-1), logits.argmax(dim=-1)
+        after = _readout(words, logits, log_p, tops, part, "after")
         to_reasoning = intervention.direction is Direction.TO_REASONING
         wanted = part.reasoned if to_reasoning else part.memorized
         moved = after["L_after"] < 0 if to_reasoning else after["L_after"] > 0
@@ -325,7 +272,7 @@ def _rows(
             **before,
             **after,
             "prefers": moved,
-            "answers": (logits.argmax(-1) == wanted).numpy(),
+            "answers": (tops == wanted).numpy(),
             "kl": metrics.kl_of(clean_log_p, log_p).numpy(),
         }
         tables.append(pa.table(columns))
@@ -388,6 +335,7 @@ def _readout(
     words: Words,
     logits: Float[Tensor, "pair vocab"],
     log_p: Float[Tensor, "pair vocab"],
+    tops: Int[Tensor, " pair"],
     part: EncodedPairs,
     when: str,
 ) -> dict[str, Any]:
@@ -396,5 +344,5 @@ def _readout(
         f"L_{when}": metrics.logit_difference(logits, part.memorized, part.reasoned).numpy(),
         f"p_memorized_{when}": log_p[rows, part.memorized].exp().numpy(),
         f"p_reasoned_{when}": log_p[rows, part.reasoned].exp().numpy(),
-        f"top_{when}": words(logits.argmax(-1)),
+        f"top_{when}": words(tops),
     }

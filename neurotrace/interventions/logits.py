@@ -18,7 +18,7 @@ from torch import Tensor
 from neurotrace.core.errors import InputError
 from neurotrace.core.neurons import by_layer
 from neurotrace.engine.edits import Edit, Run
-from neurotrace.engine.metrics import is_top
+from neurotrace.engine.tops import Screen, is_top
 from neurotrace.interventions.intervention import Intervention
 from neurotrace.models.encoding import by_length
 from neurotrace.models.hooks import ModelInfo, Site, forward
@@ -97,13 +97,17 @@ def logits_under(
 def tops_under(
     model: HookedModel,
     prompts: Sequence[Int[Tensor, " pos"]],
-    interventions: Sequence[Intervention],
-    donors: Sequence[Tensor | None],
+    interventions: Sequence[Sequence[Intervention]],
+    donors: Sequence[Sequence[Tensor | None]],
     wanted: Int[Tensor, " prompt"],
     *,
     positions: Positions = "read",
-) -> Bool[Tensor, "intervention prompt"]:
-    """Whether each prompt's `wanted` is the top-1 token under each intervention (`engine/metrics.py`).
+) -> Bool[Tensor, "prompt intervention"]:
+    """Whether each prompt's `wanted` is the top-1 token under each of its interventions (`engine/tops.py`).
+
+    Args:
+        interventions: each prompt's own, equally many.
+        donors: each prompt's values for them, Float[Tensor, "neuron"], or "place neuron".
 
     Raises:
         InputError: an intervention leaves logits that are not finite.
@@ -111,25 +115,50 @@ def tops_under(
     # with no token behind the prompts, both are their last tokens
     engine = engine_of(model) if positions in ("read", "onward") else None
     mixed = None if engine is None or engine.kept is None else engine.kept.mixed(prompts)
+    count = len(interventions[0])
     if mixed is None and len({len(ids) for ids in prompts}) > 1:
-        found = torch.zeros(len(interventions), len(prompts), dtype=torch.bool)
+        found = torch.zeros(len(prompts), count, dtype=torch.bool)
         for rows, ids in by_length(prompts, len(prompts)):
-            own = [None if each is None else each[rows] for each in donors]
-            found[:, rows] = tops_under(
-                model, list(ids), interventions, own, wanted[rows], positions=positions
-            )
+            some = [interventions[row] for row in rows], [donors[row] for row in rows]
+            found[rows] = tops_under(model, list(ids), *some, wanted[rows], positions=positions)
         return found
     if engine is None:
-        ids = torch.stack(list(prompts))
-        _, changed = logits_under(model, ids, interventions, donors, positions=positions)
-        together = zip(interventions, changed, strict=True)
-        return torch.stack([check_finite(each, logits).argmax(-1) == wanted for each, logits in together])
-    hidden = _hidden(engine, mixed or engine.clean(torch.stack(list(prompts))), interventions, donors)
-    for intervention, own in zip(interventions, hidden, strict=True):
-        check_finite(intervention, own)
-    return (
-        is_top(engine, hidden.flatten(0, 1), wanted.repeat(len(interventions))).cpu().view(-1, len(wanted))
-    )
+        found = torch.zeros(len(prompts), count, dtype=torch.bool)
+        for rows in _alike(interventions):
+            ids = torch.stack([prompts[row] for row in rows])
+            given = [
+                None if each[0] is None else torch.stack(each)
+                for each in zip(*map(donors.__getitem__, rows), strict=True)
+            ]
+            _, changed = logits_under(model, ids, interventions[rows[0]], given, positions=positions)
+            for at, (each, logits) in enumerate(zip(interventions[rows[0]], changed, strict=True)):
+                found[rows, at] = check_finite(each, logits).argmax(-1) == wanted[rows]
+        return found
+    edits = [
+        _edit(each, values)
+        for own, given in zip(interventions, donors, strict=True)
+        for each, values in zip(own, given, strict=True)
+    ]
+    tokens = wanted.repeat_interleave(count)
+    screen = None if mixed is None else Screen.of(engine, len(edits))
+    if screen is not None and mixed is not None:
+        tops, hidden = screen.tops(prompts, mixed, edits, tokens)
+    else:
+        hidden = engine.sets(mixed or engine.clean(torch.stack(list(prompts))), edits)
+        tops = is_top(engine, hidden, tokens)
+    finite = torch.isfinite(hidden).flatten(1).all(dim=1)
+    if not finite.all():
+        row = int((~finite).nonzero()[0])
+        check_finite(interventions[row // count][row % count], hidden[row])
+    return tops.cpu().view(len(prompts), count)
+
+
+def _alike(interventions: Sequence[Sequence[Intervention]]) -> list[list[int]]:
+    """Places of the prompts that have the same interventions."""
+    places: dict[int, list[int]] = {}
+    for place, own in enumerate(interventions):
+        places.setdefault(id(own), []).append(place)
+    return list(places.values())
 
 
 def check_finite(intervention: Intervention, values: Tensor) -> Tensor:
@@ -143,18 +172,22 @@ def _hidden(
     engine: Any, run: Run, interventions: Sequence[Intervention], donors: Sequence[Tensor | None]
 ) -> Float[Tensor, "intervention prompt *read d_model"]:
     """The unembedding's input under each intervention."""
-    edits: list[list[Edit]] = []
-    for intervention, values in zip(interventions, donors, strict=True):
-        layers = torch.tensor([neuron.layer for neuron in intervention.neurons])
-        units = torch.tensor([neuron.index for neuron in intervention.neurons])
-        given = torch.zeros(len(run.ids), len(intervention)) if values is None else values
-        offsets = intervention.gain * given + intervention.offset
-        if offsets.ndim == 3:
-            offsets = offsets.transpose(1, 2)  # a row a neuron
-        edits.append([Edit(layers, units, intervention.keep, offset) for offset in offsets])
-    # the engine needs rows in prompt order
-    flat = [of_one[row] for row in range(len(run.ids)) for of_one in edits]
-    return rearrange(engine.sets(run, flat), "(prompt each) ... -> each prompt ...", prompt=len(run.ids))
+    edits = [
+        _edit(each, None if values is None else values[row])
+        for row in range(len(run.ids))
+        for each, values in zip(interventions, donors, strict=True)
+    ]
+    rows = engine.sets(run, edits)
+    return rearrange(rows, "(prompt each) ... -> each prompt ...", prompt=len(run.ids))
+
+
+def _edit(intervention: Intervention, values: Float[Tensor, "*place neuron"] | None) -> Edit:
+    """The engine's row for an intervention on one prompt."""
+    layers = torch.tensor([neuron.layer for neuron in intervention.neurons])
+    units = torch.tensor([neuron.index for neuron in intervention.neurons])
+    given = torch.zeros(len(intervention)) if values is None else values
+    offset = intervention.gain * given + intervention.offset
+    return Edit(layers, units, intervention.keep, offset.t() if offset.ndim == 2 else offset)
 
 
 def _hooked_logits(

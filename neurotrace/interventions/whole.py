@@ -1,24 +1,36 @@
-"""Whole answers under interventions: which one greedy decoding writes, and how probable each one is."""
+"""Answers under interventions, by first token or whole: does the model give them, how probable are they?"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from neurotrace.core.process import Progress, over
+from neurotrace.core.sides import Direction, spoken
 from neurotrace.decoding.endings import WordEnds
 from neurotrace.decoding.sequences import Answer, Judged, judge
 from neurotrace.engine.metrics import kl_of
+from neurotrace.interventions.donors import donor_values, donors_of, of_each_prompt
 from neurotrace.interventions.intervention import Intervention
-from neurotrace.interventions.logits import Donors, check_finite, logits_under, tops_under
-from neurotrace.models.encoding import EncodedPairs
+from neurotrace.interventions.logits import Donors, Positions, check_finite, logits_under, tops_under
+from neurotrace.models.activations import Activations
+from neurotrace.models.encoding import EncodedPairs, by_length
+from neurotrace.models.hooks import inspect_model
 from neurotrace.models.origins import tokenizer_of
 from neurotrace.models.protocol import HookedModel
 
 Named = Literal["memorized", "reasoned"]
+
+
+Asked = tuple[Sequence[int], Sequence[Intervention]]  # rows of pairs, and what is done to each of them
+_ROWS_AT_ONCE = 1536
+_LOGITS_AT_ONCE = 2**26  # numbers, over rows and vocabulary, held at the same time
 
 
 class Reader:
@@ -49,8 +61,9 @@ class Reader:
                 list(places)
             ]
             nothing = torch.zeros(len(ids), 0, dtype=torch.long)
-            given = donors(range(len(ids)), nothing)
-            return tops_under(self.model, list(ids), interventions, given, wanted, **where)
+            values = of_each_prompt(donors(range(len(ids)), nothing), len(ids))
+            each = [interventions] * len(ids)
+            return tops_under(self.model, list(ids), each, values, wanted, **where).t()
         side = 0 if named == "memorized" else 1
         wanted_only = [(each[side],) for each in self._answers(places)]
         judged = self._judge(wanted_only, ids, interventions, donors, where)
@@ -97,3 +110,76 @@ class Reader:
                 yield number, check_finite(each, logits if tokens.shape[1] else logits[:, None])
 
         return judge(answers, run, 1 + len(interventions), self.ends, **how)
+
+
+def flipped(
+    model: HookedModel,
+    encoded: EncodedPairs,
+    asked: Sequence[Asked],
+    *,
+    activations: Activations,
+    positions: Positions = "read",
+    progress: Progress = None,
+) -> list[Bool[Tensor, "intervention pair"]]:
+    """Whether each intervention makes the model give the other named answer; `measure`'s `answers`.
+
+    Nothing else is read from the logits, which for large vocabularies costs as much as several layers.
+
+    Args:
+        asked: (rows of `encoded`, interventions); all of one direction. Those with equally many
+            interventions run together.
+        activations: those of exactly these pairs, from which patches take their values.
+        positions: see `measure`.
+
+    Returns:
+        For each of `asked` a row for each intervention, a column for each pair.
+    """
+    found = [torch.zeros(len(own), len(rows), dtype=torch.bool) for rows, own in asked]
+    direction = asked[0][1][0].direction
+    named: Named = "reasoned" if direction is Direction.TO_REASONING else "memorized"
+    label = f"intervening ({spoken(direction)})"
+    if encoded.answers is not None:
+        for answers, (rows, own) in zip(found, asked, strict=True):
+            part = encoded.at(rows)
+            at = Activations(activations.values[:, list(rows)], part.pairs)
+            reader = Reader(model, part)
+            for places, ids in over(progress, batches_of(part, own, inspect_model(model).d_vocab), label):
+                donors = donors_of(model, part, own, places, positions, at)
+                answers[:, places] = reader.writes(places, ids, own, donors, named, positions=positions)
+        return found
+    wanted = encoded.memorized if named == "memorized" else encoded.reasoned
+    prompts = encoded.ids(direction.recipient)
+    batches = []
+    for count in sorted({len(own) for _, own in asked}):
+        every = [
+            (number, place)
+            for number, (rows, own) in enumerate(asked)
+            if len(own) == count
+            for place in range(len(rows))
+        ]
+        size = max(1, min(32, _ROWS_AT_ONCE // count))
+        batches += [every[start : start + size] for start in range(0, len(every), size)]
+    for batch in over(progress, batches, label):
+        rows = [asked[number][0][place] for number, place in batch]
+        applied = [asked[number][1] for number, _ in batch]
+        given: list[list[Tensor | None]] = []
+        for number, same in groupby(batch, itemgetter(0)):
+            of = [asked[number][0][place] for _, place in same]
+            values = donor_values(model, encoded, asked[number][1], of, positions, activations)
+            given += of_each_prompt(values, len(of))
+        some = [prompts[row] for row in rows]
+        tops = tops_under(model, some, applied, given, wanted[rows], positions=positions)
+        for (number, place), answers in zip(batch, tops, strict=True):
+            found[number][:, place] = answers
+    return found
+
+
+def batches_of(
+    encoded: EncodedPairs, interventions: Sequence[Intervention], d_vocab: int
+) -> list[tuple[list[int], Int[Tensor, "prompt pos"]]]:
+    """Batches of the recipient prompts, small enough for every intervention's logits at once."""
+    first = interventions[0]
+    longest = max((len(s) for each in encoded.answers or () for a in each for s in a), default=0)
+    rows = max(64, _LOGITS_AT_ONCE // (d_vocab * (1 + longest)))
+    size = max(1, min(32, rows // len(interventions)))
+    return list(by_length(encoded.ids(first.recipient), size))

@@ -2,7 +2,7 @@
 
     score_i = mean over pairs of (target_i - a_i) * (the slope of L by RelP's rules)
 
-(arXiv 2508.21258; the rules are in `engine/relp.py`.) A gradient is the effect of an infinitely small
+(arXiv 2508.21258; the rules are in `relp_rules.py`.) A gradient is the effect of an infinitely small
 step; it vanishes at a saturated norm or a closed gate. RelP estimates a neuron's share of the actual L.
 In a mixture of experts the router's weights are constants as well, whatever `nt.routing` says.
 Same cost as the gradient: 2 forward passes and 1 backward pass a pair.
@@ -76,8 +76,8 @@ def _slopes(
     layers: Sequence[int] | None,
     behind: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    from neurotrace.engine.relp import half, is_gated, linearised
     from neurotrace.engine.slopes import slopes
+    from neurotrace.rankers.relp_rules import half, is_gated, linearised
 
     engine = engine_of(model)
     if engine is None:

@@ -30,8 +30,8 @@ from neurotrace.core.process import Progress, over
 from neurotrace.core.sides import SIDES, Direction
 from neurotrace.interventions.controls import QUIET
 from neurotrace.interventions.damage import damage, still_answered
-from neurotrace.interventions.effects import flipped
 from neurotrace.interventions.intervention import Intervention
+from neurotrace.interventions.whole import flipped
 from neurotrace.models.activations import Activations, Moments
 from neurotrace.models.encoding import by_length
 from neurotrace.models.hooks import Point, inspect_model, w_out
@@ -40,7 +40,7 @@ from neurotrace.models.sites import read_sites
 from neurotrace.models.written import is_plain
 from neurotrace.recipes.base import Prove
 from neurotrace.studies.held_out import RANDOM_DRAWS, Flip
-from neurotrace.studies.selection import Ground, RowFold, StudySettings, activations_at, halves_of
+from neurotrace.studies.selection import Ground, RowFold, StudySettings, halves_of
 
 _DRAWS = 3  # of the other controls, and of the random one in the choice
 _TRIED = 8  # candidates whose controls are measured
@@ -195,15 +195,13 @@ class _Proof:
         parts = []
         for start in range(0, len(vectors), 16):  # bounds the number of rows at once
             made = [written(each, self.streams.inverse, direction) for each in vectors[start : start + 16]]
-            parts.append(
-                flipped(
-                    self.ground.model,
-                    self.ground.own.at(rows),
-                    made,
-                    activations=activations_at(self.ground, rows),
-                    positions=self.ground.positions,
-                    progress=progress,
-                )
+            parts += flipped(
+                self.ground.model,
+                self.ground.own,
+                [(rows, made)],
+                activations=self.ground.evidence.activations,
+                positions=self.ground.positions,
+                progress=progress,
             )
         return torch.cat(parts)
 

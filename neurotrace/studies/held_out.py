@@ -25,14 +25,15 @@ import torch
 from neurotrace.core import statistics
 from neurotrace.core.process import Progress, over
 from neurotrace.core.sides import Direction
-from neurotrace.interventions.continuing import generate
+from neurotrace.interventions.continuing import continuations, generate
 from neurotrace.interventions.controls import CONTROLS, controls_for, random_controls
 from neurotrace.interventions.damage import damage, still_answered
-from neurotrace.interventions.effects import flipped, measure
+from neurotrace.interventions.effects import measure
 from neurotrace.interventions.intervention import Intervention
 from neurotrace.interventions.kinds import values_at
 from neurotrace.interventions.reference import Reference
 from neurotrace.interventions.targets import routed
+from neurotrace.interventions.whole import flipped
 from neurotrace.models.hooks import inspect_model
 from neurotrace.studies.selection import (
     Candidate,
@@ -229,39 +230,47 @@ class _Proof:
         import pandas as pd
 
         seeds = range(_DRAWS, RANDOM_DRAWS)
-        own, activations = self.ground.own.at(fold.test), activations_at(self.ground, fold.test)
         drawn = random_controls(best, reference, seeds=seeds)
-        found = flipped(
+        (found,) = flipped(
             self.ground.model,
-            own,
-            drawn,
-            activations=activations,
+            self.ground.own,
+            [(fold.test, drawn)],
+            activations=self.ground.evidence.activations,
             positions=self.ground.positions,
             progress=self.progress,
         )
         rows = [
             {"role": "random", "draw": seed, "pair": pair.id, "group": pair.group, "answers": bool(hit)}
             for seed, answers in zip(seeds, found, strict=True)
-            for pair, hit in zip(own.pairs, answers, strict=True)
+            for pair, hit in zip(map(self.ground.own.pairs.__getitem__, fold.test), answers, strict=True)
         ]
         return pd.DataFrame(rows).assign(prefers=False)  # not read
 
     def _read(self, fold: RowFold, best: Intervention) -> None:
-        """The model's text after two held-out prompts, with and without the intervention."""
-        for row in fold.test[:: max(1, len(fold.test) // 2)][:2]:
-            pair = self.ground.own.pairs[row]
-            prompt, donor = getattr(pair, best.recipient), getattr(pair, best.donor)
-            before = generate(self.ground.model, prompt, max_new_tokens=_WRITTEN)
-            after = generate(
-                self.ground.model,
-                prompt,
-                best,
-                donor_prompt=donor,
-                max_new_tokens=_WRITTEN,
-                positions=self.ground.positions,
-            )
-            what = f"{best.kind} of {len(best)} neurons"
-            self.examples.append(Example(pair.family, self.ground.direction, what, prompt, before, after))
+        """The model's text after two held-out prompts, with and without the intervention.
+
+        Prompts of one length are continued together.
+        """
+        own, ids = self.ground.own, self.ground.own.ids(best.recipient)
+        first, *rest = fold.test
+        later = rest[len(rest) // 2 :]
+        second = [row for row in later if len(ids[row]) == len(ids[first])] or later
+        pairs = [own.pairs[row] for row in (first, *second[:1])]
+        prompts = [ids[row].tolist() for row in (first, *second[:1])]
+        model, at = self.ground.model, self.ground.positions
+        before = continuations(model, prompts, max_new_tokens=_WRITTEN)
+        if best.needs_donor:
+            both = [(getattr(pair, best.recipient), getattr(pair, best.donor)) for pair in pairs]
+            after = [
+                generate(model, prompt, best, donor_prompt=donor, max_new_tokens=_WRITTEN, positions=at)
+                for prompt, donor in both
+            ]
+        else:
+            after = continuations(model, prompts, best, max_new_tokens=_WRITTEN, positions=at)
+        what = f"{best.kind} of {len(best)} neurons"
+        for pair, *texts in zip(pairs, before, after, strict=True):
+            prompt = getattr(pair, best.recipient)
+            self.examples.append(Example(pair.family, self.ground.direction, what, prompt, *texts))
 
     def flips(self) -> list[Flip]:
         import pandas as pd

@@ -20,8 +20,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import accumulate
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -37,11 +36,12 @@ from neurotrace.interventions.controls import (
     Tally,
     controls_for,
 )
-from neurotrace.interventions.effects import Effects, flipped
+from neurotrace.interventions.effects import Effects
 from neurotrace.interventions.intervention import Intervention
 from neurotrace.interventions.kinds import Kind, form_of, parse_kind
 from neurotrace.interventions.logits import WithinRun
 from neurotrace.interventions.reference import Evidence, Reference
+from neurotrace.interventions.whole import Asked, flipped
 from neurotrace.models.activations import Activations
 from neurotrace.models.encoding import EncodedPairs
 from neurotrace.models.hooks import ModelInfo
@@ -136,8 +136,7 @@ def flip_rates(effects: Effects) -> dict[Candidate, float]:
     return {Candidate(m, kind, int(k)): float(rate) for (m, kind, k), rate in means.items()}
 
 
-# (interventions, places of some of the part's pairs; None: all)
-Flipped = Callable[[list[Intervention], Sequence[int] | None], Bool[Tensor, "intervention pair"]]
+Flips = Callable[[Sequence[Asked]], list[Bool[Tensor, "intervention pair"]]]
 
 
 @dataclass(frozen=True)
@@ -146,8 +145,8 @@ class Part:
 
     made: Mapping[Candidate, Intervention]
     reference: Reference  # of the pairs on which they were ranked
-    flipped: Flipped
-    further: Flipped | None = None  # on as many pairs again
+    rows: Sequence[int]  # the pairs
+    further: Sequence[int] = ()  # as many again
 
 
 @dataclass(frozen=True)
@@ -213,11 +212,11 @@ def choose_within(
             Part(
                 _candidates(ground, ranked, reference, settings),
                 reference,
-                partial(_flipped, ground, first, progress),
-                partial(_flipped, ground, more, progress) if more else None,
+                first,
+                more,
             )
         )
-    choice = choose(parts)
+    choice = choose(parts, partial(_flipped, ground, progress))
     reference = ground.evidence.reference(fold.train)
     return Chosen(fold, choice, _candidates(ground, fold.train, reference, settings), reference)
 
@@ -269,28 +268,24 @@ def activations_at(ground: Ground, rows: Sequence[int]) -> Activations:
 
 
 def _flipped(
-    ground: Ground,
-    rows: Sequence[int],
-    progress: Progress,
-    interventions: Sequence[Intervention],
-    places: Sequence[int] | None,
-) -> Bool[Tensor, "intervention pair"]:
-    rows = rows if places is None else [rows[place] for place in places]
+    ground: Ground, progress: Progress, asked: Sequence[Asked]
+) -> list[Bool[Tensor, "intervention pair"]]:
     return flipped(
         ground.model,
-        ground.own.at(rows),
-        interventions,
-        activations=activations_at(ground, rows),
+        ground.own,
+        asked,
+        activations=ground.evidence.activations,
         positions=ground.positions,
         progress=progress,
     )
 
 
-def choose(parts: Sequence[Part]) -> Choice:
+def choose(parts: Sequence[Part], flips: Flips) -> Choice:
     """The best of the candidates, by the rule in the module's docstring.
 
     Args:
         parts: each with the same candidates, kinds in order of preference where they tie.
+        flips: whether interventions flip the answers of pairs.
     """
     made = [each for each in parts[0].made if all(each in part.made for part in parts)]
     tallies = {each: Tally() for each in made}
@@ -298,16 +293,18 @@ def choose(parts: Sequence[Part]) -> Choice:
     for part in parts:
         least = _HOPELESS * max(tally.rate for tally in tallies.values())
         hopeful = [each for each in made if tallies[each].rate >= least]
-        near.append(_try(tallies, hopeful, part, part.flipped).float().mean(dim=0))
+        (found,) = _try(tallies, hopeful, {tuple(part.rows): part}, flips)
+        near.append(found.float().mean(dim=0))
     order = _ordered(tallies)
     bar = max(tally.rate - _NEAR / tally.count for tally in tallies.values())
     rivals = [each for each in order if tallies[each].rate >= bar][:_CONTENDERS]
-    further = [(part, part.further) for part in parts if part.further]
+    further = {tuple(part.further): part for part in parts if part.further}
     if len(rivals) > 1 and further:
-        for part, flips in further:
-            _try(tallies, rivals, part, flips)
+        _try(tallies, rivals, further, flips)
         order = _ordered(tallies)
-    controls = QuietSearch(partial(_flips_of_controls, parts, list(map(len, near))), torch.cat(near))
+    controls = QuietSearch(
+        partial(_flips_of_controls, parts, cache(partial(_drawn, parts)), flips), torch.cat(near)
+    )
     best = controls.first_quiet(order[:_TESTED])
     if best is None:
         best = controls.least_loud({each: tally.rate for each, tally in tallies.items()})
@@ -328,30 +325,49 @@ def _ordered(tallies: Mapping[Candidate, Tally]) -> list[Candidate]:
 
 
 def _try(
-    tallies: dict[Candidate, Tally], candidates: Sequence[Candidate], part: Part, flips: Flipped
-) -> Bool[Tensor, "candidate pair"]:
-    """Count the flips of the candidates in, and return them."""
-    found = flips([part.made[each] for each in candidates], None)
-    for each, answers in zip(candidates, found, strict=True):
-        tallies[each] = tallies[each].plus(answers)
+    tallies: dict[Candidate, Tally],
+    candidates: Sequence[Candidate],
+    parts: Mapping[tuple[int, ...], Part],
+    flips: Flips,
+) -> list[Bool[Tensor, "candidate pair"]]:
+    """Count the flips of the candidates in, on these pairs of each part, and return them."""
+    found = flips([(rows, [part.made[each] for each in candidates]) for rows, part in parts.items()])
+    for own in found:
+        for each, answers in zip(candidates, own, strict=True):
+            tallies[each] = tallies[each].plus(answers)
     return found
 
 
+def _drawn(
+    parts: Sequence[Part], place: int, candidate: Candidate, role: str, seeds: range
+) -> list[Intervention]:
+    """One control of a part's candidate, drawn with each seed."""
+    part = parts[place]
+    return controls_for(part.made[candidate], reference=part.reference, seeds=seeds, roles=(role,))
+
+
 def _flips_of_controls(
-    parts: Sequence[Part], sizes: Sequence[int], wanted: Sequence[Drawn]
+    parts: Sequence[Part],
+    draw: Callable[[int, Candidate, str, range], list[Intervention]],
+    flips: Flips,
+    wanted: Sequence[Drawn],
 ) -> list[Bool[Tensor, "draw place"]]:
     """Whether each control flips each of its pairs; the parts' pairs are counted on from part to part."""
     found = [torch.zeros(len(seeds), len(pairs), dtype=torch.bool) for _, _, seeds, pairs in wanted]
-    for part, start, end in zip(parts, accumulate(sizes, initial=0), accumulate(sizes), strict=False):
-        together: dict[tuple[int, ...], list[tuple[int, int, Intervention]]] = {}
+    start = 0
+    asked: dict[tuple[int, ...], tuple[list[Intervention], list[tuple[int, int, list[int]]]]] = {}
+    for place, part in enumerate(parts):
         for number, (each, role, seeds, pairs) in enumerate(wanted):
-            if own := tuple(pair - start for pair in pairs if start <= pair < end):
-                drawn = controls_for(part.made[each], reference=part.reference, seeds=seeds, roles=(role,))
-                together.setdefault(own, []).extend((number, row, each) for row, each in enumerate(drawn))
-        for places, asked in together.items():
-            for (number, row, _), answers in zip(
-                asked, part.flipped([each for _, _, each in asked], places), strict=True
-            ):
-                columns = [at for at, pair in enumerate(wanted[number][3]) if start <= pair < end]
-                found[number][row, columns] = answers
+            columns = [at for at, pair in enumerate(pairs) if start <= pair < start + len(part.rows)]
+            rows = tuple(part.rows[pairs[at] - start] for at in columns)
+            if rows:
+                applied, where = asked.setdefault(rows, ([], []))
+                drawn = draw(place, each, role, seeds)
+                applied += drawn
+                where += [(number, row, columns) for row in range(len(drawn))]
+        start += len(part.rows)
+    every = flips([(rows, applied) for rows, (applied, _) in asked.items()]) if asked else []
+    for own, (_, where) in zip(every, asked.values(), strict=True):
+        for answers, (number, row, columns) in zip(own, where, strict=True):
+            found[number][row, columns] = answers
     return found

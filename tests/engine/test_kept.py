@@ -10,9 +10,10 @@ from neurotrace.engine import proof
 from neurotrace.engine.edits import Edit, together
 from neurotrace.engine.experts import install
 from neurotrace.engine.kept import _tree, keeping
-from neurotrace.engine.metrics import first_tokens, is_top
+from neurotrace.engine.metrics import first_tokens
 from neurotrace.engine.parts import find_blocks
 from neurotrace.engine.slopes import slopes
+from neurotrace.engine.tops import is_top
 
 SPARSE = {name for name, each in FAMILIES.items() if any("expert" in key for key in each.options)}
 SERVED = [

@@ -430,14 +430,14 @@ MUTATIONS = (
     ),
     Mutation(
         "relevance through attention patterns",
-        "engine/relp.py",
+        "rankers/relp_rules.py",
         "return func(*args, **kwargs).detach()",
         "return func(*args, **kwargs)",
         ("tests/rankers/test_rankers_relp_masks.py",),
     ),
     Mutation(
         "a router's softmax counts as attention",
-        "engine/relp.py",
+        "rankers/relp_rules.py",
         "        patterns.met = met\n",
         "        del met\n",
         ("tests/rankers/test_rankers_relp_masks.py::test_a_routers_softmax_is_no_attention_pattern",),

@@ -15,9 +15,9 @@ import neurotrace as nt
 from neurotrace.core.errors import InputError
 from neurotrace.engine import proof
 from neurotrace.engine.metrics import first_tokens
-from neurotrace.engine.relp import linearised
 from neurotrace.engine.slopes import slopes
 from neurotrace.models.origins import twin
+from neurotrace.rankers.relp_rules import linearised
 
 MASKS = [nt.slimming, nt.hard_concrete]
 BY_DAY = ("gpt2", "llama", "opt")  # the masks on the others are learned by night
@@ -73,7 +73,7 @@ def test_a_pattern_is_a_constant_however_it_is_computed(attention):
     """Attended values alone are differentiated."""
     from torch.nn import functional as F
 
-    from neurotrace.engine.relp import _Patterns
+    from neurotrace.rankers.relp_rules import _Patterns
 
     q, k, v = torch.randn(3, 1, 1, 4, 8).requires_grad_().unbind()
     normed = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,7 +16,7 @@ from neurotrace.core.scores import Scores
 from neurotrace.core.sides import Direction
 from neurotrace.interventions import intervention as interventions
 from neurotrace.interventions.controls import CONTROLS
-from neurotrace.interventions.effects import flipped
+from neurotrace.interventions.whole import flipped
 from neurotrace.models.activations import read_activations
 from neurotrace.studies import held_out, selection
 from neurotrace.studies.selection import Candidate, Part, StudySettings, choose
@@ -45,23 +46,34 @@ def made(model, encoded):
     return of
 
 
-def part_of(candidates, flips, controls, *, further=None):
-    """A part in which `flips` and `controls` say, by candidate (and draw), what share flips."""
+def part_of(candidates, flips, controls, *, further=None, start=0):
+    """A part, and what `flips` and `controls` say: by candidate (and draw), what share flips."""
     made, reference = candidates
     known = {str(each): each for each in made}
+    rows, more = range(start, start + PAIRS), range(start + PAIRS, start + 2 * PAIRS)
 
-    def ask(shares):
-        def found(some, places):
-            rows = []
-            for each in some:
-                candidate = known[each.label]
-                own = shares[candidate.kind, candidate.k] if each.role == "selected" else None
-                rows.append(share(controls(candidate, each.draw) if own is None else own))
-            return torch.stack(rows)[:, list(range(PAIRS) if places is None else places)]
+    def found(asked, some):
+        shares = flips if asked[0] < more.start else further
+        own = []
+        for each in some:
+            candidate = known[each.label]
+            selected = shares[candidate.kind, candidate.k] if each.role == "selected" else None
+            own.append(share(controls(candidate, each.draw) if selected is None else selected))
+        return torch.stack(own)[:, [(row - start) % PAIRS for row in asked]]
 
-        return found
+    return Part(made, reference, rows, more if further else ()), found
 
-    return Part(made, reference, ask(flips), None if further is None else ask(further))
+
+def chosen_from(*parts):
+    """The choice among these parts, whose rows do not overlap."""
+
+    def flips(asked):
+        return [
+            next(found for part, found in parts if rows[0] in {*part.rows, *part.further})(rows, some)
+            for rows, some in asked
+        ]
+
+    return choose([part for part, _ in parts], flips)
 
 
 def test_quiet_controls_come_first_then_few_neurons(made):
@@ -72,30 +84,33 @@ def test_quiet_controls_come_first_then_few_neurons(made):
         ("patch", 2): 0.9,
         ("zero", 8): 0.2,
     }
-    quiet = part_of(made(*flips), flips, lambda each, draw: 0.5 * (each.kind == "shift:9"))
-    found = choose([quiet, quiet])
+    quiet = [
+        part_of(made(*flips), flips, lambda each, draw: 0.5 * (each.kind == "shift:9"), start=start)
+        for start in (0, 100)
+    ]
+    found = chosen_from(*quiet)
     assert found.candidate == Candidate("gradient", "patch", 4)
     assert found.loud == {Candidate("gradient", "shift:9", 8)}
     assert (found.pairs, found.tied) == (2 * PAIRS, 1)
     # nobody is quiet: what flips most beyond its controls
-    loud = part_of(made(*flips), flips, lambda each, draw: 0.5)
-    assert choose([loud, loud]).candidate == Candidate("gradient", "shift:9", 8)
+    loud = [part_of(made(*flips), flips, lambda each, draw: 0.5, start=start) for start in (0, 100)]
+    assert chosen_from(*loud).candidate == Candidate("gradient", "shift:9", 8)
 
 
 def test_the_hopeless_are_measured_once(made):
     flips = {("patch", 1): 0.2, ("set", 8): 0.9, ("zero", 4): 0.5}
     asked = []
 
-    def part():
-        one = part_of(made(*flips), flips, lambda each, draw: 0.0)
+    def part(start):
+        one, own = part_of(made(*flips), flips, lambda each, draw: 0.0, start=start)
 
-        def flipped(some, places):
+        def found(rows, some):
             asked.append({each.kind for each in some if each.role == "selected"})
-            return one.flipped(some, places)
+            return own(rows, some)
 
-        return replace(one, flipped=flipped)
+        return one, found
 
-    found = choose([part(), part()])
+    found = chosen_from(part(0), part(100))
     assert asked[:2] == [{"patch", "set", "zero"}, {"set", "zero"}]
     assert (found.candidate.kind, found.pairs) == ("set", 2 * PAIRS)
     assert found.rates[Candidate("gradient", "patch", 1)] == pytest.approx(0.2, abs=0.02)
@@ -105,10 +120,10 @@ def test_a_tie_is_settled_by_further_pairs(made):
     flips = {("patch", 1): 1.0, ("set", 8): 1.0}
     more = {("patch", 1): 0.5, ("set", 8): 1.0}
     few = part_of(made(*flips), flips, lambda each, draw: 0.0)
-    assert choose([few]).candidate.k == 1
-    assert choose([few]).tied == 1
+    assert chosen_from(few).candidate.k == 1
+    assert chosen_from(few).tied == 1
     enough = part_of(made(*flips), flips, lambda each, draw: 0.0, further=more)
-    found = choose([enough])
+    found = chosen_from(enough)
     assert (found.candidate.k, found.pairs, found.tied) == (8, 2 * PAIRS, 0)
 
 
@@ -117,7 +132,7 @@ def test_who_was_lucky_on_few_pairs_does_not_beat_who_was_tried_on_more(made):
     flips = {(f"shift:{size}", 1 + (size > 20)): 1.0 for size in range(1, 25)}
     flips["set", 4] = 0.8
     part = part_of(made(*flips), flips, lambda each, draw: 0.0, further={each: 0.75 for each in flips})
-    found = choose([part])
+    found = chosen_from(part)
     assert (found.candidate.k, found.pairs) == (1, 2 * PAIRS)
     assert found.rates[found.candidate] == 0.875
     assert found.tied == 15
@@ -127,7 +142,7 @@ def test_a_doubtful_control_is_drawn_again(made):
     flips = {("patch", 2): 1.0, ("set", 4): 0.9}
     # by luck the first draw flips four of 32 answers, and no other does: 2 % of all
     lucky = part_of(made(*flips), flips, lambda each, draw: 4 / 32 * (draw == 0 and each.k == 2))
-    assert choose([lucky]).candidate.k == 2
+    assert chosen_from(lucky).candidate.k == 2
     # by luck the first draws flip nothing, or little, and those that follow a tenth
     drawn = []
 
@@ -135,7 +150,7 @@ def test_a_doubtful_control_is_drawn_again(made):
         drawn.append((each.k, draw))
         return [0, 2 / 32, 2 / 32, 4 / 32, 4 / 32, 4 / 32][draw] * (each.k == 2)
 
-    found = choose([part_of(made(*flips), flips, late)])
+    found = chosen_from(part_of(made(*flips), flips, late))
     assert found.candidate.k == 4
     assert max(draw for k, draw in drawn if k == 2) == 5  # to the last
     assert max(draw for k, draw in drawn if k == 4) == 2  # 0 of 96 leaves the interval below 4 %
@@ -145,18 +160,19 @@ def test_controls_are_asked_for_on_the_pairs_of_each_part(made):
     """Places count on from part to part; each part applies its own controls to its own pairs."""
     candidates, reference = made(("patch", 2), ("zero", 4))
     generator = torch.Generator().manual_seed(0)
-    sizes, parts, tables = [5, 3], [], []
-    for size in sizes:
+    parts, tables, said = [], [], {}
+    for start, size in ((10, 5), (20, 3)):
         table = torch.rand(2, len(CONTROLS), 6, size, generator=generator) < 0.5
         known = {str(each): row for row, each in enumerate(candidates)}
 
-        def found(some, places, table=table, known=known):
-            assert len(places) > 0
+        def found(rows, some, table=table, known=known, start=start):
+            assert len(rows) > 0
             at = [(known[each.label], CONTROLS.index(each.role), each.draw) for each in some]
-            return torch.stack([table[one] for one in at])[:, list(places)]
+            return torch.stack([table[one] for one in at])[:, [row - start for row in rows]]
 
-        parts.append(Part(candidates, reference, found))
+        parts.append(Part(candidates, reference, range(start, start + size)))
         tables.append(table)
+        said |= dict.fromkeys(range(start, start + size), found)
     whole = torch.cat(tables, dim=-1)
     patch, zero = candidates
     wanted = [
@@ -165,7 +181,11 @@ def test_controls_are_asked_for_on_the_pairs_of_each_part(made):
         (zero, "sign", range(3), [6, 0, 4]),
         (patch, "low_rho", range(3, 6), [1]),
     ]
-    rows = selection._flips_of_controls(parts, sizes, wanted)
+
+    def flips(asked):
+        return [said[rows[0]](rows, some) for rows, some in asked]
+
+    rows = selection._flips_of_controls(parts, partial(selection._drawn, parts), flips, wanted)
     for (each, role, seeds, pairs), own in zip(wanted, rows, strict=True):
         expected = whole[int(each == zero), CONTROLS.index(role), list(seeds)][:, pairs]
         assert own.tolist() == expected.tolist()
@@ -195,22 +215,21 @@ def test_what_ranked_is_not_what_is_tried(monkeypatch):
         seen = ",".join(map(str, training.rows))
         return Scores(f"{method}|{seen}", torch.arange(8.0)[None])
 
-    def flips(model, some, interventions, **_):
-        asked.append(some.rows)
+    def flips(model, every, wanted, **_):
         found = []
-        for each in interventions:
-            method, _, seen = each.label.partition("|")
-            known = {int(row) for row in seen.split(",")}
-            good = [
-                row in known if method == "by_heart" else row % 5 > 0  # and the other flips 80 %
-                for row in some.rows
-            ]
+        for rows, some in wanted:
+            asked.append(list(rows))
+            good = []
+            for each in some:
+                method, _, seen = each.label.partition("|")
+                known = {int(row) for row in seen.split(",")}
+                # the other flips 80 %
+                good.append([row in known if method == "by_heart" else row % 5 > 0 for row in rows])
             found.append(torch.tensor(good))
-        return torch.stack(found)
+        return found
 
     monkeypatch.setattr(selection, "rank", rank)
     monkeypatch.setattr(selection, "flipped", flips)
-    monkeypatch.setattr(selection, "Activations", lambda values, pairs: None)
     monkeypatch.setattr(
         selection,
         "controls_for",
@@ -257,7 +276,9 @@ def test_flipped_is_what_measure_says(model, encoded):
         top = nt.gradient(model, encoded, donor=Direction(way).donor).top(2, direction=way)
         some = [nt.zero(top, direction=way), nt.patch(top, donor=Direction(way).donor)]
         some.append(nt.random_signs(some[1], seed=0))
-        own = flipped(model, encoded, some, activations=activations)
+        halves = [(range(1, len(encoded)), some[:2]), (range(len(encoded)), some)]
+        part, own = flipped(model, encoded, halves, activations=activations)
+        assert part.tolist() == own[:2, 1:].tolist()
         table = nt.measure(model, encoded, some).to_frame()
         for row, each in enumerate(some):
             rows = table[(table["intervention"] == each.kind) & (table["role"] == each.role)]
