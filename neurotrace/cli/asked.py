@@ -68,21 +68,25 @@ def check(asked: Asked) -> None:
 
 @dataclass(frozen=True)
 class Ready:
-    """The model, and the study of what it answers; on a worker, too."""
+    """The study of what a model answers; on a worker, too."""
 
-    model: HookedModel
     study: partial[Any]  # of the model and its pairs; takes `units` and `progress`
     rendering: dict[str, Any] | None  # for a chat model
 
     @classmethod
-    def of(cls, asked: Asked, items: Sequence[Item] = (), studied: EncodedPairs | None = None) -> Ready:
+    def of(
+        cls,
+        asked: Asked,
+        loaded: HookedModel,
+        items: Sequence[Item] = (),
+        studied: EncodedPairs | None = None,
+    ) -> Ready:
         """With `studied`, what another process found to behave: the model is not asked again."""
         from neurotrace.interventions.benchmark import item_ids
         from neurotrace.interventions.damage import neutral_texts
         from neurotrace.studies.selection import DEFAULT_KINDS, DEFAULT_METHODS
         from neurotrace.studies.study import study
 
-        loaded = asked.source.load()
         item_ids(loaded, items)  # what can't be asked would stop the run at its end
         rendering = None
         if studied is None:
@@ -109,7 +113,7 @@ class Ready:
             neutral=texts,
             positions=cast(Any, asked.positions),
         )
-        return cls(loaded, call, rendering)
+        return cls(call, rendering)
 
 
 def behaving(
@@ -122,12 +126,11 @@ def behaving(
 ) -> EncodedPairs:
     """The pairs that the model, called `name`, answers both ways; at most so many of a family, 0: all."""
     from neurotrace.core.process import bars
-    from neurotrace.engine.kept import keeping
     from neurotrace.models.encoding import encode, nothing_left
-    from neurotrace.models.origins import engine_of
+    from neurotrace.models.origins import keeping_runs
     from neurotrace.probe_sets.mining import mine_pairs
 
-    with keeping(engine_of(model)):  # what prompts begin with in common is run once
+    with keeping_runs(model):  # what prompts begin with in common is run once
         if not at_most:
             return encode(model, pairs, answers=answers, progress=bars)
         mined = mine_pairs(model, pairs, max_pairs=at_most, answers=answers, seed=seed, progress=bars)
@@ -138,7 +141,7 @@ def behaving(
 
 def study_of(asked: Asked, studied: EncodedPairs) -> Study:
     """For a worker."""
-    return Ready.of(asked, studied=studied).study
+    return Ready.of(asked, asked.source.load(), studied=studied).study
 
 
 def _texts(path: Path) -> list[str]:

@@ -37,12 +37,8 @@ from neurotrace.core.errors import InputError
 from neurotrace.core.process import bars
 from neurotrace.core.writing import remove_empty
 
-app = typer.Typer(
-    add_completion=False,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    help="Find and test the MLP neurons that make a language model recall or reason.",
-)
+_HELP = "Find and test the MLP neurons that make a language model recall or reason."
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=_HELP)
 for _command in (
     run.demo,
     run.run,

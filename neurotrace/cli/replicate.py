@@ -60,6 +60,7 @@ def replicate(
     quiet()
     from neurotrace.core.process import bars, command_line
     from neurotrace.interventions.damage import neutral_texts
+    from neurotrace.models.origins import keeping_runs
     from neurotrace.recipes.folder import FILES, save_replication, summary
     from neurotrace.recipes.replicate import replicate as replicated
     from neurotrace.recipes.table import recipe_of
@@ -68,17 +69,18 @@ def replicate(
         recipe_of(name)
     hold_folder(prepare_folder(out, FILES, overwrite=overwrite))
     loaded = Source(model, device, dtype, trust_remote_code).load()
-    found = replicated(
-        loaded,
-        behaving(loaded, pairs, model, at_most, seed),
-        recipes or None,
-        folds=folds,
-        split=split,
-        seed=seed,
-        neutral=neutral_texts(loaded),
-        units=Units(out, overwrite=overwrite),
-        progress=bars,
-    )
+    with keeping_runs(loaded):  # what is asked is studied, too
+        found = replicated(
+            loaded,
+            behaving(loaded, pairs, model, at_most, seed),
+            recipes or None,
+            folds=folds,
+            split=split,
+            seed=seed,
+            neutral=neutral_texts(loaded),
+            units=Units(out, overwrite=overwrite),
+            progress=bars,
+        )
     save_replication(found, out, model=loaded, probes=probes, command=command_line(), overwrite=True)
     if as_json:
         tell_json(summary(found))

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from neurotrace.core.process import Progress
+    from neurotrace.core.prompts import Item
     from neurotrace.decoding.tokens import Dropped
     from neurotrace.folders.units import Units
     from neurotrace.models.protocol import HookedModel
@@ -156,11 +157,10 @@ def run(
 
 
 def _study(asked: Asked) -> None:
-    from neurotrace.core.process import command_line
     from neurotrace.core.prompts import load_items
     from neurotrace.core.writing import hold_folder, prepare_folder
-    from neurotrace.results.run import FILES, save_run
-    from neurotrace.results.trust import prepare_trust, save_trust
+    from neurotrace.results.run import FILES
+    from neurotrace.results.trust import prepare_trust
 
     # the whole call is checked before torch is loaded
     pairs_of(asked.probes, asked.max_pairs, asked.seed)
@@ -174,16 +174,25 @@ def _study(asked: Asked) -> None:
         asked.source.name in NAMES
     ):  # so small that a second thread only waits, on a busy machine for minutes
         os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from neurotrace.models.origins import keeping_runs
+
+    loaded = asked.source.load()
+    with keeping_runs(loaded):  # what is asked is studied, too
+        _studied(asked, loaded, items, inside)
+
+
+def _studied(asked: Asked, loaded: HookedModel, items: Sequence[Item], inside: Path | None) -> None:
     from neurotrace.answers.judging import trust_study
-    from neurotrace.core.process import bars
+    from neurotrace.core.process import bars, command_line
     from neurotrace.core.prompts import load_prompts
     from neurotrace.folders.units import Units
     from neurotrace.interventions.benchmark import benchmark
     from neurotrace.results.explorer import explore
+    from neurotrace.results.run import save_run
+    from neurotrace.results.trust import save_trust
     from neurotrace.studies.study import ALL
 
-    ready = Ready.of(asked, items)
-    loaded = ready.model
+    ready = Ready.of(asked, loaded, items)
     prepare = partial(study_of, asked, ready.study.args[1])
     held: list[Units] = []  # those of the run, which also keep what is decided by which units
 

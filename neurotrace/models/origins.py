@@ -155,12 +155,19 @@ def routing(model: HookedModel, how: Routing) -> Iterator[None]:
             own.routing = engine.routing = before
 
 
+@contextmanager
+def keeping_runs(model: HookedModel) -> Iterator[None]:
+    """Inside the `with`, the model's engine keeps its clean runs (`engine/kept.py`)."""
+    with turn(model), keeping(engine_of(model)):
+        yield
+
+
 def keeps_runs(function: Function) -> Function:
-    """While `function` runs, the engine of its first argument keeps its clean runs (`engine/kept.py`)."""
+    """`keeping_runs` of its first argument, while `function` runs."""
 
     @wraps(function)
     def call(model: HookedModel, *args: Any, **kwargs: Any) -> Any:
-        with turn(model), keeping(engine_of(model)):
+        with keeping_runs(model):
             return function(model, *args, **kwargs)
 
     return cast(Function, call)
@@ -234,9 +241,8 @@ def from_memory(source: Any, tokenizer: Any) -> tuple[str, torch.nn.Module] | No
         return None
     config: Any = source.config
     name = str(getattr(config, "_name_or_path", "") or type(source).__name__)
-    settings = config.to_dict()
-    if not adapted:
-        settings["architectures"] = [type(source).__name__]
+    own_kind = {} if adapted else {"architectures": [type(source).__name__]}
+    settings = config.to_dict() | own_kind
     refuse_kind(name, settings)
     if source.get_output_embeddings() is None:
         raise InputError(

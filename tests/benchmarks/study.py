@@ -40,7 +40,7 @@ PARTS = {
     "candidates": ("studies.selection:choose", "proof:choose"),
     "held-out": ("studies.held_out:measure", "studies.held_out:flipped", "proof:Proof._held_out"),
     "damage": ("studies.held_out:damage", "studies.held_out:still_answered", "proof:damage", "proof:_kept"),
-    "examples": ("studies.held_out:generate", "proof:generate"),
+    "examples": ("studies.held_out:_Proof._read", "proof:generate"),
     "exact effects": ("studies.study:_estimates", "studies:_estimates"),
 }
 

@@ -107,8 +107,8 @@ MUTATIONS = (
     Mutation(
         "KL the other way round",
         "engine/metrics.py",
-        "return (log_p.exp() * (log_p - log_q)).sum(dim=-1).clamp(min=0)",
-        "return (log_q.exp() * (log_q - log_p)).sum(dim=-1).clamp(min=0)",
+        "return torch.linalg.vecdot(log_p.exp(), log_p - log_q).clamp(min=0)",
+        "return torch.linalg.vecdot(log_q.exp(), log_q - log_p).clamp(min=0)",
         METRICS,
     ),
     Mutation(
@@ -393,9 +393,16 @@ MUTATIONS = (
     Mutation(
         "a part's controls answer for the other's pairs",
         "studies/selection.py",
-        "columns = [at for at, pair in enumerate(wanted[number][3]) if start <= pair < end]",
-        "columns = list(range(len(places)))",
+        "start += len(part.rows)",
+        "start += 0",
         SELECTION,
+    ),
+    Mutation(
+        "what bf16 can't tell is not run again",
+        "engine/tops.py",
+        "_SAFETY = 4",
+        "_SAFETY = 0",
+        ("tests/engine/test_tops.py",),
     ),
     Mutation(
         "the regret compares unlike pairs",
