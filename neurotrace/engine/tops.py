@@ -38,7 +38,7 @@ _FIRST = 96  # rows that all run twice, by which errors are known
 _SAFETY = 4  # times the largest error seen
 _AGAIN = 256  # rows that run again together
 _LEAST = 192  # rows: of fewer, those that run again cost as much as all
-_HELD = 2**30  # bytes, of what the prompts' Linear modules take and give
+_HELD = 2**28  # bytes, of what the prompts' Linear modules take and give
 _COPIES = 2**31  # bytes: no screen where bf16 copies of the weights would take more
 
 

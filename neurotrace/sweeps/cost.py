@@ -30,7 +30,8 @@ CALL = 2.5e-4  # minimum seconds of a pass per block, for any number of rows
 ROW_BYTES = 9.0  # bytes of Parquet per cell: mostly two floats that do not compress
 BASE = 0.55 * 2**30  # bytes of Python with torch, transformers and TransformerLens loaded
 KEPT = 4.0 * 2**30  # bytes of clean runs that a study keeps at most: `engine/kept.py`
-LOGITS = 4.0 * 2**26  # bytes of logits under interventions: `interventions/effects.py`
+COPIES = 2.0 * 2**30  # bytes of the weights in bf16 at most: `engine/tops.py`
+LOGITS = 4.0 * 2**26  # bytes of logits under interventions: `interventions/whole.py`
 _MOST_LAYERS = 1000
 _MOST_TIMED, _FEW = 2e11, 64  # operations of the multiplication that is timed; its rows at least
 
@@ -187,7 +188,8 @@ def needs(
     """Peak bytes of jobs other than a sweep: the model's weights and what a job adds, or the loading.
 
     Batches are the defaults: 32 prompts without gradients, 16 with gradients. A run keeps activations
-    and slopes of every pair on both sides, in float32, and all clean runs (`engine/kept.py`).
+    and slopes of every pair on both sides, in float32, all clean runs (`engine/kept.py`), and the weights in
+    bf16 as well, if they are not too large (`engine/tops.py`).
 
     Args:
         copies: number of copies of the weights in memory while the model is loaded.
@@ -208,6 +210,8 @@ def needs(
     of_token = shape.layers * shape.key_values
     clean = length * of_token + shape.neurons + shape.layers * shape.d_model  # numbers of one clean run
     runs = min(2 * pairs * clean * number_bytes, KEPT)
+    halved = 2.0 * shape.parameters  # bytes of the weights in bf16, for a screen
+    runs += halved if number_bytes == 4 and halved <= COPIES else 0.0
     beside = {
         "collect to a file": batch(32, 1),
         "moments": batch(32, 4) + 8 * one,
