@@ -118,9 +118,12 @@ def mine_pairs(
     pairs = _as_pairs(candidates)
     place = {pair.id: number for number, pair in enumerate(pairs)}
     waiting = list(pairs)
+    together, chunks = _CHUNK, ceil(len(pairs) / _CHUNK)
     if max_pairs is not None:
         random.Random(seed).shuffle(waiting)
-    together = _CHUNK if max_pairs is None else _FEW
+        waiting.sort(key=lambda pair: pair.family)  # a family's prompts begin alike, and that is run once
+        together = _FEW
+        chunks = sum(ceil(count / _FEW) for count in Counter(pair.family for pair in pairs).values())
     units.begin(
         {"command": "mine", "model": {"name": inspect_model(model).name} | model_record(model)}
         | {"candidates_sha256": json_hash([pair_record(pair) for pair in pairs]), "max_pairs": max_pairs}
@@ -128,11 +131,14 @@ def mine_pairs(
         | {"seed": seed, "batch_size": batch_size, "surroundings": surroundings(model)}
     )
     parts: list[EncodedPairs] = []
-    for _ in over(progress, range(ceil(len(pairs) / together)), "part of the candidates", outer=True):
+    for _ in over(progress, range(chunks), "part of the candidates", outer=True):
         counts = Counter(pair.family for part in parts for pair in part.pairs)
         if max_pairs is not None:
             waiting = [pair for pair in waiting if counts[pair.family] < max_pairs]
-        chunk, waiting = waiting[:together], waiting[together:]
+        chunk = waiting[:together]
+        if max_pairs is not None:
+            chunk = [pair for pair in chunk if pair.family == chunk[0].family]
+        waiting = waiting[len(chunk) :]
         if chunk:
             asking = partial(ask, model, chunk, answers=answers, batch_size=batch_size, progress=progress)
             parts.append(units.once(f"candidates {len(parts)}", _ENCODED, asking))

@@ -17,7 +17,7 @@ from neurotrace.core.errors import InputError
 from neurotrace.core.pairs import load_pairs
 from neurotrace.core.prompts import load_prompts
 from neurotrace.core.records import probe_names, probes_folder
-from neurotrace.probe_sets import checking
+from neurotrace.probe_sets import checking, mining
 from neurotrace.probe_sets.cards import BEGIN, END, behaviour_table, digest, write_behaviour
 from neurotrace.probe_sets.chat import chat_pairs, chat_record
 from neurotrace.probe_sets.checking import build_set, check_pairs, check_set, set_folder
@@ -151,7 +151,14 @@ def test_mining_stops_when_there_is_enough(model, monkeypatch):
         for n in range(2)
         for pair in planted_pairs()
     ]
+    asked = []
+    ask = mining.ask
+    monkeypatch.setattr(
+        mining, "ask", lambda own, some, **how: (asked.append(some), ask(own, some, **how))[1]
+    )
     mined = mine_pairs(model, many, max_pairs=3, seed=1)
+    assert [len({pair.family for pair in some}) for some in asked] == [1] * len(asked)  # they begin alike
+    assert sum(map(len, asked)) < len(many) / 2
     families = [pair.family for pair in mined.pairs]
     assert sorted(families) == ["family 0"] * 3 + ["family 1"] * 3
     assert [pair for pair in many if pair in mined.pairs] == list(mined.pairs)
