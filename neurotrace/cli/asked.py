@@ -127,16 +127,20 @@ def behaving(
     """The pairs that the model, called `name`, answers both ways; at most so many of a family, 0: all."""
     from neurotrace.core.process import bars
     from neurotrace.models.encoding import encode, nothing_left
-    from neurotrace.models.origins import keeping_runs
+    from neurotrace.models.origins import engine_of, keeping_runs
     from neurotrace.probe_sets.mining import mine_pairs
 
     with keeping_runs(model):  # what prompts begin with in common is run once
-        if not at_most:
-            return encode(model, pairs, answers=answers, progress=bars)
-        mined = mine_pairs(model, pairs, max_pairs=at_most, answers=answers, seed=seed, progress=bars)
-    if not len(mined.encoded):
-        raise nothing_left(name, mined.encoded)
-    return mined.encoded
+        if at_most:
+            mined = mine_pairs(model, pairs, max_pairs=at_most, answers=answers, seed=seed, progress=bars)
+            found = mined.encoded
+        else:
+            found = encode(model, pairs, answers=answers, progress=bars)
+        if (engine := engine_of(model)) is not None:
+            engine.kept.only([*found.memorization, *found.reasoning])
+    if not len(found):
+        raise nothing_left(name, found)
+    return found
 
 
 def study_of(asked: Asked, studied: EncodedPairs) -> Study:

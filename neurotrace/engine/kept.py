@@ -16,7 +16,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -47,6 +47,17 @@ class _Clean:
     sent: tuple[Sent, ...] = ()
     outputs: tuple[Tensor, ...] = ()
     hidden: Tensor | None = None
+
+    @property
+    def bytes(self) -> int:
+        return sum(x.nbytes for x in (*self.keys, *self.values, *self.inputs, *self.outputs))
+
+    def copied(self) -> _Clean:
+        def copies(own: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return tuple(x.clone() for x in own)
+
+        keys, values, inputs = copies(self.keys), copies(self.values), copies(self.inputs)
+        return replace(self, keys=keys, values=values, inputs=inputs, outputs=copies(self.outputs))
 
 
 class Kept:
@@ -88,6 +99,13 @@ class Kept:
                 for start in range(0, len(rows), _LAST):
                     self._finish(rows[start : start + _LAST], before)
         return every <= self._of.keys()
+
+    def only(self, prompts: Iterable[Any]) -> None:
+        """Forget all other prompts."""
+        own = {tuple(ids.tolist()) for ids in prompts}
+        # copies: what is kept may be a part of tensors of many prompts
+        self._of = {ids: clean.copied() for ids, clean in self._of.items() if ids in own}
+        self.bytes = sum(clean.bytes for clean in self._of.values())
 
     def run(self, ids: Tensor) -> Run | None:
         """The run of these prompts, Int[Tensor, "prompt pos"]; None if one of them is not kept."""
@@ -194,8 +212,7 @@ class Kept:
             sent = tuple(each.of(place) for each in run.sent)
             found = tuple(x[place] for x in outputs)
             self._of[row] = _Clean(clean.keys, clean.values, inputs, sent, found, run.hidden[place])
-            every = (*clean.keys, *clean.values, *inputs, *found)
-            self.bytes += sum(x.numel() * x.element_size() for x in every)
+            self.bytes += self._of[row].bytes
 
     def _before(self, bodies: set[Tokens]) -> dict[Tokens, _Clean]:
         """Keys and values of each body, its stems run once."""

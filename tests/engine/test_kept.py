@@ -86,6 +86,23 @@ def test_stems_are_run_once_and_the_budget_is_kept():
         assert engine.clean(batch).hidden.shape[0] == 20  # made, and not kept
 
 
+def test_what_is_not_wanted_any_more_is_forgotten():
+    engine = proof.engine(build("llama"))
+    every = prompts()[:-1]
+    with keeping(engine):
+        engine.kept.add(every)
+        before, hidden = engine.kept.bytes, engine.clean(every[0][None]).hidden
+        engine.kept.only(every[:2])
+        passed = engine.kept.passed
+        assert engine.kept.bytes * 2.5 < before
+        own = engine.kept._of[tuple(every[0].tolist())]
+        assert own.keys[0].untyped_storage().nbytes() == own.keys[0].nbytes  # no part of a larger tensor
+        assert torch.equal(engine.clean(every[0][None]).hidden, hidden)
+        assert engine.kept.passed == passed
+        engine.clean(every[3][None])
+        assert engine.kept.passed > passed
+
+
 def test_a_tree_has_the_stems_that_spare_tokens():
     stem, other = tuple(range(10)), tuple(range(50, 60))
     bodies = {(*stem, 20 + each, 30, 31) for each in range(8)} | {other}
