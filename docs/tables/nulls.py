@@ -43,10 +43,10 @@ TABLE = Path(__file__).parent / "nulls.csv"
 SIDE, SECOND = 10, 20  # answers and first operands; second operands
 LAYER, UNITS = 0, (31, 82, 120, 165)
 STEPS = {"planted": 1500, "null": 250}
-JOLTED, JOLT = 8, 1.5  # other neurons that are jolted at a time; by how much, in differences of the planted
+JOLTED, JOLT = 16, 2.5  # other neurons jolted at a time; by how much, in differences of the planted ones
 WORDS = ["<unk>", "recall", "think"]
 WORDS += [f"{name}{n}" for name, count in (("a", SIDE), ("b", SECOND), ("n", SIDE)) for n in range(count)]
-SEEDS = range(40, 60)
+SEEDS = range(60, 80)
 
 
 def tokenizer_of(words: list[str]) -> PreTrainedTokenizerFast:
@@ -254,7 +254,7 @@ def run(folder: Path, seeds: range) -> None:
 
     torch.set_num_threads(1)
     units = Units(folder)
-    units.begin({"command": "nulls", "steps": STEPS, "units": UNITS, "items": SIDE * SECOND, "version": 4})
+    units.begin({"command": "nulls", "steps": STEPS, "units": UNITS, "items": SIDE * SECOND, "version": 5})
     rows = []
     for seed in seeds:
         for design in ("planted", "null"):

@@ -123,6 +123,36 @@ def test_each_row_is_of_held_out_pairs_and_so_many_units(few_steps):
             assert row["n"] == len(own.test)
 
 
+@pytest.mark.parametrize(
+    ("arm", "kl", "chosen"),
+    [
+        (ARMS[2], {"patch": 0.051, "set": 0.049}, "set"),
+        (ARMS[2], {"patch": 0.051, "set": 0.051}, "patch"),  # nothing is harmless
+        (ARMS[1], {"shift": 0.051, "shift:2": 0.049}, "shift"),  # the paper's own rule
+    ],
+)
+def test_ours_passes_over_what_damages(few_steps, monkeypatch, arm, kl, chosen):
+    """The first of two kinds flips all training answers, the second half of them."""
+    model = nt.load_model(str(few_steps))
+    encoded = encode(model, language.pairs()[:24], check=False)
+    texts = study.Texts(tuple(language.neutral()[:8]), ())
+    own = study.read_family(model, encoded, encoded.pairs[0].family, texts)
+    rated, first = study.flip_rates, next(iter(kl))
+
+    def harm(model, texts, made, **_):
+        return torch.tensor([[kl[each.kind]] * len(texts) for each in made])
+
+    monkeypatch.setattr(study, "damage", harm)
+    monkeypatch.setattr(study, "_loudest", lambda *_: 0.0)
+    monkeypatch.setattr(
+        study, "flip_rates", lambda table: {c: 1.0 if c.kind == first else 0.5 for c in rated(table)}
+    )
+    few = replace(arm, methods=arm.methods[:1], kinds=tuple(kl))
+    ((row, best),) = study.compare(model, own, few, Direction.TO_REASONING, (4,))
+    assert row["intervention"] == best.kind == chosen
+    assert row["train_kl"] == pytest.approx(kl[chosen])
+
+
 def test_the_command_trains_keeps_checkpoints_and_resumes(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "BATCH", FEW)
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
