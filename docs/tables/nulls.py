@@ -46,7 +46,7 @@ STEPS = {"planted": 1500, "null": 250}
 JOLTED, JOLT = 16, 2.5  # other neurons jolted at a time; by how much, in differences of the planted ones
 WORDS = ["<unk>", "recall", "think"]
 WORDS += [f"{name}{n}" for name, count in (("a", SIDE), ("b", SECOND), ("n", SIDE)) for n in range(count)]
-SEEDS = range(60, 80)
+SEEDS = range(65, 85)
 
 
 def tokenizer_of(words: list[str]) -> PreTrainedTokenizerFast:
@@ -232,7 +232,7 @@ def measured(design: str, seed: int) -> dict[str, Any]:
         )
     ]
     loaded = nt.load_model(model, tokenizer_of(WORDS), name=f"{design} {seed}")
-    found = nt.study(loaded, pairs, folds=3, exact_neurons=0)
+    found = nt.study(loaded, pairs, folds=3, exact_neurons=0, tried_on=len(pairs))
     ways = {flip.direction: flip for flip in found.selected()}
     verdict = found.verdicts()[design]
     row: dict[str, Any] = {
@@ -254,13 +254,13 @@ def run(folder: Path, seeds: range) -> None:
 
     torch.set_num_threads(1)
     units = Units(folder)
-    units.begin({"command": "nulls", "steps": STEPS, "units": UNITS, "items": SIDE * SECOND, "version": 5})
+    units.begin({"command": "nulls", "steps": STEPS, "units": UNITS, "items": SIDE * SECOND, "version": 6})
     rows = []
-    for seed in seeds:
-        for design in ("planted", "null"):
+    for design in STEPS:
+        for seed in seeds:
             rows.append(units.once(f"{design} {seed}", JSON, partial(measured, design, seed)))
             print(design, seed, rows[-1]["verdict"], rows[-1]["why"], flush=True)
-    pd.DataFrame(rows).sort_values(["design", "seed"]).to_csv(TABLE, index=False, float_format="%.4f")
+            pd.DataFrame(rows).to_csv(TABLE, index=False, float_format="%.4f")
 
 
 def show(table: pd.DataFrame) -> str:

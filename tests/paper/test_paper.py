@@ -15,6 +15,7 @@ import torch
 import neurotrace as nt
 from neurotrace.core.errors import InputError
 from neurotrace.core.sides import Direction
+from neurotrace.interventions.controls import CONTROLS
 from neurotrace.models.encoding import encode
 from neurotrace.models.hooks import forward
 from neurotrace.organism.forward import Group, forward as packed
@@ -151,6 +152,16 @@ def test_ours_passes_over_what_damages(few_steps, monkeypatch, arm, kl, chosen):
     ((row, best),) = study.compare(model, own, few, Direction.TO_REASONING, (4,))
     assert row["intervention"] == best.kind == chosen
     assert row["train_kl"] == pytest.approx(kl[chosen])
+
+
+def test_a_set_with_most_of_a_layer_is_compared_with_random_signs(few_steps):
+    model = nt.load_model(str(few_steps))
+    encoded = encode(model, language.pairs()[:24], check=False)
+    own = study.read_family(model, encoded, encoded.pairs[0].family, study.Texts((), ()))
+    for count, kinds in ((40, set(CONTROLS)), (60, {"sign"})):
+        units = [nt.Neuron(2, unit) for unit in range(count)]
+        made = nt.shift(units, own.references["residual"], direction="to_reasoning")
+        assert {each.role for each in study._controls(own, "residual", made)} == kinds
 
 
 def test_the_command_trains_keeps_checkpoints_and_resumes(tmp_path, monkeypatch):
