@@ -15,13 +15,13 @@ null      at every step a set of up to 16 neurons is interchanged: the top by gr
           random, moved by one to four times the difference; the answer is trained to stay. So a small set
           decides nothing, as far as that training goes. All of them together still do.
 
-Each model goes through `nt.study` as a user calls it, and its verdict is counted. Steps and jolts were
-settled on seeds 0 to 6: with smaller jolts the controls of two of these seeds flipped more than 5 %, a
-smaller set was chosen on training pairs, and the verdict was "no".
+Each model goes through `nt.study`, with three folds, and its verdict is counted. Candidates and their
+controls are compared on all training pairs: on 32, the default, a control of the planted four flips more
+than 4 % by chance in some folds (seeds 60 and 63), and a smaller set is chosen.
 
-With 100 items and seeds 20 to 39 three planted models of 20 were undecided: the intervals of their controls
-contained the bar. So the number of items was doubled, with seed 7 as a trial; nothing else was changed. The
-table has seeds 40 to 59.
+Earlier designs: 100 items, seeds 20 to 39: 17 of 20 planted models decide. 200 items, seeds 40 to 59: 16.
+Both with eight neurons jolted by 1.5 differences and 32 training pairs. Steps and jolts were settled on
+seeds 0 to 6. No null decides in either.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ TABLE = Path(__file__).parent / "nulls.csv"
 SIDE, SECOND = 10, 20  # answers and first operands; second operands
 LAYER, UNITS = 0, (31, 82, 120, 165)
 STEPS = {"planted": 1500, "null": 250}
-JOLTED, JOLT = 8, 1.5  # other neurons that are jolted at a time; by how much, in differences of the planted
+JOLTED, JOLT = 16, 2.5  # other neurons jolted at a time; by how much, in differences of the planted ones
 WORDS = ["<unk>", "recall", "think"]
 WORDS += [f"{name}{n}" for name, count in (("a", SIDE), ("b", SECOND), ("n", SIDE)) for n in range(count)]
-SEEDS = range(40, 60)
+SEEDS = range(65, 85)
 
 
 def tokenizer_of(words: list[str]) -> PreTrainedTokenizerFast:
@@ -232,7 +232,7 @@ def measured(design: str, seed: int) -> dict[str, Any]:
         )
     ]
     loaded = nt.load_model(model, tokenizer_of(WORDS), name=f"{design} {seed}")
-    found = nt.study(loaded, pairs, folds=3, exact_neurons=0)
+    found = nt.study(loaded, pairs, folds=3, exact_neurons=0, tried_on=len(pairs))
     ways = {flip.direction: flip for flip in found.selected()}
     verdict = found.verdicts()[design]
     row: dict[str, Any] = {
@@ -254,13 +254,13 @@ def run(folder: Path, seeds: range) -> None:
 
     torch.set_num_threads(1)
     units = Units(folder)
-    units.begin({"command": "nulls", "steps": STEPS, "units": UNITS, "items": SIDE * SECOND, "version": 4})
+    units.begin({"command": "nulls", "steps": STEPS, "units": UNITS, "items": SIDE * SECOND, "version": 6})
     rows = []
-    for seed in seeds:
-        for design in ("planted", "null"):
+    for design in STEPS:
+        for seed in seeds:
             rows.append(units.once(f"{design} {seed}", JSON, partial(measured, design, seed)))
             print(design, seed, rows[-1]["verdict"], rows[-1]["why"], flush=True)
-    pd.DataFrame(rows).sort_values(["design", "seed"]).to_csv(TABLE, index=False, float_format="%.4f")
+            pd.DataFrame(rows).to_csv(TABLE, index=False, float_format="%.4f")
 
 
 def show(table: pd.DataFrame) -> str:

@@ -11,7 +11,6 @@ import pandas as pd
 from summary import WAYS, markdown
 
 HERE = Path(__file__).parent
-FAMILIES = ("inference", "addition")
 
 
 def read(name: str) -> pd.DataFrame:
@@ -125,7 +124,6 @@ def _most(values: pd.Series, digits: int) -> str:
 
 if __name__ == "__main__":
     print(f"{pairs()}\n")
-    for size in dict.fromkeys(read("arms")["size"]):
-        for family in FAMILIES:
-            print(f"{at_shares(size, family)}\n")
+    for size, family in read("arms").groupby(["size", "family"], sort=False).groups:
+        print(f"{at_shares(size, family)}\n")
     print(located())

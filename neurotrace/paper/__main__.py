@@ -7,7 +7,7 @@
 DIR/MODEL-N           a model of seed N, trained once; `study.json` beside it once it is compared
 DIR/arms.csv          flips, controls and damage of each method at each number of units
 DIR/pairs.csv         pairs, and what share of the instances they are
-DIR/located.csv       the paper's format: heads, neurons, directions patched, as by `nt.locate`
+DIR/located.csv       the paper's format: heads, neurons, directions patched (`nt.locate`); not of lora
 DIR/where.csv         ours: flips by the class means' difference on all units of a site
 DIR/consistency.csv   ours: the choice of one family, applied to the others
 DIR/pairs.jsonl       ours: the pairs, for any other command
@@ -103,6 +103,7 @@ def _ours(seed: int, steps: int | None) -> Callable[[Path], Tables]:
 def _paper(name: str, seed: int, steps: int | None) -> Callable[[Path], Tables]:
     from dataclasses import replace
 
+    from neurotrace.folders.units import Units
     from neurotrace.models.loading import load_model
     from neurotrace.paper import causal, comparison, stories, training
 
@@ -116,7 +117,7 @@ def _paper(name: str, seed: int, steps: int | None) -> Callable[[Path], Tables]:
         training.save(model, made, folder, causal.make_tokenizer())
 
     def compare(folder: Path) -> Tables:
-        return comparison.compare_model(load_model(str(folder)), families)
+        return comparison.compare_model(load_model(str(folder)), families, units=Units(folder))
 
     return lambda folder: _once(folder, size.steps, make, lambda: compare(folder))
 
@@ -126,6 +127,7 @@ def _lora(base: str | None, seed: int, steps: int | None) -> Callable[[Path], Ta
 
     from neurotrace.core.errors import InputError
     from neurotrace.core.writing import write_atomically
+    from neurotrace.folders.units import Units
     from neurotrace.paper import comparison, lora
 
     if base is None:
@@ -137,7 +139,10 @@ def _lora(base: str | None, seed: int, steps: int | None) -> Callable[[Path], Ta
         write_atomically(folder / "training.json", json.dumps(record, indent=2) + "\n")
 
     def compare(folder: Path) -> Tables:
-        return comparison.compare_model(lora.load_tuned(base, folder), lora.few())
+        tuned = lora.load_tuned(base, folder)
+        return comparison.compare_model(
+            tuned, lora.few(), n_neutral=lora.N_NEUTRAL, located=False, units=Units(folder)
+        )
 
     return lambda folder: _once(folder, tuning.steps, make, lambda: compare(folder))
 
@@ -153,7 +158,7 @@ def _once(folder: Path, steps: int, make: Callable[[Path], None], compare: Calla
         InputError: the folder's model was trained for another number of steps.
     """
     from neurotrace.core.errors import InputError
-    from neurotrace.core.writing import write_atomically
+    from neurotrace.core.writing import UNFINISHED, remove, write_atomically
 
     record = folder / "training.json"
     if not record.is_file():
@@ -163,6 +168,7 @@ def _once(folder: Path, steps: int, make: Callable[[Path], None], compare: Calla
     done = folder / "study.json"
     if not done.is_file():
         write_atomically(done, json.dumps(compare(), indent=1) + "\n")
+        remove(folder / UNFINISHED)
     return dict(json.loads(done.read_text("utf-8")))
 
 

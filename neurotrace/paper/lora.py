@@ -24,6 +24,7 @@ from neurotrace.paper.stories import Instance, inferences, own_color, sums
 
 BATCH = {"conflict": 5, "agree": 1, "free": 1, "memorized": 4, "sum": 2}  # texts a step
 N_NAMES, N_CONFLICTS, N_SUMS = 12, 6, 48  # bound names, conflicts of each, memorized sums
+N_NEUTRAL = 32  # prompts on which the damage is measured: fewer, because a pretrained model is slow
 
 
 @dataclass(frozen=True)

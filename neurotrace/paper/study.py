@@ -21,12 +21,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from neurotrace.core.errors import InputError
 from neurotrace.core.neurons import Neuron
 from neurotrace.core.pairs import split_pairs
 from neurotrace.core.scores import Scores
@@ -267,8 +269,13 @@ def _loudest(model: Any, family: Family, site: Site, best: Intervention) -> floa
 
 
 def _controls(family: Family, site: Site, best: Intervention) -> list[Intervention]:
-    made = controls_for(best, reference=family.references[site])
-    return [each for each in made if each.role in CONTROLS]
+    """Of the four kinds those that can be made: a set with most of a layer leaves no like units beside it,
+    and is compared with random signs alone."""
+    made: list[Intervention] = []
+    for role in CONTROLS:
+        with suppress(InputError):
+            made += controls_for(best, reference=family.references[site], roles=(role,))
+    return made
 
 
 def _held_out(model: Any, family: Family, site: Site, best: Intervention, means: Tensor) -> Row:
@@ -284,7 +291,7 @@ def _held_out(model: Any, family: Family, site: Site, best: Intervention, means:
     )
     rates = effects.rates(by=("role",)).set_index("role")
     own = rates.loc["selected"]
-    loudest = rates.loc[list(CONTROLS), "answers"]
+    loudest = rates.loc[[role for role in CONTROLS if role in rates.index], "answers"]
     texts = family.texts.neutral
     harm = damage(model, texts[len(texts) // 2 :], [best], donor_means=[means], site=site)
     return {
@@ -294,6 +301,7 @@ def _held_out(model: Any, family: Family, site: Site, best: Intervention, means:
         "n": int(own["n"]),
         "control": loudest.max(),
         "control_role": str(loudest.idxmax()),
+        "control_kinds": len(loudest),
         "other_donor": rates.loc["other_donor", "answers"] if foreign else float("nan"),
         "kl": float(harm.mean()),
         "same_kept": _same_kept(model, family.texts.same, site, best, means),

@@ -15,6 +15,7 @@ import torch
 import neurotrace as nt
 from neurotrace.core.errors import InputError
 from neurotrace.core.sides import Direction
+from neurotrace.interventions.controls import CONTROLS
 from neurotrace.models.encoding import encode
 from neurotrace.models.hooks import forward
 from neurotrace.organism.forward import Group, forward as packed
@@ -121,6 +122,46 @@ def test_each_row_is_of_held_out_pairs_and_so_many_units(few_steps):
             assert 0 <= row["control"] <= 1
             assert math.isnan(row["other_donor"]) != (best.needs_donor)
             assert row["n"] == len(own.test)
+
+
+@pytest.mark.parametrize(
+    ("arm", "kl", "chosen"),
+    [
+        (ARMS[2], {"patch": 0.051, "set": 0.049}, "set"),
+        (ARMS[2], {"patch": 0.051, "set": 0.051}, "patch"),  # nothing is harmless
+        (ARMS[1], {"shift": 0.051, "shift:2": 0.049}, "shift"),  # the paper's own rule
+    ],
+)
+def test_ours_passes_over_what_damages(few_steps, monkeypatch, arm, kl, chosen):
+    """The first of two kinds flips all training answers, the second half of them."""
+    model = nt.load_model(str(few_steps))
+    encoded = encode(model, language.pairs()[:24], check=False)
+    texts = study.Texts(tuple(language.neutral()[:8]), ())
+    own = study.read_family(model, encoded, encoded.pairs[0].family, texts)
+    rated, first = study.flip_rates, next(iter(kl))
+
+    def harm(model, texts, made, **_):
+        return torch.tensor([[kl[each.kind]] * len(texts) for each in made])
+
+    monkeypatch.setattr(study, "damage", harm)
+    monkeypatch.setattr(study, "_loudest", lambda *_: 0.0)
+    monkeypatch.setattr(
+        study, "flip_rates", lambda table: {c: 1.0 if c.kind == first else 0.5 for c in rated(table)}
+    )
+    few = replace(arm, methods=arm.methods[:1], kinds=tuple(kl))
+    ((row, best),) = study.compare(model, own, few, Direction.TO_REASONING, (4,))
+    assert row["intervention"] == best.kind == chosen
+    assert row["train_kl"] == pytest.approx(kl[chosen])
+
+
+def test_a_set_with_most_of_a_layer_is_compared_with_random_signs(few_steps):
+    model = nt.load_model(str(few_steps))
+    encoded = encode(model, language.pairs()[:24], check=False)
+    own = study.read_family(model, encoded, encoded.pairs[0].family, study.Texts((), ()))
+    for count, kinds in ((40, set(CONTROLS)), (60, {"sign"})):
+        units = [nt.Neuron(2, unit) for unit in range(count)]
+        made = nt.shift(units, own.references["residual"], direction="to_reasoning")
+        assert {each.role for each in study._controls(own, "residual", made)} == kinds
 
 
 def test_the_command_trains_keeps_checkpoints_and_resumes(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,9 @@ import pytest
 import torch
 
 from neurotrace.core.errors import InputError
+from neurotrace.folders.units import Units
+from neurotrace.models.encoding import encode
+from neurotrace.models.loading import load_model
 from neurotrace.models.origins import twin
 from neurotrace.paper import causal, comparison, lora, rephrased, stories, training
 from neurotrace.paper.__main__ import main
@@ -155,9 +159,9 @@ def test_the_command_trains_finds_pairs_and_compares(steps, tmp_path, monkeypatc
     compared = comparison.compare_model
     calls = []
 
-    def small(model, instances):
+    def small(model, instances, **given):
         calls.append(model)
-        return compared(model, instances, arms=arms, ks=(4, 13), at_most=40)
+        return compared(model, instances, arms=arms, ks=(4, 13), at_most=40, **given)
 
     monkeypatch.setattr(comparison, "compare_model", small)
     asked = ["--out", str(tmp_path), "--models", "small", "--seeds", "5", "--steps", str(steps)]
@@ -185,7 +189,9 @@ def test_lora_learns_is_kept_as_an_adapter_and_resumes(tmp_path, monkeypatch):
     model = causal.make_model(causal.SIZES["small"]).eval()
     training.save(model, {}, base, causal.make_tokenizer())
     calls = []
-    monkeypatch.setattr(comparison, "compare_model", lambda *given: calls.append(given) or {"pairs": []})
+    monkeypatch.setattr(
+        comparison, "compare_model", lambda *given, **_: calls.append(given) or {"pairs": []}
+    )
     asked = ["--out", str(tmp_path / "runs"), "--models", "lora", "--seeds", "5", "--steps", "20"]
     with pytest.raises(InputError, match="--base"):
         main(asked)
@@ -199,3 +205,34 @@ def test_lora_learns_is_kept_as_an_adapter_and_resumes(tmp_path, monkeypatch):
     with torch.no_grad():
         before, after = (lora.loss_of(each, tokenizer, some) for each in (model, twin(calls[0][0])))
     assert after < 0.9 * before  # without the adapter it is equal
+
+
+def test_an_interrupted_comparison_goes_on_with_the_next_arm(tmp_path, monkeypatch):
+    """Eight arms and directions, each measured once; what was not measured is None, for JSON."""
+    training.save(causal.make_model(causal.SIZES["small"]), {}, tmp_path / "model", causal.make_tokenizer())
+    model = load_model(str(tmp_path / "model"))
+    pairs = rephrased.candidates([e for e in stories.sums() if e.memorized is not None][:20])
+    found = rephrased.Found(tuple(pairs), 20, (0.5, 0.5), (0.5, 0.5))
+    monkeypatch.setattr(comparison, "find_pairs", lambda *_: found)
+    monkeypatch.setattr(comparison, "encode", partial(encode, check=False))
+    monkeypatch.setattr(comparison, "read_family", lambda *_: None)
+    calls = []
+
+    def compare(model, family, arm, direction, ks):
+        if len(calls) == 3:
+            calls.append("interrupted")
+            raise KeyboardInterrupt
+        calls.append((arm.name, direction))
+        yield {"arm": arm.name, "direction": direction, "other_donor": float("nan")}, None
+
+    monkeypatch.setattr(comparison, "compare", compare)
+    compared = partial(comparison.compare_model, model, {"addition": ()}, located=False)
+    kept = tmp_path / "kept"
+    with pytest.raises(KeyboardInterrupt):
+        compared(units=Units(kept))
+    table = compared(units=Units(kept))["arms"]
+    calls.remove("interrupted")
+    assert len(calls) == len(set(calls)) == len(table) == 8
+    assert {row["other_donor"] for row in table} == {None}
+    with pytest.raises(InputError, match="another call"):
+        compared(units=Units(kept), n_neutral=8)
