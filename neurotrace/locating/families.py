@@ -86,8 +86,9 @@ def _both(
 ) -> Both:
     from neurotrace.locating.locate import locate
 
+    kept: dict[str, Any] = {}
     first, second = (
-        locate(model, train, test, donor=donor, progress=progress, **how)
+        locate(model, train, test, donor=donor, kept=kept, progress=progress, **how)
         for donor in over(progress, SIDES[::-1], "direction", outer=True)
     )
     return first, second

@@ -131,6 +131,7 @@ def locate(
     control_from: float = 0.0,
     seed: int = 0,
     batch_size: int = 16,
+    kept: dict[str, Patching] | None = None,
     progress: Progress = None,
 ) -> Located:
     """Patch attention, MLPs, heads, the residual stream, a direction of it, and sets of neurons.
@@ -150,6 +151,7 @@ def locate(
         kinds: of these the sets: ``"neurons"``, ``"heads"``, ``"direction"`` (at the last token alone).
         control_from: controls and damage are measured only for sets that flip at least this share of the
             answers, and for the one of each kind that flips most.
+        kept: a dict in which what is read of these pairs is kept for the same call with the other donor.
 
     Raises:
         InputError: the model lacks one of the hooks (the message names it).
@@ -171,12 +173,14 @@ def locate(
     texts = neutral_ids(model, neutral)
     blocks, dense = range(info.n_layers), not info.experts
     rows: list[dict[str, Any]] = []
-    made = partial(Patching, model, own, other, batch_size=batch_size)
+    kept = {} if kept is None else kept
     rowed = partial(_rows, donor=donor, texts=texts, control_from=control_from, progress=progress)
     if where is None:
         where = ["last", "cue", "anywhere", *spans_of(own.pairs + other.pairs)]
     for at in where:
-        patching = made(where=at)
+        if at not in kept:
+            kept[at] = Patching(model, own, other, where=at, batch_size=batch_size)
+        patching = kept[at]
         if not patching.least:
             warnings.warn(
                 f"{at}: a pair's prompts have no token there that corresponds; left out", stacklevel=2
@@ -202,7 +206,7 @@ def locate(
             rows += _of_experts(patching, two_ended(model, own, donor=donor), donor, seed)
     said: tuple[str, ...] = ()
     if everywhere:
-        patching = made(where="end", at_most=places)
+        patching = Patching(model, own, other, where="end", at_most=places, batch_size=batch_size)
         patching.points = [(site, layer) for site in WHOLE for layer in blocks]
         learned = learn(patching, donor, patching.points)
         for back in range(1, patching.least):

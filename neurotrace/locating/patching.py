@@ -88,6 +88,7 @@ class Patching:
             for side in SIDES
         }
         self._values: dict[tuple[str, Side], Values] = {}
+        self._plain: dict[tuple[Side, Side | None], Values] = {}  # slopes of runs without a change
 
     @property
     def least(self) -> int:
@@ -96,7 +97,7 @@ class Patching:
 
     def values(self, part: Literal["train", "test"], side: Side) -> Values:
         """The prompts' own values, of one side; read once."""
-        if (part, side) not in self._values:
+        if not set(self.points) <= self._values.get((part, side), {}).keys():
             self._values[part, side] = self._read(part, side)
         return self._values[part, side]
 
@@ -134,13 +135,22 @@ class Patching:
             answer: differentiate log p(this side's answer); None: L.
             change: made before, with the other side's values.
         """
-        found: Values = {}
         points = points or self.points
+        if change or not set(points) <= set(self.points):
+            return self._sloped(side, points, answer, change or {}, progress)
+        if not set(points) <= self._plain.get((side, answer), {}).keys():  # of all points in one pass
+            self._plain[side, answer] = self._sloped(side, self.points, answer, {}, progress)
+        return {point: self._plain[side, answer][point] for point in points}
+
+    def _sloped(
+        self, side: Side, points: Sequence[Point], answer: Side | None, change: Change, progress: Progress
+    ) -> Values:
+        found: Values = {}
         given = self.values("train", SIDES[SIDES.index(side) - 1]) if change else {}
         for part in over(progress, self.parts["train", side], "gradients of sites"):
             done = {
                 point: partial(_each_its_own, [rule], given[point][part.rows], part)
-                for point, rule in (change or {}).items()
+                for point, rule in change.items()
             }
             for point, slope in self._slopes(part, points, answer, done).items():
                 taken = part.taken(slope)

@@ -19,6 +19,7 @@ from neurotrace.core.sides import SIDES
 from neurotrace.decoding.places import corresponding, places_of
 from neurotrace.decoding.spans import places_named
 from neurotrace.engine.metrics import logit_difference
+from neurotrace.locating import patching
 from neurotrace.locating.deciding import decided_by, in_words
 from neurotrace.locating.families import decided_families
 from neurotrace.locating.patching import Patching
@@ -79,6 +80,24 @@ def test_what_decides_is_the_same_without_the_map(found, organism):
     few = nt.locate(organism, train, test, heads=3, everywhere=False, neutral=nt.neutral_texts(organism))
     assert set(few.table["unit"]) == {"heads", "direction", "neurons"}
     pd.testing.assert_frame_equal(nt.decided_by(few, few), nt.decided_by(found, found), rtol=1e-4)
+
+
+def test_what_is_read_serves_both_directions(organism, monkeypatch):
+    train, test = nt.split_pairs(nt.load_pairs("arithmetic")[:24], seed=0)
+    train, test = encode(organism, train), encode(organism, test)
+    how = {"heads": 2, "everywhere": False, "where": ["last", "anywhere"]}
+    alone = [nt.locate(organism, train, test, donor=donor, **how).table for donor in SIDES]
+    asked = []
+    for name in ("read_sites", "site_slopes"):
+        own = getattr(patching, name)
+        monkeypatch.setattr(patching, name, lambda *a, own=own, **k: (asked.append(own), own(*a, **k))[1])
+    counts, kept, together = [], {}, []
+    for donor in SIDES:
+        together.append(nt.locate(organism, train, test, donor=donor, kept=kept, **how).table)
+        counts.append(len(asked))
+    for one, other in zip(alone, together, strict=True):
+        pd.testing.assert_frame_equal(one, other)
+    assert counts[1] - counts[0] < 0.75 * counts[0]
 
 
 def test_the_natural_organisms_switch_is_at_the_cue_and_the_operands():
