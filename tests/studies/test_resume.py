@@ -231,7 +231,7 @@ def test_mining_goes_on_to_the_same_pairs(most, answers, organism, tmp_path):
     found, units = cut_and_resumed(
         lambda kept: nt.mine_pairs(organism, candidates, units=kept, **options), tmp_path
     )
-    assert units == (-(-len(candidates) // 256) if most is None else 3)  # with `most`, 64 together
+    assert units == (-(-len(candidates) // 256) if most is None else 2)  # with `most`, 64 of each family
     assert (found.pairs, found.dropped) == (whole.pairs, whole.dropped)
     assert found.encoded.answers == whole.encoded.answers
     assert (found.encoded.answers is None) == (answers == "first")
