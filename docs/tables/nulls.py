@@ -19,9 +19,9 @@ Each model goes through `nt.study`, with three folds, and its verdict is counted
 controls are compared on all training pairs: on 32, the default, a control of the planted four flips more
 than 4 % by chance in some folds (seeds 60 and 63), and a smaller set is chosen.
 
-The table has seeds 65 to 84. Earlier designs: 100 items, seeds 20 to 39: 17 of 20 planted models decide. 200
-items, seeds 40 to 59: 16. Both with eight neurons jolted by 1.5 differences and 32 training pairs. Steps and
-jolts were settled on seeds 0 to 6. No null decides in either.
+The table has seeds 65 to 84. Earlier designs: 100 items, seeds 20 to 39: 17 of 20 planted models decide.
+200 items, seeds 40 to 59: 16. Both with eight neurons jolted by 1.5 differences and 32 training pairs.
+Steps and jolts were settled on seeds 0 to 6. No null decides in either.
 """
 
 from __future__ import annotations
