@@ -49,7 +49,7 @@ from neurotrace.engine.attention import Prefix, PrefixError, attention_shared, s
 from neurotrace.engine.edits import Edit, Map, Path, Run, affine, affine_by_layer, together
 from neurotrace.engine.experts import Neurons, frozen, only_routed, where_routed
 from neurotrace.engine.modules import Delta, Forward, fused
-from neurotrace.engine.parts import Parts, always, hooked, overridden, rows_at
+from neurotrace.engine.parts import Parts, always, hooked, overridden, rows_at, seen_once
 
 BATCH = 1536  # tokens a pass: above a thousand the rate of a matmul stops rising
 
@@ -152,27 +152,22 @@ class Engine:
         shape = len(ids), ids.shape[1] - start
         where = torch.tensor(positions, device=ids.device) - start
         inputs, outputs, calls, sent = [], [], [], []
-        both: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
+        both: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 
         def see_input(module: nn.Module, args: tuple, _: dict) -> None:
             inputs.append(args[0].reshape(*shape, -1)[:, where])
             if isinstance(module, Neurons):
                 sent.append(module.sent(shape, where))
 
-        def see_both(module: nn.Module, args: tuple, y: Tensor) -> None:
-            pair = args[0].reshape(*shape, -1).clone(), y.reshape(*shape, -1).clone()
-            both.setdefault(module, []).append(pair)
-
         hooks: list[Any] = [(p, "input", see_input) for p in self.parts.projections]
         if path != "naive":
             hooks += [(b, "input", lambda _, a, k: calls.append((a, k))) for b in self.parts.blocks]
             hooks += [(b, "output", lambda _, a, y: outputs.append(y)) for b in self.parts.blocks]
-            hooks += [(m, "output", see_both) for m in (self.delta.weights if self.delta else ())]
+            hooks += seen_once(self.delta.weights, shape, both) if self.delta else []
         hidden = self._forward(ids[:, start:], prefix, hooks, shared=path == "shared", read=read)
         if len(inputs) != len(self.parts.blocks):
             raise PrefixError(f"{len(inputs)} of {len(self.parts.blocks)} projections were called")
-        once = {module: seen[0] for module, seen in both.items() if len(seen) == 1}
-        kept = (prefix, tuple(outputs), tuple(calls), once, None, read, tuple(sent))
+        kept = (prefix, tuple(outputs), tuple(calls), both, None, read, tuple(sent))
         return Run(ids, positions, start, path, tuple(inputs), hidden, *kept)
 
     @torch.no_grad()

@@ -172,6 +172,25 @@ def overridden(forwards: Iterable[tuple[nn.Module, Callable]]) -> Iterator[None]
                 object.__setattr__(module, "forward", forward)
 
 
+def seen_once(
+    modules: Iterable[nn.Module], shape: tuple[int, int], found: dict[nn.Module, tuple[Tensor, Tensor]]
+) -> list[Any]:
+    """For `hooked`: each module's input and output, [*shape, width], are put into `found`.
+
+    A module that is called twice is left out.
+    """
+    called: set[nn.Module] = set()
+
+    def see(module: nn.Module, args: tuple, y: Tensor) -> None:
+        if module in called:
+            found.pop(module, None)
+        else:
+            found[module] = args[0].reshape(*shape, -1).clone(), y.reshape(*shape, -1).clone()
+        called.add(module)
+
+    return [(module, "output", see) for module in modules]
+
+
 @contextmanager
 def hooked(hooks: Iterable[tuple[nn.Module, str, Callable]]) -> Iterator[None]:
     """Forward hooks inside the `with`: (module, "input" | "output", hook). Always removed.

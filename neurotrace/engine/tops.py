@@ -30,6 +30,7 @@ from torch.nn import functional as F
 from neurotrace.engine.edits import Edit, Run
 from neurotrace.engine.experts import Neurons
 from neurotrace.engine.modules import Delta, bf16_missing, linears
+from neurotrace.engine.parts import seen_once
 
 _RIVALS = 512  # maximum number of tokens that are asked first
 _LOGITS = 2**23  # numbers held at the same time: what a processor keeps near it
@@ -98,7 +99,7 @@ class Screen:
         self.slack = 0.0
         self.asked = self.again = 0
         self._bytes = 0  # of one prompt
-        self._of: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}  # a prompt's, of each module
+        self._of: dict[tuple[int, ...], dict[nn.Module, tuple[Tensor, Tensor]]] = {}  # of each prompt
 
     @classmethod
     def of(cls, engine: Any, rows: int = _LEAST) -> Screen | None:
@@ -159,26 +160,20 @@ class Screen:
             self._record(new)
         own = [self._of[key] for key in keys]
         both = {
-            module: (torch.stack([x for x, _ in same]), torch.stack([y for _, y in same]))
-            for module, same in zip(self.delta.weights, zip(*own, strict=True), strict=True)
+            module: (torch.stack([of[module][0] for of in own]), torch.stack([of[module][1] for of in own]))
+            for module in own[0]
         }
         return replace(run, linears=both, delta=self.delta)
 
     def _record(self, prompts: Sequence[tuple[int, ...]]) -> None:
         run = self.engine.kept.mixed([torch.tensor(ids) for ids in prompts])
         both: dict[nn.Module, tuple[Tensor, Tensor]] = {}
-        shape = len(prompts), 1, -1
-
-        def see(module: nn.Module, args: tuple, y: Tensor) -> None:
-            both[module] = args[0].reshape(shape).clone(), y.reshape(shape).clone()
-
+        hooks = seen_once(self.delta.weights, (len(prompts), 1), both)
         places = None if run.places is None else run.places[:, None]
-        hooks = [(module, "output", see) for module in self.delta.weights]
         self.engine._forward(run.ids[:, run.start :], run.prefix, hooks, shared=True, places=places)
-        of_each = [both[module] for module in self.delta.weights]
         for place, ids in enumerate(prompts):
-            self._of[ids] = [(x[place], y[place]) for x, y in of_each]
-        self._bytes = sum(x[0].nbytes + y[0].nbytes for x, y in of_each)
+            self._of[ids] = {module: (x[place], y[place]) for module, (x, y) in both.items()}
+        self._bytes = sum(x[0].nbytes + y[0].nbytes for x, y in both.values())
 
     def _margins(
         self, run: Run, hidden: Tensor, of: Tensor, tokens: Tensor, size: Tensor

@@ -239,10 +239,11 @@ class _Proof:
             positions=self.ground.positions,
             progress=self.progress,
         )
+        pairs = [self.ground.own.pairs[row] for row in fold.test]
         rows = [
             {"role": "random", "draw": seed, "pair": pair.id, "group": pair.group, "answers": bool(hit)}
             for seed, answers in zip(seeds, found, strict=True)
-            for pair, hit in zip(map(self.ground.own.pairs.__getitem__, fold.test), answers, strict=True)
+            for pair, hit in zip(pairs, answers, strict=True)
         ]
         return pd.DataFrame(rows).assign(prefers=False)  # not read
 
