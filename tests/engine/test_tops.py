@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from families import VOCABULARY, build
+from families import FAMILIES, VOCABULARY, build
 
 from neurotrace.engine import proof, tops
 from neurotrace.engine.edits import Edit
@@ -14,24 +14,35 @@ from neurotrace.engine.parts import find_blocks
 from neurotrace.engine.tops import Screen, is_top
 
 EACH = 120  # edits a prompt
+DENSE = [
+    name
+    for name, each in FAMILIES.items()
+    if each.path == "shared" and not any("expert" in key for key in each.options)
+]
 
 
-def rows_of(engine, seed=0):
-    """Prompts of two lengths, an edit for each row, and the rows' hidden in full precision."""
+def rows_of(engine, seed=0, lengths=2, each=EACH):
+    """Prompts of so many lengths, an edit for each row, and the rows' hidden in full precision."""
     draw = torch.Generator().manual_seed(seed)
-    prompts = [torch.randint(3, VOCABULARY, (6 + row % 2,), generator=draw) for row in range(4)]
+    prompts = [torch.randint(3, VOCABULARY, (6 + row % lengths,), generator=draw) for row in range(4)]
     run = engine.kept.mixed(prompts)
     edits = []
-    for _ in range(EACH * len(prompts)):
+    for _ in range(each * len(prompts)):
         layers, places = torch.tensor([0, 1]), torch.randint(0, 16, (2,), generator=draw)
         edits.append(Edit(layers, places, torch.zeros(2), 3 * torch.randn(2, generator=draw)))
     return prompts, run, edits, engine.sets(run, edits)
 
 
+def served(name):
+    model = build(name)
+    install(model, list(find_blocks(model)))
+    return proof.engine(model)
+
+
 @pytest.fixture
 def engine(monkeypatch):
     monkeypatch.setattr(tops, "bf16_missing", lambda device: "")  # slow is enough for a test
-    made = proof.engine(build("llama"))
+    made = served("llama")
     with keeping(made):
         yield made
 
@@ -97,11 +108,27 @@ def test_a_screen_is_made_where_it_saves(engine, monkeypatch):
 @pytest.mark.filterwarnings("ignore:suffix engine")
 def test_a_mixture_of_experts_has_none(monkeypatch):
     monkeypatch.setattr(tops, "bf16_missing", lambda device: "")
-    model = build("mixtral")
-    install(model, list(find_blocks(model)))
-    made = proof.engine(model)
+    made = served("mixtral")
     with keeping(made):
         assert Screen.of(made) is None
+
+
+@pytest.mark.filterwarnings("ignore:suffix engine")
+@pytest.mark.parametrize("name", DENSE)
+def test_a_dense_familys_screen_gives_the_answers_of_full_logits(monkeypatch, name):
+    monkeypatch.setattr(tops, "bf16_missing", lambda device: "")
+    made = served(name)
+    with keeping(made):
+        screen = Screen.of(made)
+        if screen is None:
+            pytest.skip("its Linears or its unembedding have no copies")
+        if made.kept.mixed([torch.arange(3, 9)] * 2) is None:
+            pytest.skip("its prompts run one by one")
+        prompts, run, edits, hidden = rows_of(made, lengths=1, each=30)
+        tokens = asked(made, hidden)
+        expected = made.logits(hidden).argmax(dim=-1) == tokens
+        assert expected.any() and not expected.all()
+        assert screen.tops(prompts, run, edits, tokens)[0].tolist() == expected.tolist()
 
 
 def test_without_kept_runs_there_is_none(engine):
