@@ -127,7 +127,8 @@ def test_a_dense_familys_screen_gives_the_answers_of_full_logits(monkeypatch, na
         prompts, run, edits, hidden = rows_of(made, lengths=1, each=30)
         tokens = asked(made, hidden)
         expected = made.logits(hidden).argmax(dim=-1) == tokens
-        assert expected.any() and not expected.all()
+        assert expected.any()
+        assert not expected.all()
         assert screen.tops(prompts, run, edits, tokens)[0].tolist() == expected.tolist()
 
 
