@@ -31,7 +31,6 @@ from neurotrace.core.sides import SIDES, Direction
 from neurotrace.interventions.controls import QUIET
 from neurotrace.interventions.damage import damage, still_answered
 from neurotrace.interventions.intervention import Intervention
-from neurotrace.interventions.whole import flipped
 from neurotrace.models.activations import Activations, Moments
 from neurotrace.models.encoding import by_length
 from neurotrace.models.hooks import Point, inspect_model, w_out
@@ -39,10 +38,10 @@ from neurotrace.models.protocol import HookedModel
 from neurotrace.models.sites import read_sites
 from neurotrace.models.written import is_plain
 from neurotrace.recipes.base import Prove
-from neurotrace.studies.held_out import RANDOM_DRAWS, Flip
-from neurotrace.studies.selection import Ground, RowFold, StudySettings, halves_of
+from neurotrace.studies.held_out import DRAWS, MOST_DRAWS, Flip
+from neurotrace.studies.selection import Ground, RowFold, StudySettings, flips_at, halves_of
+from neurotrace.studies.verdict import unsettled
 
-_DRAWS = 3  # of the other controls, and of the random one in the choice
 _TRIED = 8  # candidates whose controls are measured
 
 
@@ -195,14 +194,7 @@ class _Proof:
         parts = []
         for start in range(0, len(vectors), 16):  # bounds the number of rows at once
             made = [written(each, self.streams.inverse, direction) for each in vectors[start : start + 16]]
-            parts += flipped(
-                self.ground.model,
-                self.ground.own,
-                [(rows, made)],
-                activations=self.ground.evidence.activations,
-                positions=self.ground.positions,
-                progress=progress,
-            )
+            parts += flips_at(self.ground, progress, [(rows, made)])
         return torch.cat(parts)
 
     def choose(self, fold: RowFold) -> Vector:
@@ -235,7 +227,7 @@ class _Proof:
             own = [
                 self._flipped(rows, controls).float().mean()
                 for made, rows in parts
-                if (controls := made[key].controls(role, range(_DRAWS)))
+                if (controls := made[key].controls(role, range(DRAWS)))
             ]
             rates += [float(torch.stack(own).mean())] if own else []
         return max(rates)
@@ -250,22 +242,26 @@ class _Proof:
             chosen.append(best)
             hits.append(self._flipped(fold.test, [best.values])[0])
             for role, found in drawn.items():
-                seeds = range(RANDOM_DRAWS if role == "random" else _DRAWS)
-                if others := best.controls(role, seeds):
+                if others := best.controls(role, range(DRAWS)):
                     found.append(self._flipped(fold.test, others))
         groups = [own.pairs[row].group for fold in folds for row in fold.test]
+        for role, found in drawn.items():  # further draws, by the rule of `held_out`
+            if role == "random" or (found and unsettled(*_interval(torch.cat(found, dim=1), groups))):
+                for place, (fold, best) in enumerate(zip(folds, chosen, strict=True)):
+                    others = best.controls(role, range(DRAWS, MOST_DRAWS))
+                    found[place] = torch.cat([found[place], self._flipped(fold.test, others)])
         flat = torch.cat(hits).numpy()
         controls: dict[str, float | None] = {}
         intervals: dict[str, tuple[float, float] | None] = {}
         worst: dict[str, float] = {}
         for role, found in drawn.items():
             if found:
-                table = torch.cat(found, dim=1).numpy()
+                table = torch.cat(found, dim=1).float()
                 controls[role] = float(table.mean())
-                intervals[role] = statistics.rate_interval(table.ravel(), groups * len(table))
-                worst[role] = float(table.mean(axis=1).max())
+                intervals[role] = _interval(table, groups)
+                worst[role] = float(table.mean(dim=1).max())
                 if role == "random":
-                    p = (1 + int((table.mean(axis=1) >= flat.mean()).sum())) / (1 + len(table))
+                    p = (1 + int((table.mean(dim=1) >= flat.mean()).sum())) / (1 + len(table))
         made = [written(each.values, self.streams.inverse, ground.direction) for each in chosen]
         means = [ground.evidence.moments(fold.train).mean_of(ground.direction.donor) for fold in folds]
         harm = None
@@ -301,3 +297,8 @@ class _Proof:
             ),
             per_fold=tuple(f"{each.name} {each.units}" for each in chosen),
         )
+
+
+def _interval(hits: Bool[Tensor, "draw pair"], groups: Sequence[str]) -> tuple[float, float]:
+    """Of the rate over draws and pairs; groups of pairs are resampled."""
+    return statistics.rate_interval(hits.numpy().ravel(), [*groups] * len(hits))

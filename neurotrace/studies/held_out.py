@@ -5,7 +5,8 @@ again on all of them. On the held-out pairs the chosen intervention and its cont
 damage on neutral text and on the other families. On at most 32 of a fold's held-out pairs the following is
 measured beside: the same intervention at every number of neurons (the flip curve), random neurons for each,
 and every other kind at the chosen number. The folds' held-out pairs together are all pairs, and no pair is
-measured with neurons that it helped to find.
+measured with neurons that it helped to find. Random neurons are drawn 19 times, each other control three
+times, and 19 times where the interval of its flip rate then contains the verdict's bar.
 
 The candidates that flip the most training answers are measured in every fold as well. The *regret* is the
 held-out flip rate of the best of them minus that of the choice. It is reported and never used to choose.
@@ -31,9 +32,7 @@ from neurotrace.interventions.damage import damage, still_answered
 from neurotrace.interventions.effects import measure
 from neurotrace.interventions.intervention import Intervention
 from neurotrace.interventions.kinds import values_at
-from neurotrace.interventions.reference import Reference
 from neurotrace.interventions.targets import routed
-from neurotrace.interventions.whole import flipped
 from neurotrace.models.hooks import inspect_model
 from neurotrace.studies.selection import (
     Candidate,
@@ -43,10 +42,13 @@ from neurotrace.studies.selection import (
     StudySettings,
     activations_at,
     choose_within,
+    flips_at,
 )
+from neurotrace.studies.verdict import unsettled
 
-RANDOM_DRAWS = 19  # of random neurons: if none flips as many, p = 1/20
-_DRAWS = 3  # draws of every other random control
+MOST_DRAWS = 19  # if no draw of random neurons flips as many, p = 1/20
+DRAWS = 3  # of every control at first
+_DRAWN = ["role", "draw", "pair", "group", "answers"]
 _REGRET_OF = 6  # maximum number of candidates that are measured in every fold
 _BESIDE = 32  # maximum number of a fold's pairs for what stands beside the choice and its controls
 _WRITTEN = 6  # tokens of continuation in the report's examples
@@ -126,6 +128,7 @@ def prove(
     proof = _Proof(ground, settings, progress)
     steps = [partial(proof.choose, fold) for fold in folds]
     steps += [partial(proof.measure_held_out, place) for place in range(len(folds))]
+    steps.append(partial(proof.draw_again))
     for step in over(progress, steps, "step", outer=True):
         step()
     applied = [replace(each, donor_mean=values_at(means, each.neurons)) for each, means in proof.applied]
@@ -140,7 +143,7 @@ class _Proof:
         self.chosen: list[Chosen] = []
         self.applied: list[tuple[Intervention, torch.Tensor]] = []  # with its donor class's means
         self.frames: list[Any] = []
-        self.draws: list[Any] = []  # further draws of the random control, whether they flip
+        self.draws: list[tuple[Any, ...]] = []  # further draws of controls: `_DRAWN`
         self.examples: list[Example] = []
 
     def choose(self, fold: RowFold) -> None:
@@ -174,7 +177,7 @@ class _Proof:
         done, everywhere = self.chosen[place], self._everywhere
         fold, made, chosen, ref = done.fold, done.made, done.candidate, done.reference
         best = made[chosen]
-        controls = controls_for(best, reference=ref, seeds=range(_DRAWS))
+        controls = controls_for(best, reference=ref, seeds=range(DRAWS))
         if len({self.ground.own.pairs[row].group for row in fold.test}) < 2:
             # no other pair to take values from
             controls = [each for each in controls if each.role != "other_donor"]
@@ -205,7 +208,6 @@ class _Proof:
             & (frame["k"] == chosen.k)
         )
         self.frames.append(frame)
-        self.draws.append(self._further_draws(fold, best, done.reference))
         self.applied.append((best, ref.moments.mean_of(best.donor)))
         if fold.number == 0 and routed(self.ground.model).get("routing") != "frozen":
             self._read(fold, best)  # a written token has no unchanged run whose routing it could keep
@@ -225,27 +227,25 @@ class _Proof:
         draw = random.Random(f"{self.settings.seed}/{fold.number}/beside")
         return sorted(draw.sample(fold.test, min(_BESIDE, len(fold.test))))
 
-    def _further_draws(self, fold: RowFold, best: Intervention, reference: Reference) -> Any:
-        """Of further draws of random neurons only whether they flip: a row for each draw and pair."""
+    def draw_again(self) -> None:
+        """Further draws of random neurons, and of controls whose intervals contain the verdict's bar."""
         import pandas as pd
 
-        seeds = range(_DRAWS, RANDOM_DRAWS)
-        drawn = random_controls(best, reference, seeds=seeds)
-        (found,) = flipped(
-            self.ground.model,
-            self.ground.own,
-            [(fold.test, drawn)],
-            activations=self.ground.evidence.activations,
-            positions=self.ground.positions,
-            progress=self.progress,
-        )
-        pairs = [self.ground.own.pairs[row] for row in fold.test]
-        rows = [
-            {"role": "random", "draw": seed, "pair": pair.id, "group": pair.group, "answers": bool(hit)}
-            for seed, answers in zip(seeds, found, strict=True)
-            for pair, hit in zip(pairs, answers, strict=True)
+        picked = pd.concat(self.frames, ignore_index=True).query("chosen")
+        rates = {role: _rates(own) for role, own in picked.groupby("role") if role in CONTROLS}
+        doubtful = [role for role, own in rates.items() if unsettled(*own["answers_ci"])]
+        draw = partial(controls_for, seeds=range(DRAWS, MOST_DRAWS), roles=["random", *doubtful])
+        asked = [
+            (done.fold.test, draw(done.made[done.candidate], reference=done.reference))
+            for done in self.chosen
         ]
-        return pd.DataFrame(rows).assign(prefers=False)  # not read
+        every = self.ground.own.pairs
+        self.draws = [
+            (control.role, control.draw, every[row].id, every[row].group, bool(hit))
+            for (test, drawn), found in zip(asked, flips_at(self.ground, self.progress, asked), strict=True)
+            for control, answers in zip(drawn, found, strict=True)
+            for row, hit in zip(test, answers, strict=True)
+        ]
 
     def _read(self, fold: RowFold, best: Intervention) -> None:
         """The model's text after two held-out prompts, with and without the intervention.
@@ -300,7 +300,7 @@ class _Proof:
         picked = table[table["chosen"]]
         controls: dict[str, float | None] = {}
         intervals: dict[str, tuple[float, float] | None] = {}
-        drawn = pd.concat([picked, *self.draws], ignore_index=True)
+        drawn = pd.concat([picked, pd.DataFrame(self.draws, columns=_DRAWN).assign(prefers=False)])
         for name in (*CONTROLS, "other_donor"):
             part = drawn[drawn["role"] == name]
             found_of = _rates(part) if len(part) else None

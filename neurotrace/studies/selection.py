@@ -216,7 +216,7 @@ def choose_within(
                 more,
             )
         )
-    choice = choose(parts, partial(_flipped, ground, progress))
+    choice = choose(parts, partial(flips_at, ground, progress))
     reference = ground.evidence.reference(fold.train)
     return Chosen(fold, choice, _candidates(ground, fold.train, reference, settings), reference)
 
@@ -267,9 +267,10 @@ def activations_at(ground: Ground, rows: Sequence[int]) -> Activations:
     return Activations(values, ground.own.at(rows).pairs)
 
 
-def _flipped(
+def flips_at(
     ground: Ground, progress: Progress, asked: Sequence[Asked]
 ) -> list[Bool[Tensor, "intervention pair"]]:
+    """`flipped` on the ground's own pairs."""
     return flipped(
         ground.model,
         ground.own,

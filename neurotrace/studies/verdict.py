@@ -44,6 +44,13 @@ class Rule:
 
 
 RULE = Rule()
+
+
+def unsettled(low: float, high: float, rule: Rule = RULE) -> bool:
+    """Whether this interval of a control's flip rate contains the rule's bar."""
+    return low <= rule.controls < high
+
+
 FEW = 10  # held-out pairs below which nothing is said
 
 
