@@ -40,7 +40,7 @@ from neurotrace.models.written import is_plain
 from neurotrace.recipes.base import Prove
 from neurotrace.studies.held_out import DRAWS, MOST_DRAWS, Flip
 from neurotrace.studies.selection import Ground, RowFold, StudySettings, flips_at, halves_of
-from neurotrace.studies.verdict import unsettled
+from neurotrace.studies.verdict import in_doubt
 
 _TRIED = 8  # candidates whose controls are measured
 
@@ -246,7 +246,7 @@ class _Proof:
                     found.append(self._flipped(fold.test, others))
         groups = [own.pairs[row].group for fold in folds for row in fold.test]
         for role, found in drawn.items():  # further draws, by the rule of `held_out`
-            if role == "random" or (found and unsettled(*_interval(torch.cat(found, dim=1), groups))):
+            if role == "random" or (found and _in_doubt(torch.cat(found, dim=1), groups)):
                 for place, (fold, best) in enumerate(zip(folds, chosen, strict=True)):
                     others = best.controls(role, range(DRAWS, MOST_DRAWS))
                     found[place] = torch.cat([found[place], self._flipped(fold.test, others)])
@@ -302,3 +302,7 @@ class _Proof:
 def _interval(hits: Bool[Tensor, "draw pair"], groups: Sequence[str]) -> tuple[float, float]:
     """Of the rate over draws and pairs; groups of pairs are resampled."""
     return statistics.rate_interval(hits.numpy().ravel(), [*groups] * len(hits))
+
+
+def _in_doubt(hits: Bool[Tensor, "draw pair"], groups: Sequence[str]) -> bool:
+    return in_doubt(float(hits.float().mean()), *_interval(hits, groups))

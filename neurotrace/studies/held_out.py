@@ -6,7 +6,7 @@ damage on neutral text and on the other families. On at most 32 of a fold's held
 measured beside: the same intervention at every number of neurons (the flip curve), random neurons for each,
 and every other kind at the chosen number. The folds' held-out pairs together are all pairs, and no pair is
 measured with neurons that it helped to find. Random neurons are drawn 19 times, each other control three
-times, and 19 times where the interval of its flip rate then contains the verdict's bar.
+times, and 19 times where it flips some answers and the interval contains the verdict's bar.
 
 The candidates that flip the most training answers are measured in every fold as well. The *regret* is the
 held-out flip rate of the best of them minus that of the choice. It is reported and never used to choose.
@@ -44,7 +44,7 @@ from neurotrace.studies.selection import (
     choose_within,
     flips_at,
 )
-from neurotrace.studies.verdict import unsettled
+from neurotrace.studies.verdict import in_doubt
 
 MOST_DRAWS = 19  # if no draw of random neurons flips as many, p = 1/20
 DRAWS = 3  # of every control at first
@@ -233,7 +233,7 @@ class _Proof:
 
         picked = pd.concat(self.frames, ignore_index=True).query("chosen")
         rates = {role: _rates(own) for role, own in picked.groupby("role") if role in CONTROLS}
-        doubtful = [role for role, own in rates.items() if unsettled(*own["answers_ci"])]
+        doubtful = [role for role, own in rates.items() if in_doubt(own["answers"], *own["answers_ci"])]
         draw = partial(controls_for, seeds=range(DRAWS, MOST_DRAWS), roles=["random", *doubtful])
         asked = [
             (done.fold.test, draw(done.made[done.candidate], reference=done.reference))

@@ -46,9 +46,12 @@ class Rule:
 RULE = Rule()
 
 
-def unsettled(low: float, high: float, rule: Rule = RULE) -> bool:
-    """Whether this interval of a control's flip rate contains the rule's bar."""
-    return low <= rule.controls < high
+def in_doubt(rate: float, low: float, high: float, rule: Rule = RULE) -> bool:
+    """Whether a control's interval contains the bar, and further draws may change that.
+
+    They can't where it flips nothing: that interval depends on the number of groups alone.
+    """
+    return rate > 0 and low <= rule.controls < high
 
 
 FEW = 10  # held-out pairs below which nothing is said

@@ -19,10 +19,12 @@ from neurotrace.core import writing
 from neurotrace.core.errors import InputError
 from neurotrace.decoding.tokens import Dropped
 from neurotrace.interventions import intervention as interventions
+from neurotrace.interventions.controls import CONTROLS
 from neurotrace.interventions.damage import still_answered
 from neurotrace.models.identity import model_identity
 from neurotrace.results import run as runs
 from neurotrace.results.report import figures
+from neurotrace.studies import held_out
 from neurotrace.studies.held_out import flip_record
 from neurotrace.studies.selection import default_ks
 from neurotrace.studies.verdict import Rule, verdicts_of
@@ -59,6 +61,21 @@ def test_the_verdict_follows_the_rule(study):
     assert (found.word, found.pairs) == ("undecided", 73)
     assert verdicts_of(records, Rule(answers=0.7, controls=0.3, fraction=0.05))["planted"].word == "decides"
     assert verdicts_of(records, Rule(answers=0.7, controls=-0.1, fraction=0.05))["planted"].word == "no"
+
+
+@pytest.mark.parametrize("doubtful", [False, True])
+def test_controls_in_doubt_are_drawn_as_often_as_random_neurons(model, encoded, monkeypatch, doubtful):
+    counted = []
+    count = held_out._by_draw
+    monkeypatch.setattr(held_out, "in_doubt", lambda rate, low, high: doubtful)
+    monkeypatch.setattr(held_out, "_by_draw", lambda drawn: counted.append(drawn) or count(drawn))
+    found = nt.study(model, encoded, ks=[1], kinds=["patch"], neutral=[])
+    for flip, drawn in zip(found.selected(), counted, strict=True):
+        for role in CONTROLS:
+            own = drawn[drawn["role"] == role]
+            assert own["draw"].nunique() == (19 if doubtful or role == "random" else 3)
+            assert (own.groupby("draw")["pair"].nunique() == flip.n).all()
+            assert flip.controls[role] == own["answers"].mean()
 
 
 def test_effects_are_of_held_out_pairs_once(study):

@@ -7,7 +7,7 @@ import pytest
 
 from neurotrace.core.statistics import rate_interval
 from neurotrace.interventions.controls import CONTROLS
-from neurotrace.studies.verdict import RULE, SENTENCES, verdicts_of
+from neurotrace.studies.verdict import RULE, SENTENCES, in_doubt, verdicts_of
 
 CLEAR, QUIET = (0.97, 0.93, 0.99), (0.01, 0.0, 0.03)  # rate, low, high
 
@@ -49,6 +49,14 @@ def test_controls_count_with_their_intervals():
     assert said(fraction=0.02).word == "no"
     assert verdicts_of([flip("to_reasoning")])["f"].word == "undecided"
     assert verdicts_of([flip("to_reasoning") | {"selected": False}]) == {}
+
+
+def test_a_control_is_in_doubt_where_more_draws_may_settle_it():
+    assert in_doubt(0.037, 0.02, 0.057)
+    assert in_doubt(0.07, 0.04, 0.10)
+    assert not in_doubt(0.03, 0.01, 0.05)
+    assert not in_doubt(0.09, 0.06, 0.12)
+    assert not in_doubt(0.0, 0.0, 0.24)  # few groups: draws change nothing
 
 
 def test_a_claim_about_one_way_is_judged_by_that_way():
