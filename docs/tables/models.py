@@ -11,13 +11,11 @@ process. A run that was interrupted adds up.
 from __future__ import annotations
 
 import json
-import os
-import resource
-import subprocess
 import sys
 from pathlib import Path
 
 import pandas as pd
+from processes import neurotrace
 from summary import markdown
 
 HERE = Path(__file__).parent
@@ -32,20 +30,15 @@ def run(named: str, folder: Path, sets: list[str]) -> None:
         if (out / "summary.json").exists():
             continue
         command = ["run", "--model", model, "--probes", probes, *ASKED, "--out", str(out)]
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        one = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-        done = subprocess.run([sys.executable, "-m", "neurotrace.cli", *command], env=os.environ | one)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = neurotrace(command)
         earlier = json.loads(cost.read_text("utf-8")) if cost.exists() else {}
-        spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         found = {
-            "cpu_seconds": round(earlier.get("cpu_seconds", 0) + spent, 1),
-            # of a process with several sets, the largest so far
-            "peak_gib": round(max(earlier.get("peak_gib", 0), after.ru_maxrss / 2**20), 2),
+            "cpu_seconds": round(earlier.get("cpu_seconds", 0) + done.cpu_seconds, 1),
+            "peak_gib": round(max(earlier.get("peak_gib", 0), done.peak_gib), 2),
         }
         cost.write_text(json.dumps(found), "utf-8")
-        if done.returncode:
-            raise SystemExit(f"{out}: exit status {done.returncode}; run the same command again")
+        if done.status:
+            raise SystemExit(f"{out}: exit status {done.status}; run the same command again")
 
 
 def collect(folder: Path) -> None:

@@ -12,13 +12,11 @@ docs/tables/models.py in the same folder.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
+from processes import neurotrace
 from summary import markdown
 
 HERE = Path(__file__).parent
@@ -43,17 +41,12 @@ def commands(model: str) -> dict[str, list[str]]:
     }
 
 
-def called(words: list[str]) -> tuple[str, Any]:
-    """What `neurotrace …` prints, and what its process used."""
-    command = [sys.executable, "-m", "neurotrace.cli", *words]
-    one = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, env=os.environ | one, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    printed = process.stdout.read()
-    _, status, used = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"neurotrace {' '.join(words)}: exit status {status >> 8}; run this again")
-    return printed, used
+def printed_by(words: list[str]) -> str:
+    """What `neurotrace …` prints."""
+    done = neurotrace(words, read=True)
+    if done.status:
+        raise SystemExit(f"neurotrace {' '.join(words)}: exit status {done.status}; run this again")
+    return done.printed or ""
 
 
 def run(named: str, folder: Path) -> None:
@@ -63,8 +56,10 @@ def run(named: str, folder: Path) -> None:
         record = folder / f"planned-{name}-{command}.json"
         if record.exists():
             continue
-        _, used = called([*words, "--out", str(folder / f"{command}-{name}")])
-        found = {"peak_gib": used.ru_maxrss / 2**20, "cpu_seconds": used.ru_utime + used.ru_stime}
+        done = neurotrace([*words, "--out", str(folder / f"{command}-{name}")])
+        if done.status:
+            raise SystemExit(f"{record}: exit status {done.status}; run the same command again")
+        found = {"peak_gib": done.peak_gib, "cpu_seconds": done.cpu_seconds}
         record.write_text(json.dumps(found), "utf-8")
 
 
@@ -82,7 +77,7 @@ def collect(folder: Path, models: list[str]) -> None:
             if command == "sweep":
                 words = [*commands(model)["sweep"], "--out", str(folder / f"sweep-{name}")]
                 # each measures the machine's rate for half a second, beside whatever else runs
-                several = [json.loads(called([*words, "--dry-run", "--json"])[0]) for _ in range(3)]
+                several = [json.loads(printed_by([*words, "--dry-run", "--json"])) for _ in range(3)]
                 content = json.loads((folder / f"sweep-{name}" / "manifest.json").read_text("utf-8"))[
                     "content"
                 ]
@@ -92,7 +87,7 @@ def collect(folder: Path, models: list[str]) -> None:
                 seconds = sorted(each["cost"]["seconds"] * pairs / drawn for each in several)
                 spent = measured["sweep"]["cpu_seconds"] - measured["loading"]["cpu_seconds"]
             else:
-                memory = json.loads(called(["plan", *asked])[0])["jobs"][command]
+                memory = json.loads(printed_by(["plan", *asked]))["jobs"][command]
                 seconds, spent = [], None
             rows.append(
                 {
