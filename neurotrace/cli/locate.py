@@ -94,11 +94,11 @@ def locate(
     from neurotrace.plots.sites import plot_located, plot_places
     from neurotrace.plots.style import save_figure
     from neurotrace.probe_sets.mining import mine_pairs
+    from neurotrace.studies.selection import without_small_families
 
     loaded = Source(model, device, dtype, trust_remote_code).load()
-    asked = mine_pairs(
-        loaded, pairs, max_pairs=at_most or None, answers=reading, seed=seed, progress=bars
-    ).encoded
+    mined = mine_pairs(loaded, pairs, max_pairs=at_most or None, answers=reading, seed=seed, progress=bars)
+    asked = without_small_families(mined.encoded)
     if not len(asked):
         raise nothing_left(model, asked)
     neutral = neutral_texts(loaded)[:TEXTS]

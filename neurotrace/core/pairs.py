@@ -192,6 +192,19 @@ def split_pairs(
     return train, test
 
 
+def unsplittable(pairs: Sequence[PromptPair], split: str = "group") -> dict[str, str]:
+    """Family -> why it can't be split into training and held-out pairs, of those that can't."""
+    found = {}
+    for family in dict.fromkeys(pair.family for pair in pairs):
+        own = [pair for pair in pairs if pair.family == family]
+        for field in split.split("+"):
+            if len({getattr(pair, field) for pair in own}) < 2:
+                count = "1 pair" if len(own) == 1 else f"{len(own)} pairs"
+                found[family] = f"{count} of one {field}, expected at least two {field}s"
+                break
+    return found
+
+
 def fold_pairs(
     pairs: Sequence[PromptPair], *, split: str = "group", folds: int = 5, seed: int = 0
 ) -> list[Fold]:
@@ -239,7 +252,7 @@ def fold_pairs(
             found.append(Fold(tuple(train), tuple(test)))
     if not found:
         raise InputError(
-            f"{len(pairs)} pairs of {len(groups)} groups can't be folded by {split!r}: "
+            f"{len(pairs)} pairs, {len(groups)} groups: they can't be folded by {split!r}: "
             "each family needs at least two groups; add pairs about something else"
         )
     return found

@@ -38,7 +38,7 @@ from neurotrace.models.origins import keep_runs, keeps_runs
 from neurotrace.models.protocol import HookedModel
 from neurotrace.recipes.table import RECIPES, recipe_of
 from neurotrace.studies.held_out import Flip, flip_record
-from neurotrace.studies.selection import Ground, StudySettings
+from neurotrace.studies.selection import Ground, StudySettings, without_small_families
 from neurotrace.studies.study import elsewhere, folds_of
 from neurotrace.studies.verdict import Verdict, Word, verdicts_of
 
@@ -195,7 +195,7 @@ def replicate(
             refused[name] = why
             names.remove(name)
             warnings.warn(f"{name} is left out: {why}", stacklevel=2)
-    encoded = encode(model, pairs, progress=progress)
+    encoded = without_small_families(encode(model, pairs, progress=progress), split)
     refuse_whole(encoded, "replicate")
     keep_runs(model, [*encoded.memorization, *encoded.reasoning])
     neutral_ids(model, neutral)
@@ -209,7 +209,7 @@ def replicate(
     jobs: dict[tuple[str, str], tuple[str, Callable[[], dict[str, Any]]]] = {}
     for family in families:
         own = encoded.at([row for row, pair in enumerate(encoded.pairs) if pair.family == family])
-        folds_of(own, split, folds, seed)  # a family that can't be split, before any work
+        folds_of(own, split, folds, seed)  # pairs that can't be split stop it before any work
         evidence = cache(partial(gather, model, own, progress=progress))
         others = encoded.at(elsewhere(encoded, family, seed))
         for name in names:

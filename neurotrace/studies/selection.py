@@ -18,8 +18,9 @@ whose controls are quiet is chosen (`controls.QuietSearch`); those behind it are
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 
@@ -28,8 +29,10 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from neurotrace.core.errors import InputError
+from neurotrace.core.pairs import unsplittable
 from neurotrace.core.process import Progress
 from neurotrace.core.sides import Direction
+from neurotrace.decoding.tokens import Dropped
 from neurotrace.interventions.controls import (
     Drawn,
     QuietSearch,
@@ -219,6 +222,25 @@ def choose_within(
     choice = choose(parts, partial(flips_at, ground, progress))
     reference = ground.evidence.reference(fold.train)
     return Chosen(fold, choice, _candidates(ground, fold.train, reference, settings), reference)
+
+
+def without_small_families(encoded: EncodedPairs, split: str = "group") -> EncodedPairs:
+    """The pairs without families that can't be split, which are dropped with a warning.
+
+    If none can, all stay: what splits them then says why.
+    """
+    small = unsplittable(encoded.pairs, split)
+    kept = [row for row, pair in enumerate(encoded.pairs) if pair.family not in small]
+    if not small or not kept:
+        return encoded
+    for family, why in small.items():
+        warnings.warn(f"{family} is left out: {why}", stacklevel=2)
+    dropped = [
+        Dropped(pair, "family too small", small[pair.family])
+        for pair in encoded.pairs
+        if pair.family in small
+    ]
+    return replace(encoded.at(kept), dropped=(*encoded.dropped, *dropped))
 
 
 def halves_of(ground: Ground, fold: RowFold, seed: int) -> list[tuple[list[int], list[int]]]:

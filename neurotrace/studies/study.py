@@ -50,6 +50,7 @@ from neurotrace.studies.selection import (
     RowFold,
     StudySettings,
     default_ks,
+    without_small_families,
 )
 from neurotrace.studies.verdict import Verdict, verdicts_of
 
@@ -175,8 +176,8 @@ def study(
             from there after an interruption, to the same bits.
 
     Raises:
-        InputError: unknown names, k larger than the model, no pair answered correctly, too few groups;
-            `units` of another call.
+        InputError: unknown names, k larger than the model, no pair answered correctly, too few groups in
+            every family (else a family of one group is left out with a warning); `units` of another call.
 
     Example::
 
@@ -197,11 +198,11 @@ def study(
     )
     settings.check(info)
     read = len(pairs.pairs) + len(pairs.dropped) if isinstance(pairs, EncodedPairs) else len(pairs)
-    encoded = encode(model, pairs, progress=progress)
+    encoded = without_small_families(encode(model, pairs, progress=progress), split)
     keep_runs(model, [*encoded.memorization, *encoded.reasoning])  # together, whichever part comes first
     families = list(dict.fromkeys(pair.family for pair in encoded.pairs))
-    neutral_ids(model, neutral)  # before any work: what can't be read would stop it half-way,
-    split_up = {}  # and so would a family that can't be split
+    neutral_ids(model, neutral)  # before any work: what can't be read would stop it half-way
+    split_up = {}
     for family in families:
         own = encoded.at([r for r, pair in enumerate(encoded.pairs) if pair.family == family])
         split_up[family] = own, folds_of(own, split, folds, seed)

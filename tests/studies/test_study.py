@@ -78,6 +78,22 @@ def test_controls_in_doubt_are_drawn_as_often_as_random_neurons(model, encoded, 
             assert flip.controls[role] == own["answers"].mean()
 
 
+def test_a_family_that_cannot_be_split_does_not_stop_the_others(model, encoded):
+    lone = replace(encoded.pairs[0], id="alone", family="lone")
+    with pytest.warns(UserWarning, match="lone is left out: 1 pair of one group, expected at least two"):
+        found = nt.study(model, [*encoded.pairs, lone], ks=[1], kinds=["patch"], neutral=[])
+    assert {flip.family for flip in found.selected()} == {"planted"}
+    assert [(each.pair.id, each.reason) for each in found.encoded.dropped] == [
+        ("alone", "family too small")
+    ]
+    assert found.read == len(encoded) + 1
+    with pytest.raises(InputError, match="1 pairs, 1 groups: they can't be folded"):
+        nt.study(model, [lone], neutral=[])
+    with pytest.warns(UserWarning, match="lone is left out"):
+        claims = nt.replicate(model, [*encoded.pairs, lone], ["cna"], neutral=[])
+    assert set(claims.to_frame()["family"]) == {"planted"}
+
+
 def test_effects_are_of_held_out_pairs_once(study):
     frame = study.effects.to_frame()
     chosen = frame[frame["chosen"] & (frame["role"] == "selected")]
