@@ -321,6 +321,27 @@ MUTATIONS = (
         VERDICT,
     ),
     Mutation(
+        "a control that flips nothing is in doubt",
+        "studies/verdict.py",
+        "return rate > 0 and low <= rule.controls < high",
+        "return low <= rule.controls < high",
+        VERDICT,
+    ),
+    Mutation(
+        "controls in doubt are not drawn again",
+        "studies/held_out.py",
+        'roles=["random", *doubtful]',
+        'roles=["random"]',
+        STUDY,
+    ),
+    Mutation(
+        "a family of one group stops the others",
+        "studies/selection.py",
+        "    if not small or not kept:\n        return encoded\n",
+        "    return encoded\n",
+        STUDY,
+    ),
+    Mutation(
         "neurons are ranked on held-out pairs too",
         "studies/selection.py",
         "_candidates(ground, fold.train, reference, settings), reference)",
