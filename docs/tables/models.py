@@ -49,7 +49,7 @@ def collect(folder: Path) -> None:
         out = cost.with_suffix("")
         if not (out / "summary.json").exists():
             continue
-        name = out.name.rpartition("-")[0]
+        name, _, probes = out.name.rpartition("-")
         found = nt.load_run(out)
         spent = json.loads(cost.read_text("utf-8"))
         verdicts = found.summary["verdict"]["families"]
@@ -61,6 +61,7 @@ def collect(folder: Path) -> None:
             rows.append(
                 {
                     "model": name,
+                    "set": probes,
                     "family": flip["family"],
                     "direction": flip["direction"],
                     "pairs": flip["n"],
@@ -85,7 +86,7 @@ def collect(folder: Path) -> None:
 def flips() -> str:
     table = pd.read_csv(HERE / "models.csv")
     rows = []
-    for (family, model), own in table.groupby(["family", "model"], sort=False):
+    for (family, model), own in table.groupby(["family", "model"]):
         way = own.set_index("direction").loc[list(WAYS)]
         rows.append(
             [
@@ -111,7 +112,7 @@ def flips() -> str:
 def places() -> str:
     table = pd.read_csv(HERE / "models.csv")
     rows = []
-    for (family, model), own in table.groupby(["family", "model"], sort=False):
+    for (family, model), own in table.groupby(["family", "model"]):
         way = own.set_index("direction").loc[list(WAYS)]
         middle = zip(way["depth_25"], way["depth"], way["depth_75"], strict=True)
         rows.append(
@@ -120,12 +121,21 @@ def places() -> str:
                 model,
                 *(f"{b:.2f} ({a:.2f}–{c:.2f})" for a, b, c in middle),
                 " / ".join(way["by"]),
-                f"{way['cpu_seconds'].iloc[0] / 60:.1f}",
-                f"{way['peak_gib'].iloc[0]:.1f}",
             ]
         )
-    head = ["family", "model", "depth, to reasoning", "depth, to memory", "by", "CPU minutes", "peak GiB"]
+    head = ["family", "model", "depth, to reasoning", "depth, to memory", "by"]
     return markdown(head, rows)
+
+
+def costs() -> str:
+    """CPU minutes of each command."""
+    table = pd.read_csv(HERE / "models.csv").drop_duplicates(["model", "set"])
+    minutes = table.pivot(index="set", columns="model", values="cpu_seconds") / 60
+    rows = [
+        [str(probes), *("–" if pd.isna(each) else f"{each:.1f}" for each in own)]
+        for probes, own in minutes.iterrows()
+    ]
+    return markdown(["CPU minutes", *map(str, minutes.columns)], rows)
 
 
 if __name__ == "__main__":
@@ -135,4 +145,4 @@ if __name__ == "__main__":
     elif asked[:1] == ["collect"]:
         collect(Path(asked[1]))
     else:
-        print(flips(), places(), sep="\n\n")
+        print(flips(), places(), costs(), sep="\n\n")
