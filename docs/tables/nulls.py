@@ -19,7 +19,7 @@ Each model goes through `nt.study`, with three folds, and its verdict is counted
 controls are compared on all training pairs: on 32, the default, a control of the planted four flips more
 than 4 % by chance in some folds (seeds 60 and 63), and a smaller set is chosen.
 
-The table has seeds 85 to 104. Earlier: seeds 65 to 84 with three draws of every control on held-out pairs:
+The table has seeds 85 to 104. Earlier: seeds 65 to 84 with three draws of each control but random:
 18 of 20 planted models decide (both others do with 19 draws). 200 items, seeds 40 to 59: 16. 100 items,
 seeds 20 to 39: 17. The last two with eight neurons jolted by 1.5 differences and 32 training pairs. Steps
 and jolts were settled on seeds 0 to 6. No null decides in any.
