@@ -2,6 +2,7 @@
 
 python docs/tables/models.py                                       # prints
 python docs/tables/models.py run NAME=MODEL FOLDER SET [SET …]      # one `neurotrace run` a set; resumable
+                                        # capitals@user: with other options, those of VARIANTS["user"]
 python docs/tables/models.py collect FOLDER                        # the CSV files, from all that ran there
 
 `run` writes FOLDER/NAME-SET and, beside it, what the command cost: CPU seconds and peak memory of the
@@ -21,15 +22,30 @@ from summary import markdown
 HERE = Path(__file__).parent
 WAYS = ("to_reasoning", "to_memorization")
 ASKED = ("--at-most", "64", "--folds", "2")
+VARIANTS = {
+    "": (),
+    "user": ("--chat", "user"),
+    "assistant": ("--chat", "assistant"),
+    "more": ("--k", "16", "--k", "64", "--k", "175"),
+}
+EVERY = ("direction", "method", "intervention", "k", "fraction", "answers", "n")
+SPOKEN = {
+    "": "bare text",
+    "user": "the user's message",
+    "assistant": "beginning of the reply",
+    "more": "bare text, up to 175 neurons",
+}
 
 
 def run(named: str, folder: Path, sets: list[str]) -> None:
     name, _, model = named.partition("=")
-    for probes in sets:
-        out, cost = folder / f"{name}-{probes}", folder / f"{name}-{probes}.json"
+    for each in sets:
+        probes, _, variant = each.partition("@")
+        out, cost = folder / f"{name}-{each}", folder / f"{name}-{each}.json"
         if (out / "summary.json").exists():
             continue
-        command = ["run", "--model", model, "--probes", probes, *ASKED, "--out", str(out)]
+        command = ["run", "--model", model, "--probes", probes, *ASKED, *VARIANTS[variant]]
+        command += ["--out", str(out)]
         done = neurotrace(command)
         earlier = json.loads(cost.read_text("utf-8")) if cost.exists() else {}
         found = {
@@ -44,16 +60,24 @@ def run(named: str, folder: Path, sets: list[str]) -> None:
 def collect(folder: Path) -> None:
     import neurotrace as nt
 
-    rows = []
+    rows, every = [], []
     for cost in sorted(folder.glob("*-*.json")):
         out = cost.with_suffix("")
         if not (out / "summary.json").exists():
             continue
         name, _, probes = out.name.rpartition("-")
+        probes, _, variant = probes.partition("@")
         found = nt.load_run(out)
         spent = json.loads(cost.read_text("utf-8"))
         verdicts = found.summary["verdict"]["families"]
         layers = json.loads((out / "manifest.json").read_text("utf-8"))["model"]["layers"]
+        if variant == "more":
+            every += [
+                {"model": name, "low": flip["answers_ci"][0], "high": flip["answers_ci"][1]}
+                | {each: flip[each] for each in EVERY}
+                for flip in found.summary["flips"]
+                if not flip["selected"]
+            ]
         for flip in found.selected():
             chosen = found.interventions(family=flip["family"], direction=flip["direction"])
             depths = [n.layer / (layers - 1) for each in chosen for n in each.neurons]
@@ -62,6 +86,7 @@ def collect(folder: Path) -> None:
                 {
                     "model": name,
                     "set": probes,
+                    "variant": variant,
                     "family": flip["family"],
                     "direction": flip["direction"],
                     "pairs": flip["n"],
@@ -81,17 +106,26 @@ def collect(folder: Path) -> None:
                 }
             )
     pd.DataFrame(rows).to_csv(HERE / "models.csv", index=False, float_format="%.4g")
+    pd.DataFrame(every).to_csv(HERE / "models-every.csv", index=False, float_format="%.4g")
 
 
-def flips() -> str:
-    table = pd.read_csv(HERE / "models.csv")
+def table() -> pd.DataFrame:
+    return pd.read_csv(HERE / "models.csv", keep_default_na=False)
+
+
+def plain() -> pd.DataFrame:
+    """The runs without further options."""
+    return table().query("variant == ''")
+
+
+def flips(found: pd.DataFrame, within: tuple[str, str], names: tuple[str, str]) -> str:
+    """A row for each value of the two columns `within`."""
     rows = []
-    for (family, model), own in table.groupby(["family", "model"]):
+    for key, own in found.groupby(list(within), sort=False):
         way = own.set_index("direction").loc[list(WAYS)]
         rows.append(
             [
-                family,
-                model,
+                *map(str, key),
                 str(int(way["pairs"].iloc[0])),
                 *(
                     f"{a:.0%} ({b:.0%}–{c:.0%})"
@@ -105,14 +139,41 @@ def flips() -> str:
                 way["verdict"].iloc[0],
             ]
         )
-    head = ["family", "model", "pairs", "to reasoning", "to memory", "neurons", "controls", "KL", "verdict"]
+    head = [*names, "pairs", "to reasoning", "to memory", "neurons", "controls", "KL", "verdict"]
     return markdown(head, rows)
 
 
+def variants() -> str:
+    """Chat templates beside bare text, and more neurons."""
+    found = table()
+    found = found[found["set"].eq("capitals")].sort_values(["model", "variant"])
+    return flips(
+        found.assign(variant=found["variant"].map(SPOKEN)), ("model", "variant"), ("model", "prompt")
+    )
+
+
+def every() -> str:
+    """Every intervention of capitals, beside the choice: best rate first."""
+    found = pd.read_csv(HERE / "models-every.csv").sort_values("answers", ascending=False)
+    rows = [
+        [
+            str(row["direction"])
+            .replace("to_reasoning", "to reasoning")
+            .replace("to_memorization", "to memory"),
+            row["method"],
+            row["intervention"],
+            f"{row['k']} ({row['fraction']:.2%})",
+            f"{row['answers']:.0%} ({row['low']:.0%}–{row['high']:.0%})",
+            str(row["n"]),
+        ]
+        for row in found.to_dict("records")
+    ]
+    return markdown(["direction", "neurons by", "intervention", "neurons", "flips", "pairs"], rows)
+
+
 def places() -> str:
-    table = pd.read_csv(HERE / "models.csv")
     rows = []
-    for (family, model), own in table.groupby(["family", "model"]):
+    for (family, model), own in plain().groupby(["family", "model"]):
         way = own.set_index("direction").loc[list(WAYS)]
         middle = zip(way["depth_25"], way["depth"], way["depth_75"], strict=True)
         rows.append(
@@ -129,8 +190,10 @@ def places() -> str:
 
 def costs() -> str:
     """CPU minutes of each command."""
-    table = pd.read_csv(HERE / "models.csv").drop_duplicates(["model", "set"])
-    minutes = table.pivot(index="set", columns="model", values="cpu_seconds") / 60
+    minutes = (
+        plain().drop_duplicates(["model", "set"]).pivot(index="set", columns="model", values="cpu_seconds")
+        / 60
+    )
     rows = [
         [str(probes), *("–" if pd.isna(each) else f"{each:.1f}" for each in own)]
         for probes, own in minutes.iterrows()
@@ -145,4 +208,5 @@ if __name__ == "__main__":
     elif asked[:1] == ["collect"]:
         collect(Path(asked[1]))
     else:
-        print(flips(), places(), costs(), sep="\n\n")
+        whole = flips(plain().sort_values(["family", "model"]), ("family", "model"), ("family", "model"))
+        print(whole, places(), costs(), variants(), every(), sep="\n\n")

@@ -122,7 +122,7 @@ def causal_margins(
     """`causal_margin` by each of several circuits, over one clean run of every prompt.
 
     Args:
-        cleans: a dict that keeps the engine's clean runs; see `measure`.
+        cleans: a dict in which the engine's clean runs are kept for the next call on the same prompts.
     """
     for circuit in circuits:
         circuit.check(model)

@@ -13,6 +13,7 @@ Two ways for C rows to read the keys and values of one clean prefix of P positio
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -80,6 +81,20 @@ class Prefix(Cache):
             layer.blank = blank
         super().__init__(layers=list(self.own))
 
+    def at(self, prompts: Tensor) -> Prefix:
+        """That of these prompts of it, Int["prompt"], in this order."""
+        layers = []
+        for own in self.own:
+            assert own.keys is not None
+            assert own.values is not None
+            layer = copy.copy(own)
+            layer.keys, layer.values = own.keys[prompts], own.values[prompts]
+            layer.blank = None if own.blank is None else own.blank[prompts]
+            layers.append(layer)
+        found = copy.copy(self)
+        found.own, found.layers = layers, list(layers)
+        return found
+
     def start(self) -> None:
         """Before a forward pass: clear the state that an interrupted pass left."""
         for layer in self.own:
@@ -144,16 +159,18 @@ def shared_prefix_attention(
     many, group = rows // prompts, heads // key_heads
     by_head = (prompts, heads, many, q)
 
-    # scores: [prompt · head, row of it · q, prefix + q], the prefix in one batched matmul
+    # scores: [prompt · head, row of it · q, prefix + q]; the heads of one key are rows of one matmul
     scores = query.new_empty(prompts * heads, many * q, length + q)
+    by_key = (prompts * key_heads, group * many * q)
     stacked = query.reshape(prompts, many, heads, q, width).transpose(1, 2)
+    at_prefix = scores.view(*by_key, length + q)[..., :length]
     torch.baddbmm(
-        scores[..., :length],
-        stacked.reshape(prompts * heads, many * q, width),
-        _each_head(prefix.keys, group).transpose(1, 2),
+        at_prefix,
+        stacked.reshape(*by_key, width),
+        prefix.keys.flatten(0, 1).transpose(1, 2),
         beta=0,
         alpha=scaling,
-        out=scores[..., :length],
+        out=at_prefix,
     )
     near = query.reshape(rows, key_heads, group * q, width) @ key.transpose(-1, -2)
     near = near.view(prompts, many, heads, q, q).transpose(1, 2)
@@ -177,7 +194,7 @@ def shared_prefix_attention(
         scores = torch.cat([scores, sink.reshape(prompts * heads, many * q, 1)], dim=-1)
     weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
 
-    far = torch.bmm(weights[..., :length], _each_head(prefix.values, group))
+    far = torch.bmm(weights.view(*by_key, -1)[..., :length], prefix.values.flatten(0, 1))
     out = far.new_empty(rows, q, heads, far.shape[-1])
     target = out.view(prompts, many, q, key_heads, group, -1)
     far = far.view(prompts, key_heads, group, many, q, -1).permute(0, 3, 4, 1, 2, 5)
@@ -192,13 +209,6 @@ def shared_prefix_attention(
         own = (own @ value).view(prompts, many, key_heads, group, q, -1).permute(0, 1, 4, 2, 3, 5)
         torch.add(far, own, out=target)
     return out, None
-
-
-def _each_head(x: Tensor, group: int) -> Tensor:
-    """[prompt, key head, position, width] → [prompt · head, position, width]."""
-    prompts, key_heads, length, width = x.shape
-    x = x.unsqueeze(2).expand(prompts, key_heads, group, length, width)
-    return x.reshape(prompts * key_heads * group, length, width)
 
 
 @contextmanager

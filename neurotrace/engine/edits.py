@@ -6,7 +6,7 @@ An intervention is affine, a' = scale·a + offset, and is applied inside the for
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -51,6 +51,26 @@ class Run:
     read: int = 1
     sent: tuple[Sent, ...] = field(default=(), repr=False)
     delta: Any = field(default=None, repr=False)  # a `modules.Delta`, if its rows run in bf16
+
+    def at(self, prompts: Tensor) -> Run:
+        """The run of these prompts of it, Int["prompt"], in this order; without clean inputs of modules."""
+        outputs = tuple(
+            each[prompts] if isinstance(each, Tensor) else (each[0][prompts], *each[1:])
+            for each in self.outputs
+        )
+        return replace(
+            self,
+            ids=self.ids[prompts],
+            inputs=tuple(each[prompts] for each in self.inputs),
+            hidden=self.hidden[prompts],
+            prefix=None if self.prefix is None else self.prefix.at(prompts),
+            outputs=outputs,
+            calls=(),
+            linears={},
+            places=None if self.places is None else self.places[prompts],
+            sent=tuple(Sent(*(x[prompts] for x in each if x is not None)) for each in self.sent),
+            delta=None,
+        )
 
     @property
     def activations(self) -> Tensor:

@@ -138,7 +138,7 @@ class Screen:
             unsure = torch.arange(len(edits), device=of.device) % max(1, len(edits) // _FIRST) == 0
         while unsure.any():
             for rows in unsure.nonzero()[:, 0].split(_AGAIN):
-                hidden[rows], exact = self._exactly(prompts, edits, of, rows, tokens)
+                hidden[rows], exact = self._exactly(run, edits, of, rows, tokens)
                 found[rows], known[rows] = exact > 0, True
                 errors = ((margins[rows] - exact).abs() / size[rows].clamp_min(_ROUNDING))[whole[rows]]
                 self.slack = max([self.slack, *(_SAFETY * errors[torch.isfinite(errors)]).tolist()])
@@ -203,11 +203,10 @@ class Screen:
         return margins, whole
 
     def _exactly(
-        self, prompts: Sequence[Tensor], edits: Sequence[Edit], of: Tensor, rows: Tensor, tokens: Tensor
+        self, run: Run, edits: Sequence[Edit], of: Tensor, rows: Tensor, tokens: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The unembedding's input and the margins of these rows in full precision."""
-        run = self.engine.kept.mixed([prompts[int(place)] for place in of[rows]])
-        hidden = self.engine.sets(run, [edits[row] for row in rows.tolist()])
+        hidden = self.engine.sets(run.at(of[rows]), [edits[row] for row in rows.tolist()])
         margins, tops = _ahead(self.engine.logits(hidden), tokens[rows])
         _remember(self.engine, tops)
         return hidden, margins

@@ -22,11 +22,11 @@ from neurotrace.decoding.spans import places_named, spans_of
 from neurotrace.decoding.tokens import Words
 from neurotrace.engine import metrics
 from neurotrace.engine.turns import takes_turns
-from neurotrace.interventions.donors import donors_of
+from neurotrace.interventions.donors import donor_values, donors_of
 from neurotrace.interventions.intervention import Intervention
 from neurotrace.interventions.logits import Positions, check_finite, logits_under, units_of
 from neurotrace.interventions.targets import routed
-from neurotrace.interventions.whole import Reader, batches_of
+from neurotrace.interventions.whole import Reader, batches_of, mixed_batches
 from neurotrace.models.activations import Activations
 from neurotrace.models.encoding import EncodedPairs, encode
 from neurotrace.models.hooks import Site, inspect_model
@@ -144,7 +144,6 @@ def measure(
     positions: Positions | str = "read",
     site: Site = "neurons",
     activations: Activations | None = None,
-    cleans: dict[bytes, Any] | None = None,
     progress: Progress = None,
 ) -> Effects:
     """Apply every intervention to its recipient prompt of every pair.
@@ -164,8 +163,6 @@ def measure(
             are changed (by full passes; patches need `activations`).
         activations: the activations of exactly these pairs, if you have collected them. Patches at the
             final token position take their values from there, and the donor prompts are not run again.
-        cleans: a dict in which the engine's clean runs are kept for the next call on the same pairs
-            (they cost as much as twenty changed rows). Clear it when the model changes.
 
     Raises:
         InputError: no interventions; a patch at all positions on pairs whose prompts differ in length; at
@@ -182,7 +179,7 @@ def measure(
     if isinstance(positions, str) and positions in ("cue", "anywhere", *spans_of(encoded.pairs)):
         if activations is not None or any(each.role == "other_donor" for each in interventions):
             raise InputError(f"positions={positions!r}: leave out activations= and the role 'other_donor'")
-        rest: dict[str, Any] = {"site": site, "cleans": cleans, "progress": progress}
+        rest: dict[str, Any] = {"site": site, "progress": progress}
         named = places_named(tokenizer_of(model), encoded, positions)
         alike = in_both(named, [pair.id for pair in encoded.pairs])
         found = [measure(model, encoded.at(r), interventions, positions=at, **rest) for at, r in alike]
@@ -216,16 +213,16 @@ def measure(
     for direction in dict.fromkeys(each.direction for each in interventions):
         own = [each for each in interventions if each.direction == direction]
         likely = 1 if direction is Direction.TO_REASONING else 0
-        batches = batches_of(encoded, own, info.d_vocab)
-        for places, ids in over(progress, batches, f"intervening ({spoken(direction)})"):
-            donors = donors_of(model, encoded, own, places, positions, activations)
-            where: dict[str, Any] = {"positions": positions, "site": site, "cleans": cleans}
-            if encoded.answers is not None:
-                judged = reader.judged(places, ids, own, donors, likely, **where)
+        label = f"intervening ({spoken(direction)})"
+        if encoded.answers is not None:
+            for places, ids in over(progress, batches_of(model, encoded, own), label):
+                donors = donors_of(model, encoded, own, places, positions, activations)
+                judged = reader.judged(places, ids, own, donors, likely, positions=positions, site=site)
                 parts += _whole_rows(words, encoded.at(places), own, judged)
-                continue
-            given = donors(range(len(ids)), ids[:, :0])
-            clean, changed = logits_under(model, ids, own, given, **where)
+            continue
+        for places, prompts in over(progress, mixed_batches(model, encoded, own, positions, site), label):
+            given = donor_values(model, encoded, own, places, positions, activations)
+            clean, changed = logits_under(model, prompts, own, given, positions=positions, site=site)
             parts += _rows(words, encoded.at(places), own, clean, changed)
     table = pa.concat_tables(parts).combine_chunks()
     return Effects(table.replace_schema_metadata(routed(model)) if routed(model) else table)

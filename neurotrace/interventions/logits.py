@@ -57,7 +57,7 @@ def units_of(info: ModelInfo, site: Site) -> tuple[list[int], str]:
 
 def logits_under(
     model: HookedModel,
-    ids: Int[Tensor, "prompt pos"],
+    ids: Int[Tensor, "prompt pos"] | Sequence[Int[Tensor, " pos"]],
     interventions: Sequence[Intervention],
     donors: Sequence[Tensor | None],
     *,
@@ -69,13 +69,20 @@ def logits_under(
     """Logits at the prompt's last position: of the unchanged model, and under each intervention in turn.
 
     Args:
+        ids: a list of prompts of several lengths where `mixed_run` has a run of them.
         donors: for each intervention the donor values of its neurons, Float[Tensor, "prompt neuron"],
             or "prompt place neuron" with a value for each changed place; None where it needs none.
+        cleans: a dict in which the engine's clean runs are kept for the next call on the same prompts
+            (they cost as much as twenty changed rows). Clear it when the model changes.
         behind: number of tokens at the end of `ids` that stand behind the prompt, tokens of an answer.
             With `behind` above 0 the logits are those at the prompt's last token and at each token
             behind it, "prompt 1+behind vocab".
     """
     engine = engine_of(model) if site == "neurons" else None
+    if not isinstance(ids, Tensor):
+        run = mixed_run(model, ids, positions, site)
+        assert run is not None
+        return _logits(engine, run, interventions, donors)
     places = places_in(positions, ids.shape[1], behind)
     if engine is None:
         together = zip(interventions, donors, strict=True)
@@ -89,6 +96,38 @@ def logits_under(
         run = engine.clean(ids, places, read=1 + behind)
     if cleans is not None:
         cleans[key] = run
+    return _logits(engine, run, interventions, donors)
+
+
+def mixed_run(
+    model: HookedModel, prompts: Sequence[Int[Tensor, " pos"]], positions: Positions, site: Site = "neurons"
+) -> Run | None:
+    """A run of prompts of any lengths, changed at their last tokens; None where the engine has none."""
+    kept = _kept(model, positions, site)
+    found: Run | None = None if kept is None else kept.mixed(prompts)
+    return found
+
+
+def mixes(
+    model: HookedModel, prompts: Sequence[Int[Tensor, " pos"]], positions: Positions, site: Site
+) -> bool:
+    """Whether `mixed_run` has a run of any of these prompts together."""
+    kept = _kept(model, positions, site)
+    two = [min(prompts, key=len), max(prompts, key=len)]
+    return kept is not None and kept.add(prompts) and kept.mixed(two) is not None
+
+
+def _kept(model: HookedModel, positions: Positions, site: Site) -> Any:
+    """The clean runs that the model's engine keeps; None where it has none or the change is elsewhere."""
+    # with no token behind the prompts, both are their last tokens
+    engine = engine_of(model) if site == "neurons" and positions in ("read", "onward") else None
+    return None if engine is None else engine.kept
+
+
+def _logits(
+    engine: Any, run: Run, interventions: Sequence[Intervention], donors: Sequence[Tensor | None]
+) -> tuple[Float[Tensor, "prompt *read vocab"], Iterator[Float[Tensor, "prompt *read vocab"]]]:
+    """Those of `logits_under`, on the engine."""
     hidden = _hidden(engine, run, interventions, donors)
     logits = engine.logits(hidden.flatten(0, 1)).float().cpu().unflatten(0, hidden.shape[:2])
     return engine.logits(run.hidden).float().cpu(), iter(logits)
@@ -112,9 +151,8 @@ def tops_under(
     Raises:
         InputError: an intervention leaves logits that are not finite.
     """
-    # with no token behind the prompts, both are their last tokens
     engine = engine_of(model) if positions in ("read", "onward") else None
-    mixed = None if engine is None or engine.kept is None else engine.kept.mixed(prompts)
+    mixed = mixed_run(model, prompts, positions)
     count = len(interventions[0])
     if mixed is None and len({len(ids) for ids in prompts}) > 1:
         found = torch.zeros(len(prompts), count, dtype=torch.bool)
@@ -163,7 +201,8 @@ def _alike(interventions: Sequence[Sequence[Intervention]]) -> list[list[int]]:
 
 def check_finite(intervention: Intervention, values: Tensor) -> Tensor:
     """`values`; InputError if they are not finite."""
-    if not torch.isfinite(values).all():
+    # a sum is read faster, and is not finite where a value is not
+    if not torch.isfinite(values.sum()) and not torch.isfinite(values).all():
         raise InputError(f"{intervention}: the logits it leaves are not finite")
     return values
 

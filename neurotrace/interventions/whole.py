@@ -18,10 +18,17 @@ from neurotrace.decoding.sequences import Answer, Judged, judge
 from neurotrace.engine.metrics import kl_of
 from neurotrace.interventions.donors import donor_values, donors_of, of_each_prompt
 from neurotrace.interventions.intervention import Intervention
-from neurotrace.interventions.logits import Donors, Positions, check_finite, logits_under, tops_under
+from neurotrace.interventions.logits import (
+    Donors,
+    Positions,
+    check_finite,
+    logits_under,
+    mixes,
+    tops_under,
+)
 from neurotrace.models.activations import Activations
 from neurotrace.models.encoding import EncodedPairs, by_length
-from neurotrace.models.hooks import inspect_model
+from neurotrace.models.hooks import Site, inspect_model
 from neurotrace.models.origins import tokenizer_of
 from neurotrace.models.protocol import HookedModel
 
@@ -143,7 +150,7 @@ def flipped(
             part = encoded.at(rows)
             at = Activations(activations.values[:, list(rows)], part.pairs)
             reader = Reader(model, part)
-            for places, ids in over(progress, batches_of(part, own, inspect_model(model).d_vocab), label):
+            for places, ids in over(progress, batches_of(model, part, own), label):
                 donors = donors_of(model, part, own, places, positions, at)
                 answers[:, places] = reader.writes(places, ids, own, donors, named, positions=positions)
         return found
@@ -175,11 +182,35 @@ def flipped(
 
 
 def batches_of(
-    encoded: EncodedPairs, interventions: Sequence[Intervention], d_vocab: int
+    model: HookedModel, encoded: EncodedPairs, interventions: Sequence[Intervention]
 ) -> list[tuple[list[int], Int[Tensor, "prompt pos"]]]:
-    """Batches of the recipient prompts, small enough for every intervention's logits at once."""
-    first = interventions[0]
+    """Batches of recipient prompts of one length, small enough for every intervention's logits at once."""
+    prompts = encoded.ids(interventions[0].recipient)
+    return list(by_length(prompts, _at_once(model, encoded, interventions)))
+
+
+def mixed_batches(
+    model: HookedModel,
+    encoded: EncodedPairs,
+    interventions: Sequence[Intervention],
+    positions: Positions,
+    site: Site,
+) -> Sequence[tuple[list[int], Int[Tensor, "prompt pos"] | list[Int[Tensor, " pos"]]]]:
+    """`batches_of`; where the engine runs prompts of several lengths together, batches of any lengths.
+
+    Each pass reads all weights, and these are fewer.
+    """
+    prompts = encoded.ids(interventions[0].recipient)
+    if not mixes(model, prompts, positions, site):
+        return batches_of(model, encoded, interventions)
+    size = _at_once(model, encoded, interventions)
+    order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
+    batches = [order[start : start + size] for start in range(0, len(order), size)]
+    return [(batch, [prompts[row] for row in batch]) for batch in batches]
+
+
+def _at_once(model: HookedModel, encoded: EncodedPairs, interventions: Sequence[Intervention]) -> int:
+    """How many prompts run together."""
     longest = max((len(s) for each in encoded.answers or () for a in each for s in a), default=0)
-    rows = max(64, _LOGITS_AT_ONCE // (d_vocab * (1 + longest)))
-    size = max(1, min(32, rows // len(interventions)))
-    return list(by_length(encoded.ids(first.recipient), size))
+    rows = max(64, _LOGITS_AT_ONCE // (inspect_model(model).d_vocab * (1 + longest)))
+    return max(1, min(32, rows // len(interventions)))

@@ -68,6 +68,9 @@ def test_a_kept_run_is_the_run(name):
             for row, ids in enumerate(every[:-1]):
                 alone = engine.sets(engine.clean(ids[None]), many[:1])[0]
                 assert (found[row] - alone).abs().max() < 1e-4 * scale
+            picked = torch.tensor([3, 0, 3])
+            again = engine.sets(mixed.at(picked), many[:3])
+            assert (again - found[picked]).abs().max() < 1e-4 * scale
         if name in ("llama", "qwen3", "gpt2"):
             assert mixed is not None
     assert engine.kept is None

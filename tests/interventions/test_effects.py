@@ -11,7 +11,10 @@ import neurotrace as nt
 from neurotrace.core.errors import InputError
 from neurotrace.interventions.controls import on_others, random_signs, same_shift
 from neurotrace.interventions.intervention import make
+from neurotrace.interventions.logits import mixes
+from neurotrace.interventions.whole import mixed_batches
 from neurotrace.models.encoding import encode
+from neurotrace.models.origins import keeping_runs
 
 PAIR_OF_KIND = {"to_reasoning": "reasoning", "to_memorization": "memorization"}
 
@@ -43,6 +46,24 @@ def test_patching_a_run_with_itself_changes_nothing(model, encoded):
         clean = forward(model, ids, edit=keep, layers=range(2))
     same = _hooked_logits(model, ids, own, values.flatten()[None], (ids.shape[1] - 1,), "neurons", 0)
     assert torch.equal(clean, same)
+
+
+def test_prompts_of_several_lengths_run_together_as_they_do_alone(model, encoded):
+    """Within a study the engine keeps clean runs, and all lengths share its passes."""
+    assert len({len(ids) for ids in encoded.reasoning}) > 1
+    top = nt.gradient(model, encoded, donor="reasoning").top(4)
+    some = [nt.patch(top, donor="reasoning"), nt.zero(top, direction="to_reasoning")]
+    keys = ["pair", "intervention"]
+    alone = nt.measure(model, encoded, some).to_frame().set_index(keys)
+    with keeping_runs(model):
+        prompts = encoded.ids("memorization")
+        assert mixes(model, prompts, "read", "neurons")
+        assert len(mixed_batches(model, encoded, some, "read", "neurons")) == 1
+        together = nt.measure(model, encoded, some).to_frame().set_index(keys).loc[alone.index]
+    for name in ("L_after", "p_reasoned_after", "kl"):
+        assert (together[name] - alone[name]).abs().max() < 1e-3, name
+    assert (together["top_after"] == alone["top_after"]).all()
+    assert not mixes(model, prompts, "all", "neurons")
 
 
 @settings(max_examples=20, deadline=None)

@@ -426,6 +426,20 @@ MUTATIONS = (
         ("tests/engine/test_tops.py",),
     ),
     Mutation(
+        "rows of several prompts forget how long each is",
+        "engine/edits.py",
+        "places=None if self.places is None else self.places[prompts]",
+        "places=None",
+        ("tests/engine/test_kept.py",),
+    ),
+    Mutation(
+        "prompts that run together answer for one another",
+        "interventions/whole.py",
+        "return [(batch, [prompts[row] for row in batch]) for batch in batches]",
+        "return [(sorted(batch), [prompts[row] for row in batch]) for batch in batches]",
+        ("tests/interventions/test_effects.py",),
+    ),
+    Mutation(
         "the regret compares unlike pairs",
         "studies/held_out.py",
         "if len(part) == len(chosen) and allowed(candidate):",
