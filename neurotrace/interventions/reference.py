@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -54,6 +55,13 @@ class Evidence:
     norms: Float[Tensor, "pair layer neuron"]  # ||what it writes||; one row: the same in every run
     logit_difference: Float[Tensor, "side pair"]
     experts: Experts | None = None
+    _kept: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """`make()`, kept: each fold asks the same of its pairs for both directions and every kind."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        return self._kept[key]
 
     def moments(self, rows: Sequence[int]) -> Moments:
         values = self.activations.values[:, list(rows)]
@@ -61,6 +69,10 @@ class Evidence:
 
     def reference(self, rows: Sequence[int]) -> Reference:
         """The statistics of the pairs at `rows`."""
+        found: Reference = self.once(tuple(rows), lambda: self._reference(rows))
+        return found
+
+    def _reference(self, rows: Sequence[int]) -> Reference:
         groups: dict[str, list[int]] = {}
         for row in rows:
             groups.setdefault(self.activations.pairs[row].group, []).append(row)

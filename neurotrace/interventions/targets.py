@@ -40,19 +40,27 @@ class Targets:
 
         NaN if the intervention is not defined for a neuron.
         """
+        donors = None if self.donors is None else self.donors[list(rows)] - values
+        return self.joined(donors, values, torch.ones(()))
+
+    def joined(self, patched: Tensor | None, own: Tensor, one: Tensor) -> Tensor:
+        """gain·(d - a) + (keep - 1 + gain)·a + offset, so that a plain patch is d - a to the last bit.
+
+        Args:
+            patched, own, one: d - a, a and 1 for each pair; or their sums over pairs, times the slopes.
+        """
         name, strength = parse_kind(self.kind)
         form = KINDS[name]
         direction = Direction.from_donor(self.donor)
         made = form.rows(form.reference(self.reference, name), direction, strength)
-        # keep*a + gain*d + offset - a, so that a plain patch is d - a to the last bit
-        change = torch.zeros_like(values)
+        change = torch.zeros_like(own)
         if form.needs == "donor":
-            assert self.donors is not None
-            change = made.gain * (self.donors[list(rows)] - values)
+            assert patched is not None
+            change = made.gain * patched
         rest = made.keep - 1 + made.gain
         if isinstance(rest, Tensor) or abs(rest) > 1e-9:
-            change = change + rest * values
-        return change + made.offset
+            change = change + rest * own
+        return change + made.offset * one
 
 
 def targets_for(

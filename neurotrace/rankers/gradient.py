@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from neurotrace.core.errors import renamed
 from neurotrace.core.pairs import PromptPair
@@ -21,6 +23,7 @@ from neurotrace.core.scores import Scores
 from neurotrace.core.sides import SIDES, Direction, Side
 from neurotrace.engine.turns import takes_turns
 from neurotrace.interventions.kinds import Kind, form_of
+from neurotrace.interventions.reference import Evidence
 from neurotrace.interventions.targets import Targets, finite, provenance, targets_for
 from neurotrace.models.activations import Moments
 from neurotrace.models.encoding import EncodedPairs, encode
@@ -87,16 +90,25 @@ def from_slopes(training: Training, method: str, *, both: bool) -> Scores:
             "nats of L per unit written",
             provenance=training.record(),
         )
-    targets = Targets(
-        training.kind, direction.donor, evidence.activations.side(direction.donor), training.means
-    )
-    index = list(training.rows)
-    total = torch.zeros(evidence.slopes.shape[2:])
-    for start in range(0, len(index), 64):  # bounds the memory of the products
-        some = index[start : start + 64]
-        changes = targets.changes(some, evidence.activations.values[place, some])
-        slopes = evidence.slopes[place, some]
-        if both:
-            slopes = (slopes + evidence.slopes[1 - place, some]) / 2
-        total += (changes * slopes).sum(dim=0)
-    return Scores(method, total / len(index), provenance=training.record())
+    targets = Targets(training.kind, direction.donor, reference=training.means)
+    key = "sums", direction, both, *training.rows
+    total = targets.joined(*evidence.once(key, lambda: _sums(evidence, training.rows, place, both)))
+    return Scores(method, total / len(training.rows), provenance=training.record())
+
+
+def _sums(
+    evidence: Evidence, rows: Sequence[int], place: int, both: bool
+) -> Float[Tensor, "what layer neuron"]:
+    """Σ (d - a)·g, Σ a·g and Σ g over pairs, of which every affine change's effect consists.
+
+    With a the recipient's activation, d the donor's, and g the slope of L: at the recipient, or (`both`)
+    the mean over both runs.
+    """
+    found = torch.zeros(3, *evidence.slopes.shape[2:])
+    for row in rows:
+        own, other = evidence.activations.values[place, row], evidence.activations.values[1 - place, row]
+        slope = evidence.slopes[:, row].mean(dim=0) if both else evidence.slopes[place, row]
+        found[0].addcmul_(other - own, slope)
+        found[1].addcmul_(own, slope)
+        found[2].add_(slope)
+    return found

@@ -38,7 +38,7 @@ PARTS = {
     ),
     "controls": ("studies.selection:_flips_of_controls", "selection:_controls_flip"),
     "candidates": ("studies.selection:choose", "proof:choose"),
-    "held-out": ("studies.held_out:measure", "studies.held_out:flipped", "proof:Proof._held_out"),
+    "held-out": ("studies.held_out:measure", "studies.held_out:flips_at", "proof:Proof._held_out"),
     "damage": ("studies.held_out:damage", "studies.held_out:still_answered", "proof:damage", "proof:_kept"),
     "examples": ("studies.held_out:_Proof._read", "proof:generate"),
     "exact effects": ("studies.study:_estimates", "studies:_estimates"),

@@ -450,6 +450,13 @@ MUTATIONS = (
     Mutation("one random circuit", "answers/judging.py", "DRAWS = 20", "DRAWS = 1", CALIBRATION),
     # rankers
     Mutation(
+        "one direction's sums serve the other",
+        "rankers/gradient.py",
+        'key = "sums", direction, both, *training.rows',
+        'key = "sums", both, *training.rows',
+        ("tests/rankers/test_from_evidence.py",),
+    ),
+    Mutation(
         "the gradient forgets where it goes",
         "rankers/gradient.py",
         "        total += (targets.changes(rows, values) * slopes).sum(dim=0)\n    return Scores(\n",
