@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 from processes import neurotrace
-from summary import markdown
+from summary import markdown, real
 
 HERE = Path(__file__).parent
 WAYS = ("to_reasoning", "to_memorization")
@@ -153,22 +153,19 @@ def variants() -> str:
 
 
 def every() -> str:
-    """Every intervention of capitals, beside the choice: best rate first."""
-    found = pd.read_csv(HERE / "models-every.csv").sort_values("answers", ascending=False)
+    """Every intervention of capitals to memory, beside the choice: best rate first."""
+    found = pd.read_csv(HERE / "models-every.csv").query("direction == 'to_memorization'")
     rows = [
         [
-            str(row["direction"])
-            .replace("to_reasoning", "to reasoning")
-            .replace("to_memorization", "to memory"),
             row["method"],
             row["intervention"],
             f"{row['k']} ({row['fraction']:.2%})",
             f"{row['answers']:.0%} ({row['low']:.0%}–{row['high']:.0%})",
             str(row["n"]),
         ]
-        for row in found.to_dict("records")
+        for row in found.sort_values("answers", ascending=False).to_dict("records")
     ]
-    return markdown(["direction", "neurons by", "intervention", "neurons", "flips", "pairs"], rows)
+    return markdown(["neurons by", "intervention", "neurons", "flips to memory", "pairs"], rows)
 
 
 def places() -> str:
@@ -209,4 +206,4 @@ if __name__ == "__main__":
         collect(Path(asked[1]))
     else:
         whole = flips(plain().sort_values(["family", "model"]), ("family", "model"), ("family", "model"))
-        print(whole, places(), costs(), variants(), every(), sep="\n\n")
+        print(whole, places(), costs(), variants(), every(), real("qwen"), sep="\n\n")

@@ -167,8 +167,8 @@ def natural() -> str:
     return markdown(["ranker", *header], rows)
 
 
-def real() -> str:
-    table = pd.read_csv(HERE / "rankers-smollm2.csv")
+def real(name: str = "smollm2") -> str:
+    table = pd.read_csv(HERE / f"rankers-{name}.csv")
     rows = []
     for row in table.to_dict("records"):
         cells = [
