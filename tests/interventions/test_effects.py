@@ -48,6 +48,7 @@ def test_patching_a_run_with_itself_changes_nothing(model, encoded):
     assert torch.equal(clean, same)
 
 
+@pytest.mark.bridge
 def test_prompts_of_several_lengths_run_together_as_they_do_alone(model, encoded):
     """Within a study the engine keeps clean runs, and all lengths share its passes."""
     assert len({len(ids) for ids in encoded.reasoning}) > 1
