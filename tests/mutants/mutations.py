@@ -473,8 +473,8 @@ MUTATIONS = (
     Mutation(
         "a study's two_ended is one-ended",
         "rankers/gradient.py",
-        "slopes = (slopes + evidence.slopes[1 - place, some]) / 2",
-        "slopes = slopes + 0 * evidence.slopes[1 - place, some]",
+        "slope = evidence.slopes[:, row].mean(dim=0) if both",
+        "slope = evidence.slopes[place, row] if both",
         ("tests/rankers/test_from_evidence.py",),
     ),
     Mutation(
