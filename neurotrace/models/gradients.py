@@ -17,6 +17,8 @@ from neurotrace.models.hooks import forward, inspect_model
 from neurotrace.models.origins import engine_of
 from neurotrace.models.protocol import HookedModel
 
+_WHOLE, _ONE_TOKEN = 16, 64  # prompts differentiated together: at every token, at the last one
+
 Rule = Callable[..., tuple[Tensor, Tensor]]  # as `slopes_of`
 Both = tuple[Float[Tensor, "batch layer neuron"], Float[Tensor, "batch layer neuron"]]
 
@@ -25,14 +27,20 @@ def gradients(
     model: HookedModel,
     encoded: EncodedPairs,
     side: Side,
-    batch_size: int = 16,
+    batch_size: int | None = None,
     progress: Progress = None,
     rule: Rule | None = None,
 ) -> Iterator[tuple[list[int], Float[Tensor, "batch layer neuron"], Float[Tensor, "batch layer neuron"]]]:
     """(places of the pairs, activations, dL/da) at the prompt's final token, batch by batch.
 
-    `rule` is how L is differentiated; None: plainly, by `slopes_of`.
+    Args:
+        batch_size: prompts together; None: as many as are a pass's worth. Behind a clean prefix a prompt is
+            one token, so all of a small batch is reading the weights.
+        rule: how L is differentiated; None: plainly, by `slopes_of`.
     """
+    if batch_size is None:
+        engine = engine_of(model)
+        batch_size = _WHOLE if engine is None or engine.path == "naive" else _ONE_TOKEN
     batches = list(by_length(encoded.ids(side), batch_size))
     label = f"gradients ({side} prompts)"
     for rows, ids in over(progress, batches, label):

@@ -187,9 +187,9 @@ def needs(
 ) -> dict[str, float]:
     """Peak bytes of jobs other than a sweep: the model's weights and what a job adds, or the loading.
 
-    Batches are the defaults: 32 prompts without gradients, 16 with gradients. A run keeps activations
-    and slopes of every pair on both sides, in float32, all clean runs (`engine/kept.py`), and the weights
-    in bf16 as well, if they are not too large (`engine/tops.py`).
+    Batches are the defaults: 32 prompts without gradients, 16 with gradients at every token. A run keeps
+    activations and slopes of every pair on both sides, in float32, all clean runs (`engine/kept.py`), and
+    the weights in bf16 as well, if they are not too large (`engine/tops.py`).
 
     Args:
         copies: number of copies of the weights in memory while the model is loaded.
