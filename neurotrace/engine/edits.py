@@ -68,7 +68,7 @@ class Run:
             calls=(),
             linears={},
             places=None if self.places is None else self.places[prompts],
-            sent=tuple(Sent(*(x[prompts] for x in each if x is not None)) for each in self.sent),
+            sent=tuple(each.of(prompts) for each in self.sent),
             delta=None,
         )
 

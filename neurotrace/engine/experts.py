@@ -38,8 +38,8 @@ class Sent(NamedTuple):
     experts: Tensor | None = None
     weights: Tensor | None = None
 
-    def of(self, prompt: int) -> Sent:
-        """One prompt's part."""
+    def of(self, prompt: int | Tensor) -> Sent:
+        """One prompt's part, or that of several."""
         return Sent(*(x[prompt] for x in self if x is not None))
 
     @classmethod

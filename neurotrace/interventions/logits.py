@@ -119,9 +119,14 @@ def mixes(
 
 def _kept(model: HookedModel, positions: Positions, site: Site) -> Any:
     """The clean runs that the model's engine keeps; None where it has none or the change is elsewhere."""
-    # with no token behind the prompts, both are their last tokens
-    engine = engine_of(model) if site == "neurons" and positions in ("read", "onward") else None
+    engine = _at_last_tokens(model, positions, site)
     return None if engine is None else engine.kept
+
+
+def _at_last_tokens(model: HookedModel, positions: Positions, site: Site = "neurons") -> Any:
+    """The model's engine, if neurons are changed at the prompts' last tokens; else None."""
+    # with no token behind the prompts, both are their last tokens
+    return engine_of(model) if site == "neurons" and positions in ("read", "onward") else None
 
 
 def _logits(
@@ -151,7 +156,7 @@ def tops_under(
     Raises:
         InputError: an intervention leaves logits that are not finite.
     """
-    engine = engine_of(model) if positions in ("read", "onward") else None
+    engine = _at_last_tokens(model, positions)
     mixed = mixed_run(model, prompts, positions)
     count = len(interventions[0])
     if mixed is None and len({len(ids) for ids in prompts}) > 1:

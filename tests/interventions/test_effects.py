@@ -59,12 +59,12 @@ def test_prompts_of_several_lengths_run_together_as_they_do_alone(model, encoded
     with keeping_runs(model):
         prompts = encoded.ids("memorization")
         assert mixes(model, prompts, "read", "neurons")
+        assert not mixes(model, prompts, "all", "neurons")
         assert len(mixed_batches(model, encoded, some, "read", "neurons")) == 1
         together = nt.measure(model, encoded, some).to_frame().set_index(keys).loc[alone.index]
     for name in ("L_after", "p_reasoned_after", "kl"):
         assert (together[name] - alone[name]).abs().max() < 1e-3, name
     assert (together["top_after"] == alone["top_after"]).all()
-    assert not mixes(model, prompts, "all", "neurons")
 
 
 @settings(max_examples=20, deadline=None)
